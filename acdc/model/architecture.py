@@ -1,0 +1,159 @@
+"""What the engine must know of a model: where its weights are, as views, and nothing else.
+
+An adapter (one file per family) fills a `Decomposition` from a `transformers` module in place. Everything the
+engine does, with shared or separate inputs per head, is then written once in `acdc.model.forward`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Rotary = Callable[[Tensor, Tensor], Mapping[str, tuple[Tensor, Tensor]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A LayerNorm or RMSNorm of the model, with the facts its closed-form gradient needs.
+
+    Attributes:
+        module: the family's own module; `[..., d_model] -> [..., d_model]`.
+        gain: `[d_model]`, what the normalised input is multiplied by.
+        eps: added to the variance (or mean square).
+        centred: LayerNorm (mean removed) or RMSNorm.
+    """
+
+    module: Callable[[Tensor], Tensor]
+    gain: Tensor
+    eps: float
+    centred: bool
+
+    def inverse_scale(self, x: Tensor) -> Tensor:
+        """1 / σ of each token, `[..., 1]`, in float32 or better."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance = x.var(-1, unbiased=False, keepdim=True) if self.centred else x.square().mean(-1, keepdim=True)
+        return torch.rsqrt(variance + self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """The q, k or v projection of a layer, per head.
+
+    Attributes:
+        weight: `[head, d_head, d_model]`, a view of the model's weight (key/value heads for k and v).
+        bias: `[head, d_head]` or None.
+        norm: normalisation after the projection (Qwen3, Gemma 3: per head; OLMo-2: over all heads at once).
+        norm_across_heads: whether `norm` acts on `[..., head * d_head]`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: Callable[[Tensor], Tensor] | None = None
+    norm_across_heads: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """One attention layer.
+
+    Attributes:
+        norm: applied to each head's input before its projection; None if the model has none there.
+        q, k, v: projections.
+        w_o: `[head, d_head, d_model]` output weights.
+        b_o: `[d_model]`: a constant of the residual stream that belongs to no head.
+        scale: multiplies q·k.
+        softcap: soft cap of the attention scores (Gemma 2).
+        window: number of positions a query sees, itself included; None sees all.
+        causal: whether a query sees only earlier positions and itself.
+        rotary: key into the context's rotary tables.
+        post_norm: applied to the sum of the heads (Gemma 2 and 3, OLMo-2).
+    """
+
+    norm: Norm | None
+    q: Projection
+    k: Projection
+    v: Projection
+    w_o: Tensor
+    b_o: Tensor | None
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+    causal: bool = True
+    rotary: str | None = None
+    post_norm: Norm | None = None
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a change in one head changes what the other heads of the layer write."""
+        return self.post_norm is not None or self.q.norm_across_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One block: attention, then the MLP (or both at once in parallel blocks).
+
+    `mlp` maps its normalised input to what it writes to the residual stream, post-norm included.
+    """
+
+    attention: Attention
+    mlp_norm: Norm | None
+    mlp: Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decomposition:
+    """A whole decoder.
+
+    Attributes:
+        token_embedding: `[batch, position] int -> [batch, position, d_model]`.
+        position_embedding: the same for position ids; None for rotary models.
+        rotary: `(x, position_ids) -> {key: (cos, sin)}`, each `[batch, position, rotary]`; None without rotary.
+        unembedding: `[vocabulary, d_model]`.
+        final_softcap: soft cap of the logits.
+        parallel: the MLP reads the block's input, not the heads of its own layer.
+    """
+
+    layers: tuple[Layer, ...]
+    token_embedding: Callable[[Tensor], Tensor]
+    position_embedding: Callable[[Tensor], Tensor] | None
+    rotary: Rotary | None
+    final_norm: Norm | None
+    unembedding: Tensor
+    unembedding_bias: Tensor | None = None
+    final_softcap: float | None = None
+    parallel: bool = False
+
+
+def layer_norm(module: Any) -> Norm:
+    """A `torch.nn.LayerNorm`."""
+    return Norm(module=module, gain=module.weight.detach(), eps=module.eps, centred=True)
+
+
+def rms_norm(module: Any, *, plus_one: bool = False) -> Norm:
+    """A `transformers` RMSNorm; `plus_one` where it multiplies by 1 + weight (Gemma)."""
+    gain = module.weight.detach()
+    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
+    return Norm(module=module, gain=1 + gain if plus_one else gain, eps=eps, centred=False)
+
+
+def rows(weight: Tensor, bias: Tensor | None, n_heads: int) -> Projection:
+    """A projection whose weight `[head * d_head, d_model]` stacks the heads (`torch.nn.Linear`)."""
+    d_head = weight.shape[0] // n_heads
+    return Projection(
+        weight=weight.detach().view(n_heads, d_head, weight.shape[1]),
+        bias=None if bias is None else bias.detach().view(n_heads, d_head),
+    )
+
+
+def columns(weight: Tensor, n_heads: int) -> Tensor:
+    """Output weights `[d_model, head * d_head]` (`torch.nn.Linear`) as `[head, d_head, d_model]`."""
+    d_model, width = weight.shape
+    return weight.detach().view(d_model, n_heads, width // n_heads).permute(1, 2, 0)
+
+
+def detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()

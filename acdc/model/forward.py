@@ -1,0 +1,310 @@
+"""The decomposed forward: the same arithmetic as the plain model, component by component.
+
+Tensors are component-first. Residual inputs and outputs of components are `[component, C, B, P, D]`: C circuits run at
+once, B prompts, P positions, D d_model. P is either the *window* (every position from `Context.start` on) or the
+*read* positions (those whose output the metric reads); functions take `read=True` for the latter. Positions before
+`start` are the same in every run of a search, so only their keys and values are needed, from a stored run.
+
+A head's output is linear in its attention result z `[.., d_head]`. Where the family normalises the sum of the heads
+(a post-norm), z is scaled by that norm's 1/σ, so that the heads still sum to what the layer writes, exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from acdc.model.architecture import Attention, Decomposition, Layer, Projection
+
+Heads = Sequence[int] | None  # None: all heads of the layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a forward pass needs besides weights and residual stream: who sees whom, and rotary tables.
+
+    Attributes:
+        token_ids, position_ids: `[B, T]`.
+        start: first position of the window, W = T - start.
+        read: `[B, P]` read positions, counted from `start`.
+        bias: per attention window, `[B, W, T]` added to attention scores.
+        rotary: per key, (cos, sin) `[B, W, rotary]`.
+        dense: whether the read positions are the whole window, so that the two need not be told apart.
+    """
+
+    token_ids: Tensor
+    position_ids: Tensor
+    start: int
+    read: Tensor
+    bias: Mapping[tuple[bool, int | None], Tensor]
+    rotary: Mapping[str, tuple[Tensor, Tensor]]
+    dense: bool
+
+    def at_read(self, x: Tensor) -> Tensor:
+        """`[..., B, W, X] -> [..., B, P, X]`."""
+        if self.dense:
+            return x
+        prompts = torch.arange(self.read.shape[0], device=x.device)[:, None]
+        return x[..., prompts, self.read, :]
+
+    def bias_for(self, attention: Attention, *, read: bool) -> Tensor:
+        bias = self.bias[attention.causal, attention.window]
+        return self.at_read(bias) if read else bias
+
+
+def make_context(
+    model: Decomposition,
+    token_ids: Tensor,
+    mask: Tensor,
+    position_ids: Tensor | None,
+    *,
+    read: Tensor,
+    start: int = 0,
+) -> Context:
+    """Build the context of a batch.
+
+    Args:
+        token_ids: `[B, T]`; mask: `[B, T]` bool, real tokens; position_ids: None counts real tokens from 0.
+        read: `[B, P]` read positions counted from 0, none before `start` (pads may be anything valid).
+    """
+    B, T = token_ids.shape
+    if position_ids is None:
+        position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    weight = model.unembedding
+    lowest = torch.finfo(weight.dtype).min
+    positions = torch.arange(T, device=token_ids.device)
+    distance = positions[start:, None] - positions[None, :]  # [W, T]
+    bias = {}
+    for key in {(layer.attention.causal, layer.attention.window) for layer in model.layers}:
+        causal, window = key
+        visible = mask[:, None, :].expand(B, T - start, T)
+        if causal:
+            visible = visible & (distance >= 0)
+        if window is not None:
+            visible = visible & (distance < window)
+        visible = visible | (distance == 0)  # a padding query sees itself, so that no row is empty
+        bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(~visible, lowest)
+    rotary: Mapping[str, tuple[Tensor, Tensor]] = {}
+    if model.rotary is not None:
+        tables = model.rotary(weight[:1, None], position_ids)
+        rotary = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
+    window_positions = torch.arange(T - start, device=read.device)
+    dense = read.shape[1] == T - start and bool((read - start == window_positions).all())
+    return Context(token_ids, position_ids, start, read - start, bias, rotary, dense)
+
+
+# ---- attention --------------------------------------------------------------------------------------------------
+
+
+def project(
+    attention: Attention, port: str, x: Tensor, context: Context, *, heads: Heads = None, read: bool = False
+) -> Tensor:
+    """Queries, keys or values.
+
+    Args:
+        port: "q", "k" or "v".
+        x: residual inputs `[h, C, B, P, D]`, one per head, or `[1, C, B, P, D]` shared by all heads (then keys and
+            values come per key/value head).
+        heads: which query heads `x` belongs to; None if all.
+
+    Returns:
+        `[h, C, B, P, d_head]`.
+    """
+    normed = x if attention.norm is None else attention.norm.module(x)
+    return finish_projection(attention, port, raw_projection(attention, port, normed, heads), context, read=read)
+
+
+def raw_projection(attention: Attention, port: str, normed: Tensor, heads: Heads = None) -> Tensor:
+    """The linear part of `project`, on inputs that are normalised already."""
+    projection: Projection = getattr(attention, port)
+    h, C, B, P, D = normed.shape
+    n_own, d_head, _ = projection.weight.shape
+    if h == 1 and heads is None and attention.q.weight.shape[0] > 1:  # one input for all heads
+        weight, bias = projection.weight.reshape(n_own * d_head, D), projection.bias
+        flat = F.linear(normed[0], weight, None if bias is None else bias.reshape(-1))
+        return flat.view(C, B, P, n_own, d_head).permute(3, 0, 1, 2, 4)
+    group = attention.q.weight.shape[0] // n_own
+    index = None if heads is None and group == 1 else [head // group for head in heads or range(h)]
+    weight = projection.weight if index is None else projection.weight[index]
+    out = torch.bmm(normed.reshape(h, C * B * P, D), weight.transpose(1, 2))
+    if projection.bias is not None:
+        out = out + (projection.bias if index is None else projection.bias[index])[:, None]
+    return out.view(h, C, B, P, d_head)
+
+
+def finish_projection(attention: Attention, port: str, out: Tensor, context: Context, *, read: bool = False) -> Tensor:
+    """Query/key normalisation and rotary embedding of raw projections `[h, C, B, P, d_head]`."""
+    projection: Projection = getattr(attention, port)
+    if projection.norm is not None:
+        if projection.norm_across_heads:
+            n_own, group = projection.weight.shape[0], out.shape[0] // projection.weight.shape[0]
+            if group > 1:
+                out = _grouped_norm_across_heads(projection, out, group)
+            else:
+                flat = out.permute(1, 2, 3, 0, 4).flatten(-2)
+                out = projection.norm(flat).unflatten(-1, (n_own, -1)).permute(3, 0, 1, 2, 4)
+        else:
+            out = projection.norm(out)
+    if port != "v" and attention.rotary is not None:
+        cos, sin = context.rotary[attention.rotary]
+        if read:
+            cos, sin = context.at_read(cos), context.at_read(sin)
+        out = _rotate(out, cos, sin)
+    return out
+
+
+def _grouped_norm_across_heads(projection: Projection, out: Tensor, group: int) -> Tensor:
+    """Norm over all key heads when every query head has its own copy of its group's key.
+
+    The member i of each group together form one full set of key heads; each set is normalised on its own, which is
+    the model's own normalisation when all members are equal.
+    """
+    assert projection.norm is not None
+    sets = out.unflatten(0, (-1, group)).permute(1, 2, 3, 4, 0, 5)  # [group, C, B, P, kv head, d_head]
+    normed = projection.norm(sets.flatten(-2)).unflatten(-1, sets.shape[-2:])
+    return normed.permute(4, 0, 1, 2, 3, 5).flatten(0, 1)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    rotated, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
+
+
+def per_head(attention: Attention, x: Tensor) -> Tensor:
+    """Keys or values per key/value head `[g, ...]` repeated for every query head `[h, ...]`."""
+    group = attention.q.weight.shape[0] // x.shape[0]
+    return x if group == 1 else x.repeat_interleave(group, dim=0)
+
+
+def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, context: Context, *, read: bool = False) -> Tensor:
+    """Attention results z.
+
+    Args:
+        q: `[h, C, B, P, d_head]`; k, v: `[h, C or 1, B, T, d_head]`.
+
+    Returns:
+        z `[h, C, B, P, d_head]`, before any post-norm scale.
+    """
+    bias = context.bias_for(attention, read=read)  # [B, P, T]
+    if attention.softcap is None and not q.is_cuda and q.shape[1] == 1:
+        z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)
+        return z[:, None]
+    scores = q @ k.transpose(-1, -2) * attention.scale  # [h, C, B, P, T]
+    if attention.softcap is not None:
+        scores = torch.tanh(scores / attention.softcap) * attention.softcap
+    return (scores + bias).softmax(-1) @ v
+
+
+def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:
+    """z divided by the scale of the post-norm, if there is one. Needs all heads: `[H, C, B, P, d_head]`."""
+    if attention.post_norm is None:
+        return z
+    total = torch.einsum("hcbpe,hed->cbpd", z, attention.w_o)
+    if attention.b_o is not None:
+        total = total + attention.b_o
+    return z * attention.post_norm.inverse_scale(total).to(z.dtype)
+
+
+def write(attention: Attention, z: Tensor, *, heads: Heads = None) -> Tensor:
+    """What heads write to the residual stream: `[h, C, B, P, d_head] -> [h, C, B, P, D]`."""
+    h, C, B, P, d_head = z.shape
+    w_o = attention.w_o if heads is None else attention.w_o[list(heads)]
+    out = torch.bmm(z.reshape(h, C * B * P, d_head), w_o).view(h, C, B, P, -1)
+    return out if attention.post_norm is None else out * attention.post_norm.gain
+
+
+def attention_output(attention: Attention, z: Tensor) -> Tensor:
+    """What the whole layer writes, bias included: scaled z `[H, C, B, P, d_head] -> [C, B, P, D]`."""
+    H, _, _, _, d_head = z.shape
+    out = z.permute(1, 2, 3, 0, 4).flatten(-2) @ attention.w_o.reshape(H * d_head, -1)
+    if attention.post_norm is not None:
+        return out * attention.post_norm.gain
+    return out if attention.b_o is None else out + attention.b_o
+
+
+# ---- the rest ---------------------------------------------------------------------------------------------------
+
+
+def mlp(layer: Layer, x: Tensor) -> Tensor:
+    """What the MLP writes, given its residual input `[..., D]`."""
+    out: Tensor = layer.mlp(x if layer.mlp_norm is None else layer.mlp_norm.module(x))
+    return out
+
+
+def readout(model: Decomposition, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Logits of the vocabulary rows `rows` `[R]` (None: all): `[..., D] -> [..., R]`."""
+    normed = x if model.final_norm is None else model.final_norm.module(x)
+    weight = model.unembedding if rows is None else model.unembedding[rows]
+    bias = model.unembedding_bias
+    logits = F.linear(normed, weight, bias if bias is None or rows is None else bias[rows])
+    if model.final_softcap is not None:
+        logits = torch.tanh(logits / model.final_softcap) * model.final_softcap
+    return logits
+
+
+def embed(model: Decomposition, context: Context) -> list[Tensor]:
+    """The parts of the embedding, token first, each `[1, B, W, D]`."""
+    parts = [model.token_embedding(context.token_ids[:, context.start :])]
+    if model.position_embedding is not None:
+        parts.append(model.position_embedding(context.position_ids[:, context.start :]))
+    return [part[None] for part in parts]
+
+
+# ---- the whole model, all heads reading one residual stream -----------------------------------------------------
+
+
+@dataclasses.dataclass
+class Trace:
+    """What a plain run leaves behind, per layer. Lists grow as layers run.
+
+    Attributes:
+        attention_input, mlp_input: residual inputs `[C, B, P, D]`.
+        q, k, v: finished projections `[head or kv head, C, B, P, d_head]`; raw: the raw ones (q, k, v).
+        z: attention results scaled by the post-norm `[H, C, B, P, d_head]`.
+        mlp_output: `[C, B, P, D]`.
+        final_input: the residual stream before the final norm.
+    """
+
+    attention_input: list[Tensor] = dataclasses.field(default_factory=list)
+    normed: list[Tensor] = dataclasses.field(default_factory=list)
+    raw: list[tuple[Tensor, Tensor, Tensor]] = dataclasses.field(default_factory=list)
+    q: list[Tensor] = dataclasses.field(default_factory=list)
+    k: list[Tensor] = dataclasses.field(default_factory=list)
+    v: list[Tensor] = dataclasses.field(default_factory=list)
+    z: list[Tensor] = dataclasses.field(default_factory=list)
+    mlp_input: list[Tensor] = dataclasses.field(default_factory=list)
+    mlp_output: list[Tensor] = dataclasses.field(default_factory=list)
+    final_input: Tensor | None = None
+
+
+def run(model: Decomposition, context: Context, x: Tensor) -> Trace:
+    """Run the plain model from the embedding `x` `[C, B, T, D]` (window = all positions) and keep everything."""
+    trace = Trace()
+    for layer in model.layers:
+        attention = layer.attention
+        trace.attention_input.append(x)
+        normed = x if attention.norm is None else attention.norm.module(x)
+        raw = tuple(raw_projection(attention, port, normed[None]) for port in "qkv")
+        q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
+        z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
+        z = scaled_by_post_norm(attention, z)
+        middle = x + attention_output(attention, z)
+        mlp_input = x if model.parallel else middle
+        trace.mlp_input.append(mlp_input)
+        written = mlp(layer, mlp_input)
+        x = middle + written
+        trace.normed.append(normed)
+        trace.raw.append((raw[0], raw[1], raw[2]))
+        trace.q.append(q)
+        trace.k.append(k)
+        trace.v.append(v)
+        trace.z.append(z)
+        trace.mlp_output.append(written)
+    trace.final_input = x
+    return trace

@@ -1,0 +1,42 @@
+"""GPT-2: learned positions, LayerNorm, fused q/k/v stored as `[in, out]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acdc.model.architecture import Attention, Decomposition, Layer, Projection, detached, layer_norm
+
+
+def decompose(model: Any) -> Decomposition:
+    """Read a `GPT2LMHeadModel` in place."""
+    body = model.transformer
+    return Decomposition(
+        layers=tuple(_layer(block) for block in body.h),
+        token_embedding=body.wte,
+        position_embedding=body.wpe,
+        rotary=None,
+        final_norm=layer_norm(body.ln_f),
+        unembedding=model.lm_head.weight.detach(),
+        unembedding_bias=detached(model.lm_head.bias),
+    )
+
+
+def _layer(block: Any) -> Layer:
+    attention = block.attn
+    n_heads, d_head, d_model = attention.num_heads, attention.head_dim, attention.embed_dim
+    weight = attention.c_attn.weight.detach().t().view(3, n_heads, d_head, d_model)  # Conv1D stores [in, out]
+    bias = attention.c_attn.bias.detach().view(3, n_heads, d_head)
+    q, k, v = (Projection(weight=weight[i], bias=bias[i]) for i in range(3))
+    return Layer(
+        attention=Attention(
+            norm=layer_norm(block.ln_1),
+            q=q,
+            k=k,
+            v=v,
+            w_o=attention.c_proj.weight.detach().view(n_heads, d_head, d_model),
+            b_o=attention.c_proj.bias.detach(),
+            scale=attention.scaling,
+        ),
+        mlp_norm=layer_norm(block.ln_2),
+        mlp=block.mlp,
+    )

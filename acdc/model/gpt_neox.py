@@ -1,0 +1,44 @@
+"""GPT-NeoX (Pythia): fused q/k/v rows laid out `[head, 3, d_head]`, partial rotary, parallel or sequential blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from acdc.model.architecture import Attention, Decomposition, Layer, Projection, columns, detached, layer_norm
+
+
+def decompose(model: Any) -> Decomposition:
+    """Read a `GPTNeoXForCausalLM` in place."""
+    body = model.gpt_neox
+    n_heads = model.config.num_attention_heads
+    return Decomposition(
+        layers=tuple(_layer(block, n_heads) for block in body.layers),
+        token_embedding=body.embed_in,
+        position_embedding=None,
+        rotary=lambda x, position_ids: {"rotary": body.rotary_emb(x, position_ids=position_ids)},
+        final_norm=layer_norm(body.final_layer_norm),
+        unembedding=model.embed_out.weight.detach() if hasattr(model, "embed_out") else model.lm_head.weight.detach(),
+        parallel=model.config.use_parallel_residual,
+    )
+
+
+def _layer(block: Any, n_heads: int) -> Layer:
+    attention = block.attention
+    fused = attention.query_key_value
+    weight = fused.weight.detach().view(n_heads, 3, attention.head_size, -1)
+    bias = None if fused.bias is None else fused.bias.detach().view(n_heads, 3, attention.head_size)
+    q, k, v = (Projection(weight=weight[:, i], bias=None if bias is None else bias[:, i]) for i in range(3))
+    return Layer(
+        attention=Attention(
+            norm=layer_norm(block.input_layernorm),
+            q=q,
+            k=k,
+            v=v,
+            w_o=columns(attention.dense.weight, n_heads),
+            b_o=detached(attention.dense.bias),
+            scale=attention.scaling,
+            rotary="rotary",
+        ),
+        mlp_norm=layer_norm(block.post_attention_layernorm),
+        mlp=block.mlp,
+    )

@@ -1,0 +1,183 @@
+"""Loading: a built-in name, a Hugging Face hub name, a local folder, or a module in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from acdc.errors import AcdcError, UnsupportedModelError, unknown
+from acdc.model import gpt2, gpt_neox, llama
+from acdc.model.architecture import Decomposition
+from acdc.model.model import Model, check_decomposition
+
+FAMILIES: dict[str, Callable[[Any], Decomposition]] = {
+    "gpt2": gpt2.decompose,
+    "gpt_neox": gpt_neox.decompose,
+    "llama": llama.decompose,
+    "mistral": llama.decompose,
+    "qwen2": llama.decompose,
+    "qwen3": llama.decompose,
+    "gemma2": llama.decompose,
+    "gemma3_text": llama.decompose,
+    "phi3": llama.decompose,
+    "olmo2": llama.decompose,
+}
+"""Adapter by `config.model_type`."""
+
+BUILTIN = Path(__file__).parent / "builtin"
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def builtin_models() -> dict[str, str]:
+    """Name and one-line description of the models that come with acdc."""
+    found = {}
+    for folder in sorted(BUILTIN.iterdir()):
+        config = folder / "config.json"
+        if config.is_file():
+            found[folder.name] = json.loads(config.read_text()).get("description", "trained model")
+    return found
+
+
+def load(
+    model: str | Path | torch.nn.Module,
+    *,
+    tokenizer: Any = None,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a decoder for circuit discovery.
+
+    Args:
+        model: name of a built-in model, hub name, local `save_pretrained` folder, or a `transformers` module in
+            memory (used in place, without a copy).
+        tokenizer: for a module in memory; otherwise found beside the weights if there is one.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" (the best there is). A module in memory stays where it is.
+        dtype: "float32", "float64", "bfloat16", "float16"; None: float32 for files, as it is for a module.
+        trust_remote_code: run code that comes with a hub model. Off unless you ask.
+
+    Raises:
+        UnsupportedModelError: the architecture or checkpoint cannot be decomposed exactly.
+        AcdcError: the model cannot be found, or device or dtype are not available.
+    """
+    if isinstance(model, torch.nn.Module):
+        return _wrap(model, getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__, tokenizer)
+    torch_device, torch_dtype = _device(device), _dtype(dtype) or torch.float32
+    name = str(model)
+    folder = BUILTIN / name if (BUILTIN / name / "config.json").is_file() else Path(name)
+    if folder.is_dir() and _is_tracr(folder):
+        from acdc.model.tracr import TracrModel
+
+        return _wrap(TracrModel.load(folder).to(torch_device, torch_dtype), name, None)
+    module = _from_pretrained(name, folder, torch_dtype, trust_remote_code).to(torch_device).eval()
+    return _wrap(module, name, tokenizer or _find_tokenizer(name, folder, trust_remote_code))
+
+
+def _is_tracr(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == "tracr"
+
+
+def _wrap(module: torch.nn.Module, name: str, tokenizer: Any) -> Model:
+    decomposition = decompose(module, name)
+    model = Model(name=name, module=module, tokenizer=tokenizer, decomposition=decomposition)
+    check_decomposition(model)
+    return model
+
+
+def decompose(module: torch.nn.Module, name: str) -> Decomposition:
+    """Find the family's adapter and apply it.
+
+    Raises:
+        UnsupportedModelError: with the reason.
+    """
+    from acdc.model import tracr
+
+    if isinstance(module, tracr.TracrModel):
+        return tracr.decompose(module)
+    config = getattr(module, "config", None)
+    kind = getattr(config, "model_type", None)
+    if config is None or kind is None:
+        raise UnsupportedModelError(f"{name}: expected a transformers causal language model, got {type(module).__name__}")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name}: encoder-decoder models ({kind}) are not supported, only decoders")
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedModelError(f"{name}: quantised weights are not supported; load it in bfloat16 or float32")
+    if any(getattr(config, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
+        raise UnsupportedModelError(f"{name}: mixture-of-experts models ({kind}) are not supported")
+    if kind not in FAMILIES:
+        raise UnsupportedModelError(
+            f"{name}: architecture {kind!r} has no adapter; supported: {', '.join(FAMILIES)}, tracr"
+        )
+    if not hasattr(module, "lm_head") and not hasattr(module, "embed_out"):
+        raise UnsupportedModelError(
+            f"{name}: {type(module).__name__} has no language-model head; load it with AutoModelForCausalLM"
+        )
+    if kind == "gpt2" and getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(f"{name}: GPT-2 with cross-attention is not supported")
+    if module.training and any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in module.modules()):
+        raise UnsupportedModelError(f"{name}: dropout is on, so every run would differ; call model.eval() first")
+    if not all(parameter.is_floating_point() for parameter in module.parameters()):
+        raise UnsupportedModelError(f"{name}: weights that are not floating point are not supported")
+    return FAMILIES[kind](module)
+
+
+def _from_pretrained(name: str, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    source = str(folder) if folder.is_dir() else name
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise AcdcError(f"{name}: the folder has no config.json; expected one written by save_pretrained")
+    try:
+        module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True if folder.is_dir() else None
+        )
+    except (OSError, ValueError) as error:
+        if "/" not in name and not folder.exists():
+            near = unknown("model", name, builtin_models())
+            raise AcdcError(f"{near}; nor is it a local folder or a model the Hugging Face hub would give") from None
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AcdcError(f"cannot load model {name!r}: {first}") from None
+    return module
+
+
+def _find_tokenizer(name: str, folder: Path, trust_remote_code: bool) -> Any:
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else name, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown("device", name, ("cpu", "cuda", "mps", "auto")) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise AcdcError(f"device {name!r}: this machine has no CUDA GPU that torch can use; try cpu or auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise AcdcError(f"device {name!r}: this machine has no Apple GPU that torch can use; try cpu or auto")
+    return device
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if isinstance(dtype, str):
+        if dtype not in _DTYPES:
+            raise unknown("dtype", dtype, _DTYPES)
+        return _DTYPES[dtype]
+    return dtype

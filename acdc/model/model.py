@@ -1,0 +1,197 @@
+"""`Model`: a loaded decoder with its decomposition, and the check that the two are the same function."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from acdc.errors import UnsupportedModelError
+from acdc.graph import Graph
+from acdc.model import forward
+from acdc.model.architecture import Decomposition
+
+if TYPE_CHECKING:
+    from acdc.model.tracr import TracrModel
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A decoder ready for circuit discovery; make one with `acdc.load`.
+
+    Attributes:
+        name: as given to `load`, or the module's own name.
+        module: the `transformers` (or Tracr) module, used in place.
+        tokenizer: its tokenizer, or None if there is none.
+        decomposition: where the engine finds the weights.
+    """
+
+    name: str
+    module: torch.nn.Module
+    tokenizer: Any
+    decomposition: Decomposition
+
+    @property
+    def program(self) -> TracrModel | None:
+        """The module as a `TracrModel`, or None if the model is not a compiled program."""
+        from acdc.model.tracr import TracrModel
+
+        return self.module if isinstance(self.module, TracrModel) else None
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.decomposition.layers)
+
+    @property
+    def n_heads(self) -> int:
+        return self.decomposition.layers[0].attention.q.weight.shape[0]
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.decomposition.layers[0].attention.k.weight.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        return self.decomposition.unembedding.shape[1]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of output rows of the unembedding."""
+        return self.decomposition.unembedding.shape[0]
+
+    @property
+    def context_length(self) -> int | None:
+        if self.program is not None:
+            return self.program.position_embedding.num_embeddings
+        length = getattr(self.module.config, "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
+    @property
+    def bos_token_id(self) -> int | None:
+        token = getattr(getattr(self.module, "config", None), "bos_token_id", None)
+        return token if isinstance(token, int) else None
+
+    @property
+    def device(self) -> torch.device:
+        return self.decomposition.unembedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decomposition.unembedding.dtype
+
+    def graph(
+        self,
+        *,
+        qkv: Literal["split", "merged"] = "split",
+        group_kv: bool = False,
+        inputs: Literal["single", "split", "token"] = "single",
+    ) -> Graph:
+        """The computational graph; see `Graph` for the options."""
+        return Graph(
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            parallel=self.decomposition.parallel,
+            qkv=qkv,
+            group_kv=group_kv,
+            inputs=inputs,
+        )
+
+    def config_hash(self) -> str:
+        """Short hash of the configuration, to tell whether a circuit was found in this architecture."""
+        config = getattr(self.module, "config", None)
+        if config is None:
+            return ""
+        values = config.to_dict() if hasattr(config, "to_dict") else config.model_dump(mode="json")
+        values = {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version", "dtype")}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def plain_logits(self, token_ids: Tensor, mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """The module's own logits `[B, T, vocabulary]`: the reference the decomposition is checked against."""
+        if position_ids is None:
+            position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        if self.program is not None:
+            out: Tensor = self.program(token_ids, position_ids=position_ids, attention_mask=mask)
+            return out
+        logits: Tensor = self.module(
+            input_ids=token_ids, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
+        ).logits
+        return logits
+
+    def decomposed_logits(self, token_ids: Tensor, mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """The same logits through the decomposition."""
+        everywhere = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+        context = forward.make_context(self.decomposition, token_ids, mask, position_ids, read=everywhere)
+        x = torch.stack(forward.embed(self.decomposition, context)).sum(0)
+        final = forward.run(self.decomposition, context, x).final_input
+        assert final is not None
+        return forward.readout(self.decomposition, final[0])
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients for weights inside the block; what the user had is restored."""
+        wanted = [p for p in self.module.parameters() if p.requires_grad]
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in wanted:
+                parameter.requires_grad_(True)
+
+
+# Several families' RMSNorm computes in float32 whatever the model's dtype, so float64 is only as good as that.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+@torch.no_grad()
+def check_decomposition(model: Model) -> None:
+    """Refuse a model whose decomposed forward is not the plain forward on random, partly padded tokens.
+
+    Raises:
+        UnsupportedModelError: naming the first layer that differs, and by how much.
+    """
+    length = min(12, model.context_length or 12)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.program.token_embedding.num_embeddings if model.program else model.vocabulary_size
+    token_ids = torch.randint(vocabulary, (2, length), generator=generator).to(model.device)
+    mask = torch.ones_like(token_ids, dtype=torch.bool)
+    if model.dtype != torch.float64:  # transformers' eager attention overflows on masks in float64
+        mask[1, length - length // 3 :] = False
+    plain = model.plain_logits(token_ids, mask)
+    difference = (plain - model.decomposed_logits(token_ids, mask)).abs()[mask]
+    scale = plain[mask].abs().max().clamp(min=1e-6)
+    error = float(difference.max() / scale)
+    if error <= _TOLERANCE[model.dtype]:
+        return
+    where = _first_difference(model, token_ids, mask)
+    raise UnsupportedModelError(
+        f"{model.name}: the decomposed forward differs from the plain one by {error:.1e} of the logits' scale"
+        f"{where}; this checkpoint has a part that its family's adapter does not know, or non-finite weights"
+    )
+
+
+def _first_difference(model: Model, token_ids: Tensor, mask: Tensor) -> str:
+    if model.program is not None:
+        return ""
+    hidden = model.module(
+        input_ids=token_ids,
+        attention_mask=mask.long(),
+        position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
+        use_cache=False,
+        output_hidden_states=True,
+    ).hidden_states
+    context = forward.make_context(model.decomposition, token_ids, mask, None, read=torch.zeros_like(token_ids))
+    x = torch.stack(forward.embed(model.decomposition, context)).sum(0)
+    trace = forward.run(model.decomposition, context, x)
+    for layer, (ours, theirs) in enumerate(zip(trace.attention_input, hidden[:-1], strict=True)):
+        error = (ours[0] - theirs).abs()[mask].max() / theirs[mask].abs().max()
+        if not error <= _TOLERANCE[model.dtype]:
+            return ", first in the embedding" if layer == 0 else f", first in layer {layer - 1}"
+    return ", first in the last layer or the final norm"
