@@ -197,6 +197,11 @@ class Graph:
             index += 3 * list(range(first, first + self.n_heads)) + [first + self.n_heads] * self.mlp
         return np.array([*index, self.n_sources], dtype=np.int64)
 
+    @cached_property
+    def reads_everywhere(self) -> BoolArray:
+        """`[n_ports]`: ports whose component uses every position of what they read (keys and values)."""
+        return np.array([name.endswith(("<k>", "<v>")) for name in self.ports])
+
     def first_source(self, layer: int) -> int:
         """Index of the first source of a layer, which is the number of sources before it."""
         return self.n_inputs + layer * self.sources_per_layer

@@ -283,10 +283,22 @@ class Trace:
     final_input: Tensor | None = None
 
 
-def run(model: Decomposition, context: Context, x: Tensor) -> Trace:
-    """Run the plain model from the embedding `x` `[C, B, T, D]` (window = all positions) and keep everything."""
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What every component writes, in place of what it would compute: scaled z and MLP output, per layer."""
+
+    z: Sequence[Tensor]
+    mlp: Sequence[Tensor]
+
+
+def run(model: Decomposition, context: Context, x: Tensor, *, instead: Outputs | None = None) -> Trace:
+    """Run the plain model from the embedding `x` `[C, B, T, D]` (window = all positions) and keep everything.
+
+    With `instead`, the residual stream receives those outputs, while the trace keeps what each component computes
+    when it reads that stream.
+    """
     trace = Trace()
-    for layer in model.layers:
+    for index, layer in enumerate(model.layers):
         attention = layer.attention
         trace.attention_input.append(x)
         normed = x if attention.norm is None else attention.norm.module(x)
@@ -294,11 +306,11 @@ def run(model: Decomposition, context: Context, x: Tensor) -> Trace:
         q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
         z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
         z = scaled_by_post_norm(attention, z)
-        middle = x + attention_output(attention, z)
+        middle = x + attention_output(attention, z if instead is None else instead.z[index])
         mlp_input = x if model.parallel else middle
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
-        x = middle + written
+        x = middle + (written if instead is None else instead.mlp[index])
         trace.normed.append(normed)
         trace.raw.append((raw[0], raw[1], raw[2]))
         trace.q.append(q)
