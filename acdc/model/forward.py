@@ -291,23 +291,29 @@ class Outputs:
     mlp: Sequence[Tensor]
 
 
-def run(model: Decomposition, context: Context, x: Tensor, *, instead: Outputs | None = None) -> Trace:
+def run(
+    model: Decomposition, context: Context, x: Tensor, *, instead: Outputs | None = None, ungrouped: bool = False
+) -> Trace:
     """Run the plain model from the embedding `x` `[C, B, T, D]` (window = all positions) and keep everything.
 
     With `instead`, the residual stream receives those outputs, while the trace keeps what each component computes
-    when it reads that stream.
+    when it reads that stream. With `ungrouped`, keys and values are repeated per query head before anything is
+    done to them, so that each copy has a gradient of its own. The MLP inputs and the final input in the trace are
+    aliases of the residual stream: their gradients are those of their own reader alone.
     """
     trace = Trace()
     for index, layer in enumerate(model.layers):
         attention = layer.attention
         trace.attention_input.append(x)
         normed = x if attention.norm is None else attention.norm.module(x)
-        raw = tuple(raw_projection(attention, port, normed[None]) for port in "qkv")
+        raw = [raw_projection(attention, port, normed[None]) for port in "qkv"]
+        if ungrouped:
+            raw = [per_head(attention, r) for r in raw]
         q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
         z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
         z = scaled_by_post_norm(attention, z)
         middle = x + attention_output(attention, z if instead is None else instead.z[index])
-        mlp_input = x if model.parallel else middle
+        mlp_input = (x if model.parallel else middle).view_as(x)
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
         x = middle + (written if instead is None else instead.mlp[index])
@@ -318,5 +324,5 @@ def run(model: Decomposition, context: Context, x: Tensor, *, instead: Outputs |
         trace.v.append(v)
         trace.z.append(z)
         trace.mlp_output.append(written)
-    trace.final_input = x
+    trace.final_input = x.view_as(x)
     return trace

@@ -1,0 +1,128 @@
+"""Edge attribution patching (EAP) and its kin, in closed form.
+
+score(s→d) = Σ_{prompt, position} (R[s] − A[s]) · ∂metric/∂x_d, with R the reference and A the clean output of source s,
+and the gradient taken at d's residual input, before the norm. It is the first-order change of the metric when the edge
+is removed: negative scores mean that the edge helps. Variants differ in where the gradient is taken: at the clean
+input (EAP), on the line from the corrupted to the clean embedding (EAP-IG), or at both ends (clean-corrupted).
+
+All heads read one residual stream in these runs, so one backward pass gives the gradient g of every q, k and v
+projection; what is missing is only the way back through each head's weights W and through the norm, whose
+vector-Jacobian product is linear. With x̂ the normalised input, σ its scale and γ the gain,
+
+    ∂metric/∂x_d = (1/σ) (h − mean(h) − x̂ · mean(h ⊙ x̂)),   h = γ ⊙ Wᵀ g   (RMSNorm: without mean(h))
+
+where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model. So an
+edge costs d_model multiply-adds a token, in one matrix product per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from acdc.graph import Graph
+from acdc.measure import Measure
+from acdc.model import forward
+from acdc.model.architecture import Attention, Norm
+from acdc.patching import Patching, full_context
+
+
+def attribute(patching: Patching, measure: Measure, *, alphas: Sequence[float]) -> Tensor:
+    """Summed scores of the prompts of one batch, `[n_ports, n_sources]`.
+
+    Args:
+        alphas: where gradients are taken: embedding = reference + alpha · (clean − reference); scores are the mean.
+    """
+    model, graph = patching.model, patching.graph
+    decomposition = model.decomposition
+    context = full_context(model, patching.prompts)
+    reference = torch.stack([x.expand_as(patching.clean_inputs[0]) for x in patching.references.inputs]).sum(0)
+    clean = torch.stack(list(patching.clean_inputs)).sum(0)
+    difference: Tensor | None = None
+    scores = clean.new_zeros(graph.n_ports, graph.n_sources)
+    # The clean end first: its run is also where the sources' clean outputs come from.
+    for alpha in sorted(alphas, reverse=True):
+        with torch.enable_grad(), model.frozen():
+            x = (reference + alpha * (clean - reference) + patching.constant).requires_grad_()
+            trace = forward.run(decomposition, context, x, ungrouped=True)
+            assert trace.final_input is not None
+            at_read = context.at_read(trace.final_input)
+            value = measure.value(forward.readout(decomposition, at_read, measure.rows))
+            ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
+            gradients = torch.autograd.grad(value.sum(), ends, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            if difference is None:
+                if alpha == 1.0:
+                    patching.__dict__.setdefault("clean", trace)
+                difference = source_differences(patching)
+            _accumulate(scores, patching, trace, gradients, difference)
+    return scores / len(alphas)
+
+
+@torch.no_grad()
+def source_differences(patching: Patching) -> Tensor:
+    """R[s] − A[s] of every source on the window: `[n_sources, B, W, D]`."""
+    model, graph, start = patching.model, patching.graph, patching.start
+    references, clean = patching.references, patching.clean
+    B, T = patching.prompts.clean.shape
+    out = patching.clean_inputs[0].new_empty(graph.n_sources, B, T - start, model.d_model)
+    for i, (reference, own) in enumerate(zip(references.inputs, patching.clean_inputs, strict=True)):
+        out[i] = (reference - own)[0, :, start:]
+    for index, layer in enumerate(model.decomposition.layers):
+        first = graph.first_source(index)
+        z = (references.z[index] - clean.z[index])[..., start:, :]
+        out[first : first + graph.n_heads] = forward.write(layer.attention, z)[:, 0]
+        if graph.mlp:
+            out[first + graph.n_heads] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
+    return out
+
+
+def _accumulate(
+    scores: Tensor, patching: Patching, trace: forward.Trace, gradients: Sequence[Tensor], difference: Tensor
+) -> None:
+    """Add one gradient's scores to `scores` `[n_ports, n_sources]`."""
+    graph: Graph = patching.graph
+    n_layers, start = graph.n_layers, patching.start
+    flat = difference.reshape(graph.n_sources, -1)
+    g_mlp = gradients[3 * n_layers : 4 * n_layers]
+    for index, layer in enumerate(patching.model.decomposition.layers):
+        first, port = graph.first_source(index), graph.first_port(index)
+        x = trace.attention_input[index][0, :, start:]
+        for i, name in enumerate("qkv"):
+            g = gradients[3 * index + i][:, 0, :, start:]
+            raw = trace.raw[index][i][:, 0, :, start:]
+            back = _at_residual(layer.attention, name, x, g, raw)
+            rows = slice(port + i * graph.n_heads, port + (i + 1) * graph.n_heads)
+            scores[rows, :first] += back.reshape(graph.n_heads, -1) @ flat[:first].T
+        if graph.mlp:
+            n = first if graph.parallel else first + graph.n_heads
+            scores[port + 3 * graph.n_heads, :n] += flat[:n] @ g_mlp[index][0, :, start:].reshape(-1)
+    scores[-1] += flat @ gradients[-1][0, :, start:].reshape(-1)
+
+
+def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor) -> Tensor:
+    """Gradient at each head's residual input `[H, B, W, D]`, from the gradient at its projection.
+
+    Args:
+        x: the residual input all heads share, `[B, W, D]`; g, raw: gradient and value of the raw projection,
+            `[H, B, W, d_head]`.
+    """
+    H, B, W, d_head = g.shape
+    weight = forward.per_head(attention, getattr(attention, port).weight)  # [H, d_head, D]
+    norm: Norm | None = attention.norm
+    if norm is None:
+        return torch.bmm(g.reshape(H, B * W, d_head), weight).view(H, B, W, -1)
+    weight = weight * norm.gain
+    if norm.centred:
+        weight = weight - weight.mean(-1, keepdim=True)
+    inverse = norm.inverse_scale(x)  # [B, W, 1]
+    centre = x - x.mean(-1, keepdim=True) if norm.centred else x
+    normalised = (centre * inverse).to(g.dtype)
+    zero = forward.raw_projection(attention, port, norm.module(torch.zeros_like(x[:1, :1]))[None, None])
+    constant = forward.per_head(attention, zero)[:, 0]  # [H, 1, 1, d_head]
+    scaled = g * inverse.to(g.dtype)
+    along = (scaled * (raw - constant)).sum(-1, keepdim=True) / x.shape[-1]  # [H, B, W, 1]
+    back = torch.bmm(scaled.reshape(H, B * W, d_head), weight).view(H, B, W, -1)
+    return back.addcmul_(normalised, along, value=-1)
