@@ -1,9 +1,9 @@
 """Tracr models: transformers compiled from a RASP program, whose true circuits are therefore known.
 
-A compiled model is a plain decoder without norms: one-hot embeddings, attention, a ReLU MLP, and an unembedding that
-reads the subspace of the program's output. `TracrModel` runs it in torch and `TracrProgram` records what it computes.
-The first token is the BOS token of the compiler, and the output there is undefined. A categorical output is near
-one-hot over the output vocabulary (all zero where the program says None), a numerical one is a single number.
+A compiled model is a plain decoder without norms: one-hot embeddings, attention, a ReLU MLP, and an unembedding
+that reads the subspace of the program's output. `TracrModel` runs it in torch and `TracrProgram` records what it
+computes. The first token is the BOS token of the compiler, and the output there is undefined. A categorical output
+is near one-hot over the output vocabulary (all zero where the program says None), a numerical one is one number.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pydantic
+import safetensors.torch
 import torch
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
@@ -99,7 +99,7 @@ class TracrLayer(nn.Module):
         scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
         z = scores.softmax(-1) @ v  # [B, H, T, d_head]
         x = x + torch.einsum("bhtk,hkd->btd", z, self.w_o)
-        return x + self.mlp(x)  # type: ignore[no-any-return]
+        return x + self.mlp(x)
 
 
 class TracrModel(nn.Module):
@@ -146,7 +146,7 @@ class TracrModel(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding(position_ids)  # [B, T, D]
         for layer in self.layers:
             x = layer(x, allowed, self.scale)
-        return self.unembedding(x)  # type: ignore[no-any-return]
+        return self.unembedding(x)
 
     # ---- values and token ids ----------------------------------------------------------------------------------
 
@@ -186,7 +186,10 @@ class TracrModel(nn.Module):
             else:
                 best, index = kept.max(-1)
                 decoded.append(
-                    [vocabulary[j] if top > 0.5 else None for top, j in zip(best.tolist(), index.tolist(), strict=True)]
+                    [
+                        vocabulary[j] if top > 0.5 else None
+                        for top, j in zip(best.tolist(), index.tolist(), strict=True)
+                    ]
                 )
         return decoded
 
@@ -203,10 +206,8 @@ class TracrModel(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        temporary = folder / ".model.safetensors.tmp"
-        save_file(weights, temporary)
-        os.replace(temporary, folder / "model.safetensors")
-        write_text(folder / "config.json", self.program.model_dump_json(indent=1) + "\n")
+        write(folder / "model.safetensors", safetensors.torch.save(weights))
+        write(folder / "config.json", self.program.model_dump_json(indent=1).encode() + b"\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> TracrModel:
@@ -223,8 +224,8 @@ class TracrModel(nn.Module):
             raise AcdcError(f"no Tracr model at {str(folder)!r}: expected config.json and model.safetensors there")
         try:
             model = cls(TracrProgram.model_validate_json(config.read_bytes()))
-            model.load_state_dict(load_file(weights))
-        except (pydantic.ValidationError, RuntimeError) as error:
+            model.load_state_dict(safetensors.torch.load_file(weights))
+        except (pydantic.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
             raise AcdcError(f"the Tracr model at {str(folder)!r} cannot be read: {error}") from None
         return model.eval()
 
@@ -244,10 +245,10 @@ def builtin_names() -> list[str]:
     return sorted(path.parent.name for path in BUILTIN.glob("tracr-*/config.json"))
 
 
-def write_text(path: Path, text: str) -> None:
+def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
 
 

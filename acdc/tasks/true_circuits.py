@@ -1,0 +1,209 @@
+"""True circuits as records and as files (`truth.json` beside the model): edges by name, and inputs that prove them.
+
+Edges are those of the finest graph. `TrueCircuit.mask` carries them over to any coarser graph of the same model: an
+edge there is true if any finest edge it contains is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pydantic
+import torch
+
+from acdc.errors import AcdcError, unknown
+from acdc.graph import BoolArray, Graph
+from acdc.model.tracr import TracrModel, Value, write
+from acdc.tasks.tracr_inputs import Pairs, random_pairs
+from acdc.tasks.tracr_truth import (
+    TOLERANCE,
+    Causes,
+    causal_edges,
+    circuit_outputs,
+    finest_graph,
+    read_positions,
+    structural_edges,
+)
+
+CASES = (
+    ("resample", "fixed"),
+    ("resample", "mixed"),
+    ("resample", "permuted"),
+    ("resample", "varied"),
+    ("zero", "fixed"),
+    ("zero", "mixed"),
+)
+"""The (ablation, distribution) that have a causal truth of their own. What zero ablation does is independent of the
+corrupted input, so that its "permuted" is "fixed" and its "varied" is "mixed"."""
+
+
+class Witness(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A pair of inputs, as values, that shows some edges to matter; position ids where they are permuted."""
+
+    clean: tuple[Value, ...]
+    corrupted: tuple[Value, ...]
+    corrupted_positions: tuple[int, ...] | None = None
+
+
+class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """One true circuit of a model.
+
+    Attributes:
+        kind: "structural", "semantic" or "causal".
+        ablation, distribution: what a causal circuit is for; None for the others.
+        edges: names of its edges in the finest graph.
+        witnesses: pairs that together show every edge to change the output when it alone is replaced.
+    """
+
+    kind: Literal["structural", "semantic", "causal"]
+    ablation: str | None = None
+    distribution: str | None = None
+    edges: tuple[str, ...]
+    witnesses: tuple[Witness, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """ "structural", "semantic", or the ablation and distribution like "resample/mixed"."""
+        return self.kind if self.kind != "causal" else f"{self.ablation}/{self.distribution}"
+
+    def mask(self, graph: Graph) -> BoolArray:
+        """`[n_destinations, n_sources]`: which edges of the graph are true.
+
+        Raises:
+            AcdcError: the graph is of a model with other layers, heads or MLPs.
+        """
+        finest = Graph(graph.n_layers, graph.n_heads, mlp=graph.mlp, parallel=graph.parallel, inputs="split")
+        fine = finest.edges_from_names(list(self.edges))  # [port, finest source]
+        n = graph.n_sources - graph.n_inputs
+        ports = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
+        ports[:, graph.n_inputs :] = fine[:, 2 : 2 + n]
+        if graph.inputs == "split":
+            ports[:, :2] = fine[:, :2]
+        else:  # a single input is both; with "token", positions are a constant and have no edge
+            ports[:, 0] = fine[:, 0] | (fine[:, 1] if graph.inputs == "single" else False)
+        mask = np.zeros((graph.n_destinations, graph.n_sources), dtype=bool)
+        np.logical_or.at(mask, graph.port_destination, ports)
+        return mask
+
+
+class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """All true circuits of a model."""
+
+    format: int = 1
+    model: str
+    circuits: tuple[TrueCircuit, ...]
+
+    def get(self, ablation: str, distribution: str) -> TrueCircuit:
+        """The causal circuit for an ablation and a distribution.
+
+        Raises:
+            AcdcError: there is none for it.
+        """
+        if ablation == "zero":
+            distribution = {"permuted": "fixed", "varied": "mixed"}.get(distribution, distribution)
+        for circuit in self.circuits:
+            if circuit.kind == "causal" and (circuit.ablation, circuit.distribution) == (ablation, distribution):
+                return circuit
+        raise unknown(
+            f"causal circuit of {self.model}", f"{ablation}/{distribution}", [c.name for c in self.circuits]
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write `truth.json`."""
+        text = self.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+        write(Path(folder) / "truth.json", text.encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Truth:
+        """Read `truth.json` of a model's folder."""
+        path = Path(folder) / "truth.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, pydantic.ValidationError) as error:
+            raise AcdcError(f"the true circuits at {str(path)!r} cannot be read: {error}") from None
+
+
+def derive_truth(model: TracrModel, *, seed: int = 0) -> Truth:
+    """Every true circuit of a model; pairs are added until they show no new edge.
+
+    Raises:
+        AcdcError: keeping a causal circuit alone does not reproduce the output.
+    """
+    graph = finest_graph(model)
+    circuits = [
+        TrueCircuit(kind="structural", edges=tuple(graph.edge_names(structural_edges(model)))),
+        TrueCircuit(kind="semantic", edges=tuple(graph.edge_names(structural_edges(model, semantic=True)))),
+    ]
+    for ablation, distribution in CASES:
+        causes = _all_causes(model, ablation=ablation, distribution=distribution, seed=seed)
+        _verify(model, causes, ablation=ablation, distribution=distribution, seed=seed + 1)
+        circuits.append(
+            TrueCircuit(
+                kind="causal",
+                ablation=ablation,
+                distribution=distribution,
+                edges=tuple(graph.edge_names(causes.edges)),
+                witnesses=_witnesses(model, causes.witnesses),
+            )
+        )
+    return Truth(model=model.program.name, circuits=tuple(circuits))
+
+
+def witness_pairs(model: TracrModel, circuit: TrueCircuit) -> Pairs | None:
+    """The witnesses of a circuit as tensors; None if it has none (an empty circuit)."""
+    pairs: Pairs | None = None
+    program = model.program
+    T = program.context_length
+    for witness in circuit.witnesses:
+        sides = []
+        for values in (witness.clean, witness.corrupted):
+            tokens, mask = model.encode([values])
+            fill = T - tokens.shape[1]
+            tokens = torch.nn.functional.pad(tokens, (0, fill), value=program.vocabulary.index(program.pad))
+            sides += [tokens, torch.nn.functional.pad(mask, (0, fill), value=False), torch.arange(T)[None]]
+        if witness.corrupted_positions is not None:
+            sides[-1] = torch.tensor([witness.corrupted_positions])
+        pairs = Pairs(*sides) if pairs is None else pairs + Pairs(*sides)
+    return pairs
+
+
+def _all_causes(model: TracrModel, *, ablation: str, distribution: str, seed: int) -> Causes:
+    rng = np.random.default_rng(seed)
+    pairs = random_pairs(model, 400, distribution=distribution, rng=rng)
+    causes = causal_edges(model, pairs, ablation=ablation)
+    while True:
+        pairs = pairs + random_pairs(model, len(pairs), distribution=distribution, rng=rng)
+        more = causal_edges(model, pairs, ablation=ablation)
+        if np.array_equal(more.edges, causes.edges):
+            return more
+        causes = more
+
+
+def _verify(model: TracrModel, causes: Causes, *, ablation: str, distribution: str, seed: int) -> None:
+    pairs = random_pairs(model, 1000, distribution=distribution, rng=np.random.default_rng(seed))
+    full, circuit = circuit_outputs(model, pairs, causes.edges, ablation=ablation)
+    error = float((full - circuit).abs().amax(-1)[read_positions(model, pairs.clean_mask)].max())
+    if error > TOLERANCE:
+        raise AcdcError(
+            f"the edges that matter alone do not make up {model.program.name} under {ablation}/{distribution}: "
+            f"keeping only them moves an output by {error:.3g}"
+        )
+
+
+def _witnesses(model: TracrModel, pairs: Pairs) -> tuple[Witness, ...]:
+    program = model.program
+    first = int(program.bos is not None)
+    witnesses = []
+    for i in range(len(pairs)):
+        clean, corrupted = (
+            tuple(program.vocabulary[token] for token in tokens[i][mask[i]][first:].tolist())
+            for tokens, mask in ((pairs.clean, pairs.clean_mask), (pairs.corrupted, pairs.corrupted_mask))
+        )
+        positions = tuple(pairs.corrupted_positions[i].tolist())
+        permuted = positions != tuple(range(len(positions)))
+        witnesses.append(
+            Witness(clean=clean, corrupted=corrupted, corrupted_positions=positions if permuted else None)
+        )
+    return tuple(witnesses)
