@@ -17,8 +17,8 @@ reached by a change and that reach the logits, at the positions where that matte
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch import Tensor
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph, IntArray
 from acdc.model import forward
-from acdc.model.architecture import Attention
+from acdc.model.architecture import Attention, Layer
 from acdc.model.forward import Context
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
@@ -128,24 +128,45 @@ def full_context(model: Model, prompts: Prompts, *, corrupted: bool = False, sta
 # ---- state: a run from which differences are taken --------------------------------------------------------------
 
 
+class PortInputs:
+    """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ."""
+
+    def __init__(self, shared: Tensor) -> None:
+        """`shared` `[1, B, W, D]`."""
+        self._shared = shared
+        self._own: dict[tuple[int, int], Tensor] = {}
+
+    def get(self, which: int, heads: IntArray) -> Tensor:
+        """`[len(heads) or 1, 1, B, W, D]`; `which` is 0, 1, 2 for q, k, v."""
+        rows = [self._own.get((which, int(head))) for head in heads]
+        if all(row is None for row in rows):
+            return self._shared[None]
+        return torch.stack([self._shared if row is None else row for row in rows])
+
+    def own(self, which: int, head: int) -> Tensor:
+        """The port's own input `[1, B, W, D]`, to be written to."""
+        if (which, head) not in self._own:
+            self._own[which, head] = self._shared.clone()
+        return self._own[which, head]
+
+
 @dataclasses.dataclass
 class State:
-    """A run with known residual inputs. P = window; lists are per layer.
+    """A run with known residual inputs; lists are per layer.
 
     Attributes:
-        heads_x: residual inputs of the q, k and v ports `[3 or 1, H or 1, 1, B, W, D]`.
+        heads_x: residual inputs of the q, k and v ports.
         q: `[H, 1, B, W, d_head]`; k, v: `[H, 1, B, T, d_head]`.
-        z: scaled attention results `[H, 1, B, W, d_head]`; reference_z: what differences are taken from.
-        mlp_x, mlp_out: `[1, B, W, D]`; reference_mlp: what differences are taken from.
+        reference_z: scaled attention results that differences are taken from, `[H, 1, B, W, d_head]`.
+        mlp_x, reference_mlp: input, and output that differences are taken from, `[1, B, W, D]`.
         final_x: `[1, B, W, D]`.
         settled: whether every component's output is its reference, so that unchanged ones need not be run.
     """
 
-    heads_x: list[Tensor]
+    heads_x: list[PortInputs]
     q: list[Tensor]
     k: list[Tensor]
     v: list[Tensor]
-    z: list[Tensor]
     reference_z: list[Tensor]
     mlp_x: list[Tensor]
     reference_mlp: list[Tensor]
@@ -154,38 +175,33 @@ class State:
 
 
 def state_of(
-    model: Model, trace: forward.Trace, start: int, references: References | None, *, per_port: bool = False
+    model: Model, trace: forward.Trace, start: int, references: References | None, *, writable: bool = False
 ) -> State:
     """The state of a plain run (`references` None) or of a run on references.
 
     Args:
-        per_port: give every head and port its own residual input, to be changed in place by a search.
+        writable: copy what a search will change in place.
     """
     layers = model.decomposition.layers
     assert trace.final_input is not None
 
     def window(x: Tensor) -> Tensor:
-        return x[..., start:, :]
+        return x[..., start:, :].clone() if writable else x[..., start:, :]
 
-    def ports(x: Tensor) -> Tensor:
-        x = window(x)[None, None]
-        return x.expand(3, model.n_heads, *x.shape[2:]).clone() if per_port else x
+    def every_head(layer: Layer, x: Tensor) -> Tensor:
+        repeated = forward.per_head(layer.attention, x)
+        return repeated.clone() if writable and repeated is x else repeated
 
-    def owned(x: Tensor) -> Tensor:
-        return x.clone() if per_port else x
-
-    z = [owned(window(x)) for x in trace.z]
-    mlp = [owned(window(x)) for x in trace.mlp_output]
+    z = [window(x) for x in trace.z]
     return State(
-        heads_x=[ports(x) for x in trace.attention_input],
-        q=[owned(window(x)) for x in trace.q],
-        k=[owned(forward.per_head(layer.attention, x)) for layer, x in zip(layers, trace.k, strict=True)],
-        v=[owned(forward.per_head(layer.attention, x)) for layer, x in zip(layers, trace.v, strict=True)],
-        z=z,
+        heads_x=[PortInputs(x[..., start:, :]) for x in trace.attention_input],
+        q=[window(x) for x in trace.q],
+        k=[every_head(layer, x) for layer, x in zip(layers, trace.k, strict=True)],
+        v=[every_head(layer, x) for layer, x in zip(layers, trace.v, strict=True)],
         reference_z=z if references is None else [window(x) for x in references.z],
-        mlp_x=[owned(window(x)) for x in trace.mlp_input],
-        reference_mlp=mlp if references is None else [window(x) for x in references.mlp],
-        final_x=owned(window(trace.final_input)),
+        mlp_x=[window(x) for x in trace.mlp_input],
+        reference_mlp=[window(x) for x in (trace.mlp_output if references is None else references.mlp)],
+        final_x=window(trace.final_input),
         settled=references is None,
     )
 
@@ -277,23 +293,28 @@ class Journal:
     """New values of everything that was recomputed, so that a search can make one circuit of the batch its state."""
 
     context: Context
-    entries: list[tuple[Tensor, Tensor, bool, int]] = dataclasses.field(default_factory=list)
+    entries: list[tuple[Callable[[], Tensor], Tensor, bool, int]] = dataclasses.field(default_factory=list)
 
-    def note(self, target: Tensor, value: Tensor, *, read: bool, offset: int = 0) -> None:
-        """`target` `[1, B, W, X]` becomes `value` `[C, B, W or P, X]` of the circuit that is committed; `offset` is the
-        position where the target's window starts."""
-        self.entries.append((target, value, read, offset))
+    def note(self, target: Tensor, value: Tensor, *, read: bool) -> None:
+        """`target` `[1, B, W, X]` becomes `value` `[C, B, W or P, X]` of the circuit that is committed."""
+        self.entries.append((lambda: target, value, read, 0))
 
     def note_heads(self, target: Tensor, heads: IntArray, value: Tensor, *, read: bool, offset: int = 0) -> None:
-        """The same for heads: `target` `[H, 1, B, W, X]`, `value` `[len(heads), C, B, W or P, X]`."""
-        for i, head in enumerate(heads):
-            self.note(target[int(head)], value[i], read=read, offset=offset)
+        """The same for heads: `target` `[H, 1, B, T, X]`, written from position `offset` on; `value`
+        `[len(heads), C, B, P, X]`."""
+        for head, new in zip(heads, value, strict=True):
+            self.entries.append((partial(target.__getitem__, int(head)), new, read, offset))
+
+    def note_inputs(self, inputs: PortInputs, which: int, heads: IntArray, value: Tensor, *, read: bool) -> None:
+        """The same for residual inputs of ports, which are copied only when they come to differ."""
+        for head, new in zip(heads, value, strict=True):
+            self.entries.append((partial(inputs.own, which, int(head)), new, read, 0))
 
     def commit(self, circuit: int) -> None:
         """Write the values of one circuit of the batch into the state."""
         prompts = torch.arange(self.context.read.shape[0], device=self.context.read.device)[:, None]
-        for target, value, read, offset in self.entries:
-            value = value[circuit if value.shape[0] > 1 else 0]
+        for find, value, read, offset in self.entries:
+            target, value = find(), value[circuit if value.shape[0] > 1 else 0]
             if read and not self.context.dense:
                 target[0, prompts, self.context.read] = value
             else:
@@ -382,7 +403,6 @@ class _Pass:
             if context.dense
             else _Changes(needed + graph.n_inputs, differentiable=differentiable)
         )
-        self.ports = port_demand(graph, plan.demand)
 
     def write(self, ids: list[int], difference: Tensor, *, everywhere: bool) -> None:
         """Note that the sources `ids` changed by `difference` `[len(ids), C, B, P, D]`."""
@@ -502,10 +522,9 @@ class _Pass:
             return old
         if getattr(attention, "qkv"[which]).norm_across_heads:
             touched = np.ones_like(touched)
-        x_state = state.heads_x[index]
-        x_state = x_state[which if x_state.shape[0] == 3 else 0]
         changed = heads[touched]
-        base = x_state if x_state.shape[0] == 1 else _select(x_state, changed)
+        inputs = state.heads_x[index]
+        base = inputs.get(which, changed)
         if read:
             base = context.at_read(base)
         x = self.port_input(ports[touched], base, read=read)
@@ -515,7 +534,7 @@ class _Pass:
         new = forward.project(attention, "qkv"[which], x, context, heads=[int(h) for h in changed], read=read)
         offset = context.start if which > 0 else 0
         if self.journal is not None:
-            self.journal.note_heads(x_state, changed, x, read=read)
+            self.journal.note_inputs(inputs, which, changed, x, read=read)
             self.journal.note_heads(stored, changed, new, read=read, offset=offset)
         if offset:
             earlier = _select(stored, changed)[..., :offset, :]
@@ -586,7 +605,7 @@ class Patching:
             self.clean_inputs, self.constant = input_sources(
                 graph, forward.embed(model.decomposition, full_context(model, self.prompts))
             )
-            self.state = self._reference_state()
+            self.state = self.reference_state()
         self.coupled = [layer.attention.coupled for layer in model.decomposition.layers]
 
     # ---- preparation -------------------------------------------------------------------------------------------
@@ -638,9 +657,10 @@ class Patching:
         inputs, _ = input_sources(self.graph, forward.embed(self.model.decomposition, context))
         return References(inputs, tuple(self.corrupted.z), tuple(self.corrupted.mlp_output))
 
-    def _reference_state(self) -> State:
+    def reference_state(self, *, writable: bool = False) -> State:
+        """The state in which every edge carries its reference."""
         if self._given is None and self._same_context():
-            return state_of(self.model, self.corrupted, self.start, None)
+            return state_of(self.model, self.corrupted, self.start, None, writable=writable)
         references = self.references
         trace = forward.run(
             self.model.decomposition,
@@ -648,7 +668,7 @@ class Patching:
             self._embedded(references.inputs),
             instead=forward.Outputs(references.z, references.mlp),
         )
-        return state_of(self.model, trace, self.start, references)
+        return state_of(self.model, trace, self.start, references, writable=writable)
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -675,14 +695,16 @@ class Patching:
         weights = weights[:, torch.as_tensor(self.graph.port_destination, device=weights.device)]
         kept = (weights.detach() != 0).any(0).cpu().numpy()
         plan = Plan(weights, kept, source_demand(self.graph, kept, self.coupled, dense=self.context.dense))
-        differences = [
-            input_scale * (clean - reference)[..., self.start :, :].expand(weights.shape[0], -1, -1, -1)
+        differences = self.input_differences(weights.shape[0], scale=input_scale)
+        logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)
+        return logits.expand(weights.shape[0], -1, -1, -1)
+
+    def input_differences(self, circuits: int, *, scale: float = 1.0) -> list[Tensor]:
+        """What the clean input sources write beyond their reference, each `[circuits, B, W, D]`."""
+        return [
+            scale * (clean - reference)[..., self.start :, :].expand(circuits, -1, -1, -1)
             for clean, reference in zip(self.clean_inputs, self.references.inputs, strict=True)
         ]
-        logits = propagate(
-            self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows
-        )
-        return logits.expand(weights.shape[0], -1, -1, -1)
 
     def clean_logits(self, rows: Tensor | None = None) -> Tensor:
         """Logits of the full model at the read positions, `[B, P, R]`."""

@@ -172,7 +172,7 @@ def _grouped_norm_across_heads(projection: Projection, out: Tensor, group: int) 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     rotated, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = rotated.chunk(2, dim=-1)
-    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    rotated = (rotated * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)  # OLMo-2: tables in float32
     return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
 
 
@@ -186,13 +186,13 @@ def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, context: Conte
     """Attention results z.
 
     Args:
-        q: `[h, C, B, P, d_head]`; k, v: `[h, C or 1, B, T, d_head]`.
+        q: `[h, C or 1, B, P, d_head]`; k, v: `[h, C or 1, B, T, d_head]`.
 
     Returns:
         z `[h, C, B, P, d_head]`, before any post-norm scale.
     """
     bias = context.bias_for(attention, read=read)  # [B, P, T]
-    if attention.softcap is None and not q.is_cuda and q.shape[1] == 1:
+    if attention.softcap is None and q.shape[1] == k.shape[1] == v.shape[1] == 1:
         z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)
         return z[:, None]
     scores = q @ k.transpose(-1, -2) * attention.scale  # [h, C, B, P, T]
