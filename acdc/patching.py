@@ -270,15 +270,22 @@ class _Changes:
             self._buffer[len(self.ids) : len(self.ids) + len(ids)] = difference
         self.ids += ids
 
-    def mix(self, weights: Tensor) -> Tensor:
-        """Weighted sums: weights `[C or 1, port, len(ids)]` -> `[port, C, B, P, D]`."""
+    def _stack(self) -> Tensor:
+        """`[len(ids), C, B, P, D]`."""
         if self._differentiable:
             if len(self._blocks) > 1:
                 self._blocks = [torch.cat(self._blocks)]
-            stack = self._blocks[0]
-        else:
-            assert self._buffer is not None
-            stack = self._buffer[: len(self.ids)]
+            return self._blocks[0]
+        assert self._buffer is not None
+        return self._buffer[: len(self.ids)]
+
+    def total(self) -> Tensor:
+        """Sum over sources, `[C, B, P, D]`."""
+        return self._stack().sum(0)
+
+    def mix(self, weights: Tensor) -> Tensor:
+        """Weighted sums: weights `[C or 1, port, len(ids)]` -> `[port, C, B, P, D]`."""
+        stack = self._stack()
         n, C = stack.shape[:2]
         flat = stack.reshape(n, C, -1)
         if weights.shape[0] == 1:
@@ -378,6 +385,32 @@ def propagate(
     elif journal is not None:
         journal.note(state.final_x, x[0], read=True)
     return forward.readout(model.decomposition, x[0], rows)
+
+
+def component_change(
+    model: Model,
+    graph: Graph,
+    context: Context,
+    state: State,
+    seeds: dict[int, Tensor],
+    layer: int,
+) -> Tensor:
+    """Change of what a layer's heads (or its MLP) write when residual inputs of their ports change.
+
+    Args:
+        seeds: changes by port index, `[C, B, W, D]`, all of the heads' or all of the MLP's.
+
+    Returns:
+        `[C, B, W, D]`, summed over the heads.
+    """
+    kept = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
+    plan = Plan(context.read.new_zeros(0), kept, np.full(graph.n_sources, EVERYWHERE))
+    pass_ = _Pass(model, graph, context, state, plan, seeds, None)
+    if next(iter(seeds)) == graph.first_port(layer) + 3 * graph.n_heads:
+        pass_.publish(pass_.mlp(layer))
+    else:
+        pass_.attention(layer)
+    return pass_.changes.total()
 
 
 class _Pass:
@@ -634,6 +667,10 @@ class Patching:
         with torch.no_grad():
             context = full_context(self.model, self.prompts)
             return forward.run(self.model.decomposition, context, self._embedded(self.clean_inputs))
+
+    def adopt_clean(self, trace: forward.Trace) -> None:
+        """Use a plain run on the clean prompts that was made elsewhere, instead of making another."""
+        self.__dict__["clean"] = trace
 
     @cached_property
     def corrupted(self) -> forward.Trace:

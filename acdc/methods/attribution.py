@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from acdc.graph import Graph
-from acdc.measure import Measure
+from acdc.measure import bind
+from acdc.metrics import Outcome
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
 from acdc.patching import Patching, full_context
 
 
-def attribute(patching: Patching, measure: Measure, *, alphas: Sequence[float]) -> Tensor:
+def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) -> Tensor:
     """Summed scores of the prompts of one batch, `[n_ports, n_sources]`.
 
     Args:
@@ -48,14 +49,15 @@ def attribute(patching: Patching, measure: Measure, *, alphas: Sequence[float]) 
             x = (reference + alpha * (clean - reference) + patching.constant).requires_grad_()
             trace = forward.run(decomposition, context, x, ungrouped=True)
             assert trace.final_input is not None
+            if alpha == 1.0:
+                patching.adopt_clean(trace)
+            measure = bind(outcome, patching)
             at_read = context.at_read(trace.final_input)
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
             gradients = torch.autograd.grad(value.sum(), ends, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             if difference is None:
-                if alpha == 1.0:
-                    patching.__dict__.setdefault("clean", trace)
                 difference = source_differences(patching)
             _accumulate(scores, patching, trace, gradients, difference)
     return scores / len(alphas)

@@ -326,3 +326,52 @@ def run(
         trace.mlp_output.append(written)
     trace.final_input = x.view_as(x)
     return trace
+
+
+def resume(
+    model: Decomposition, context: Context, trace: Trace, x: Tensor, layer: int, *, at_mlp: bool = False
+) -> Tensor:
+    """Run the rest of the plain model from a changed residual stream.
+
+    Args:
+        trace: a plain run on the same prompts; keys and values before the window come from it.
+        x: `[C, B, W, D]`, the stream before layer `layer`, or before its MLP if `at_mlp` (sequential blocks).
+
+    Returns:
+        The final residual stream at the read positions, `[C, B, P, D]`.
+    """
+    for index in range(layer, len(model.layers)):
+        block, read = model.layers[index], index == len(model.layers) - 1  # the last layer matters only where read
+        before = context.at_read(x) if read else x
+        if not (at_mlp and index == layer):
+            attention = block.attention
+            normed = (x if attention.norm is None else attention.norm.module(x))[None]
+            k, v = (
+                _after(trace_part[index], project_normed(attention, port, normed, context), context.start)
+                for port, trace_part in (("k", trace.k), ("v", trace.v))
+            )
+            if read:
+                normed = context.at_read(normed)
+            q = project_normed(attention, "q", normed, context, read=read)
+            z = attend(attention, q, per_head(attention, k), per_head(attention, v), context, read=read)
+            after = before + attention_output(attention, scaled_by_post_norm(attention, z))
+        else:
+            after = before
+        x = after + mlp(block, before if model.parallel else after)
+    return x if layer < len(model.layers) else context.at_read(x)
+
+
+def project_normed(
+    attention: Attention, port: str, normed: Tensor, context: Context, *, read: bool = False
+) -> Tensor:
+    """`project` on inputs that are normalised already, shared by all heads."""
+    return finish_projection(attention, port, raw_projection(attention, port, normed), context, read=read)
+
+
+def _after(earlier: Tensor, new: Tensor, start: int) -> Tensor:
+    """Keys or values of the window after those of the positions before it."""
+    if start == 0:
+        return new
+    if earlier.shape[0] != new.shape[0]:  # the trace was ungrouped
+        earlier = earlier[:: earlier.shape[0] // new.shape[0]]
+    return torch.cat((earlier[..., :start, :].expand(-1, new.shape[1], -1, -1, -1), new), dim=-2)
