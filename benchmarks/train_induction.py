@@ -119,7 +119,7 @@ def train(
         "vocab_size": vocabulary_size, "n_positions": context_length, "n_embd": d_model, "n_layer": 2,
         "n_head": n_heads, "n_inner": d_model, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
         "bos_token_id": BOS, "eos_token_id": None, "tie_word_embeddings": False,
-        "description": DESCRIPTION, "task": "induction",
+        "description": DESCRIPTION,
     }  # fmt: skip
     model = GPT2LMHeadModel(GPT2Config(**settings))
     decayed = [p for p in model.parameters() if p.dim() > 1]
