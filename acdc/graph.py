@@ -31,7 +31,7 @@ class Graph:
     """The computational graph of a decoder with `n_layers` layers of `n_heads` heads and one MLP.
 
     Attributes:
-        n_kv_heads: key/value heads a layer (grouped-query attention); used by `group_kv` only.
+        n_kv_heads: key/value heads a layer (grouped-query attention); meant for `group_kv` and None without it.
         mlp: whether layers have an MLP.
         parallel: parallel blocks (GPT-NeoX, Phi-2): the MLP does not read the heads of its own layer.
         qkv: "split" gives every head three destinations (q, k, v), "merged" one.
@@ -57,12 +57,15 @@ class Graph:
             raise unknown("q/k/v option", str(self.qkv), ("split", "merged"))
         if self.inputs not in ("single", "split", "token"):
             raise unknown("input option", str(self.inputs), ("single", "split", "token"))
-        if self.group_kv and (self.n_kv_heads is None or self.n_heads % self.n_kv_heads):
-            raise AcdcError(
-                f"group_kv needs n_kv_heads that divides n_heads={self.n_heads}, got {self.n_kv_heads}"
-            )
+        if self.group_kv and (not self.n_kv_heads or self.n_heads % self.n_kv_heads):
+            raise AcdcError(f"group_kv needs n_kv_heads that divides n_heads={self.n_heads}, got {self.n_kv_heads}")
         if self.group_kv and self.qkv == "merged":
             raise AcdcError('group_kv and qkv="merged" exclude each other: choose one')
+        # Graphs with the same edges are equal:
+        if not self.group_kv:
+            object.__setattr__(self, "n_kv_heads", None)
+        if not self.mlp:
+            object.__setattr__(self, "parallel", False)
 
     # ---- sizes -------------------------------------------------------------------------------------------------
 
@@ -298,7 +301,7 @@ class Graph:
         from_input, to_logits = self.reachable(edges)
         component_alive = np.append(from_input & to_logits, True)
         destination_alive = np.zeros(self.n_destinations, dtype=bool)
-        destination_alive[self.port_destination] = component_alive[self.port_source]
+        np.logical_or.at(destination_alive, self.port_destination, component_alive[self.port_source])
         return edges & self.valid & (from_input & to_logits)[None, :] & destination_alive[:, None]
 
     def to_networkx(self, edges: BoolArray | None = None) -> nx.DiGraph[str]:

@@ -1,0 +1,319 @@
+"""Scores and circuits: what methods give, as frozen records on a graph.
+
+`Scores` is one number an edge; `Circuit` is a set of edges, so that circuits of one graph can be intersected,
+united and compared like sets. Both carry their `Provenance`: what made them, from which model and data, and how to
+make them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from acdc import selection
+from acdc.errors import AcdcError, unknown
+from acdc.graph import BoolArray, FloatArray, Graph
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    versions = {}
+    for name in ("acdc-circuits", "numpy", "torch", "transformers"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays, tuples and sets as what JSON has."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+Record = Annotated[dict[str, pydantic.JsonValue], pydantic.BeforeValidator(_plain)]
+
+
+class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What made a result, and how to make it again.
+
+    Attributes:
+        model: name or folder of the model, as given to `acdc.load`.
+        config_hash: short hash of its configuration.
+        d_model: its width, which peers' file formats ask for.
+        task: name of the task.
+        task_options: how it was loaded, if not by its defaults (size, split, its own options).
+        method: name of the method.
+        options: the method's options.
+        selection: how edges were chosen from scores.
+        ablation, metric, seed: as the method was run with.
+        versions: of the libraries it was run with.
+        command: the command line, as a list of arguments.
+        measured: numbers measured on the result, by name (a faithfulness, for instance).
+    """
+
+    model: str = ""
+    config_hash: str = ""
+    d_model: int | None = None
+    task: str = ""
+    task_options: Record = {}
+    method: str = ""
+    options: Record = {}
+    selection: Record = {}
+    ablation: str = ""
+    metric: str = ""
+    seed: int | None = None
+    versions: dict[str, str] = pydantic.Field(default_factory=library_versions)
+    command: tuple[str, ...] = ()
+    measured: Record = {}
+
+    def having(self, **changes: Any) -> Provenance:
+        """A copy with some fields changed, validated."""
+        return Provenance(**{**dict(self), **changes})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """One score for every edge of a graph.
+
+    Attributes:
+        values: `[n_destinations, n_sources]` float64, 0 where there is no edge. What a score's sign means
+            depends on the method; its size is how much the edge matters.
+        method: name of the method that gave them.
+        nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
+    """
+
+    graph: Graph
+    values: FloatArray
+    method: str = ""
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    nodes: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        values = _array(self.values, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
+        values = np.where(self.graph.valid, values, 0.0)
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            edge = self.graph.edge_name(*bad[0])
+            raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
+        object.__setattr__(self, "values", _frozen(values))
+        if self.nodes is not None:
+            nodes = _array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
+            if not np.isfinite(nodes).all():
+                raise AcdcError("some node scores are NaN or infinite")
+            object.__setattr__(self, "nodes", _frozen(nodes.copy()))
+
+    def top(
+        self, n: int, by: selection.By = "absolute", select: Literal["top", "greedy"] = "top", *, prune: bool = True
+    ) -> Circuit:
+        """The circuit of the `n` best edges.
+
+        Args:
+            by: "absolute" ranks by magnitude, "signed" by the score itself.
+            select: "top" takes the best edges wherever they are; "greedy" starts from the logits and always takes
+                the best edge into a component that is already in.
+            prune: drop edges on no path from the input to the logits, so that fewer than `n` may be left.
+        """
+        rules = {"top": selection.top, "greedy": selection.greedy}
+        if select not in rules:
+            raise unknown("selection", str(select), rules)
+        edges = rules[select](self.graph, self.values, n, by=by, prune=prune)
+        return self._circuit(edges, {"select": select, "edges": n, "by": by, "prune": prune})
+
+    def threshold(self, t: float, by: selection.By = "absolute", *, prune: bool = True) -> Circuit:
+        """The circuit of the edges that score at least `t`; arguments as for `top`."""
+        edges = selection.threshold(self.graph, self.values, t, by=by, prune=prune)
+        return self._circuit(edges, {"select": "threshold", "threshold": t, "by": by, "prune": prune})
+
+    def _circuit(self, edges: BoolArray, how: dict[str, Any]) -> Circuit:
+        return Circuit(self.graph, edges, self, self.provenance.having(selection=how))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Circuit:
+    """A set of edges of a graph.
+
+    `a & b`, `a | b`, `a - b` and `a ^ b` are those of sets and keep the scores of `a`; `a == b` compares graphs and
+    edges only; `"a0.h1->m2" in circuit` asks for one edge.
+
+    Attributes:
+        edges: `[n_destinations, n_sources]` bool, True at kept edges.
+        scores: the scores it was chosen from, if any.
+    """
+
+    graph: Graph
+    edges: BoolArray
+    scores: Scores | None = None
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        edges = _array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
+        bad = np.argwhere(edges & ~self.graph.valid)
+        if len(bad):
+            raise AcdcError(
+                f"{len(bad)} kept edges are not edges of the graph, the first {self.graph.edge_name(*bad[0])!r}: "
+                "its source is not executed before its destination"
+            )
+        if self.scores is not None and self.scores.graph != self.graph:
+            raise AcdcError(_other_graph("the circuit's scores", self.scores.graph, self.graph))
+        object.__setattr__(self, "edges", _frozen(edges.copy()))
+
+    @classmethod
+    def from_names(cls, graph: Graph, names: list[str], **fields: Any) -> Circuit:
+        """The circuit of the named edges, like `["input->m0", "m0->logits"]`."""
+        return cls(graph, graph.edges_from_names(names), **fields)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def n_edges(self) -> int:
+        """Number of kept edges."""
+        return int(self.edges.sum())
+
+    def edge_names(self) -> list[str]:
+        """Names of the kept edges, in array order."""
+        return self.graph.edge_names(self.edges)
+
+    def edge_scores(self) -> dict[str, float | None]:
+        """Score of each kept edge by name, in array order; None without scores."""
+        values = [None] * self.n_edges if self.scores is None else self.scores.values[self.edges].tolist()
+        return dict(zip(self.edge_names(), values, strict=True))
+
+    def nodes(self) -> list[str]:
+        """Names of the components in the circuit (inputs, heads, MLPs, logits), in execution order.
+
+        A component is in if an edge leaves it, or enters a destination that is its own (keys and values shared by a
+        group of heads are not).
+        """
+        graph = self.graph
+        inside = np.append(self.edges.any(axis=0), False)  # [n_sources + 1], the last for the logits
+        pairs = np.unique(np.stack([graph.port_destination, graph.port_source]), axis=1)
+        own = np.bincount(pairs[0], minlength=graph.n_destinations) == 1
+        inside[pairs[1][(own & self.edges.any(axis=1))[pairs[0]]]] = True
+        return [name for name, kept in zip([*graph.sources, "logits"], inside, strict=True) if kept]
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self.edges[self.graph.edge(name)])
+
+    def __repr__(self) -> str:
+        made = " ".join(filter(None, [self.provenance.method, self.provenance.task, self.provenance.model]))
+        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges{', ' * bool(made)}{made})"
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """A directed graph as `Graph.to_networkx` gives it, with the attribute `score` where scores are known."""
+        result = self.graph.to_networkx(self.edges)
+        if self.scores is not None:
+            for name, score in self.edge_scores().items():
+                source, _, destination = name.partition("->")
+                result.edges[source, destination]["score"] = score
+            if self.scores.nodes is not None:
+                index = self.graph.source_index
+                for name in result.nodes.keys() & index.keys():
+                    result.nodes[name]["score"] = float(self.scores.nodes[index[name]])
+        return result
+
+    # ---- making others -----------------------------------------------------------------------------------------
+
+    def prune(self) -> Circuit:
+        """Without the edges on no path from the input to the logits."""
+        return dataclasses.replace(
+            self, edges=self.graph.prune(self.edges), provenance=self.provenance.having(measured={})
+        )
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.and_, "&")
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.or_, "|")
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, lambda a, b: a & ~b, "-")
+
+    def __xor__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.xor, "^")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.graph == other.graph and bool((self.edges == other.edges).all())
+
+    def __hash__(self) -> int:
+        return hash((self.graph, self.edges.tobytes()))
+
+    def _combined(self, other: Circuit, rule: Callable[[BoolArray, BoolArray], BoolArray], sign: str) -> Circuit:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        if self.graph != other.graph:
+            raise AcdcError(_other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
+        mine, its = dict(self.provenance), dict(other.provenance)
+        shared = {name: value for name, value in mine.items() if value == its[name]}
+        for name in ("measured", "selection", "command"):  # these belong to the operands
+            shared.pop(name, None)
+        shared["method"] = f"({self.provenance.method}) {sign} ({other.provenance.method})"
+        return Circuit(self.graph, rule(self.edges, other.edges), self.scores, Provenance(**shared))
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write `circuit.json`, and `scores.safetensors` beside it, into a folder (made if need be).
+
+        Args:
+            force: replace the circuit that the folder already holds.
+        """
+        from acdc.io.circuit_file import save
+
+        return save(self, folder, force=force)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Circuit:
+        """Read what `save` wrote.
+
+        Raises:
+            AcdcError: there is no circuit, or its files are damaged, incomplete or of an unknown version.
+        """
+        from acdc.io.circuit_file import load
+
+        return load(folder)
+
+
+def _array(
+    given: npt.ArrayLike, shape: tuple[int, ...], dtype: npt.DTypeLike, what: str, axes: str
+) -> npt.NDArray[Any]:
+    """The argument as an array, its shape checked."""
+    array = np.asarray(given)
+    if dtype == np.bool_ and array.dtype != np.bool_:
+        raise AcdcError(f"expected {what} to be boolean, got {array.dtype}")
+    if array.shape != shape:
+        raise AcdcError(f"expected {what} of shape {list(shape)} ({axes}), got {list(array.shape)}")
+    return array.astype(dtype, copy=False)
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array.setflags(write=False)
+    return array
+
+
+def _other_graph(what: str, given: Graph, expected: Graph) -> str:
+    """Message for two graphs that should be one, naming what differs."""
+    pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+    difference = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
+    return f"{what} is of another graph: {difference}"

@@ -1,0 +1,57 @@
+"""From the edges that a file lists to a circuit: what all readers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+
+
+def decode(content: bytes, what: str) -> str:
+    """The text of a file."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AcdcError(f"the {what} is not UTF-8 text: {error}") from None
+
+
+def number(value: Any, edge: str) -> float:
+    """A score as a float."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise AcdcError(f"the score of {edge!r}: expected a number, got {value!r:.60}") from None
+
+
+def circuit_from_edges(
+    graph: Graph,
+    kept: Mapping[str, bool],
+    scores: Mapping[str, float],
+    provenance: Provenance,
+    what: str,
+) -> Circuit:
+    """A circuit from edges by name; edges that are not listed are not kept and score 0.
+
+    Args:
+        kept: whether each listed edge is in the circuit.
+        scores: of some or all edges; empty if the file has none.
+        what: names the file in the message of an error.
+    """
+    edges = np.zeros_like(graph.valid)
+    values = np.zeros(graph.valid.shape)
+    try:
+        for name, inside in kept.items():
+            edges[graph.edge(name)] = inside
+        for name, score in scores.items():
+            values[graph.edge(name)] = score
+        found = Scores(graph, values, provenance.method, provenance) if scores else None
+        return Circuit(graph, edges, found, provenance)
+    except AcdcError as error:
+        raise AcdcError(f"the {what}: {error}") from None

@@ -1,0 +1,90 @@
+"""The registry of formats that circuits can be exported to and imported from: one record each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from acdc.circuit import Circuit
+from acdc.errors import AcdcError, unknown
+from acdc.graph import Graph
+from acdc.io import circuit_tracer, dot, mib, networks, table
+from acdc.io.files import read
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes:
+        name: as given to `export` and on the command line.
+        suffix: of its files.
+        description: one line for the list of formats.
+        write: `(circuit) -> text`; None if circuits can't be written in it.
+        read: `(content, graph or None) -> circuit`; None if circuits can't be read from it.
+    """
+
+    name: str
+    suffix: str
+    description: str
+    write: Callable[[Circuit], str] | None
+    read: Callable[[bytes, Graph | None], Circuit] | None
+
+
+FORMATS: dict[str, Format] = {
+    record.name: record
+    for record in (
+        Format("mib", ".json", "graph JSON of the EAP and MIB code bases: every edge", mib.write, mib.read),
+        Format("eap-pt", ".pt", "tensor file of the EAP code base: every edge", None, mib.read_pt),
+        Format("node-link", ".json", "node-link JSON (networkx, d3)", networks.write_json, networks.read_json),
+        Format("graphml", ".graphml", "GraphML (Gephi, yEd)", networks.write_graphml, networks.read_graphml),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read),
+        Format("csv", ".csv", "table source,destination,score,kept: every edge", table.write, table.read),
+        Format(
+            "circuit-tracer",
+            ".json",
+            "attribution graph JSON (circuit-tracer, Neuronpedia)",
+            circuit_tracer.write,
+            None,
+        ),
+    )
+}
+"""All formats by name. Formats that do not hold every edge keep the scores of the kept edges only."""
+
+
+def export(circuit: Circuit, format: str) -> str:
+    """The circuit as text in a format of `FORMATS`."""
+    record = _format(format)
+    if record.write is None:
+        raise AcdcError(f"circuits can be read from {format!r} but not written: {_able('write')} can be")
+    return record.write(circuit)
+
+
+def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None = None) -> Circuit:
+    """A circuit from a file, or from text, in a format of `FORMATS`.
+
+    Args:
+        source: a path, or the content itself (bytes, or a string that cannot be a path: one with a line break, `{`
+            or `<`).
+        graph: the graph its edges belong to, for files that do not say; otherwise it must agree with the file.
+
+    Raises:
+        AcdcError: the file is unreadable, damaged, or of another graph.
+    """
+    record = _format(format)
+    if record.read is None:
+        raise AcdcError(f"circuits can be written to {format!r} but not read: {_able('read')} can be")
+    if isinstance(source, str) and any(mark in source for mark in "\n{<"):
+        return record.read(source.encode("utf-8", "surrogatepass"), graph)
+    return record.read(source if isinstance(source, bytes) else read(source), graph)
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    return FORMATS[name]
+
+
+def _able(verb: str) -> str:
+    return ", ".join(name for name, record in FORMATS.items() if getattr(record, verb) is not None)
