@@ -1,0 +1,78 @@
+"""acdc: automated circuit discovery for transformer language models.
+
+    model = acdc.load("induction-2l")
+    task = acdc.tasks.load("induction")
+    circuit = acdc.discover(model, task)
+    print(acdc.evaluate(model, task, circuit))
+
+Names are imported when first used, so that `import acdc` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from acdc.errors import AcdcError, TaskError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from acdc import tasks as tasks
+    from acdc.circuit import Circuit, Provenance, Scores
+    from acdc.discovery import discover, score
+    from acdc.evaluation import Curve, Evaluation, curve, evaluate
+    from acdc.graph import Graph
+    from acdc.model.compile import compile
+    from acdc.model.load import builtin_models, load
+    from acdc.model.model import Model
+    from acdc.tasks.prompts import Prompts
+
+_WHERE = {
+    "Circuit": "acdc.circuit",
+    "Curve": "acdc.evaluation",
+    "Evaluation": "acdc.evaluation",
+    "Graph": "acdc.graph",
+    "Model": "acdc.model.model",
+    "Prompts": "acdc.tasks.prompts",
+    "Provenance": "acdc.circuit",
+    "Scores": "acdc.circuit",
+    "builtin_models": "acdc.model.load",
+    "compile": "acdc.model.compile",
+    "curve": "acdc.evaluation",
+    "discover": "acdc.discovery",
+    "evaluate": "acdc.evaluation",
+    "load": "acdc.model.load",
+    "score": "acdc.discovery",
+}
+
+__all__ = [
+    "AcdcError",
+    "Circuit",
+    "Curve",
+    "Evaluation",
+    "Graph",
+    "Model",
+    "Prompts",
+    "Provenance",
+    "Scores",
+    "TaskError",
+    "UnsupportedModelError",
+    "builtin_models",
+    "compile",
+    "curve",
+    "discover",
+    "evaluate",
+    "load",
+    "score",
+    "tasks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+    elif name in ("tasks", "metrics", "methods", "viz", "io"):
+        value = importlib.import_module(f"acdc.{name}")
+    else:
+        raise AttributeError(f"module 'acdc' has no attribute {name!r}")
+    globals()[name] = value
+    return value

@@ -723,7 +723,7 @@ class Patching:
         Returns:
             `[C, B, P, R]`.
         """
-        weights = torch.as_tensor(edges, device=self.model.device)
+        weights = torch.as_tensor(np.array(edges) if isinstance(edges, np.ndarray) else edges, device=self.model.device)
         weights = (weights if weights.dim() == 3 else weights[None]).to(self.model.dtype)
         valid = torch.as_tensor(self.graph.valid, device=weights.device)
         weights = weights * valid

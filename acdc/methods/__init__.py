@@ -1,0 +1,172 @@
+"""The methods by name: one record each, saying what it gives, what it costs, and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray
+from acdc.measure import bind
+from acdc.methods.attribution import attribute
+from acdc.methods.exact import exact_scores
+from acdc.methods.guided import guided, separation
+from acdc.methods.search import Search
+from acdc.problem import Problem
+
+ScoreFunction = Callable[..., FloatArray]
+SearchFunction = Callable[..., tuple[BoolArray, FloatArray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A circuit discovery method.
+
+    Attributes:
+        gives: "scores": a ranking of all edges; "circuit": a search that decides itself.
+        score: `(problem, **options) -> [n_destinations, n_sources]`; None if it gives no ranking.
+        search: `(problem, threshold, faithfulness, edges, **options) -> (kept edges, scores)`; None for rankings.
+        options: names and defaults.
+        cost: passes of the model.
+        paper: where it comes from.
+    """
+
+    name: str
+    gives: Literal["scores", "circuit"]
+    description: str
+    cost: str
+    paper: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    score: ScoreFunction | None = None
+    search: SearchFunction | None = None
+
+
+# ---- rankings ---------------------------------------------------------------------------------------------------
+
+
+def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
+    if not problem.outcome.differentiable:
+        raise AcdcError(f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc")
+    if problem.outcome.is_distance and alphas == [1.0]:
+        raise AcdcError(
+            f"the gradient of {problem.outcome.name!r} is zero at the clean prompt, where eap takes it; "
+            "use eap-ig, or a performance metric such as logit-difference or projection"
+        )
+    total = np.zeros((problem.graph.n_ports, problem.graph.n_sources))
+    for i, patching in enumerate(problem.batches()):
+        problem.progress(i, problem.n_batches, "attribution")
+        total += attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy()
+    problem.progress(problem.n_batches, problem.n_batches, "attribution")
+    return problem.graph.from_ports(total / len(problem.prompts))
+
+
+def _eap(problem: Problem) -> FloatArray:
+    return _attribution(problem, [1.0])
+
+
+def _eap_ig(problem: Problem, *, steps: int = 5) -> FloatArray:
+    if steps < 1:
+        raise AcdcError(f"eap-ig: expected at least one step, got {steps}")
+    return _attribution(problem, [k / steps for k in range(steps)])
+
+
+def _clean_corrupted(problem: Problem) -> FloatArray:
+    return _attribution(problem, [0.0, 1.0])
+
+
+def _exact(problem: Problem) -> FloatArray:
+    total = np.zeros(problem.graph.valid.shape)
+    batches, edges = problem.n_batches, problem.graph.n_edges
+    for i, patching in enumerate(problem.batches()):
+        total += exact_scores(
+            patching,
+            bind(problem.outcome, patching),
+            progress=lambda done, total, i=i: problem.progress(i * edges + done, batches * edges, "each edge alone"),
+        )
+    return total / len(problem.prompts)
+
+
+def _random(problem: Problem) -> FloatArray:
+    return np.where(problem.graph.valid, np.random.default_rng(problem.seed).random(problem.graph.valid.shape), 0.0)
+
+
+# ---- searches ---------------------------------------------------------------------------------------------------
+
+DEFAULT_SHARE = 0.001
+"""ACDC's default τ, as a share of what separates the full model from the empty circuit."""
+TAUS = tuple(digit * 10.0**power for power in (-5, -4, -3, -2) for digit in (1, 3, 5, 7, 9))
+"""The usual sweep of τ for a ranking, in the metric's units."""
+
+
+def _acdc(problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None) -> tuple[BoolArray, FloatArray]:
+    assert faithfulness is None and edges is None
+    patching = problem.patching()
+    measure = bind(problem.outcome, patching)
+    tau = DEFAULT_SHARE * separation(patching, measure) if threshold is None else threshold
+    search = Search(patching, measure)
+    search.sweep(
+        lambda new, old: new - old < tau, progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}")
+    )
+    kept = problem.graph.prune(search.kept)
+    return kept, kept.astype(np.float64)
+
+
+def _acdc_ranking(problem: Problem, *, taus: tuple[float, ...] = TAUS) -> FloatArray:
+    """Each edge's score is the largest τ at which ACDC keeps it."""
+    patching = problem.patching()
+    measure = bind(problem.outcome, patching)
+    scores = np.zeros(problem.graph.valid.shape)
+    for i, tau in enumerate(sorted(taus)):
+        problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
+        search = Search(patching, measure)
+        search.sweep(lambda new, old, tau=tau: new - old < tau)
+        scores[problem.graph.prune(search.kept)] = tau
+    return scores
+
+
+def _guided(
+    problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, steps: int = 5
+) -> tuple[BoolArray, FloatArray]:
+    if not problem.outcome.differentiable:
+        raise AcdcError(f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc")
+    target = {} if faithfulness is None else {"faithfulness": faithfulness}
+    return guided(problem, budget=threshold, edges=edges, steps=steps, **target)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "guided", "circuit", "guided pruning: attribution guesses, exact runs decide; every kept edge is needed",
+            "some dozens of runs, then a partial run per surviving edge", "this project", {"steps": 5}, search=_guided,
+        ),
+        Method(
+            "acdc", "circuit", "removes every edge whose removal costs less than τ, from the logits backwards",
+            "a partial run per edge", "Conmy et al. 2023, arXiv 2304.14997", {"taus": TAUS},
+            score=_acdc_ranking, search=_acdc,
+        ),
+        Method(
+            "eap", "scores", "edge attribution patching: first-order effect at the clean prompt",
+            "2 forward, 1 backward", "Syed et al. 2023, arXiv 2310.10348", score=_eap,
+        ),
+        Method(
+            "eap-ig", "scores", "EAP with gradients averaged from the corrupted to the clean embedding",
+            "(2 + steps) forward, steps backward", "Hanna et al. 2024, arXiv 2403.17806", {"steps": 5}, score=_eap_ig,
+        ),
+        Method(
+            "clean-corrupted", "scores", "EAP with gradients averaged over the clean and the corrupted prompt",
+            "3 forward, 2 backward", "Hanna et al. 2024, arXiv 2403.17806", score=_clean_corrupted,
+        ),
+        Method(
+            "exact", "scores", "exact edge activation patching: the metric without each edge alone",
+            "a partial run per edge", "Syed et al. 2023, arXiv 2310.10348", score=_exact,
+        ),
+        Method("random", "scores", "random scores: what every method must beat", "none", "", score=_random),
+    )
+}  # fmt: skip
+"""Every method by name."""
+
+

@@ -1,0 +1,220 @@
+"""The two verbs: `score` ranks edges, `discover` gives a circuit."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from acdc import selection
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError, unknown
+from acdc.evaluation import measure_circuits
+from acdc.graph import Graph
+from acdc.methods import METHODS, Method
+from acdc.metrics import faithfulness as faithfulness_of
+from acdc.model.model import Model
+from acdc.problem import Problem, Progress, no_progress
+from acdc.tasks import as_dataset
+from acdc.tasks.prompts import Prompts
+
+if TYPE_CHECKING:
+    from acdc.tasks.task import Dataset, Metric, Task
+
+
+def score(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    method: str = "eap-ig",
+    *,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    graph: Graph | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scores:
+    """Score every edge: how much it matters to the task.
+
+    Args:
+        task: a task, a dataset, or bare prompts.
+        method: a name from `acdc.methods.METHODS` that gives scores.
+        metric, ablation: instead of the task's own; `metric` may be a function (`acdc.tasks.resolve_metric`).
+        graph: whose edges to score; None: `model.graph()`.
+        batch_size: prompts a batch; None: what fits in memory.
+        progress: called with (done, total, text).
+        options: of the method.
+
+    Raises:
+        AcdcError: unknown method or option, or a method that gives no ranking.
+    """
+    record = _method(method, options)
+    if record.score is None:
+        rankings = [m.name for m in METHODS.values() if m.score is not None]
+        raise AcdcError(f"method {method!r} gives a circuit, not scores; use discover, or one of {', '.join(rankings)}")
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    problem = _problem(model, dataset, graph, batch_size, seed, progress)
+    values = record.score(problem, **options)
+    return Scores(problem.graph, values, method, _provenance(problem, dataset, method, options))
+
+
+def discover(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    method: str = "guided",
+    *,
+    edges: int | None = None,
+    threshold: float | None = None,
+    faithfulness: float | None = None,
+    select: str = "top",
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    graph: Graph | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Circuit:
+    """Find a circuit.
+
+    How much is kept is said in at most one way. What it means depends on the method:
+
+    - `edges`: this many edges.
+    - `threshold`: of `acdc`, τ: edges whose removal costs less go; of `guided`, the budget: the largest distance from
+      the full model; of a ranking, the smallest absolute score.
+    - `faithfulness`: of `guided`, the budget as a share: (1 − faithfulness) of what separates the full model from the
+      empty circuit; of a ranking (and `acdc`, through its sweep over τ), the smallest top-n circuit that reaches it on
+      the held-out prompts.
+
+    Without any, `acdc` takes τ as a thousandth of that separation, the others the task's faithfulness.
+
+    Args:
+        select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
+        others: as for `score`. A search (`guided`, `acdc`) holds all prompts in memory and ignores `batch_size`.
+
+    Raises:
+        AcdcError: unknown method or option, or more than one way of saying how much to keep.
+    """
+    given = {
+        name: value
+        for name, value in (("edges", edges), ("threshold", threshold), ("faithfulness", faithfulness))
+        if value is not None
+    }
+    if len(given) > 1:
+        raise AcdcError(f"expected one of edges, threshold and faithfulness, got {' and '.join(given)}")
+    if faithfulness is not None and not 0 < faithfulness <= 1:
+        raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
+    if edges is not None and edges < 1:
+        raise AcdcError(f"expected at least one edge, got {edges}")
+    if select not in ("top", "greedy"):
+        raise unknown("selection", select, ("top", "greedy"))
+    record = _method(method, options)
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    problem = _problem(model, dataset, graph, batch_size, seed, progress)
+    _warn_if_useless(problem, dataset)
+    if faithfulness is None and not given:
+        faithfulness = dataset.faithfulness
+    provenance = _provenance(problem, dataset, method, options)
+    own = method == "guided" or (method == "acdc" and edges is None and "faithfulness" not in given)
+    if record.search is not None and own:
+        target = None if method == "acdc" or given and "faithfulness" not in given else faithfulness
+        kept, values = record.search(problem, threshold, target, edges, **options)
+        how = given or ({"faithfulness": target} if target is not None else {})
+        scores = Scores(problem.graph, values, method, provenance)
+        return Circuit(problem.graph, kept, scores, provenance.having(selection=how))
+    assert record.score is not None
+    scores = Scores(problem.graph, record.score(problem, **options), method, provenance)
+    if threshold is not None:
+        return scores.threshold(threshold)
+    if edges is not None:
+        return scores.top(edges, select=select)  # type: ignore[arg-type]
+    assert faithfulness is not None
+    held_out = problem if dataset.held_out is None else _with_prompts(problem, dataset.held_out)
+    n = _fewest_faithful(held_out, scores, faithfulness, select)
+    circuit = scores.top(n, select=select)  # type: ignore[arg-type]
+    how = {**circuit.provenance.selection, "faithfulness": faithfulness}
+    return Circuit(circuit.graph, circuit.edges, scores, circuit.provenance.having(selection=how))
+
+
+def _fewest_faithful(problem: Problem, scores: Scores, target: float, select: str) -> int:
+    """Smallest n whose top-n circuit is at least as faithful as the target, by bisection."""
+    graph = problem.graph
+    rule = selection.top if select == "top" else selection.greedy
+
+    def reaches(n: int) -> bool:
+        edges = rule(graph, scores.values, n)
+        full, (empty, value) = measure_circuits(problem, [np.zeros_like(edges), edges])
+        return faithfulness_of(value, full=full, empty=empty) >= target
+
+    low, high = 0, 8
+    while high < graph.n_edges and not reaches(high):
+        low, high = high, 2 * high
+    high = min(high, graph.n_edges)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high
+
+
+def _method(name: str, options: dict[str, Any]) -> Method:
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    for option in options:
+        if option not in METHODS[name].options:
+            if not METHODS[name].options:
+                raise AcdcError(f"method {name!r} has no options, got {option!r}")
+            raise unknown(f"option of {name}", option, METHODS[name].options)
+    return METHODS[name]
+
+
+def _problem(
+    model: Model, dataset: Dataset, graph: Graph | None, batch_size: int | None, seed: int, progress: Progress | None
+) -> Problem:
+    if batch_size is not None and batch_size < 1:
+        raise AcdcError(f"expected a batch size of at least 1, got {batch_size}")
+    return Problem(
+        model,
+        model.graph() if graph is None else graph,
+        dataset.discovery,
+        dataset.metric,
+        dataset.ablation,
+        batch_size,
+        seed,
+        progress or no_progress,
+    )
+
+
+def _with_prompts(problem: Problem, prompts: Prompts) -> Problem:
+    return Problem(
+        problem.model, problem.graph, prompts, problem.outcome, problem.ablation, problem.batch_size, problem.seed,
+        problem.progress,
+    )  # fmt: skip
+
+
+def _warn_if_useless(problem: Problem, dataset: Dataset) -> None:
+    """Warn if the model does the task no better on clean prompts than with everything ablated."""
+    if problem.outcome.is_distance:
+        return
+    full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
+    if full <= empty:
+        warnings.warn(
+            f"{dataset.name}: the model does not do the task: {problem.outcome.name} is {full:.4g} on clean prompts "
+            f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
+            stacklevel=3,
+        )
+
+
+def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:
+    return Provenance(
+        model=problem.model.name,
+        config_hash=problem.model.config_hash(),
+        d_model=problem.model.d_model,
+        task=dataset.name,
+        method=method,
+        options=options,
+        ablation=problem.ablation,
+        metric=problem.outcome.name,
+        seed=problem.seed,
+    )

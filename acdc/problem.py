@@ -1,0 +1,91 @@
+"""What every method is given: a model, its graph, prompts, a metric and an ablation, with batches made in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import torch
+
+from acdc.graph import Graph
+from acdc.metrics import Outcome
+from acdc.model.model import Model
+from acdc.patching import Ablation, Patching, References, mean_references
+from acdc.tasks.prompts import Prompts
+
+Progress = Callable[[int, int | None, str], None]
+"""`(done, total or None if unknown, what is being done)`."""
+
+
+def no_progress(done: int, total: int | None, text: str) -> None:
+    """Report nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A circuit discovery problem.
+
+    Attributes:
+        prompts: the prompts a method may look at.
+        batch_size: prompts a batch; None: as many as memory allows.
+        seed: of everything random in a method.
+    """
+
+    model: Model
+    graph: Graph
+    prompts: Prompts
+    outcome: Outcome
+    ablation: Ablation = "resample"
+    batch_size: int | None = None
+    seed: int = 0
+    progress: Progress = no_progress
+
+    @cached_property
+    def _references(self) -> References | None:
+        if not self.ablation.startswith("mean"):
+            return None
+        return mean_references(
+            self.model,
+            self.graph,
+            self.prompts,
+            per_position=self.ablation == "mean-position",
+            batch_size=self.prompts_per_batch,
+        )
+
+    @cached_property
+    def prompts_per_batch(self) -> int:
+        """`batch_size`, or as many prompts as fit: a pass keeps every source's output, and about as much again."""
+        if self.batch_size is not None:
+            return self.batch_size
+        d_mlp = 4 * self.model.d_model
+        per_token = (2 * self.graph.n_sources + 40) * self.model.d_model + self.graph.n_layers * d_mlp
+        size = torch.finfo(self.model.dtype).bits // 8
+        return max(1, int(_free_memory(self.model.device) / (per_token * size * self.prompts.clean.shape[1])))
+
+    def patching(self) -> Patching:
+        """All prompts at once, for searches, which keep the activations of their circuit."""
+        return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
+
+    def batches(self) -> Iterator[Patching]:
+        """The prompts in batches."""
+        size = self.prompts_per_batch
+        for start in range(0, len(self.prompts), size):
+            yield Patching(
+                self.model,
+                self.graph,
+                self.prompts[start : start + size],
+                ablation=self.ablation,
+                references=self._references,
+            )
+
+    @property
+    def n_batches(self) -> int:
+        return -(-len(self.prompts) // self.prompts_per_batch)
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes a batch may take: half of a GPU's free memory; on a CPU a fixed 2 GB, past which nothing gets faster."""
+    if device.type == "cuda":
+        return 0.5 * torch.cuda.mem_get_info(device)[0]
+    return 2e9
