@@ -228,7 +228,7 @@ class Graph:
         return valid
 
     def to_ports(self, edges: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Spread an array over destinations `[..., n_destinations, n_sources]` to ports `[..., n_ports, n_sources]`."""
+        """Spread an array `[..., n_destinations, n_sources]` over ports, `[..., n_ports, n_sources]`."""
         return edges[..., self.port_destination, :]
 
     def from_ports(self, values: FloatArray) -> FloatArray:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-
 from strategies import circuits, edge_masks
 
 GRAPH = Graph(2, 2)
@@ -135,7 +134,7 @@ def test_arrays_are_checked_and_copied() -> None:
         Circuit(GRAPH, GRAPH.valid.T)
     with pytest.raises(AcdcError, match="boolean, got int64"):
         Circuit(GRAPH, GRAPH.valid.astype(int))
-    with pytest.raises(AcdcError, match="not edges of the graph, the first 'a0.h0->a0.h0<q>'"):
+    with pytest.raises(AcdcError, match=r"not edges of the graph, the first 'a0\.h0->a0\.h0<q>'"):
         Circuit(GRAPH, np.ones_like(GRAPH.valid))
     with pytest.raises(AcdcError, match="expected scores of shape"):
         Scores(GRAPH, np.zeros(3))

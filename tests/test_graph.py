@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from acdc.errors import AcdcError
 from acdc.graph import Graph, node_kind
-
 from strategies import edge_masks, graphs
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from acdc import selection
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-
 from strategies import graphs
 
 

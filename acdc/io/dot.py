@@ -49,7 +49,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     text = decode(content, _WHAT)
     first = re.match(r"// acdc (\{.*\})\s*$", text, re.MULTILINE)
     head = parse_json(first[1], f"the header of the {_WHAT}") if first else None
-    return circuit_from_network(_edges(list(_tokens(text))), head, graph, _WHAT)
+    return circuit_from_network(list(_edges(list(_tokens(text)))), head, graph, _WHAT)
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:

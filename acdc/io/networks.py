@@ -7,6 +7,7 @@ the `internal` edges from a head's destinations to the head. The graph attribute
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -61,8 +62,10 @@ def read_graphml(content: bytes, graph: Graph | None = None) -> Circuit:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise AcdcError(f"the {what} has a document type or entities, which are not read")
     try:
-        network = nx.parse_graphml(text)
-    except (ParseError, nx.NetworkXException, ValueError, KeyError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # networkx warns of undeclared keys, and guesses
+            network = nx.parse_graphml(text)
+    except (ParseError, nx.NetworkXException, UserWarning, ValueError, KeyError, TypeError) as error:
         raise AcdcError(f"the {what} cannot be read: {error}") from None
     head = network.graph.get("acdc")
     head = parse_json(head, f"the header of the {what}") if isinstance(head, str) else None

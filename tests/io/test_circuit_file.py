@@ -1,0 +1,160 @@
+"""A saved circuit comes back as it was; a damaged or foreign one is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+from strategies import circuits
+
+GRAPH = Graph(2, 2)
+
+
+@pytest.fixture
+def circuit() -> Circuit:
+    random = np.random.default_rng(0)
+    provenance = Provenance(model="tiny", task="ioi", method="eap", measured={"faithfulness": 0.91})
+    values = random.normal(size=GRAPH.valid.shape)
+    return Scores(GRAPH, values, "eap", provenance, random.normal(size=GRAPH.n_sources)).top(20)
+
+
+def changed(folder: Path, **changes: object) -> None:
+    """Edit fields of the saved JSON; `None` removes a field."""
+    path = folder / "circuit.json"
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: item for key, item in value.items() if item is not None}))
+
+
+@settings(max_examples=40)
+@given(circuits())
+def test_round_trip(circuit: Circuit) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        circuit.save(Path(folder) / "run")
+        back = Circuit.load(Path(folder) / "run")
+        assert sorted(p.name for p in (Path(folder) / "run").iterdir()) == (
+            ["circuit.json"] if circuit.scores is None else ["circuit.json", "scores.safetensors"]
+        )
+    assert back == circuit
+    assert back.provenance == circuit.provenance
+    assert (back.scores is None) == (circuit.scores is None)
+    if circuit.scores is not None:
+        assert back.scores.values.tobytes() == circuit.scores.values.tobytes()
+        assert back.scores.method == circuit.scores.method
+        assert back.scores.provenance == circuit.scores.provenance
+        assert (back.scores.nodes is None) == (circuit.scores.nodes is None)
+
+
+def test_the_json_says_it_all_in_names(circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path)
+    value = json.loads((tmp_path / "circuit.json").read_text())
+    assert value["edges"] == circuit.edge_scores()
+    assert list(value["nodes"]) == circuit.nodes()
+    assert value["nodes"]["input"] == circuit.scores.nodes[0]
+    assert value["nodes"]["logits"] is None
+    assert value["provenance"]["measured"] == {"faithfulness": 0.91}
+    assert value["graph"]["n_layers"] == 2
+
+
+def test_loading_by_the_path_of_the_json(circuit: Circuit, tmp_path: Path) -> None:
+    assert Circuit.load(circuit.save(tmp_path / "a" / "b") / "circuit.json") == circuit
+
+
+def test_an_existing_circuit_is_not_overwritten(circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path)
+    other = Circuit.from_names(GRAPH, ["input->logits"])
+    with pytest.raises(AcdcError, match="already holds a circuit"):
+        other.save(tmp_path)
+    assert Circuit.load(tmp_path) == circuit
+    (tmp_path / "picture.svg").touch()
+    other.save(tmp_path, force=True)
+    assert Circuit.load(tmp_path) == other
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit.json", "picture.svg"]
+
+
+def test_a_failed_save_leaves_nothing_half_written(
+    circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit.save(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(AcdcError, match="disk full"):
+        Circuit.from_names(GRAPH, ["input->logits"]).save(tmp_path, force=True)
+    monkeypatch.undo()
+    assert Circuit.load(tmp_path) == circuit
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_in_place_of_the_folder(circuit: Circuit, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AcdcError, match="cannot make the folder"):
+        circuit.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"version": "2.0"}, "has format version '2.0'; this version of acdc reads 1.x"),
+        ({"version": None}, "has format version"),
+        ({"format": "else"}, "is not a circuit"),
+        ({"edges": None}, "edges: field required"),
+        ({"edges": {"m1->m0": None}}, "m1 is not executed before m0"),
+        ({"edges": {"input->m7": None}}, "unknown destination 'm7'"),
+        ({"edges": {"input->m1": "big"}}, r"edges.input->m1: .*valid number.*got 'big'"),
+        ({"egdes": {}}, "egdes: extra inputs are not permitted"),
+        ({"graph": {"n_layers": 2}}, "n_heads: field required"),
+        ({"graph": {"n_layers": 2, "n_heads": "2"}}, "n_heads: input should be a valid integer"),
+        ({"graph": {"n_layers": 2, "n_heads": 2, "n_legs": 4}}, "n_legs"),
+        ({"graph": {"n_layers": 2, "n_heads": 2, "qkv": "merge"}}, "qkv: input should be 'split' or 'merged'"),
+        ({"graph": {"n_layers": 2_000_000, "n_heads": 2}}, "too large to be true"),
+        ({"graph": {"n_layers": 3, "n_heads": 2}}, "expected scores of shape"),
+    ],
+)
+def test_damaged_json(circuit: Circuit, tmp_path: Path, changes: dict, words: str) -> None:
+    circuit.save(tmp_path)
+    changed(tmp_path, **changes)
+    with pytest.raises(AcdcError, match=words) as caught:
+        Circuit.load(tmp_path)
+    assert "circuit.json" in str(caught.value)
+
+
+def test_fields_of_a_newer_minor_version_are_ignored(circuit: Circuit, tmp_path: Path) -> None:
+    circuit.save(tmp_path)
+    provenance = circuit.provenance.model_dump(mode="json") | {"moon": "full"}
+    changed(tmp_path, version="1.7", colours={"m0": "red"}, provenance=provenance)
+    assert Circuit.load(tmp_path) == circuit
+    changed(tmp_path, version="1.7", colours={}, edges={"input->m1": "big"})
+    with pytest.raises(AcdcError, match="valid number"):
+        Circuit.load(tmp_path)
+
+
+def test_missing_and_broken_files(circuit: Circuit, tmp_path: Path) -> None:
+    with pytest.raises(AcdcError, match=r"no circuit at .*expected a folder with a circuit\.json"):
+        Circuit.load(tmp_path)
+    circuit.save(tmp_path)
+    scores = tmp_path / "scores.safetensors"
+    content = scores.read_bytes()
+    scores.write_bytes(content[:-1] + b"\x00")
+    with pytest.raises(AcdcError, match="damaged, or belongs to another circuit"):
+        Circuit.load(tmp_path)
+    scores.unlink()
+    with pytest.raises(AcdcError, match=r"cannot read .*scores\.safetensors"):
+        Circuit.load(tmp_path)
+    scores.write_bytes(content)
+    path = tmp_path / "circuit.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(AcdcError, match="not valid JSON"):
+        Circuit.load(tmp_path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(AcdcError, match="not valid JSON"):
+        Circuit.load(tmp_path)
