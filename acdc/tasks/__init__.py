@@ -1,0 +1,7 @@
+"""Tasks: prompt pairs, answers and a metric, by name or from a file of your own."""
+
+from acdc.tasks.prompts import Prompts
+from acdc.tasks.registry import TaskInfo, default_task, load, names
+from acdc.tasks.task import Dataset, Task, as_dataset
+
+__all__ = ["Dataset", "Prompts", "Task", "TaskInfo", "as_dataset", "default_task", "load", "names"]

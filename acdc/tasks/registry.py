@@ -1,0 +1,208 @@
+"""Tasks by name: the built-in generators, the Tracr tasks, and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from acdc.errors import AcdcError, TaskError, unknown
+from acdc.tasks import (
+    arithmetic,
+    choice,
+    docstring,
+    gendered_pronoun,
+    generate,
+    greater_than,
+    induction,
+    ioi,
+    jsonl,
+    sva,
+)
+from acdc.tasks.generate import Generator
+from acdc.tasks.task import Metric, Task, check_ablation, check_padding, resolve_metric
+
+GENERATORS: dict[str, Generator] = {
+    generator.name: generator
+    for generator in (
+        Generator(
+            "induction",
+            "the second copy of a random sequence of tokens; needs no tokenizer",
+            "logit-difference",
+            induction.pairs,
+        ),
+        Generator(
+            "ioi",
+            "indirect object: When Mary and John went to the store, John gave a drink to → Mary",
+            "logit-difference",
+            ioi.pairs,
+        ),
+        Generator(
+            "greater-than",
+            "a later year: The war lasted from the year 1732 to the year 17 → 33 … 99",
+            "probability-difference",
+            greater_than.pairs,
+        ),
+        Generator(
+            "docstring",
+            "the next argument of a Python function in its docstring",
+            "logit-difference",
+            docstring.pairs,
+        ),
+        Generator(
+            "gendered-pronoun",
+            "the pronoun of a name: So Anna is a really great friend, isn't → she",
+            "logit-difference",
+            gendered_pronoun.pairs,
+        ),
+        Generator(
+            "sva",
+            "subject–verb agreement past an attractor: The keys near the cabinet → are",
+            "probability-difference",
+            sva.pairs,
+        ),
+        Generator(
+            "mcqa",
+            "multiple choice by letter, the answer in the prompt: The box is brown. What colour is the box? …",
+            "logit-difference",
+            choice.copied_pairs,
+        ),
+        Generator(
+            "arc",
+            "multiple choice by letter, simple science questions in the style of ARC",
+            "logit-difference",
+            choice.science_pairs,
+        ),
+        Generator(
+            "arithmetic",
+            "sums and differences: Q: How much is 12 plus 34? A: → 46",
+            "logit-difference",
+            arithmetic.pairs,
+        ),
+    )
+}
+
+
+class TaskInfo(NamedTuple):
+    """A task as `acdc tasks` lists it."""
+
+    name: str
+    description: str
+
+
+def names() -> list[TaskInfo]:
+    """Every built-in task."""
+    tracr = [TaskInfo(name, description) for name, description in _tracr_tasks().items()]
+    return [*tracr, *(TaskInfo(generator.name, generator.description) for generator in GENERATORS.values())]
+
+
+def default_task(model_name: str) -> str | None:
+    """The task a built-in model, or a folder with a compiled program, was made for; None for other models."""
+    if _is_program(Path(model_name)):
+        return model_name
+    name = Path(model_name).name
+    if name in _tracr_tasks():
+        return name
+    return "induction" if name == "induction-2l" else None
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    metric: Metric | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    held_out: str | Path | None = None,
+    split: float | None = None,
+    ablation: str | None = None,
+    padding: str = "right",
+    **options: Any,
+) -> Task:
+    """A task by name, or from a JSONL file of your own.
+
+    Args:
+        name_or_path: one of `names()`, or a path. See `acdc.tasks.jsonl` for what a file holds.
+        metric: name of an outcome metric, an `Outcome` or a function; None: the task's own. A file's own is
+            logit-difference with wrong answers, probability with answers only, kl with neither.
+        size: discovery prompts. A built-in task has as many held out; a file is used whole by default.
+        seed: of the prompts drawn, and of the split.
+        held_out: file of held-out prompts, for a file.
+        split: or the fraction of a file's prompts to hold out.
+        ablation: "resample", "zero", "mean" or "mean-position"; None: the task's own.
+        padding: the side on which shorter prompts are filled up, "right" or "left".
+        options: of the task: `corruption` and `order` of ioi, `length` of induction, `distribution` of Tracr tasks.
+
+    Raises:
+        AcdcError: an unknown name, metric or option (names the nearest), or bad lines in the file.
+    """
+    outcome = None if metric is None else resolve_metric(metric)
+    chosen = None if ablation is None else check_ablation(ablation)
+    side = check_padding(padding)
+    if size is not None and size < 1:
+        raise TaskError(f"expected a size of at least 1 prompt, got {size}")
+    name = str(name_or_path)
+    path = Path(name_or_path)
+    program = name in _tracr_tasks() or _is_program(path)
+    if name not in GENERATORS and not program:
+        if not path.is_file():
+            raise _no_task(name, path)
+        if options:
+            raise TaskError(
+                f"{path.name}: a file has no option {next(iter(options))!r}; options are of built-in tasks"
+            )
+        return jsonl.load_file(
+            path,
+            metric=outcome,
+            size=size,
+            seed=seed,
+            held_out=None if held_out is None else Path(held_out),
+            split=split,
+            ablation=chosen or "resample",
+            padding=side,
+        )
+    if held_out is not None or split is not None:
+        given = "held_out" if held_out is not None else "split"
+        raise TaskError(f"{given} is for a file of your own; task {name!r} brings its own held-out prompts")
+    if name in GENERATORS:
+        return generate.make(
+            GENERATORS[name],
+            outcome=outcome,
+            size=size,
+            seed=seed,
+            ablation=chosen or "resample",
+            padding=side,
+            options=options,
+        )
+    return _load_tracr(name, metric=outcome, size=size, seed=seed, ablation=chosen, options=options)
+
+
+def _no_task(name: str, path: Path) -> AcdcError:
+    if path.is_dir():
+        return TaskError(f"{path} is a folder; expected a task's name or a JSONL file")
+    if "/" in name or path.suffix in (".jsonl", ".json", ".txt"):
+        return TaskError(f"no such file: {path}; a task is a JSONL file or one of: {', '.join(_all_names())}")
+    error = unknown("task", name, _all_names())
+    return AcdcError(f"{error}; nor is it a file")
+
+
+def _all_names() -> list[str]:
+    return [info.name for info in names()]
+
+
+def _is_program(path: Path) -> bool:
+    """Whether it is the folder of a compiled program with its true circuits."""
+    return (path / "truth.json").is_file() and (path / "config.json").is_file()
+
+
+def _tracr_tasks() -> dict[str, str]:
+    from acdc.tasks import tracr
+
+    return {name: tracr.describe(name) for name in tracr.task_names()}
+
+
+def _load_tracr(name: str, *, options: dict[str, Any], **settings: Any) -> Task:
+    from acdc.tasks import tracr
+
+    for option in options:
+        if option != "distribution":
+            raise unknown(f"option of task {name!r}", option, ["distribution"])
+    return tracr.make(name, **settings, **options)

@@ -1,0 +1,244 @@
+"""Tasks: a `Task` is a recipe that knows no model; `prepare(model)` makes a `Dataset`, tensors and a metric.
+
+Wherever a task is asked for, a dataset or bare `Prompts` do as well: `as_dataset` turns each into a dataset and
+checks that the metric has what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from torch import Tensor
+
+from acdc.errors import TaskError, unknown
+from acdc.graph import BoolArray, Graph
+from acdc.metrics import OUTCOMES, Outcome, Targets
+from acdc.tasks.prompts import Padding, Prompts, problems
+from acdc.tasks.tokenise import Encoder, ModelLike, TokenPair
+
+Ablation = Literal["resample", "zero", "mean", "mean-position"]
+MetricFunction = Callable[[Tensor, Targets], Tensor]
+Metric = str | Outcome | MetricFunction
+"""The name of an outcome metric, an `Outcome`, or a function of logits and targets."""
+
+
+class Truth(Protocol):
+    """A known true circuit of the model a task is for."""
+
+    @property
+    def name(self) -> str: ...
+    def mask(self, graph: Graph) -> BoolArray:
+        """`[n_destinations, n_sources]` true edges of any graph of the model."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A task made ready for one model.
+
+    Attributes:
+        name: of the task.
+        discovery: the prompts a circuit is found on.
+        held_out: prompts to judge it on, none of them in discovery; None if there are none.
+        metric: the outcome metric.
+        ablation: what a removed edge carries.
+        seed: the prompts were drawn with.
+        warnings: what the user should know of the prompts, a sentence each.
+        tokens: `[prompt][position]`, texts of the clean tokens of the discovery prompts; None without a tokenizer.
+        faithfulness: what a circuit should reach if the user does not say.
+        truth: the true circuit for this ablation and these prompts, if it is known.
+    """
+
+    name: str
+    discovery: Prompts
+    held_out: Prompts | None
+    metric: Outcome
+    ablation: Ablation = "resample"
+    seed: int = 0
+    warnings: tuple[str, ...] = ()
+    tokens: tuple[tuple[str, ...], ...] | None = None
+    faithfulness: float = 0.95
+    truth: Truth | None = None
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A recipe for prompts, independent of the model; a seed gives the same prompts every time."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def ablation(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    def prepare(self, model: ModelLike) -> Dataset:
+        """The prompts for this model.
+
+        Raises:
+            TaskError: the model or its tokenizer cannot do the task; names every prompt that is at fault.
+        """
+        ...
+
+
+def resolve_metric(metric: Metric) -> Outcome:
+    """The outcome metric of that name, or around that function.
+
+    A function takes logits `[..., prompt, position, vocabulary]` at the read positions and the `Targets`, and gives
+    `[..., prompt]` or `[..., prompt, position]`; more of it counts as better.
+
+    Raises:
+        AcdcError: there is no metric of that name.
+    """
+    if isinstance(metric, Outcome):
+        return metric
+    if isinstance(metric, str):
+        if metric not in OUTCOMES:
+            raise unknown("metric", metric, OUTCOMES)
+        return OUTCOMES[metric]
+    if not callable(metric):
+        raise TaskError(f"expected a metric's name, an Outcome or a function, got {type(metric).__name__}")
+    name = getattr(metric, "__name__", type(metric).__name__)
+    description = (getattr(metric, "__doc__", None) or "a function of the user's").strip().splitlines()[0]
+    return Outcome(name, _per_position(metric, name), "vocabulary", True, False, False, False, description)
+
+
+def _per_position(function: MetricFunction, name: str) -> MetricFunction:
+    """The function with values per prompt repeated over the read positions, whose mean they then are."""
+
+    def values(logits: Tensor, targets: Targets) -> Tensor:
+        found = function(logits, targets)
+        *batch, positions, _ = logits.shape
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if shape == batch:
+            return found.unsqueeze(-1).expand(*batch, positions)
+        if shape != [*batch, positions]:
+            raise TaskError(
+                f"metric {name!r}: expected values {batch} (a prompt each) or {[*batch, positions]} (a position "
+                f"each) for logits {list(logits.shape)}, got {shape}"
+            )
+        return found
+
+    return values
+
+
+def check_ablation(ablation: str) -> Ablation:
+    """The ablation of that name."""
+    for known in get_args(Ablation):
+        if ablation == known:
+            return known
+    raise unknown("ablation", ablation, get_args(Ablation))
+
+
+def as_dataset(
+    task: Task | Dataset | Prompts,
+    model: ModelLike,
+    *,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+) -> Dataset:
+    """A dataset for this model from a task, a dataset or bare prompts.
+
+    Args:
+        metric, ablation: instead of the task's own. For bare prompts the metric is the logit difference if they
+            have answers and wrong answers, else KL.
+
+    Raises:
+        TaskError: the prompts don't fit the model, or the metric needs answers they don't have.
+    """
+    if isinstance(task, Prompts):
+        default = "kl" if task.answers is None or task.wrong is None else "logit-difference"
+        dataset = Dataset("prompts", task, None, OUTCOMES[default])
+        _check_prompts(task, model)
+    elif isinstance(task, Dataset):
+        dataset = task
+    elif isinstance(task, Task):
+        dataset = task.prepare(model)
+    else:
+        raise TaskError(f"expected a task (acdc.tasks.load), a Dataset or Prompts, got {type(task).__name__}")
+    dataset = dataclasses.replace(
+        dataset,
+        metric=dataset.metric if metric is None else resolve_metric(metric),
+        ablation=dataset.ablation if ablation is None else check_ablation(ablation),
+    )
+    check_metric(dataset.metric, dataset.discovery, dataset.name)
+    return dataset
+
+
+def check_metric(metric: Outcome, prompts: Prompts, name: str) -> None:
+    """Raise a `TaskError` if the metric needs answers that the prompts don't have."""
+    needs = (
+        ("answers", metric.needs_answers, prompts.answers),
+        ("wrong answers", metric.needs_wrong, prompts.wrong),
+    )
+    for what, needed, given in needs:
+        if not needed:
+            continue
+        if given is None:
+            raise TaskError(f"{name}: metric {metric.name!r} needs {what}, and the prompts have none; try kl")
+        bare = ((prompts.positions >= 0) & (given < 0).all(-1)).all(1).nonzero().flatten().tolist()
+        if bare:
+            raise problems(
+                name, [f"prompt {i + 1} has no {what}, which metric {metric.name!r} needs" for i in bare]
+            )
+
+
+def _check_prompts(prompts: Prompts, model: ModelLike) -> None:
+    """Raise a `TaskError` for prompts the model cannot take."""
+    length, context = prompts.clean.shape[1], model.context_length
+    if context is not None and length > context and int(prompts.mask.sum(1).max()) > context:
+        raise TaskError(f"prompts of {length} tokens are longer than the model's context of {context}")
+    if bool((prompts.positions >= length).any()) or bool((prompts.positions < 0).all(1).any()):
+        raise TaskError(f"expected positions between 0 and {length - 1}, at least one a prompt; -1 pads")
+    if getattr(model, "program", None) is not None:  # a program's inputs and outputs are different vocabularies
+        return
+    for name in ("clean", "corrupted", "answers", "wrong"):
+        ids = getattr(prompts, name)
+        if ids is not None and (int(ids.max()) >= model.vocabulary_size or int(ids.min()) < -1):
+            raise TaskError(
+                f"{name}: expected token ids below the model's vocabulary of {model.vocabulary_size}, "
+                f"got {int(ids.min())} to {int(ids.max())}"
+            )
+
+
+def pad_id(model: ModelLike) -> int:
+    """The token that fills up shorter prompts; the engine never looks at it."""
+    token = getattr(model.tokenizer, "pad_token_id", None)
+    return token if isinstance(token, int) and token < model.vocabulary_size else 0
+
+
+def to_prompts(pairs: list[TokenPair], model: ModelLike, *, padding: Padding) -> Prompts:
+    """Checked pairs as tensors on the model's device."""
+    return Prompts.from_tokens(
+        [pair.clean for pair in pairs],
+        [pair.corrupted for pair in pairs],
+        [pair.answers for pair in pairs],
+        [pair.wrong for pair in pairs],
+        padding=padding,
+        pad_id=pad_id(model),
+    ).to(model.device)
+
+
+def token_texts(prompts: Prompts, model: ModelLike) -> tuple[tuple[str, ...], ...] | None:
+    """`[prompt][position]`: texts of the clean tokens, "" at padding; None without a tokenizer."""
+    if model.tokenizer is None:
+        return None
+    encoder = Encoder(model)
+    texts = {token: encoder.text(token) for token in prompts.clean.unique().tolist()}
+    return tuple(
+        tuple(texts[token] if real else "" for token, real in zip(row, mask, strict=True))
+        for row, mask in zip(prompts.clean.tolist(), prompts.mask.tolist(), strict=True)
+    )
+
+
+def check_padding(padding: str) -> Padding:
+    """The padding side of that name."""
+    for known in get_args(Padding):
+        if padding == known:
+            return known
+    raise unknown("padding", padding, get_args(Padding))
