@@ -1,7 +1,7 @@
 """The decomposed forward: the same arithmetic as the plain model, component by component.
 
-Tensors are component-first. Residual inputs and outputs of components are `[component, C, B, P, D]`: C circuits run at
-once, B prompts, P positions, D d_model. P is either the *window* (every position from `Context.start` on) or the
+Tensors are component-first. Residual inputs and outputs of components are `[component, C, B, P, D]`: C circuits run
+at once, B prompts, P positions, D d_model. P is either the *window* (every position from `Context.start` on) or the
 *read* positions (those whose output the metric reads); functions take `read=True` for the latter. Positions before
 `start` are the same in every run of a search, so only their keys and values are needed, from a stored run.
 
@@ -87,7 +87,9 @@ def make_context(
         if window is not None:
             visible = visible & (distance < window)
         visible = visible | (distance == 0)  # a padding query sees itself, so that no row is empty
-        bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(~visible, lowest)
+        bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(
+            ~visible, lowest
+        )
     rotary: Mapping[str, tuple[Tensor, Tensor]] = {}
     if model.rotary is not None:
         tables = model.rotary(weight[:1, None], position_ids)
@@ -136,7 +138,9 @@ def raw_projection(attention: Attention, port: str, normed: Tensor, heads: Heads
     return out.view(h, C, B, P, d_head)
 
 
-def finish_projection(attention: Attention, port: str, out: Tensor, context: Context, *, read: bool = False) -> Tensor:
+def finish_projection(
+    attention: Attention, port: str, out: Tensor, context: Context, *, read: bool = False
+) -> Tensor:
     """Query/key normalisation and rotary embedding of raw projections `[h, C, B, P, d_head]`."""
     projection: Projection = getattr(attention, port)
     if projection.norm is not None:
@@ -182,7 +186,9 @@ def per_head(attention: Attention, x: Tensor) -> Tensor:
     return x if group == 1 else x.repeat_interleave(group, dim=0)
 
 
-def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, context: Context, *, read: bool = False) -> Tensor:
+def attend(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, context: Context, *, read: bool = False
+) -> Tensor:
     """Attention results z.
 
     Args:

@@ -1,4 +1,4 @@
-"""GPT-NeoX (Pythia): fused q/k/v rows laid out `[head, 3, d_head]`, partial rotary, parallel or sequential blocks."""
+"""GPT-NeoX (Pythia): fused q/k/v rows laid out `[head, 3, d_head]`, partial rotary, parallel or serial blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def decompose(model: Any) -> Decomposition:
         position_embedding=None,
         rotary=lambda x, position_ids: {"rotary": body.rotary_emb(x, position_ids=position_ids)},
         final_norm=layer_norm(body.final_layer_norm),
-        unembedding=model.embed_out.weight.detach() if hasattr(model, "embed_out") else model.lm_head.weight.detach(),
+        unembedding=model.get_output_embeddings().weight.detach(),
         parallel=model.config.use_parallel_residual,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from acdc.errors import UnsupportedModelError
 from acdc.model.architecture import (
     Attention,
     Decomposition,
@@ -96,6 +97,11 @@ def _layer(block: Any, config: Any, family: _Family, layer_type: str) -> Layer:
     # Mistral and Phi-3 apply the window to every layer; the others only to the layers of that type.
     sliding = config.model_type in ("mistral", "phi3") or layer_type == "sliding_attention"
     mlp, mlp_post_norm = block.mlp, norm(family.mlp_post_norm)
+    if family.attention_post_norm is not None and attention.o_proj.bias is not None and attention.o_proj.bias.any():
+        raise UnsupportedModelError(
+            f"{config.model_type}: an attention output bias before a post-norm is not supported: it belongs to no "
+            "head and is not constant"
+        )
     return Layer(
         attention=Attention(
             norm=norm(family.attention_norm),

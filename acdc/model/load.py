@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from acdc.errors import AcdcError, UnsupportedModelError, unknown
 from acdc.model import gpt2, gpt_neox, llama
@@ -30,6 +31,7 @@ FAMILIES: dict[str, Callable[[Any], Decomposition]] = {
 
 BUILTIN = Path(__file__).parent / "builtin"
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -66,7 +68,11 @@ def load(
         AcdcError: the model cannot be found, or device or dtype are not available.
     """
     if isinstance(model, torch.nn.Module):
-        return _wrap(model, getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__, tokenizer)
+        name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+        wanted, is_now = _dtype(dtype), next((parameter.dtype for parameter in model.parameters()), None)
+        if wanted is not None and wanted != is_now:
+            raise AcdcError(f"{name} is in {is_now} and is used in place; convert it first: module.to({wanted})")
+        return _wrap(model, name, tokenizer)
     torch_device, torch_dtype = _device(device), _dtype(dtype) or torch.float32
     name = str(model)
     folder = BUILTIN / name if (BUILTIN / name / "config.json").is_file() else Path(name)
@@ -79,8 +85,18 @@ def load(
 
 
 def _is_tracr(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text()).get("model_type") == "tracr"
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise AcdcError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise AcdcError(
+            f"{path}: expected the JSON object that save_pretrained writes, got a {type(config).__name__}"
+        )
+    return config.get("model_type") == "tracr"
 
 
 def _wrap(module: torch.nn.Module, name: str, tokenizer: Any) -> Model:
@@ -100,10 +116,34 @@ def decompose(module: torch.nn.Module, name: str) -> Decomposition:
 
     if isinstance(module, tracr.TracrModel):
         return tracr.decompose(module)
-    config = getattr(module, "config", None)
-    kind = getattr(config, "model_type", None)
-    if config is None or kind is None:
-        raise UnsupportedModelError(f"{name}: expected a transformers causal language model, got {type(module).__name__}")
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "model_type", None) is None:
+        raise UnsupportedModelError(
+            f"{name}: expected a transformers causal language model, got {type(module).__name__}"
+        )
+    _check_config(config, name)
+    if not hasattr(module, "lm_head") and not hasattr(module, "embed_out"):
+        raise UnsupportedModelError(
+            f"{name}: {type(module).__name__} has no language-model head; load it with AutoModelForCausalLM"
+        )
+    if module.training and _has_dropout(module):
+        raise UnsupportedModelError(f"{name}: dropout is on, so every run would differ; call model.eval() first")
+    if not all(parameter.is_floating_point() for parameter in module.parameters()):
+        raise UnsupportedModelError(f"{name}: weights that are not floating point are not supported")
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if len(dtypes) > 1 or not dtypes <= set(_DTYPES.values()):
+        got = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise UnsupportedModelError(f"{name}: expected all weights in one of {', '.join(_DTYPES)}, got {got}")
+    return FAMILIES[config.model_type](module)
+
+
+def _check_config(config: Any, name: str) -> None:
+    """Refuse what can be refused before any weight is read.
+
+    Raises:
+        UnsupportedModelError: with the reason.
+    """
+    kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name}: encoder-decoder models ({kind}) are not supported, only decoders")
     if getattr(config, "quantization_config", None) is not None:
@@ -114,40 +154,56 @@ def decompose(module: torch.nn.Module, name: str) -> Decomposition:
         raise UnsupportedModelError(
             f"{name}: architecture {kind!r} has no adapter; supported: {', '.join(FAMILIES)}, tracr"
         )
-    if not hasattr(module, "lm_head") and not hasattr(module, "embed_out"):
-        raise UnsupportedModelError(
-            f"{name}: {type(module).__name__} has no language-model head; load it with AutoModelForCausalLM"
-        )
-    if kind == "gpt2" and getattr(config, "add_cross_attention", False):
-        raise UnsupportedModelError(f"{name}: GPT-2 with cross-attention is not supported")
-    if module.training and any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in module.modules()):
-        raise UnsupportedModelError(f"{name}: dropout is on, so every run would differ; call model.eval() first")
-    if not all(parameter.is_floating_point() for parameter in module.parameters()):
-        raise UnsupportedModelError(f"{name}: weights that are not floating point are not supported")
-    return FAMILIES[kind](module)
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(f"{name}: cross-attention ({kind}) is not supported")
+
+
+def _has_dropout(module: torch.nn.Module) -> bool:
+    in_attention = getattr(
+        getattr(module, "config", None), "attention_dropout", 0.0
+    )  # not a module in most families
+    return bool(in_attention) or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in module.modules())
 
 
 def _from_pretrained(name: str, folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     source = str(folder) if folder.is_dir() else name
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise AcdcError(f"{name}: the folder has no config.json; expected one written by save_pretrained")
     try:
-        module: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True if folder.is_dir() else None
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        _check_config(config, name)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True if folder.is_dir() else None,
+            ignore_mismatched_sizes=True,  # reported below
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError, ImportError) as error:
         if "/" not in name and not folder.exists():
             near = unknown("model", name, builtin_models())
-            raise AcdcError(f"{near}; nor is it a local folder or a model the Hugging Face hub would give") from None
+            raise AcdcError(
+                f"{near}; nor is it a local folder or a model the Hugging Face hub would give"
+            ) from None
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise AcdcError(f"cannot load model {name!r}: {first}") from None
+    module: torch.nn.Module
+    module, loading = loaded
+    wrong = sorted(loading["missing_keys"]) + sorted(key for key, *_ in loading["mismatched_keys"])
+    if wrong:  # transformers has made these up at random
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise AcdcError(
+            f"cannot load model {name!r}: the checkpoint has no weight {wrong[0]!r}{more} of the size that "
+            f"{type(module).__name__} and its config.json ask for"
+        )
     return module
 
 
 def _find_tokenizer(name: str, folder: Path, trust_remote_code: bool) -> Any:
-    if folder.is_dir() and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")):
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None
     from transformers import AutoTokenizer
 
@@ -168,6 +224,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown("device", name, ("cpu", "cuda", "mps", "auto")) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise unknown("device", name, ("cpu", "cuda", "mps", "auto"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AcdcError(f"device {name!r}: this machine has no CUDA GPU that torch can use; try cpu or auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -180,4 +238,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         if dtype not in _DTYPES:
             raise unknown("dtype", dtype, _DTYPES)
         return _DTYPES[dtype]
+    if dtype is not None and dtype not in _DTYPES.values():
+        raise unknown("dtype", str(dtype).removeprefix("torch."), _DTYPES)
     return dtype
