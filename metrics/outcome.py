@@ -1,8 +1,9 @@
 """Outcome metrics: what the model's output is worth, as one number per prompt.
 
-An `Outcome` says which vocabulary rows it reads (only those are computed), whether more is better, and whether it is
-a *performance* (logit difference, probability, …) or already a *distance from the full model* (KL, L2, …). A search
-wants a distance: `distance` gives one for every metric, `|metric − metric of the full model|` for a performance.
+An `Outcome` says which vocabulary rows it reads (only those are computed), whether more is better, and whether it
+is a *performance* (logit difference, probability, …) or already a *distance from the full model* (KL, L2, …). A
+search wants a distance: `distance` gives one for every metric; for a performance, `|metric − metric of the full
+model|`.
 
 Logits are `[..., prompt, position, row]`: the read positions only, and only the rows in `Targets.rows`.
 """
@@ -10,10 +11,12 @@ Logits are `[..., prompt, position, row]`: the read positions only, and only the
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -129,8 +132,8 @@ def _kl(logits: Tensor, targets: Targets) -> Tensor:
 
 def _jensen_shannon(logits: Tensor, targets: Targets) -> Tensor:
     p, q = _full(targets).log_softmax(-1), logits.log_softmax(-1)
-    middle = torch.logsumexp(torch.stack(torch.broadcast_tensors(p, q)), 0) - torch.log(torch.tensor(2.0))
-    return 0.5 * ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1))
+    to_middle = math.log(2) + F.logsigmoid(p - q), math.log(2) + F.logsigmoid(q - p)  # p − m and q − m, 0 if p = q
+    return 0.5 * ((p.exp() * to_middle[0]).sum(-1) + (q.exp() * to_middle[1]).sum(-1))
 
 
 def _l2(logits: Tensor, targets: Targets) -> Tensor:
