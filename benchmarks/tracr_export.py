@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import torch
-from acdc.benchmarks.tracr_programs import PROGRAMS, Program
 
+from acdc.benchmarks.tracr_program import Program
+from acdc.benchmarks.tracr_programs import PROGRAMS
 from acdc.errors import AcdcError, unknown
 from acdc.model.compile import check, compile_model, rasp_modules
 from acdc.model.tracr import BUILTIN, TracrModel

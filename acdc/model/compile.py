@@ -6,17 +6,70 @@ random inputs before anyone uses it, and refused with the first disagreement. Ne
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from acdc.errors import AcdcError
-from acdc.model.tracr import TracrModel, TracrProgram, Value
+from acdc.model.tracr import BOS, PAD, TracrModel, TracrProgram, Value
+
+if TYPE_CHECKING:
+    from acdc.tasks.true_circuits import Truth
 
 MARGIN = 0.05
 """How far an output may be from the program's, as a number or as the one-hot vector of a value."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompiledProgram:
+    """A RASP program as a model, with its true circuits.
+
+    Attributes:
+        model: give it to `acdc.load`.
+        truth: its true circuits.
+    """
+
+    model: TracrModel
+    truth: Truth
+
+    @property
+    def name(self) -> str:
+        """Name of the model and of its task."""
+        return self.model.program.name
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its true circuits; `acdc.load` takes the folder."""
+        self.model.save(folder)
+        self.truth.save(folder)
+
+
+def compile(
+    program: Any, *, name: str, vocabulary: Iterable[Value], max_length: int, **options: Any
+) -> CompiledProgram:
+    """Compile a RASP program, check it, derive its true circuits and register its task under its name.
+
+        >>> from tracr.rasp import rasp
+        >>> backwards = acdc.compile(lib.make_reverse(rasp.tokens), name="mine", vocabulary="ab", max_length=4)
+        >>> model, task = acdc.load(backwards.model), acdc.tasks.load("mine")
+
+    Args:
+        program, name, vocabulary, max_length, options: see `compile_model`.
+
+    Raises:
+        AcdcError: the extra `[tracr]` is missing, the program does not compile, the model disagrees with it, or the
+            name is a built-in model's.
+    """
+    from acdc.tasks.tracr import register
+    from acdc.tasks.true_circuits import derive_truth
+
+    model = compile_model(program, name=name, vocabulary=vocabulary, max_length=max_length, **options)
+    truth = derive_truth(model)
+    register(model, truth)
+    return CompiledProgram(model, truth)
 
 
 def compile_model(
@@ -26,7 +79,7 @@ def compile_model(
     vocabulary: Iterable[Value],
     max_length: int,
     description: str = "",
-    source: str = "",
+    source: str | None = None,
     bos: bool = True,
     causal: bool = False,
     distinct: bool = False,
@@ -41,7 +94,8 @@ def compile_model(
         name: name of the model.
         vocabulary: the tokens of its inputs.
         max_length: greatest number of tokens in an input.
-        description, source: texts that are kept with the model.
+        description: one line that is kept with the model.
+        source: the program's text; default: a listing of its expressions.
         bos: whether inputs start with the compiler's BOS token. Almost every program needs it.
         causal: whether positions attend to earlier positions only.
         distinct: whether the program is defined on inputs without repeated tokens only.
@@ -60,13 +114,14 @@ def compile_model(
     _number(program)
     try:
         compiled = compiling.compile_rasp_to_model(
-            program, set(tokens), max_length, causal=causal, compiler_bos="BOS", compiler_pad="PAD",
+            program, set(tokens), max_length, causal=causal, compiler_bos=BOS, compiler_pad=PAD,
             mlp_exactness=mlp_exactness,
         )  # fmt: skip
     except Exception as error:
         raise AcdcError(f"{name} does not compile: {type(error).__name__}: {error or 'no message'}") from error
     model = _to_torch(
-        compiled, program, name=name, description=description, source=source, max_length=max_length, bos=bos,
+        compiled, program, name=name, description=description,
+        source=listing(program) if source is None else source, max_length=max_length, bos=bos,
         distinct=distinct,
     )  # fmt: skip
     check(model, _evaluator(program, causal), n=checks, seed=seed)
@@ -128,12 +183,30 @@ def check(
             )
 
 
+def listing(program: Any) -> str:
+    """A text of the program, one expression a line, like `hist_3 = SelectorWidth(same_tok_2)`."""
+    lines: dict[str, str] = {}
+
+    def visit(expression: Any) -> None:
+        if not expression.children or expression.label in lines:
+            return
+        for child in expression.children:
+            visit(child)
+        arguments = [child.label for child in expression.children]
+        if hasattr(expression, "predicate"):
+            arguments.append(getattr(expression.predicate, "name", "predicate"))
+        lines[expression.label] = f"{expression.label} = {type(expression).__name__}({', '.join(arguments)})"
+
+    visit(program)
+    return "\n".join([*lines.values(), f"return {program.label}"]) + "\n"
+
+
 def _compare(model: TracrModel, compiled: Any) -> None:
     """Compare outputs with those of the compiler's own JAX model."""
     from acdc.tasks.tracr_inputs import random_inputs
 
     for values in random_inputs(model.program, 20, rng=np.random.default_rng(0)):
-        theirs = torch.from_numpy(np.array(compiled.apply(["BOS", *values]).transformer_output))
+        theirs = torch.from_numpy(np.array(compiled.apply([BOS, *values]).transformer_output))
         with torch.no_grad():
             difference = float((model(model.encode([values])[0]) - model.unembedding(theirs)).abs().max())
         if difference > 1e-5:
@@ -191,8 +264,10 @@ def _to_torch(
     for row, label in enumerate(rows):
         unembedding[row, labels.index(label)] = 1
 
+    vocabulary = tuple(token for token in compiled.input_encoder.encoding_map if bos or token != BOS)
+    ids = [compiled.input_encoder.encoding_map[token] for token in vocabulary]
     weights = {
-        "token_embedding.weight": parameters["token_embed/embeddings"],
+        "token_embedding.weight": parameters["token_embed/embeddings"][ids],
         "position_embedding.weight": parameters["pos_embed/embeddings"][0 if bos else 1 :],
         "unembedding.weight": unembedding,
     }
@@ -218,9 +293,9 @@ def _to_torch(
     model = TracrModel(
         TracrProgram(
             name=name, description=description, source=source,
-            vocabulary=tuple(compiled.input_encoder.encoding_map),
+            vocabulary=vocabulary,
             output_vocabulary=None if values is None else tuple(values),
-            bos="BOS" if bos else None, pad="PAD", max_length=max_length, distinct=distinct, causal=config.causal,
+            bos=BOS if bos else None, pad=PAD, max_length=max_length, distinct=distinct, causal=config.causal,
             n_layers=config.num_layers, n_heads=H, d_head=K, d_model=D, mlp_widths=tuple(widths),
             padding=tuple(padding), residual_labels=tuple(labels),
         )

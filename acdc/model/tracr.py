@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 import safetensors.torch
@@ -19,14 +20,17 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
+from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 """What a RASP sequence holds."""
 
+BOS, PAD = "BOS", "PAD"
+
 BUILTIN = Path(__file__).parent / "builtin"
 
 
-class TracrProgram(pydantic.BaseModel, frozen=True, extra="forbid"):
+class TracrProgram(pydantic.BaseModel, frozen=True, extra="forbid", protected_namespaces=()):
     """What a Tracr model computes, and its sizes; stored as `config.json`.
 
     Attributes:
@@ -47,6 +51,7 @@ class TracrProgram(pydantic.BaseModel, frozen=True, extra="forbid"):
     """
 
     format: int = 1
+    model_type: Literal["tracr"] = "tracr"
     name: str
     description: str
     source: str
@@ -76,6 +81,14 @@ class TracrProgram(pydantic.BaseModel, frozen=True, extra="forbid"):
         return tuple(token for token in self.vocabulary if token not in (self.bos, self.pad))
 
     @property
+    def _name_or_path(self) -> str:
+        return self.name
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return None if self.bos is None else self.vocabulary.index(self.bos)
+
+    @property
     def context_length(self) -> int:
         """Greatest number of positions: the BOS token, if there is one, and `max_length` tokens."""
         return self.max_length + (self.bos is not None)
@@ -86,8 +99,9 @@ class TracrLayer(nn.Module):
 
     def __init__(self, n_heads: int, d_head: int, d_model: int, mlp_width: int) -> None:
         super().__init__()
-        for name in ("w_q", "w_k", "w_v", "w_o"):
-            self.register_parameter(name, nn.Parameter(torch.zeros(n_heads, d_head, d_model)))
+        self.w_q, self.w_k, self.w_v, self.w_o = (
+            nn.Parameter(torch.zeros(n_heads, d_head, d_model)) for _ in range(4)
+        )
         self.mlp = nn.Sequential(nn.Linear(d_model, mlp_width), nn.ReLU(), nn.Linear(mlp_width, d_model))
 
     def forward(self, x: Tensor, allowed: Tensor, scale: float) -> Tensor:
@@ -141,12 +155,19 @@ class TracrModel(nn.Module):
         if position_ids is None:
             position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
         allowed = mask.bool()[:, None, None, :].expand(B, 1, T, T)
+        everywhere = torch.ones(T, T, dtype=torch.bool, device=tokens.device)
         if self.causal:
-            allowed = allowed & torch.ones(T, T, dtype=torch.bool, device=tokens.device).tril()
+            allowed = allowed & everywhere.tril()
+        allowed = allowed | everywhere.tril().triu()  # padding sees itself, so that no row is empty
         x = self.token_embedding(tokens) + self.position_embedding(position_ids)  # [B, T, D]
         for layer in self.layers:
             x = layer(x, allowed, self.scale)
         return self.unembedding(x)
+
+    @property
+    def config(self) -> TracrProgram:
+        """The program, under the name that `transformers` gives to what describes a model."""
+        return self.program
 
     # ---- values and token ids ----------------------------------------------------------------------------------
 
@@ -223,21 +244,43 @@ class TracrModel(nn.Module):
         if not config.is_file() or not weights.is_file():
             raise AcdcError(f"no Tracr model at {str(folder)!r}: expected config.json and model.safetensors there")
         try:
-            model = cls(TracrProgram.model_validate_json(config.read_bytes()))
+            model = cls(read_program(path))
             model.load_state_dict(safetensors.torch.load_file(weights))
-        except (pydantic.ValidationError, safetensors.SafetensorError, RuntimeError) as error:
+        except (safetensors.SafetensorError, RuntimeError) as error:
             raise AcdcError(f"the Tracr model at {str(folder)!r} cannot be read: {error}") from None
         return model.eval()
 
 
-def is_tracr(folder: str | Path) -> bool:
-    """Whether the folder holds a Tracr model: its `config.json` records a RASP program."""
-    config = Path(folder) / "config.json"
+def decompose(model: TracrModel) -> Decomposition:
+    """Where the engine finds the weights of a `TracrModel`, in place."""
+
+    def attention(layer: TracrLayer) -> Attention:
+        q, k, v = (Projection(weight.detach(), bias=None) for weight in (layer.w_q, layer.w_k, layer.w_v))
+        return Attention(
+            norm=None, q=q, k=k, v=v, w_o=layer.w_o.detach(), b_o=None, scale=model.scale, causal=model.causal
+        )
+
+    layers = [layer for layer in model.layers if isinstance(layer, TracrLayer)]
+    return Decomposition(
+        layers=tuple(Layer(attention=attention(layer), mlp_norm=None, mlp=layer.mlp) for layer in layers),
+        token_embedding=model.token_embedding,
+        position_embedding=model.position_embedding,
+        rotary=None,
+        final_norm=None,
+        unembedding=model.unembedding.weight.detach(),
+    )
+
+
+def read_program(folder: str | Path) -> TracrProgram:
+    """The program of the Tracr model in a folder, without its weights.
+
+    Raises:
+        AcdcError: the folder's `config.json` records no program.
+    """
     try:
-        TracrProgram.model_validate_json(config.read_bytes())
-    except (OSError, pydantic.ValidationError):
-        return False
-    return True
+        return TracrProgram.model_validate_json((Path(folder) / "config.json").read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        raise AcdcError(f"no Tracr model at {str(folder)!r}: {error}") from None
 
 
 def builtin_names() -> list[str]:

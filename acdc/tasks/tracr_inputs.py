@@ -42,12 +42,11 @@ class Pairs:
         return Pairs(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
 
     def __add__(self, other: Pairs) -> Pairs:
-        return Pairs(
-            *(
-                torch.cat([getattr(self, field.name), getattr(other, field.name)])
-                for field in dataclasses.fields(self)
-            )
-        )
+        return concatenate([self, other])
+
+
+def concatenate(pairs: list[Pairs]) -> Pairs:
+    return Pairs(*(torch.cat(tensors) for tensors in zip(*(vars(pair).values() for pair in pairs), strict=True)))
 
 
 def lengths_of(program: TracrProgram) -> range:

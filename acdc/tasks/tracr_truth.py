@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from acdc.graph import BoolArray, Graph
-from acdc.model.tracr import TracrModel
+from acdc.model.tracr import BOS, PAD, TracrModel
 from acdc.tasks.tracr_inputs import Pairs
 
 TOLERANCE = 1e-2
@@ -61,9 +61,8 @@ def structural_edges(model: TracrModel, *, semantic: bool = False) -> BoolArray:
     """`[n_destinations, n_sources]`: edges along which the weights can carry anything (`semantic`: that varies)."""
     written, read = written_and_read(model)
     if semantic:
-        program = model.program
-        constant = {"one", f"tokens:{program.bos}", f"tokens:{program.pad}"}
-        read = read & np.array([label not in constant for label in program.residual_labels])
+        constant = {"one", f"tokens:{BOS}", f"tokens:{PAD}"}
+        read = read & np.array([label not in constant for label in model.program.residual_labels])
     return finest_graph(model).valid & (read.astype(int) @ written.T.astype(int) > 0)
 
 
@@ -92,6 +91,7 @@ class _Runner:
         allowed = mask[:, None, :].expand_as(scores)
         if self.model.causal:
             allowed = allowed & torch.ones_like(allowed[0]).tril()
+        allowed = allowed | torch.eye(allowed.shape[-1], dtype=torch.bool)  # padding sees itself
         return scores.masked_fill(~allowed, -1e30).softmax(-1) @ (v_in @ w_v.T) @ w_o
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:

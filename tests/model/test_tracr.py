@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from acdc.benchmarks.tracr_programs import PROGRAMS
 
+from acdc.benchmarks.tracr_programs import PROGRAMS
 from acdc.errors import AcdcError
 from acdc.model.compile import check
-from acdc.model.tracr import BUILTIN, TracrModel, builtin_names, is_tracr
+from acdc.model.tracr import BUILTIN, TracrModel, builtin_names, read_program
 from acdc.tasks.tracr_inputs import random_inputs
 
 
@@ -58,7 +58,7 @@ def test_padding_components_are_exactly_the_zero_ones() -> None:
 
 def test_round_trip(reverse: TracrModel, tmp_path) -> None:
     reverse.save(tmp_path)
-    assert is_tracr(tmp_path)
+    assert read_program(tmp_path) == reverse.program
     again = TracrModel.load(tmp_path)
     assert again.program == reverse.program
     assert again.run(["cab"]) == [["b", "a", "c"]]
@@ -87,6 +87,8 @@ def test_bad_folders(tmp_path) -> None:
         TracrModel.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(AcdcError, match="no Tracr model at"):
+        TracrModel.load(tmp_path)
+    (tmp_path / "config.json").write_bytes((BUILTIN / "tracr-hist" / "config.json").read_bytes())
     with pytest.raises(AcdcError, match="cannot be read"):
         TracrModel.load(tmp_path)
-    assert not is_tracr(tmp_path)

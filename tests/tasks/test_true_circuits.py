@@ -38,7 +38,7 @@ def test_keeping_a_causal_circuit_alone_reproduces_the_output(name: str) -> None
     model, truth = load(name)
     graph = finest_graph(model)
     for ablation, distribution in CASES:
-        pairs = random_pairs(model, 200, distribution=distribution, rng=np.random.default_rng(11))
+        pairs = random_pairs(model, 60, distribution=distribution, rng=np.random.default_rng(11))
         edges = truth.get(ablation, distribution).mask(graph)
         full, circuit = circuit_outputs(model, pairs, edges, ablation=ablation)
         read = read_positions(model, pairs.clean_mask)
