@@ -1,0 +1,266 @@
+"""The `acdc` command: what it prints, what it writes, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import acdc
+from acdc import cli, io, viz
+
+COMMANDS = ("discover", "evaluate", "draw", "export", "models", "tasks", "methods")
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run `acdc …` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["acdc", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capfd.readouterr()
+        return Result(int(exit.value.code or 0), out, err)
+
+    return run
+
+
+QUICK = ("discover", "tracr-reverse", "--method", "eap-ig", "--edges", 10, "--random-circuits", 2)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `acdc discover`, made once."""
+    folder = tmp_path_factory.mktemp("run") / "reverse"
+    command = [sys.executable, "-m", "acdc", *map(str, QUICK), "-o", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder.parent)
+    return folder
+
+
+# ---- the main job -----------------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_needs_no_option(command: Command) -> None:
+    first = command("discover", "tracr-reverse")
+    assert first.status == 0
+    for fact in ("edges kept", "faithfulness", "held-out", "random circuits", "true edges found", "seconds"):
+        assert fact in first.out
+    folder = Path("runs/tracr-reverse-guided")
+    assert str(folder) in first.out
+    assert (folder / "circuit.svg").stat().st_size > 0
+    assert acdc.Circuit.load(folder).n_edges > 0
+
+    again = command("discover", "tracr-reverse", "--json")
+    assert again.status == 0
+    assert json.loads(again.out)["folder"] == "runs/tracr-reverse-guided-2"
+
+
+def test_json_is_all_there_is_on_standard_output(command: Command) -> None:
+    result = command(*QUICK, "-o", "here", "--json")
+    record = json.loads(result.out)
+    circuit = acdc.Circuit.load("here")
+    assert record["edges"] == circuit.edge_scores()
+    assert record["n_edges_total"] == circuit.graph.n_edges
+    assert 0.9 < record["faithfulness"] <= 1.1
+    assert record["truth"]["true_positives"] > 0
+    assert Path(record["picture"]).is_file()
+
+
+def test_the_stored_command_line_gives_the_same_circuit(command: Command, run_folder: Path) -> None:
+    stored = acdc.Circuit.load(run_folder)
+    program, *arguments = stored.provenance.command
+    assert program == "acdc"
+    arguments[arguments.index("-o") + 1] = "again"
+    assert command(*arguments).status == 0
+    assert acdc.Circuit.load("again") == stored
+    assert Path("again/scores.safetensors").read_bytes() == (run_folder / "scores.safetensors").read_bytes()
+
+
+def test_a_model_and_prompts_of_ones_own(command: Command) -> None:
+    rows = [
+        {
+            "clean_tokens": [0, a, b, c, a],
+            "corrupted_tokens": [0, a, c, b, a],
+            "answer_tokens": b,
+            "wrong_tokens": c,
+        }
+        for a, b, c in ((5, 9, 7), (11, 3, 8), (20, 31, 40), (51, 17, 60), (33, 71, 2))
+    ]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("discover", "induction-2l", "--task", "mine.jsonl", "--method", "eap", "--edges", 30)
+    whole = command(*arguments)
+    assert whole.status == 0
+    assert "on 5 discovery prompts" in whole.out
+    split = command(*arguments, "--split", 0.4, "--json")
+    assert json.loads(split.out)["prompts"] == "held-out"
+    assert json.loads(split.out)["n_prompts"] == 2
+    assert json.loads(split.out)["folder"] == "runs/induction-2l-mine-eap-2"
+    judged = command("evaluate", "runs/induction-2l-mine-eap-2", "--json")
+    assert json.loads(judged.out)["n_prompts"] == 2
+
+
+def test_options_of_methods_and_tasks(command: Command) -> None:
+    result = command(*QUICK, "--option", "steps=2", "--task-option", "distribution=fixed", "--size", 8, "-o", "x")
+    assert result.status == 0
+    made = acdc.Circuit.load("x").provenance
+    assert made.options["steps"] == 2
+    assert made.task_options == {"distribution": "fixed", "size": 8}
+
+
+# ---- what exists is not lost ------------------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_kept_unless_forced(command: Command) -> None:
+    assert command(*QUICK, "-o", "x").status == 0
+    Path("x/notes.txt").write_text("mine")
+    before = Path("x/circuit.json").read_text()
+    refused = command(*QUICK, "-o", "x", "--seed", 1)
+    assert refused.status == 2
+    assert "--force" in refused.err
+    assert Path("x/circuit.json").read_text() == before
+    assert command(*QUICK, "-o", "x", "--seed", 1, "--force").status == 0
+    assert Path("x/circuit.json").read_text() != before
+    assert Path("x/notes.txt").read_text() == "mine"
+
+
+def test_force_replaces_runs_only(command: Command) -> None:
+    Path("x").mkdir()
+    Path("x/thesis.tex").write_text("mine")
+    result = command(*QUICK, "-o", "x", "--force")
+    assert result.status == 2
+    assert [path.name for path in Path("x").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("where", ["search", "picture"])
+def test_an_interrupted_run_leaves_nothing(command: Command, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*{"search": (acdc, "discover"), "picture": (viz, "draw")}[where], interrupt)
+    result = command(*QUICK, "-o", "deep/x")
+    assert result.status == 130
+    assert result.err.splitlines()[-1] == "interrupted: nothing was written"
+    assert not list(Path().rglob("*circuit*"))
+    assert not list(Path().glob("deep/.*"))
+
+
+# ---- bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["discovr", "x"], "discover"),
+        (["discover"], "model"),
+        (["discover", "tracr-revers"], "tracr-reverse"),
+        (["discover", "induction-3l", "--task", "induction"], "induction-2l"),
+        (["discover", "./no/such/folder"], "--task"),
+        (["discover", "tracr-reverse", "--task", "inductoin"], "induction"),
+        (["discover", "induction-2l", "--task", "none.jsonl"], "none.jsonl"),
+        (["discover", "tracr-reverse", "--method", "guded"], "guided"),
+        (["discover", "tracr-reverse", "--metric", "kll"], "kl"),
+        (["discover", "tracr-reverse", "--ablation", "zro"], "zero"),
+        (["discover", "tracr-reverse", "--option", "stps=3"], "steps"),
+        (["discover", "tracr-reverse", "--option", "steps"], "steps=10"),
+        (["discover", "tracr-reverse", "--task-option", "distribution=mixt"], "mixed"),
+        (["discover", "tracr-reverse", "--edges", "few"], "--edges"),
+        (["discover", "tracr-reverse", "--edges", "5", "--faithfulness", "0.9"], "one of"),
+        (["discover", "tracr-reverse", "--device", "cdua"], "cuda"),
+        (["discover", "tracr-reverse", "--dtype", "flot32"], "float32"),
+        (["discover", "tracr-reverse", "--qkv", "splt"], "split"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["export", "RUN", "--to", "graphm"], "graphml"),
+        (["draw", "RUN", "-o", "picture.gif"], "gif"),
+        (["draw", "RUN", "-o", "no/folder/picture.svg"], "no/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    command: Command, run_folder: Path, arguments: list[str], words: str
+) -> None:
+    result = command(*(str(run_folder) if x == "RUN" else x for x in arguments))
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith("error: ")
+    assert len(result.err.splitlines()) == 1
+    assert words in result.err
+
+
+# ---- the other commands -----------------------------------------------------------------------------------------
+
+
+def test_evaluate_measures_what_discover_measured(command: Command, run_folder: Path) -> None:
+    made = acdc.Circuit.load(run_folder).provenance
+    again = json.loads(command("evaluate", run_folder, "--json", "--random-circuits", 2).out)
+    assert {key: again[key] for key in made.measured if key != "seconds"} == {
+        key: value for key, value in made.measured.items() if key != "seconds"
+    }
+    other = json.loads(command("evaluate", run_folder, "--json", "--ablation", "zero", "--size", 8).out)
+    assert other["ablation"] == "zero"
+    assert other["n_prompts"] == 8
+
+
+@pytest.mark.parametrize("format", [name for name, record in io.FORMATS.items() if record.write is not None])
+def test_export_writes_to_standard_output_or_a_file(command: Command, run_folder: Path, format: str) -> None:
+    expected = io.export(acdc.Circuit.load(run_folder), format)
+    assert command("export", run_folder, "--to", format).out == expected
+    assert command("export", run_folder, "--to", format, "-o", "file").out == ""
+    assert Path("file").read_text() == expected
+    assert command("export", run_folder, "--to", format, "-o", "file").status == 2
+    assert command("export", run_folder, "--to", format, "-o", "file", "--force").status == 0
+
+
+def test_draw_goes_by_the_ending_of_the_file(command: Command, run_folder: Path) -> None:
+    for name, start in (("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")):
+        assert command("draw", run_folder, "-o", name).out == f"{name}\n"
+        assert Path(name).read_bytes().startswith(start)
+    refused = command("draw", run_folder, "-o", "a.png")
+    assert refused.status == 2
+
+
+def test_without_graphviz_the_picture_is_drawn_all_the_same(
+    command: Command, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    result = command("draw", run_folder, "-o", "a.svg")
+    assert result.status == 0
+    assert "matplotlib" in result.err
+    assert Path("a.svg").stat().st_size > 0
+
+
+def test_lists(command: Command) -> None:
+    assert "induction-2l" in json.loads(command("models", "--json").out)["models"]
+    assert "ioi" in {row["name"] for row in json.loads(command("tasks", "--json").out)}
+    assert {"guided", "acdc", "eap"} <= {row["name"] for row in json.loads(command("methods", "--json").out)}
+    for what, name in (("models", "tracr-reverse"), ("tasks", "greater-than"), ("methods", "eap-ig")):
+        assert name in command(what).out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(command: Command, name: str) -> None:
+    result = command(name, "--help")
+    assert result.status == 0
+    assert f"Example: acdc {name}" in result.out
+
+
+def test_help_lists_every_command_and_loads_nothing_heavy(command: Command) -> None:
+    assert all(name in command().out for name in COMMANDS)
+    heavy = "{'torch', 'transformers', 'numpy', 'networkx', 'matplotlib'} & {*sys.modules}"
+    script = f"import sys, acdc.cli; assert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", script], check=True)
