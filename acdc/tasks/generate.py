@@ -21,7 +21,7 @@ from acdc.tasks.task import Ablation, Dataset, to_prompts, token_texts
 from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
 
 DEFAULT_SIZE = 64
-_MOST_DRAWS = 50  # a wanted prompt, before giving up
+_PATIENCE = 1500  # pairs drawn in a row, none of them new and fitting, before giving up
 _FEWEST = 8
 
 
@@ -96,17 +96,18 @@ class GeneratedTask:
         found: dict[tuple[int, ...], TokenPair] = {}
         refused: collections.Counter[str] = collections.Counter()
         seen: set[Any] = set()
-        drawn = 0
-        while len(found) < wanted and drawn < max(_MOST_DRAWS * wanted, 5000):
-            chunk = [next(stream) for _ in range(chunk_size)]
-            drawn += len(chunk)
-            new: dict[Any, Any] = {pair.clean: pair for pair in chunk if pair.clean not in seen}
+        fruitless = 0
+        while len(found) < wanted and fruitless < _PATIENCE:
+            chunk: list[Any] = [next(stream) for _ in range(chunk_size)]
+            before = len(found)
+            new = {pair.clean: pair for pair in reversed(chunk) if pair.clean not in seen}
             seen.update(new)
             for row in _check(list(new.values()), model):
                 if row.problems or row.has_unknown:
                     refused[row.problems[0] if row.problems else "the tokenizer does not know part of it"] += 1
                 else:
                     found.setdefault(row.pair.clean, row.pair)
+            fruitless = 0 if len(found) > before else fruitless + len(chunk)
         if len(found) < min(wanted, _FEWEST):
             why = f"; most often: {refused.most_common(1)[0][0]}" if refused else ""
             raise TaskError(

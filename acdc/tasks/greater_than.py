@@ -34,10 +34,10 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
     years = {century: found for century, found in whole.items() if "01" in found and len(found) >= _FEWEST_YEARS}
     digits = {c for c in CENTURIES if len(_years(encoder, c, 2)) == 100} if not years else set()
     if not years and not digits:
-        most = max(map(len, whole.values()))
+        most = max(len(found) for found in whole.values())
         raise TaskError(
             f"task 'greater-than': this tokenizer writes at most {most} of the 100 years of a century as two "
-            f"tokens, at least {_FEWEST_YEARS} are needed, nor does it write years as single digits"
+            f"tokens, at least {_FEWEST_YEARS} (and 01) are needed, nor does it write years as single digits"
         )
     while True:
         century = rng.choice(sorted(years or digits))

@@ -55,7 +55,8 @@ class TokenLine(pydantic.BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 def _several(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    """The different values of one or a list of them."""
+    return tuple(dict.fromkeys(value)) if isinstance(value, tuple) else (value,)
 
 
 @dataclasses.dataclass(frozen=True)

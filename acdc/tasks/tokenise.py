@@ -85,7 +85,9 @@ class Encoder:
         """Token ids of each text."""
         if not texts:
             return []
-        rows = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        rows = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
         return [self.prefix + tuple(row) for row in rows]
 
     def appended(self, prompt: str, continuations: Sequence[str]) -> list[tuple[int, ...] | None]:
