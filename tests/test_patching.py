@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,9 +15,10 @@ import families
 import oracle
 from acdc.errors import AcdcError
 from acdc.graph import Graph
+from acdc.model import forward
 from acdc.model.load import load
 from acdc.model.model import Model
-from acdc.patching import ABLATIONS, Patching
+from acdc.patching import ABLATIONS, Patching, mean_references
 from acdc.tasks.prompts import Prompts
 
 BOUND = 1e-10
@@ -190,17 +192,20 @@ def test_empty_and_full_circuits_are_the_plain_runs(family: str) -> None:
         assert_same(patching.corrupted_logits(), empty)
 
 
+@pytest.mark.parametrize("own_positions", [False, True])
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox-parallel", "gemma3"])
-def test_denoising_restores_the_circuits_edges_in_the_corrupted_run(family: str) -> None:
+def test_denoising_restores_the_circuits_edges_in_the_corrupted_run(family: str, own_positions: bool) -> None:
     model, prompts = tiny(family), make_prompts()
     graph = model.graph()
     circuits = random_circuits(graph)
+    ids = torch.arange(7).flip(0).expand(3, 7) if own_positions else None
+    prompts = dataclasses.replace(prompts, corrupted_position_ids=ids)
     clean = oracle.source_outputs(model.module, graph, prompts.clean, prompts.mask)
     with torch.no_grad():
         logits = Patching(model, graph, prompts, direction="denoise").logits(circuits)
     for circuit, ours in zip(circuits, logits, strict=True):
         theirs = oracle.patched_logits(
-            model.module, graph, graph.valid & ~circuit, prompts.corrupted, prompts.mask, None, clean
+            model.module, graph, graph.valid & ~circuit, prompts.corrupted, prompts.mask, ids, clean
         )
         assert_same(ours, at(prompts.positions, theirs))
 
@@ -228,6 +233,12 @@ def test_compiled_programs_equal_the_naive_forward(name: str, inputs: Any) -> No
     for circuit, ours in zip(circuits, logits, strict=True):
         theirs = oracle.tracr_run(model.program, graph, circuit, prompts.clean, mask, reference)[0]
         assert_same(ours, at(positions, theirs), positions >= 0)
+
+
+def test_denoising_needs_a_corrupted_run() -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    with pytest.raises(AcdcError, match="denoising runs the corrupted prompts, so it needs ablation 'resample'"):
+        Patching(model, model.graph(), prompts, ablation="zero", direction="denoise")
 
 
 def test_rows_are_the_same_logits() -> None:
@@ -292,6 +303,57 @@ def test_a_batch_of_circuits_is_each_circuit_on_its_own() -> None:
     with torch.no_grad():
         alone = torch.cat([patching.logits(circuit) for circuit in circuits])
         assert_same(patching.logits(circuits), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_lower_precision_stays_close(family: str, dtype: torch.dtype) -> None:
+    """The same weights and circuits in float64 are the truth."""
+    model, prompts = families.tiny(family, dtype), make_prompts()
+    exact = families.load(families.module(family, dtype=dtype).double())
+    families.make_exact(exact.module)
+    graph = model.graph()
+    circuits = random_circuits(graph)
+    with torch.no_grad():
+        ours = Patching(model, graph, prompts).logits(circuits)
+        theirs = Patching(exact, graph, prompts).logits(circuits)
+    assert ours.dtype == dtype
+    error = float((ours.double() - theirs).abs().max() / theirs.abs().max())
+    assert error < {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 0.1}[dtype]
+
+
+@pytest.mark.parametrize("per_position", [False, True])
+def test_means_over_batches_are_means_over_all(per_position: bool) -> None:
+    model, prompts = tiny("gemma2"), make_prompts()
+    graph = model.graph()
+    whole = mean_references(model, graph, prompts, per_position=per_position)
+    parts = mean_references(model, graph, prompts, per_position=per_position, batch_size=2)
+    for ours, theirs in zip(
+        (*parts.inputs, *parts.z, *parts.mlp), (*whole.inputs, *whole.z, *whole.mlp), strict=True
+    ):
+        assert_same(ours, theirs)
+    ablation = "mean-position" if per_position else "mean"
+    circuits = random_circuits(graph)
+    with torch.no_grad():
+        given = Patching(model, graph, prompts, ablation=ablation, references=parts).logits(circuits)
+        assert_same(given, Patching(model, graph, prompts, ablation=ablation).logits(circuits))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_input_scale_moves_along_the_line_between_the_two_inputs(family: str) -> None:
+    model, prompts = tiny(family), make_prompts(padding="none")
+    graph = model.graph()
+    clean, corrupted = (
+        oracle.source_outputs(model.module, graph, tokens, prompts.mask)["input"]
+        for tokens in (prompts.clean, prompts.corrupted)
+    )
+    everywhere = torch.arange(7).expand(3, 7)
+    context = forward.make_context(model.decomposition, prompts.clean, prompts.mask, None, read=everywhere)
+    with torch.no_grad():
+        ours = Patching(model, graph, prompts).logits(graph.valid, input_scale=0.3)
+        final = forward.run(model.decomposition, context, (corrupted + 0.3 * (clean - corrupted))[None]).final_input
+        assert final is not None
+        assert_same(ours[0], at(prompts.positions, forward.readout(model.decomposition, final[0])))
 
 
 def test_unknown_options_name_near_misses() -> None:

@@ -112,16 +112,17 @@ class Prompts:
         """Clean and corrupted exchanged (answers stay those of the clean prompts)."""
         mask = self.mask if self.corrupted_mask is None else self.corrupted_mask
         corrupted_mask = None if self.corrupted_mask is None else self.mask
+        own, position_ids = self.corrupted_position_ids, self.position_ids
+        if own is not None and position_ids is None:  # None would now stand for the corrupted prompts' own
+            position_ids = (self.mask.long().cumsum(-1) - 1).clamp(min=0)
         return dataclasses.replace(
             self,
             clean=self.corrupted,
             corrupted=self.clean,
             mask=mask,
             corrupted_mask=corrupted_mask,
-            position_ids=self.corrupted_position_ids
-            if self.corrupted_position_ids is not None
-            else self.position_ids,
-            corrupted_position_ids=self.position_ids,
+            position_ids=position_ids if own is None else own,
+            corrupted_position_ids=position_ids,
         )
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Prompts:
