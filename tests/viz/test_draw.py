@@ -1,0 +1,211 @@
+"""Pictures show every kept edge once, with the right sign and style, whichever program draws them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+from acdc.viz import FORMATS, STYLES, draw
+from acdc.viz.diagram import clean, make_diagram
+
+PAPER = STYLES["paper"]
+RENDERERS = [
+    pytest.param("graphviz", marks=pytest.mark.skipif(not shutil.which("neato"), reason="needs Graphviz")),
+    "matplotlib",
+]
+GRAPH = Graph(2, 2)
+NAMES = ["input->a0.h1<k>", "input->a0.h1<q>", "a0.h1->m1", "a0.h1->a1.h0<v>", "a1.h0->logits", "m1->logits"]
+
+
+@pytest.fixture
+def circuit() -> Circuit:
+    values = np.zeros(GRAPH.valid.shape)
+    for i, name in enumerate(NAMES):
+        values[GRAPH.edge(name)] = (-1) ** i * (i + 1)
+    provenance = Provenance(task="ioi", model="gpt2", method="guided")
+    return Circuit.from_names(
+        GRAPH, NAMES, scores=Scores(GRAPH, values, "guided", provenance), provenance=provenance
+    )
+
+
+def dot_edges(circuit: Circuit, **options: object) -> dict[str, dict[str, str]]:
+    """Attributes of the circuit's edges in the DOT text by edge name, each found once."""
+    found: dict[str, dict[str, str]] = {}
+    for line in draw(circuit, format="dot", **options).content.decode().splitlines():
+        attributes = dict(re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|[^\s\]]+)', line))
+        if attributes.get("id", "").startswith('"edge:'):
+            name = attributes["id"].strip('"').removeprefix("edge:")
+            assert name not in found
+            assert re.match(r'\s*"?([\w.]+)"? -> "?([\w.]+)', line).groups() == tuple(re.split("->|<", name)[:2])
+            found[name] = {key: value.strip('"') for key, value in attributes.items()}
+    return found
+
+
+def svg_ids(content: bytes) -> list[str]:
+    return [element.get("id", "") for element in ElementTree.fromstring(content).iter() if element.get("id")]
+
+
+def svg_text(content: bytes) -> str:
+    """All text shown."""
+    texts = [e for e in ElementTree.fromstring(content).iter() if e.tag.endswith("}text")]
+    return "\n".join("".join(element.itertext()) for element in texts)
+
+
+def test_dot_edges_have_the_right_look(circuit: Circuit) -> None:
+    edges = dot_edges(circuit)
+    assert edges.keys() == set(NAMES)
+    for i, name in enumerate(NAMES):
+        assert edges[name]["color"] == (PAPER.positive if i % 2 == 0 else PAPER.negative)
+        port = name[-2] if name.endswith(">") else ""
+        assert edges[name]["style"] == {"q": "dashed", "k": "dotted"}.get(port, "solid")
+        assert edges[name]["arrowhead"] == "normal"
+    widths = [float(edges[name]["penwidth"]) for name in NAMES]
+    assert widths == sorted(widths)
+    assert widths[-1] == PAPER.line[1]
+
+
+def test_the_truth_has_a_channel_of_its_own(circuit: Circuit) -> None:
+    truth = Circuit.from_names(GRAPH, [*NAMES[:-1], "input->logits"])
+    plain, judged = dot_edges(circuit), dot_edges(circuit, truth=truth)
+    heads = {name: edge["arrowhead"] for name, edge in judged.items()}
+    assert heads == dict.fromkeys(NAMES[:-1], "normal") | {"m1->logits": "odiamond", "input->logits": "onormal"}
+    assert judged["input->logits"]["color"] == PAPER.absent
+    for name in NAMES:
+        for channel in ("color", "style", "penwidth"):
+            assert judged[name][channel] == plain[name][channel]
+    assert "not in the true circuit" in draw(circuit, format="dot", truth=truth).content.decode()
+    assert draw(circuit, truth=truth.edges).content == draw(circuit, truth=truth).content
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_svg_has_every_edge_and_node_once(circuit: Circuit, renderer: str) -> None:
+    drawing = draw(circuit, renderer=renderer)
+    ids = svg_ids(drawing.content)
+    assert sorted(name.removeprefix("edge:") for name in ids if name.startswith("edge:")) == sorted(NAMES)
+    assert [name for name in ids if name.startswith("node:")] == [f"node:{name}" for name in circuit.nodes()]
+    shown = svg_text(drawing.content)
+    words = ["ioi · gpt2", "layer 0", "layer 1", "score > 0", "score < 0", "to queries", "6 of 46 edges, guided"]
+    for text in [*words, *circuit.nodes()]:
+        assert text in shown
+    assert drawing._repr_svg_() == drawing.content.decode()
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("format", ["svg", "pdf", "png"])
+def test_files(circuit: Circuit, renderer: str, format: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{format}"
+    drawing = draw(circuit, path, renderer=renderer)
+    assert (drawing.path, drawing.renderer, drawing.format, drawing.note) == (path, renderer, format, "")
+    assert path.read_bytes() == drawing.content
+    assert drawing.content.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[format])
+    assert list(tmp_path.iterdir()) == [path]
+    if (renderer, format) != ("graphviz", "pdf"):  # cairo writes the time into a PDF
+        assert draw(circuit, renderer=renderer, format=format).content == drawing.content
+
+
+def test_both_renderers_place_nodes_alike(circuit: Circuit) -> None:
+    lines = [line for line in draw(circuit, format="dot").content.decode().splitlines() if "node:" in line]
+    boxes = {node.name: node.box for node in make_diagram(circuit, PAPER).nodes}  # what matplotlib draws
+    for line in lines:
+        name = re.search(r'id="node:([^"]+)"', line)[1]
+        x, y = map(float, re.search(r'pos="([-\d.]+),([-\d.]+)"', line).groups())
+        assert (x, y) == pytest.approx((boxes[name].x, boxes[name].y), abs=0.01)
+    assert len(lines) == len(circuit.nodes())
+
+
+def test_without_graphviz_matplotlib_draws_and_says_so(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    drawing = draw(circuit)
+    assert drawing.renderer == "matplotlib"
+    assert "not installed" in drawing.note
+    assert drawing.content == draw(circuit, renderer="matplotlib").content
+    with pytest.raises(AcdcError, match="install Graphviz"):
+        draw(circuit, renderer="graphviz")
+
+
+HOSTILE = '<script>alert("1")</script> $\\frac{ \\N \\G & {x} </B> \u202egnp.exe 🙂\nnew\x00line ' + "y" * 300
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("name", [HOSTILE, "<b>bold</b>", "\\", "", "\x1b[31m", '"', "$x$"])
+def test_hostile_names_are_shown_as_text(circuit: Circuit, renderer: str, name: str) -> None:
+    hostile = Circuit(GRAPH, circuit.edges, None, Provenance(task=name, model=name, method=name))
+    content = draw(hostile, renderer=renderer).content
+    shown = svg_text(content).replace("\n", " ")
+    assert not [element for element in ElementTree.fromstring(content).iter() if "script" in element.tag]
+    first = clean(name)[:20].strip()
+    assert first in shown
+    assert "6 of 46 edges" in shown
+    assert draw(hostile, format="png", renderer=renderer, title=name).content.startswith(b"\x89PNG")
+
+
+def test_clean_text() -> None:
+    assert clean("a\n\tb\x00c  d") == "a b c d"
+    assert clean("\u202eabc") == "abc"
+    assert clean("x" * 300) == "x" * 159 + "…"
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize("edges", [[], ["input->logits"], ["m0->m1"]])
+def test_tiny_circuits(renderer: str, edges: list[str]) -> None:
+    circuit = Circuit.from_names(GRAPH, edges)
+    ids = svg_ids(draw(circuit, renderer=renderer).content)
+    assert [name for name in ids if name.startswith("edge:")] == [f"edge:{name}" for name in edges]
+    assert len([name for name in ids if name.startswith("node:")]) == 2
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_large_circuits_are_cut_and_the_caption_says_so(renderer: str) -> None:
+    graph = Graph(6, 4)
+    values = np.random.default_rng(0).normal(size=graph.valid.shape)
+    circuit = Circuit(graph, graph.valid, Scores(graph, values))
+    drawing = draw(circuit, renderer=renderer, max_edges=40)
+    drawn = [name for name in svg_ids(drawing.content) if name.startswith("edge:")]
+    assert 20 < len(drawn) <= 40
+    assert f"q, k and v merged; only the {len(drawn)} strongest lines drawn" in drawing.caption
+    assert drawing.caption in svg_text(drawing.content).replace("\n", " ")
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_styles(circuit: Circuit, style: str) -> None:
+    assert STYLES[style].background in draw(circuit, format="dot", style=style).content.decode()
+
+
+def test_no_legend_and_no_title(circuit: Circuit) -> None:
+    shown = svg_text(draw(circuit, renderer="matplotlib", legend=False, title="").content)
+    assert "score > 0" not in shown
+    assert "gpt2" not in shown
+
+
+def test_tikz_is_balanced_and_escaped(circuit: Circuit) -> None:
+    hostile = Circuit(GRAPH, circuit.edges, circuit.scores, Provenance(task=r"\input{x} % & $ # _ ^ ~ } {"))
+    text = draw(hostile, format="tikz").content.decode()
+    assert text.count(r"\begin{tikzpicture}") == text.count(r"\end{tikzpicture}") == 1
+    assert text.count(r"\draw[") == len(NAMES) + len([e for e in make_diagram(hostile, PAPER).edges if not e.name])
+    assert r"\input{" not in text
+    unescaped = re.sub(r"\\[{}%]", "", text)
+    assert unescaped.count("{") == unescaped.count("}")
+    for name in NAMES:
+        assert len(re.findall(rf"% {re.escape(name)}$", text, re.MULTILINE)) == 1
+
+
+def test_bad_requests(circuit: Circuit, tmp_path: Path) -> None:
+    with pytest.raises(AcdcError, match="did you mean svg"):
+        draw(circuit, format="svgg")
+    with pytest.raises(AcdcError, match="unknown picture format 'jpg'"):
+        draw(circuit, tmp_path / "x.jpg")
+    with pytest.raises(AcdcError, match="did you mean paper"):
+        draw(circuit, style="papr")
+    with pytest.raises(AcdcError, match="did you mean graphviz"):
+        draw(circuit, renderer="graphvis")
+    with pytest.raises(AcdcError, match="cannot write"):
+        draw(circuit, tmp_path / "missing" / "x.svg")
+    assert set(FORMATS) >= {"svg", "pdf", "png", "dot"}

@@ -1,0 +1,165 @@
+"""What of a circuit is drawn: its edges at some level of detail, and no more of them than an eye can follow.
+
+Levels of detail, from fine to coarse: "port" (q, k and v apart), "head" (q, k and v merged), "layer" (all heads of
+a layer merged). Edges that become one are one edge with the sum of their scores.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from typing import Literal
+
+import networkx as nx
+import numpy as np
+
+from acdc.circuit import Circuit
+from acdc.errors import AcdcError, unknown
+from acdc.graph import BoolArray, Graph
+
+Detail = Literal["port", "head", "layer"]
+DETAILS = ("port", "head", "layer")
+Verdict = Literal["", "hit", "false", "missed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnEdge:
+    """An edge of the picture.
+
+    Attributes:
+        source, destination: components like `a0.h1`, `m2`, or `a0` at the detail "layer".
+        port: "q", "k", "v", or "" where there are none.
+        score: None if it has none.
+        kept: whether it is in the circuit (otherwise only in the truth).
+        verdict: against the truth: "hit", "false" (in the circuit only), "missed" (in the truth only); "" without.
+        count: how many edges of the graph it stands for.
+    """
+
+    source: str
+    destination: str
+    port: str
+    score: float | None
+    kept: bool
+    verdict: Verdict
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}->{self.destination}" + f"<{self.port}>" * bool(self.port)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduced:
+    """The edges to draw, and what was done to have so few.
+
+    Attributes:
+        nodes: verdict of each component, in execution order.
+        left_out: number of drawn-level edges left out, the weakest.
+    """
+
+    edges: tuple[DrawnEdge, ...]
+    nodes: dict[str, Verdict]
+    detail: Detail
+    left_out: int
+
+
+def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int) -> Reduced:
+    """The edges to draw: coarser than asked for, then the strongest only, if there are more than `max_edges`."""
+    if detail not in DETAILS:
+        raise unknown("detail", str(detail), DETAILS)
+    if max_edges < 1:
+        raise AcdcError(f"expected max_edges of at least 1, got {max_edges}")
+    true = _truth(circuit, truth)
+    edges = _edges(circuit, true, detail)
+    if len(edges) > max_edges and detail == "port":
+        detail = "head"
+        edges = _edges(circuit, true, detail)
+    if len(edges) > max_edges and circuit.scores is None and detail == "head":
+        detail = "layer"  # nothing says which edges matter
+        edges = _edges(circuit, true, detail)
+    drawn = edges if len(edges) <= max_edges else _strongest(edges, max_edges)
+    nodes = _nodes(drawn, true is not None) if drawn else dict.fromkeys(_ends(circuit.graph), "")
+    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn))
+
+
+def _ends(graph: Graph) -> list[str]:
+    """What a picture without edges shows: the inputs and the logits."""
+    return [*graph.sources[: graph.n_inputs], "logits"]
+
+
+def _strongest(edges: list[DrawnEdge], most: int) -> list[DrawnEdge]:
+    """As many of the strongest edges as leave at most `most` on paths from the input to the logits."""
+    order = sorted(range(len(edges)), key=lambda i: (not edges[i].kept, -abs(edges[i].score or 0.0)))
+
+    def on_paths(n: int) -> list[DrawnEdge]:
+        chosen = [edges[i] for i in sorted(order[:n])]
+        network = nx.DiGraph((edge.source, edge.destination) for edge in chosen)
+        inputs = [name for name in network if name.startswith("input")]
+        below = set(inputs).union(*(nx.descendants(network, name) for name in inputs))
+        above = nx.ancestors(network, "logits") | {"logits"} if "logits" in network else set()
+        return [edge for edge in chosen if edge.source in below and edge.destination in above]
+
+    # on_paths grows with n: the first n that gives too many, less one
+    n = bisect.bisect_right(range(len(edges) + 1), most, key=lambda n: len(on_paths(n))) - 1
+    return on_paths(n) or [edges[i] for i in sorted(order[:most])]
+
+
+def _truth(circuit: Circuit, truth: Circuit | BoolArray | None) -> BoolArray | None:
+    if truth is None:
+        return None
+    edges = truth.edges if isinstance(truth, Circuit) else np.asarray(truth, dtype=bool)
+    if edges.shape != circuit.edges.shape or (isinstance(truth, Circuit) and truth.graph != circuit.graph):
+        raise AcdcError("the true circuit is of another graph than the circuit: make both with the same options")
+    return edges & circuit.graph.valid
+
+
+def component(name: str, detail: Detail) -> str:
+    """The component that a source or destination belongs to: `a0.h1<q>` is `a0.h1`, at the detail "layer" `a0`."""
+    name = name.partition("<")[0]
+    return name.partition(".")[0] if detail == "layer" and name.startswith("a") else name
+
+
+def _edges(circuit: Circuit, true: BoolArray | None, detail: Detail) -> list[DrawnEdge]:
+    """All edges at a level of detail, in array order of the first edge each stands for."""
+    graph, values = circuit.graph, circuit.scores.values if circuit.scores is not None else None
+    groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
+        destination = graph.destinations[d]
+        port = destination[-2] if detail == "port" and destination.endswith(">") else ""
+        key = (component(graph.sources[s], detail), component(destination, detail), port)
+        groups.setdefault(key, []).append((int(d), int(s)))
+    drawn = []
+    for (source, destination, port), members in groups.items():
+        inside = [index for index in members if circuit.edges[index]]
+        verdict: Verdict = ""
+        if true is not None:
+            verdict = "missed" if not inside else "hit" if any(true[index] for index in inside) else "false"
+        score = None if values is None or not inside else float(sum(values[index] for index in inside))
+        drawn.append(DrawnEdge(source, destination, port, score, bool(inside), verdict, len(inside or members)))
+    return drawn
+
+
+def _nodes(edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
+    """The components at the ends of edges, and whether circuit and truth have them."""
+    found: dict[str, set[Verdict]] = {}
+    for edge in edges:
+        for name in (edge.source, edge.destination):
+            found.setdefault(name, set()).add(edge.verdict)
+
+    def verdict(seen: set[Verdict]) -> Verdict:
+        if not judged:
+            return ""
+        in_circuit, in_truth = seen & {"hit", "false"}, seen & {"hit", "missed"}
+        return "missed" if not in_circuit else "hit" if in_truth else "false"
+
+    return {name: verdict(found[name]) for name in sorted(found, key=execution_order)}
+
+
+def execution_order(name: str) -> tuple[int, int, int, str]:
+    """Sorting key: inputs, then per layer its heads and MLP, then the logits."""
+    if name == "logits":
+        return (10**9, 0, 0, name)
+    if name.startswith("input"):
+        return (-1, 0, int(name.endswith("position")), name)
+    layer, _, head = name[1:].partition(".")
+    return (int(layer), int(name.startswith("m")), int(head[1:]) * 2 + head.startswith("h") if head else -1, name)
