@@ -18,7 +18,8 @@ from acdc.graph import Graph
 from acdc.model import forward
 from acdc.model.load import load
 from acdc.model.model import Model
-from acdc.patching import ABLATIONS, Patching, mean_references
+from acdc.patching import Patching
+from acdc.references import ABLATIONS, mean_references
 from acdc.tasks.prompts import Prompts
 
 BOUND = 1e-10
