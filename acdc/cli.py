@@ -24,6 +24,7 @@ from acdc.errors import AcdcError, unknown
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
     from acdc.evaluation import Evaluation
+    from acdc.model import Model
     from acdc.viz import Drawing
 
 app = typer.Typer(
@@ -145,7 +146,7 @@ def discover(
         folder = terminal.free_folder(out, default=default, force=force)
         settings = _given(size=size, held_out=held_out, split=split) | _options(task_option)
         recipe = acdc.tasks.load(name, metric=metric, ablation=ablation, seed=seed, **settings)
-        subject = acdc.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        subject = _load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
@@ -218,7 +219,7 @@ def evaluate(
             seed=made.seed or 0 if seed is None else seed,
             **settings,
         )
-        subject = acdc.load(made.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        subject = _load(made.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
@@ -357,6 +358,18 @@ def _options(texts: list[str] | None) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def _load(name: str, **options: Any) -> Model:
+    """The model; one thread for a tiny one, which more threads slow down."""
+    import torch
+
+    from acdc import load
+
+    model = load(name, **options)
+    if model.device.type == "cpu" and sum(p.numel() for p in model.module.parameters()) < 1_000_000:
+        torch.set_num_threads(1)
+    return model
 
 
 def _own_task(model: str) -> str:

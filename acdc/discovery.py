@@ -53,7 +53,9 @@ def score(
     record = _method(method, options)
     if record.score is None:
         rankings = [m.name for m in METHODS.values() if m.score is not None]
-        raise AcdcError(f"method {method!r} gives a circuit, not scores; use discover, or one of {', '.join(rankings)}")
+        raise AcdcError(
+            f"method {method!r} gives a circuit, not scores; use discover, or one of {', '.join(rankings)}"
+        )
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     values = record.score(problem, **options)
@@ -82,11 +84,11 @@ def discover(
     How much is kept is said in at most one way. What it means depends on the method:
 
     - `edges`: this many edges.
-    - `threshold`: of `acdc`, τ: edges whose removal costs less go; of `guided`, the budget: the largest distance from
-      the full model; of a ranking, the smallest absolute score.
-    - `faithfulness`: of `guided`, the budget as a share: (1 − faithfulness) of what separates the full model from the
-      empty circuit; of a ranking (and `acdc`, through its sweep over τ), the smallest top-n circuit that reaches it on
-      the held-out prompts.
+    - `threshold`: of `acdc`, τ: edges whose removal costs less go; of `guided`, the budget: the largest distance
+      from the full model; of a ranking, the smallest absolute score.
+    - `faithfulness`: of `guided`, the budget as a share: (1 − faithfulness) of what separates the full model from
+      the empty circuit; of a ranking (and `acdc`, through its sweep over τ), the smallest top-n circuit that
+      reaches it on the held-out prompts.
 
     Without any, `acdc` takes τ as a thousandth of that separation, the others the task's faithfulness.
 
@@ -119,7 +121,7 @@ def discover(
     provenance = _provenance(problem, dataset, method, options)
     own = method == "guided" or (method == "acdc" and edges is None and "faithfulness" not in given)
     if record.search is not None and own:
-        target = None if method == "acdc" or given and "faithfulness" not in given else faithfulness
+        target = None if method == "acdc" or (given and "faithfulness" not in given) else faithfulness
         kept, values = record.search(problem, threshold, target, edges, **options)
         how = given or ({"faithfulness": target} if target is not None else {})
         scores = Scores(problem.graph, values, method, provenance)
@@ -170,7 +172,12 @@ def _method(name: str, options: dict[str, Any]) -> Method:
 
 
 def _problem(
-    model: Model, dataset: Dataset, graph: Graph | None, batch_size: int | None, seed: int, progress: Progress | None
+    model: Model,
+    dataset: Dataset,
+    graph: Graph | None,
+    batch_size: int | None,
+    seed: int,
+    progress: Progress | None,
 ) -> Problem:
     if batch_size is not None and batch_size < 1:
         raise AcdcError(f"expected a batch size of at least 1, got {batch_size}")
@@ -200,8 +207,8 @@ def _warn_if_useless(problem: Problem, dataset: Dataset) -> None:
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
     if full <= empty:
         warnings.warn(
-            f"{dataset.name}: the model does not do the task: {problem.outcome.name} is {full:.4g} on clean prompts "
-            f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
+            f"{dataset.name}: the model does not do the task: {problem.outcome.name} is {full:.4g} on clean "
+            f"prompts and {empty:.4g} with every edge ablated, so a circuit for it means little",
             stacklevel=3,
         )
 

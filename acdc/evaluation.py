@@ -21,7 +21,6 @@ from acdc.graph import BoolArray
 from acdc.measure import bind
 from acdc.metrics import MIB_SHARES, OUTCOMES, cmd, cpr, faithfulness
 from acdc.model.model import Model
-from acdc.patching import Ablation
 from acdc.problem import Problem, Progress, no_progress
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -55,9 +54,9 @@ class Evaluation:
         faithfulness: (circuit − empty) / (full − empty).
         discovery_faithfulness: the same on the discovery prompts.
         random_faithfulness: the same for random circuits of the same number of edges, connected to the logits.
-        kl: KL divergence from the full model in nats, worst_kl the largest of any prompt; None for numerical outputs.
-        exact_match: fraction of read positions with the full model's most likely token; None for numerical outputs.
-        truth: comparison with the known circuit, if there is one.
+        kl: KL divergence from the full model in nats, worst_kl the largest of any prompt; None for numerical
+        outputs. exact_match: fraction of read positions with the full model's most likely token; None for numerical
+        outputs. truth: comparison with the known circuit, if there is one.
     """
 
     task: str
@@ -141,7 +140,9 @@ def evaluate(
     if not is_numerical(model):
         divergences = _per_prompt(dataclasses.replace(problem, outcome=OUTCOMES["kl"]), circuit.edges)
         kl, worst = float(divergences.mean()), float(divergences.max())
-        match = float(_per_prompt(dataclasses.replace(problem, outcome=OUTCOMES["exact-match"]), circuit.edges).mean())
+        match = float(
+            _per_prompt(dataclasses.replace(problem, outcome=OUTCOMES["exact-match"]), circuit.edges).mean()
+        )
     return Evaluation(
         task=dataset.name,
         metric=dataset.metric.name,
@@ -175,7 +176,8 @@ def curve(
     by: selection.By = "absolute",
     progress: Progress = no_progress,
 ) -> Curve:
-    """Faithfulness of the top-n circuits of a ranking, n = int(share · edges), on held-out prompts if there are any.
+    """Faithfulness of the top-n circuits of a ranking, n = int(share · edges), on held-out prompts if there are
+    any.
 
     Args:
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
@@ -224,9 +226,7 @@ def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArr
     """Random circuits of the same number of edges, grown from the logits so that every edge leads there."""
     rng = np.random.default_rng(seed)
     graph = circuit.graph
-    return [
-        selection.greedy(graph, rng.random(graph.valid.shape), circuit.n_edges, prune=False) for _ in range(n)
-    ]
+    return [selection.greedy(graph, rng.random(graph.valid.shape), circuit.n_edges, prune=False) for _ in range(n)]
 
 
 def is_numerical(model: Model) -> bool:

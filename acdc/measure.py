@@ -57,7 +57,9 @@ def bind(outcome: Outcome, patching: Patching) -> Measure:
         clean, corrupted = corrupted, clean
     for name, logits in (("clean", clean), ("corrupted", corrupted)):
         if not bool(torch.isfinite(logits).all()):
-            raise TaskError(f"the model's logits on the {name} prompts are not finite (NaN or infinite); try float32")
+            raise TaskError(
+                f"the model's logits on the {name} prompts are not finite (NaN or infinite); try float32"
+            )
     targets = Targets(prompts.positions >= 0, answers, wrong, full=clean, corrupted=corrupted)
     return Measure(outcome, rows, targets)
 

@@ -1,4 +1,4 @@
-"""What every method is given: a model, its graph, prompts, a metric and an ablation, with batches made in one place."""
+"""What every method is given: model, graph, prompts, metric and ablation, with batches made in one place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.model import Model
-from acdc.patching import Ablation, Patching, References, mean_references
+from acdc.patching import Patching
+from acdc.references import Ablation, References, mean_references
 from acdc.tasks.prompts import Prompts
 
 Progress = Callable[[int, int | None, str], None]
@@ -85,7 +86,8 @@ class Problem:
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes a batch may take: half of a GPU's free memory; on a CPU a fixed 2 GB, past which nothing gets faster."""
+    """Bytes a batch may take: half of a GPU's free memory; on a CPU a fixed 2 GB, past which nothing gets
+    faster."""
     if device.type == "cuda":
         return 0.5 * torch.cuda.mem_get_info(device)[0]
     return 2e9

@@ -28,5 +28,6 @@ def cpr(shares: Sequence[float], values: Sequence[float]) -> float:
 
 
 def cmd(shares: Sequence[float], values: Sequence[float]) -> float:
-    """Integrated circuit-model distance (MIB): ∫ |1 − f| dk over the share k of kept edges, trapezoid, linear in k."""
+    """Integrated circuit-model distance (MIB): ∫ |1 − f| dk over the share k of kept edges, trapezoid, linear in
+    k."""
     return float(np.trapezoid(np.abs(1 - np.asarray(values)), shares))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
@@ -47,9 +48,16 @@ class Method:
 # ---- rankings ---------------------------------------------------------------------------------------------------
 
 
+def _helpfulness(problem: Problem, change: FloatArray) -> FloatArray:
+    """Scores from how each edge's removal changes the metric: positive where the edge helps, whatever the metric."""
+    return 0.0 - change if problem.outcome.higher_is_better else change
+
+
 def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
     if not problem.outcome.differentiable:
-        raise AcdcError(f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc")
+        raise AcdcError(
+            f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc"
+        )
     if problem.outcome.is_distance and alphas == [1.0]:
         raise AcdcError(
             f"the gradient of {problem.outcome.name!r} is zero at the clean prompt, where eap takes it; "
@@ -60,7 +68,7 @@ def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
         problem.progress(i, problem.n_batches, "attribution")
         total += attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy()
     problem.progress(problem.n_batches, problem.n_batches, "attribution")
-    return problem.graph.from_ports(total / len(problem.prompts))
+    return _helpfulness(problem, problem.graph.from_ports(total / len(problem.prompts)))
 
 
 def _eap(problem: Problem) -> FloatArray:
@@ -84,9 +92,11 @@ def _exact(problem: Problem) -> FloatArray:
         total += exact_scores(
             patching,
             bind(problem.outcome, patching),
-            progress=lambda done, total, i=i: problem.progress(i * edges + done, batches * edges, "each edge alone"),
+            progress=lambda done, total, i=i: problem.progress(
+                i * edges + done, batches * edges, "each edge alone"
+            ),
         )
-    return total / len(problem.prompts)
+    return _helpfulness(problem, total / len(problem.prompts))
 
 
 def _random(problem: Problem) -> FloatArray:
@@ -101,17 +111,37 @@ TAUS = tuple(digit * 10.0**power for power in (-5, -4, -3, -2) for digit in (1, 
 """The usual sweep of τ for a ranking, in the metric's units."""
 
 
-def _acdc(problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None) -> tuple[BoolArray, FloatArray]:
-    assert faithfulness is None and edges is None
+def _acdc(
+    problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, taus: object = None
+) -> tuple[BoolArray, FloatArray]:
+    assert faithfulness is None
+    assert edges is None
+    if taus is not None:
+        raise AcdcError(
+            "taus is for the ranking by a sweep: give edges or faithfulness too, or one threshold instead"
+        )
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
     tau = DEFAULT_SHARE * separation(patching, measure) if threshold is None else threshold
     search = Search(patching, measure)
     search.sweep(
-        lambda new, old: new - old < tau, progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}")
+        lambda new, old: new - old < tau,
+        progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
-    kept = problem.graph.prune(search.kept)
+    kept = _connected(search, tau)
     return kept, kept.astype(np.float64)
+
+
+def _connected(search: Search, tau: float) -> BoolArray:
+    """The circuit without its dangling parts, if they may go by ACDC's own rule.
+
+    A component that nothing feeds may matter: what its biases write is not what a zero or mean reference holds.
+    """
+    patching, measure = search.patching, search.measure
+    pruned = search.graph.prune(search.kept)
+    with torch.no_grad():
+        distance = float(measure.distance(patching.logits(pruned, rows=measure.rows)).mean())
+    return pruned if distance - search.distance < tau else search.kept
 
 
 def _acdc_ranking(problem: Problem, *, taus: tuple[float, ...] = TAUS) -> FloatArray:
@@ -123,7 +153,7 @@ def _acdc_ranking(problem: Problem, *, taus: tuple[float, ...] = TAUS) -> FloatA
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
         search = Search(patching, measure)
         search.sweep(lambda new, old, tau=tau: new - old < tau)
-        scores[problem.graph.prune(search.kept)] = tau
+        scores[_connected(search, tau)] = tau
     return scores
 
 
@@ -131,17 +161,21 @@ def _guided(
     problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, steps: int = 5
 ) -> tuple[BoolArray, FloatArray]:
     if not problem.outcome.differentiable:
-        raise AcdcError(f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc")
+        raise AcdcError(
+            f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc"
+        )
     target = {} if faithfulness is None else {"faithfulness": faithfulness}
-    return guided(problem, budget=threshold, edges=edges, steps=steps, **target)
+    kept, change = guided(problem, budget=threshold, edges=edges, steps=steps, **target)
+    return kept, _helpfulness(problem, change)
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "guided", "circuit", "guided pruning: attribution guesses, exact runs decide; every kept edge is needed",
-            "some dozens of runs, then a partial run per surviving edge", "this project", {"steps": 5}, search=_guided,
+            "guided", "circuit", "attribution guesses, exact runs decide; every kept edge is needed",
+            "some dozens of runs, then a partial run per surviving edge", "this project", {"steps": 5},
+            search=_guided,
         ),
         Method(
             "acdc", "circuit", "removes every edge whose removal costs less than τ, from the logits backwards",
@@ -154,7 +188,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "eap-ig", "scores", "EAP with gradients averaged from the corrupted to the clean embedding",
-            "(2 + steps) forward, steps backward", "Hanna et al. 2024, arXiv 2403.17806", {"steps": 5}, score=_eap_ig,
+            "(2 + steps) forward, steps backward", "Hanna et al. 2024, arXiv 2403.17806", {"steps": 5},
+            score=_eap_ig,
         ),
         Method(
             "clean-corrupted", "scores", "EAP with gradients averaged over the clean and the corrupted prompt",
@@ -168,5 +203,3 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 """Every method by name."""
-
-

@@ -1,9 +1,10 @@
 """Edge attribution patching (EAP) and its kin, in closed form.
 
-score(s→d) = Σ_{prompt, position} (R[s] − A[s]) · ∂metric/∂x_d, with R the reference and A the clean output of source s,
-and the gradient taken at d's residual input, before the norm. It is the first-order change of the metric when the edge
-is removed: negative scores mean that the edge helps. Variants differ in where the gradient is taken: at the clean
-input (EAP), on the line from the corrupted to the clean embedding (EAP-IG), or at both ends (clean-corrupted).
+score(s→d) = Σ_{prompt, position} (R[s] − A[s]) · ∂metric/∂x_d, with R the reference and A the clean output of
+source s, and the gradient taken at d's residual input, before the norm. It is the first-order change of the metric
+when the edge is removed: negative scores mean that the edge helps. Variants differ in where the gradient is taken:
+at the clean input (EAP), on the line from the corrupted to the clean embedding (EAP-IG), or at both ends
+(clean-corrupted).
 
 All heads read one residual stream in these runs, so one backward pass gives the gradient g of every q, k and v
 projection; what is missing is only the way back through each head's weights W and through the norm, whose
@@ -11,8 +12,8 @@ vector-Jacobian product is linear. With x̂ the normalised input, σ its scale a
 
     ∂metric/∂x_d = (1/σ) (h − mean(h) − x̂ · mean(h ⊙ x̂)),   h = γ ⊙ Wᵀ g   (RMSNorm: without mean(h))
 
-where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model. So an
-edge costs d_model multiply-adds a token, in one matrix product per layer.
+where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model. So
+an edge costs d_model multiply-adds a token, in one matrix product per layer.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from acdc.measure import bind
 from acdc.metrics import Outcome
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
-from acdc.patching import Patching, full_context
+from acdc.patching import Patching
+from acdc.references import full_context
 
 
 def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) -> Tensor:

@@ -1,7 +1,8 @@
 """Exact edge activation patching: score(e) = metric(all edges but e) − metric(all edges), each edge alone.
 
-Only what lies downstream is recomputed. All sources of one destination are one batch: the destination's component is
-run once per source, and from there on all heads read the same residual stream again, so the rest is the plain model.
+Only what lies downstream is recomputed. All sources of one destination are one batch: the destination's component
+is run once per source, and from there on all heads read the same residual stream again, so the rest is the plain
+model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from acdc.graph import FloatArray
 from acdc.measure import Measure
 from acdc.methods.attribution import source_differences
 from acdc.model import forward
-from acdc.patching import Patching, component_change, state_of
+from acdc.patching import Patching
+from acdc.propagate import component_change
+from acdc.state import state_of
 
 
 @torch.no_grad()
@@ -35,8 +38,12 @@ def exact_scores(
         ports = np.flatnonzero(graph.port_destination == destination)
         layer = int(graph.destination_layer[destination])
         is_mlp = layer < graph.n_layers and ports[0] == graph.first_port(layer) + 3 * graph.n_heads
-        for chunk in np.array_split(np.flatnonzero(graph.valid[destination]), -(-int(graph.valid[destination].sum()) // size)):
-            change = differences[int(chunk[0]) : int(chunk[-1]) + 1]  # valid sources of a destination are contiguous
+        for chunk in np.array_split(
+            np.flatnonzero(graph.valid[destination]), -(-int(graph.valid[destination].sum()) // size)
+        ):
+            change = differences[
+                int(chunk[0]) : int(chunk[-1]) + 1
+            ]  # valid sources of a destination are contiguous
             if layer == graph.n_layers:
                 x = context.at_read(state.final_x + change)
             else:

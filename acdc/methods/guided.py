@@ -1,8 +1,8 @@
 """Guided pruning: attribution guesses what may go, exact runs decide.
 
 The result is a circuit whose measured distance from the full model stays within a budget, and in which every single
-edge is needed: removing any one of them breaks the budget. Attribution scores are first-order, so true only near where
-they were taken; they are taken again inside the pruned circuit before each bite.
+edge is needed: removing any one of them breaks the budget. Attribution scores are first-order, so true only near
+where they were taken; they are taken again inside the pruned circuit before each bite.
 
 1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep the budget.
 2. Score again in the circuit, remove the weakest half, and halve the bite whenever the budget breaks.
@@ -52,6 +52,8 @@ def guided(
         raise AcdcError(f"expected a budget of at least 0, got {budget}")
     if not 0 <= faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness between 0 and 1, got {faithfulness}")
+    if steps < 1:
+        raise AcdcError(f"expected at least one step, got {steps}")
     graph, say = problem.graph, problem.progress
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
@@ -70,9 +72,13 @@ def guided(
     say(0, None, "finding how few edges keep the budget")
     kept = _fewest_best(patching, scores, distance, budget)
     kept, scores = _bite(patching, measure, kept, scores, distance, budget, alphas, problem)
-    search = Search(patching, measure, kept)
-    kept = _certify(search, np.abs(scores), budget, problem)
-    return graph.prune(kept), scores
+    while True:
+        kept = _certify(Search(patching, measure, kept), np.abs(scores), budget, problem)
+        # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
+        connected = graph.prune(kept)
+        if (connected == kept).all() or distance(connected) > budget:
+            return kept, scores
+        kept = connected
 
 
 @torch.no_grad()
@@ -142,9 +148,7 @@ def _without_weakest(patching: Patching, kept: BoolArray, scores: FloatArray, n:
     return patching.graph.prune(smaller)
 
 
-def circuit_scores(
-    patching: Patching, measure: Measure, kept: BoolArray, alphas: Sequence[float]
-) -> FloatArray:
+def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas: Sequence[float]) -> FloatArray:
     """EAP-IG of the kept edges inside the circuit: first-order change of the metric when each is removed.
 
     The gradient of the metric with respect to an edge's weight (1 kept, 0 removed) is minus that change.
@@ -173,7 +177,9 @@ def _certify(search: Search, rank: FloatArray, budget: float, problem: Problem) 
         ("certifying edge by edge", lambda new, old: new <= budget),
     ]
     for text, rule in rules:
-        while search.sweep(rule, rank=rank, progress=lambda done, total, text=text: problem.progress(done, total, text)):
+        while search.sweep(
+            rule, rank=rank, progress=lambda done, total, text=text: problem.progress(done, total, text)
+        ):
             pass
     return search.kept
 

@@ -1,13 +1,14 @@
 """The edge-by-edge search that ACDC and guided pruning share, exact and fast.
 
-Destinations are visited from the logits backwards. When the edges into a destination are tested, nothing upstream has
-changed, so a removal changes that destination's input by a known vector, R[s] − A[s], and only the part of the circuit
-that lies between it and the logits needs to be recomputed (`propagate`). A destination whose component has no kept
-path to the logits needs no run at all.
+Destinations are visited from the logits backwards. When the edges into a destination are tested, nothing upstream
+has changed, so a removal changes that destination's input by a known vector, R[s] − A[s], and only the part of the
+circuit that lies between it and the logits needs to be recomputed (`propagate`). A destination whose component has
+no kept path to the logits needs no run at all.
 
 Most edges are removed, so the search speculates: it assumes that the next K candidates all go, runs the K prefixes
-{1}, {1, 2}, …, {1 … K} as one batch, and walks the results in order. While the decision is "remove", the next prefix is
-the true next test; at the first "keep" the rest is discarded. The decisions are those of the sequential search.
+{1}, {1, 2}, …, {1 … K} as one batch, and walks the results in order. While the decision is "remove", the next
+prefix is the true next test; at the first "keep" the rest is discarded. The decisions are those of the sequential
+search.
 """
 
 from __future__ import annotations
@@ -22,20 +23,18 @@ from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import Measure
 from acdc.model import forward
-from acdc.patching import (
+from acdc.patching import Patching
+from acdc.propagate import (
     AT_READ,
     EVERYWHERE,
     NOWHERE,
-    Journal,
-    Patching,
     Plan,
-    State,
     couple,
     port_demand,
     propagate,
     source_demand,
-    state_of,
 )
+from acdc.state import Journal, State, state_of
 
 Accept = Callable[[float, float], bool]
 """`(distance without the edge, distance with it) -> whether the edge may go`."""
@@ -93,7 +92,7 @@ class Search:
         rank: FloatArray | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Test every kept edge once, destinations from the logits backwards, and remove those that `accept` lets go.
+        """Test every kept edge once, destinations from the logits backwards; remove those that `accept` lets go.
 
         Args:
             accept: the rule.
@@ -120,7 +119,11 @@ class Search:
             if patching.context.dense:
                 level[level > NOWHERE] = EVERYWHERE
             sources = np.flatnonzero(self.kept[destination])
-            order = sources[::-1].copy() if rank is None else sources[np.argsort(rank[destination, sources], kind="stable")]
+            order = (
+                sources[::-1].copy()
+                if rank is None
+                else sources[np.argsort(rank[destination, sources], kind="stable")]
+            )
             if level.max() > NOWHERE:
                 plan = Plan(self._weights, kept_ports, demand)
                 removed = self._test(destination, ports, level, layer, order, plan, differences, row, accept)
@@ -211,9 +214,7 @@ class Search:
         row = np.cumsum(used) - 1
         start, references = patching.start, patching.references
         own = patching.clean_inputs
-        blocks = [
-            (references.inputs[i] - own[i])[:, :, start:] for i in range(graph.n_inputs) if used[i]
-        ]
+        blocks = [(references.inputs[i] - own[i])[:, :, start:] for i in range(graph.n_inputs) if used[i]]
         for index, layer in enumerate(patching.model.decomposition.layers):
             first = graph.first_source(index)
             heads = np.flatnonzero(used[first : first + graph.n_heads])

@@ -80,6 +80,7 @@ class TracrTask:
             ablation=self.ablation,
             seed=self.seed,
             warnings=self._warnings(truth),
+            truth=truth,
             tokens=tuple(
                 tuple(str(vocabulary[token]) if real else "" for token, real in zip(row, mask, strict=True))
                 for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)

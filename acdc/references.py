@@ -1,0 +1,105 @@
+"""What removed edges carry: the reference output of every source, by kind of ablation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+from acdc.model import forward
+from acdc.model.forward import Context
+from acdc.model.model import Model
+from acdc.tasks.prompts import Prompts
+
+Ablation = Literal["resample", "zero", "mean", "mean-position"]
+ABLATIONS = {
+    "resample": "removed edges carry the corrupted prompt's activation",
+    "zero": "removed edges carry zero",
+    "mean": "removed edges carry the mean over the clean prompts and their positions",
+    "mean-position": "removed edges carry the mean over the clean prompts at each position",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """The reference output of every source.
+
+    Attributes:
+        inputs: one per input source, `[1, B or 1, T or 1, D]`.
+        z: per layer, scaled attention results `[H, 1, B or 1, T or 1, d_head]`.
+        mlp: per layer, `[1, B or 1, T or 1, D]`.
+    """
+
+    inputs: tuple[Tensor, ...]
+    z: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+
+    def expanded(self, B: int, T: int) -> References:
+        """Views with full prompt and position axes."""
+
+        def full(x: Tensor) -> Tensor:
+            return x.expand(*x.shape[:-3], B, T, x.shape[-1])
+
+        return References(tuple(map(full, self.inputs)), tuple(map(full, self.z)), tuple(map(full, self.mlp)))
+
+
+def input_sources(graph: Graph, parts: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor | float]:
+    """Embedding parts as input sources, and the constant that belongs to none."""
+    if graph.inputs == "single":
+        return (torch.stack(list(parts)).sum(0),), 0.0
+    if graph.inputs == "token":
+        return (parts[0],), parts[1] if len(parts) > 1 else 0.0
+    if len(parts) == 1:
+        raise AcdcError('inputs="split" needs position embeddings, and this model has none (rotary): use "single"')
+    return tuple(parts), 0.0
+
+
+@torch.no_grad()
+def mean_references(
+    model: Model, graph: Graph, prompts: Prompts, *, per_position: bool, batch_size: int | None = None
+) -> References:
+    """Mean of every source's output over the clean prompts' real tokens, at each position or over all of them."""
+    sums: list[Tensor] | None = None
+    axes = (-3,) if per_position else (-3, -2)
+    count: Tensor | float = 0.0
+    for start in range(0, len(prompts), batch_size or len(prompts)):
+        batch = prompts[start : start + (batch_size or len(prompts))].to(model.device)
+        context = full_context(model, batch)
+        parts = forward.embed(model.decomposition, context)
+        inputs, _ = input_sources(graph, parts)
+        trace = forward.run(model.decomposition, context, torch.stack(parts).sum(0))
+        weight = batch.mask[..., None].to(torch.promote_types(model.dtype, torch.float32))
+        terms = [(x * weight).sum(axes, keepdim=True) for x in (*inputs, *trace.z, *trace.mlp_output)]
+        sums = terms if sums is None else [a + b for a, b in zip(sums, terms, strict=True)]
+        count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
+    assert sums is not None
+    assert isinstance(count, Tensor)
+    means = [(x / count.clamp(min=1)).to(model.dtype) for x in sums]
+    n = len(means) - 2 * model.n_layers
+    return References(tuple(means[:n]), tuple(means[n : n + model.n_layers]), tuple(means[n + model.n_layers :]))
+
+
+def zero_references(model: Model, graph: Graph) -> References:
+    zero = model.decomposition.unembedding.new_zeros(1, 1, 1, model.d_model)
+    z = tuple(
+        zero.new_zeros(model.n_heads, 1, 1, 1, layer.attention.w_o.shape[1]) for layer in model.decomposition.layers
+    )
+    return References((zero,) * graph.n_inputs, z, (zero,) * model.n_layers)
+
+
+def full_context(model: Model, prompts: Prompts, *, corrupted: bool = False, start: int = 0) -> Context:
+    """The context of the clean (or corrupted) prompts."""
+    tokens, mask, position_ids = prompts.clean, prompts.mask, prompts.position_ids
+    if corrupted:
+        tokens = prompts.corrupted
+        mask = mask if prompts.corrupted_mask is None else prompts.corrupted_mask
+        if prompts.corrupted_position_ids is not None:
+            position_ids = prompts.corrupted_position_ids
+    read = prompts.positions
+    read = torch.where(read >= 0, read, read.max(dim=1, keepdim=True).values)
+    return forward.make_context(model.decomposition, tokens, mask, position_ids, read=read, start=start)
