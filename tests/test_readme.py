@@ -1,0 +1,45 @@
+"""What the README shows is true: its Python runs, its commands exist, its files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from acdc import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_python_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert (tmp_path / "runs/induction/circuit.json").is_file()
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("acdc ")]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_and_options_exist(line: str) -> None:
+    _, name, *arguments = shlex.split(line, comments=True)
+    command = get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    command.make_context(name, arguments)
+
+
+def test_files_it_points_to_are_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if "://" not in link]
+    assert local
+    assert [link for link in local if not (ROOT / link).is_file()] == []
