@@ -24,7 +24,7 @@ from acdc.errors import AcdcError, unknown
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
     from acdc.evaluation import Evaluation
-    from acdc.model import Model
+    from acdc.model.model import Model
     from acdc.viz import Drawing
 
 app = typer.Typer(
