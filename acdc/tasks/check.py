@@ -1,0 +1,267 @@
+"""Is a task worth looking for a circuit in this model? One report, before hours are spent on the answer no.
+
+The model is run once on the clean and once on the corrupted prompts. What makes a circuit meaningless (the model
+does the task no better on clean prompts than on corrupted ones) is a problem; what makes it weaker is a remark.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from acdc.errors import TaskError
+from acdc.metrics import Outcome, Targets
+from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Dataset, Metric, Task, as_dataset
+
+if TYPE_CHECKING:
+    from acdc.model.model import Model
+
+_FEW_RIGHT = 0.5
+_STILL_RIGHT = 0.9
+_POSITIONS = 512  # read positions of a batch whose logits are held at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """How well a model does one set of prompts.
+
+    Attributes:
+        n_prompts: how many there are.
+        clean, corrupted: mean outcome metric on clean and corrupted prompts.
+        accuracy: share of clean prompts whose most likely token is an answer; None without answers.
+        right: share of prompts where an answer beats every wrong answer (without wrong answers: the accuracy).
+        right_corrupted: the same, still counting the clean prompts' answers, on the corrupted prompts.
+        changed: mean number of positions at which clean and corrupted prompts differ.
+        lengths: fewest and most tokens of a prompt.
+        duplicates: pairs of a clean and a corrupted prompt that occurred before.
+    """
+
+    n_prompts: int
+    clean: float
+    corrupted: float
+    accuracy: float | None
+    right: float | None
+    right_corrupted: float | None
+    changed: float
+    lengths: tuple[int, int]
+    duplicates: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskReport:
+    """What `check_task` found.
+
+    Attributes:
+        held_out: None if the task has no held-out prompts.
+        problems: why a circuit for this task would mean nothing, a sentence each; empty if the task is usable.
+        remarks: what else to know of it, a sentence each.
+    """
+
+    task: str
+    model: str
+    metric: str
+    discovery: Quality
+    held_out: Quality | None
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        return not self.problems
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Per-prompt results of one set of prompts: values `[prompt]`, and bools `[prompt]` (None without answers)."""
+
+    clean: Tensor
+    corrupted: Tensor
+    accurate: Tensor | None
+    right: Tensor | None
+    right_corrupted: Tensor | None
+
+
+def check_task(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    *,
+    metric: Metric | None = None,
+    batch_size: int | None = None,
+) -> TaskReport:
+    """Report how well the model does the task, and whether its prompts are any good.
+
+    Args:
+        batch_size: prompts in a pass; None: as many as keep a few hundred rows of logits.
+
+    Raises:
+        TaskError: the task cannot be prepared for the model, or the model's logits are not finite.
+    """
+    dataset = as_dataset(task, model, metric=metric)
+    discovery = _quality(dataset.discovery, _run(model, dataset.discovery, dataset.metric, batch_size))
+    held_out = None
+    if dataset.held_out is not None:
+        held_out = _quality(dataset.held_out, _run(model, dataset.held_out, dataset.metric, batch_size))
+    return TaskReport(
+        task=dataset.name,
+        model=model.name,
+        metric=dataset.metric.name,
+        discovery=discovery,
+        held_out=held_out,
+        problems=tuple(_problems(dataset.metric, discovery)),
+        remarks=(*dataset.warnings, *_remarks(dataset, discovery, held_out)),
+    )
+
+
+def only_correct(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    *,
+    metric: Metric | None = None,
+    batch_size: int | None = None,
+) -> Dataset:
+    """The dataset without the prompts the model gets wrong: where a wrong answer beats the answers.
+
+    Raises:
+        TaskError: the prompts have no answers, or no prompt is left.
+    """
+    dataset = as_dataset(task, model, metric=metric)
+    keep = _keep(model, dataset, dataset.discovery, "discovery", batch_size)
+    held_out = dataset.held_out
+    if held_out is not None:
+        held_out = held_out[_keep(model, dataset, held_out, "held-out", batch_size)]
+    tokens = dataset.tokens
+    if tokens is not None:
+        tokens = tuple(row for row, right in zip(tokens, keep.tolist(), strict=True) if right)
+    return dataclasses.replace(dataset, discovery=dataset.discovery[keep], held_out=held_out, tokens=tokens)
+
+
+def _keep(model: Model, dataset: Dataset, prompts: Prompts, what: str, batch_size: int | None) -> Tensor:
+    """`[prompt]` bool: which prompts the model gets right."""
+    right = _run(model, prompts, dataset.metric, batch_size).right
+    if right is None:
+        raise TaskError(f"{dataset.name}: the prompts have no answers, so none can be called right or wrong")
+    if not bool(right.any()):
+        raise TaskError(f"{dataset.name}: {model.name} gets none of the {len(prompts)} {what} prompts right")
+    return right.to(prompts.clean.device)
+
+
+# ---- running ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None) -> _Run:
+    size = batch_size or max(1, _POSITIONS // prompts.positions.shape[1])
+    columns: list[list[Tensor]] = []
+    for batch in _batches(prompts.to(model.device), size):
+        swapped = batch.swapped()
+        clean = _logits(model, batch, "clean")
+        corrupted = _logits(model, swapped, "corrupted")
+        targets = Targets(batch.positions >= 0, batch.answers, batch.wrong, full=clean, corrupted=corrupted)
+        row = [metric(clean, targets), metric(corrupted, targets)]
+        if batch.answers is not None:
+            row += [_all_read(_accurate(clean, batch.answers), batch.positions)]
+            row += [_all_read(_beats(x, batch.answers, batch.wrong), batch.positions) for x in (clean, corrupted)]
+        columns.append([x.cpu() for x in row])
+    joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+    return _Run(*joined) if len(joined) == 5 else _Run(joined[0], joined[1], None, None, None)
+
+
+def _batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]
+
+
+def _logits(model: Model, prompts: Prompts, what: str) -> Tensor:
+    """Logits at the read positions `[B, P, V]`."""
+    logits = model.plain_logits(prompts.clean, prompts.mask, prompts.position_ids)
+    at = prompts.positions.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1])
+    read = logits.gather(1, at).float()
+    if not bool(torch.isfinite(read[prompts.positions >= 0]).all()):
+        raise TaskError(f"the model's logits on the {what} prompts are not finite (NaN or infinite); try float32")
+    return read
+
+
+def _accurate(logits: Tensor, answers: Tensor) -> Tensor:
+    """`[B, P]`: the most likely token is an answer; True where there is none to give."""
+    return (logits.argmax(-1, keepdim=True) == answers).any(-1) | (answers < 0).all(-1)
+
+
+def _beats(logits: Tensor, answers: Tensor, wrong: Tensor | None) -> Tensor:
+    """`[B, P]`: the best answer's logit is above every wrong answer's."""
+    if wrong is None:
+        return _accurate(logits, answers)
+
+    def best(ids: Tensor) -> Tensor:
+        return logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf).amax(-1)
+
+    return (best(answers) > best(wrong)) | (answers < 0).all(-1)
+
+
+def _all_read(values: Tensor, positions: Tensor) -> Tensor:
+    """`[B]`: at all positions that are read."""
+    return (values | (positions < 0)).all(-1)
+
+
+# ---- judging ----------------------------------------------------------------------------------------------------
+
+
+def _rows(prompts: Prompts) -> list[tuple[int, ...]]:
+    """Clean tokens, and positions if they are given, of each prompt without its padding."""
+    ids = prompts.clean if prompts.position_ids is None else torch.stack((prompts.clean, prompts.position_ids), -1)
+    return [tuple(row[mask].flatten().tolist()) for row, mask in zip(ids.cpu(), prompts.mask.cpu(), strict=True)]
+
+
+def _quality(prompts: Prompts, run: _Run) -> Quality:
+    def mean(values: Tensor | None) -> float | None:
+        return None if values is None else float(values.double().mean())
+
+    different = prompts.clean != prompts.corrupted
+    if prompts.corrupted_position_ids is not None and prompts.position_ids is not None:
+        different = different | (prompts.position_ids != prompts.corrupted_position_ids)
+    lengths = prompts.mask.sum(1)
+    return Quality(
+        n_prompts=len(prompts),
+        clean=float(run.clean.double().mean()),
+        corrupted=float(run.corrupted.double().mean()),
+        accuracy=mean(run.accurate),
+        right=mean(run.right),
+        right_corrupted=mean(run.right_corrupted),
+        changed=float((different & prompts.mask).sum(1).double().mean()),
+        lengths=(int(lengths.min()), int(lengths.max())),
+        duplicates=len(prompts) - len(set(zip(_rows(prompts), _rows(prompts.swapped()), strict=True))),
+    )
+
+
+def _problems(metric: Outcome, quality: Quality) -> Iterator[str]:
+    clean, corrupted = quality.clean, quality.corrupted
+    numbers = f"{metric.name} is {clean:.4g} on clean prompts and {corrupted:.4g} on corrupted ones"
+    if metric.is_distance and corrupted <= clean + 1e-9:
+        yield f"the corruption changes nothing in the model's output: {numbers}"
+    elif not metric.is_distance and (clean <= corrupted) == metric.higher_is_better:
+        yield f"the model does not do this task: {numbers}, so a circuit for it would mean nothing"
+
+
+def _remarks(dataset: Dataset, discovery: Quality, held_out: Quality | None) -> Iterator[str]:
+    if discovery.right is not None and discovery.right < _FEW_RIGHT:
+        yield f"the model gets {discovery.right:.0%} of the prompts right; only the correct ones can be kept"
+    elif discovery.right_corrupted is not None and discovery.right_corrupted > _STILL_RIGHT:
+        yield f"the answer is still right on {discovery.right_corrupted:.0%} of the corrupted prompts"
+    if discovery.duplicates:
+        yield f"{discovery.duplicates} discovery prompts occur more than once"
+    answers = dataset.discovery.answers
+    if answers is not None and len(answers) > 1 and bool((answers == answers[:1]).all()):
+        yield "every prompt has the same answer, so a constant would do the task"
+    if held_out is None or dataset.held_out is None:
+        yield "there are no held-out prompts, so faithfulness can only be measured on the discovery prompts"
+        return
+    if held_out.duplicates:
+        yield f"{held_out.duplicates} held-out prompts occur more than once"
+    known = set(_rows(dataset.discovery))
+    shared = sum(row in known for row in _rows(dataset.held_out))
+    if shared:
+        yield f"{shared} of {held_out.n_prompts} held-out prompts are discovery prompts too"
