@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -107,8 +107,13 @@ def discover(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method; may be repeated.")
     ] = None,
     select: Annotated[str, typer.Option(help="How a ranking is cut: top or greedy.")] = "top",
-    qkv: Annotated[str, typer.Option(help="split: q, k and v of a head apart; merged: together.")] = "split",
-    inputs: Annotated[str, typer.Option(help="single, split (token and position apart) or token.")] = "single",
+    qkv: Annotated[
+        Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
+    ] = "split",
+    inputs: Annotated[
+        Literal["single", "split", "token"],
+        typer.Option(help="Token and position together, apart, or tokens alone."),
+    ] = "single",
     task_option: TaskOption = None,
     metric: Metric = None,
     ablation: Ablation = None,
@@ -239,7 +244,10 @@ def draw(
     run: Run,
     format: Annotated[str | None, typer.Option(help="svg, pdf, png, dot or tikz; otherwise as FILE ends.")] = None,
     style: Annotated[str, typer.Option(help="paper, slides or dark.")] = "paper",
-    detail: Annotated[str, typer.Option(help="port: q, k and v apart; head: together; layer: heads too.")] = "port",
+    detail: Annotated[
+        Literal["port", "head", "layer"],
+        typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
+    ] = "port",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
     ] = None,

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -87,10 +87,8 @@ def attention_to(model: GPT2LMHeadModel, tokens: Tensor, predictable: Tensor) ->
 
 def head_norms(model: GPT2LMHeadModel) -> Tensor:
     """`[layer, head]`: norm of each head's output weights. As a penalty, their sum lets idle heads die."""
-    blocks = model.transformer.h
-    weights = torch.stack(
-        [block.attn.c_proj.weight.view(block.attn.num_heads, -1) for block in blocks]
-    )  # [L, H, ...]
+    layers: list[Any] = [block.attn for block in model.transformer.h]
+    weights = torch.stack([attn.c_proj.weight.view(attn.num_heads, -1) for attn in layers])  # [L, H, d_head * D]
     return weights.norm(dim=-1)
 
 
@@ -115,7 +113,7 @@ def train(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": vocabulary_size, "n_positions": context_length, "n_embd": d_model, "n_layer": 2,
         "n_head": n_heads, "n_inner": d_model, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
         "bos_token_id": BOS, "eos_token_id": None, "tie_word_embeddings": False,
