@@ -88,26 +88,27 @@ def _accumulate(
 ) -> None:
     """Add one gradient's scores to `scores` `[n_ports, n_sources]`."""
     graph: Graph = patching.graph
-    n_layers, start = graph.n_layers, patching.start
-    flat = difference.reshape(graph.n_sources, -1)
-    g_mlp = gradients[3 * n_layers : 4 * n_layers]
+    n_layers, H, start = graph.n_layers, graph.n_heads, patching.start
+    flat = difference.view(graph.n_sources, -1)
+    back = difference.new_empty(graph.ports_per_layer, *difference.shape[1:])  # a layer's gradients, all ports
     for index, layer in enumerate(patching.model.decomposition.layers):
         first, port = graph.first_source(index), graph.first_port(index)
         x = trace.attention_input[index][0, :, start:]
         for i, name in enumerate("qkv"):
             g = gradients[3 * index + i][:, 0, :, start:]
             raw = trace.raw[index][i][:, 0, :, start:]
-            back = _at_residual(layer.attention, name, x, g, raw)
-            rows = slice(port + i * graph.n_heads, port + (i + 1) * graph.n_heads)
-            scores[rows, :first] += back.reshape(graph.n_heads, -1) @ flat[:first].T
+            _at_residual(layer.attention, name, x, g, raw, out=back[i * H : (i + 1) * H])
         if graph.mlp:
-            n = first if graph.parallel else first + graph.n_heads
-            scores[port + 3 * graph.n_heads, :n] += flat[:n] @ g_mlp[index][0, :, start:].reshape(-1)
+            back[3 * H] = gradients[3 * n_layers + index][0, :, start:]
+            if not graph.parallel:
+                heads = slice(first, first + H)
+                scores[port + 3 * H, heads] += flat[heads] @ back[3 * H].view(-1)
+        scores[port : port + graph.ports_per_layer, :first] += back.view(len(back), -1) @ flat[:first].T
     scores[-1] += flat @ gradients[-1][0, :, start:].reshape(-1)
 
 
-def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor) -> Tensor:
-    """Gradient at each head's residual input `[H, B, W, D]`, from the gradient at its projection.
+def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor, *, out: Tensor) -> None:
+    """Gradient at each head's residual input, from the gradient at its projection, into `out` `[H, B, W, D]`.
 
     Args:
         x: the residual input all heads share, `[B, W, D]`; g, raw: gradient and value of the raw projection,
@@ -117,7 +118,8 @@ def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Ten
     weight = forward.per_head(attention, getattr(attention, port).weight)  # [H, d_head, D]
     norm: Norm | None = attention.norm
     if norm is None:
-        return torch.bmm(g.reshape(H, B * W, d_head), weight).view(H, B, W, -1)
+        torch.bmm(g.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
+        return
     weight = weight * norm.gain
     if norm.centred:
         weight = weight - weight.mean(-1, keepdim=True)
@@ -128,5 +130,5 @@ def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Ten
     constant = forward.per_head(attention, zero)[:, 0]  # [H, 1, 1, d_head]
     scaled = g * inverse.to(g.dtype)
     along = (scaled * (raw - constant)).sum(-1, keepdim=True) / x.shape[-1]  # [H, B, W, 1]
-    back = torch.bmm(scaled.reshape(H, B * W, d_head), weight).view(H, B, W, -1)
-    return back.addcmul_(normalised, along, value=-1)
+    torch.bmm(scaled.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
+    out.addcmul_(normalised, along, value=-1)
