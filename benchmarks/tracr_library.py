@@ -78,7 +78,7 @@ def sort(rasp: Any, lib: Any) -> Any:
 
 @program(
     LIBRARY, "sort-unique", "the input, which has no token twice, sorted",
-    vocabulary=(1, 2, 3, 4, 5), distinct=True, reference=sorted,
+    vocabulary=(1, 2, 3, 4, 5, 6), distinct=True, reference=sorted,
 )  # fmt: skip
 def sort_unique(rasp: Any, lib: Any) -> Any:
     return lib.make_sort_unique(rasp.tokens, rasp.tokens)
@@ -115,7 +115,7 @@ def _balanced(x: list[str], pairs: Iterable[str]) -> list[bool]:
 
 @program(
     LIBRARY, "shuffle-dyck", "whether the brackets are balanced",
-    vocabulary="()", reference=lambda x: _balanced(x, ["()"]),
+    vocabulary="()", max_length=6, reference=lambda x: _balanced(x, ["()"]),
 )  # fmt: skip
 def shuffle_dyck(rasp: Any, lib: Any) -> Any:
     return lib.make_shuffle_dyck(["()"])

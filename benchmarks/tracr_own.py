@@ -160,7 +160,7 @@ def maximum(rasp: Any, lib: Any) -> Any:
 
 @program(
     OWN, "sort-descending", "the input, which has no token twice, sorted from great to small",
-    vocabulary=(1, 2, 3, 4, 5), distinct=True, reference=lambda x: sorted(x, reverse=True),
+    vocabulary=(1, 2, 3, 4, 5, 6), distinct=True, reference=lambda x: sorted(x, reverse=True),
 )  # fmt: skip
 def sort_descending(rasp: Any, lib: Any) -> Any:
     rank = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.GT)).named("rank")
@@ -169,7 +169,7 @@ def sort_descending(rasp: Any, lib: Any) -> Any:
 
 @program(
     OWN, "median", "the (upper) median of the input, which has no token twice",
-    vocabulary=(1, 2, 3, 4, 5), distinct=True, reference=lambda x: [sorted(x)[len(x) // 2]] * len(x),
+    vocabulary=(1, 2, 3, 4, 5, 6), distinct=True, reference=lambda x: [sorted(x)[len(x) // 2]] * len(x),
 )  # fmt: skip
 def median(rasp: Any, lib: Any) -> Any:
     rank = rasp.SelectorWidth(rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.LT)).named("rank")

@@ -110,7 +110,12 @@ def compile_model(
 
     if not isinstance(program, rasp.SOp):
         raise AcdcError(f"expected a RASP program (tracr.rasp.rasp.SOp), got {type(program).__name__}")
-    tokens = sorted(vocabulary, key=lambda token: (str(type(token)), token))
+    tokens = sorted(set(vocabulary), key=lambda token: (str(type(token)), token))
+    if not tokens or max_length < 1 or not all(isinstance(token, str | int | float) for token in tokens):
+        raise AcdcError(
+            f"{name}: expected a vocabulary of strings or numbers and a max_length of 1 or more, "
+            f"got {tokens} and {max_length}"
+        )
     _number(program)
     try:
         compiled = compiling.compile_rasp_to_model(
