@@ -231,6 +231,12 @@ class Circuit:
                     result.nodes[name]["score"] = float(self.scores.nodes[index[name]])
         return result
 
+    def _repr_svg_(self) -> str:
+        """A picture for notebooks; the one place where the engine reaches up to `acdc.viz`."""
+        from acdc.viz import draw
+
+        return draw(self).content.decode()
+
     # ---- making others -----------------------------------------------------------------------------------------
 
     def prune(self) -> Circuit:

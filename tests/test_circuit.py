@@ -152,3 +152,7 @@ def test_provenance_takes_what_methods_have_at_hand() -> None:
     assert provenance.options == {"steps": 5, "sizes": [1, 2], "x": 0.5}
     assert "torch" in provenance.versions
     assert provenance.having(task="ioi").task == "ioi"
+
+
+def test_notebooks_show_a_picture() -> None:
+    assert "</svg>" in make_scores().top(5)._repr_svg_()

@@ -12,7 +12,7 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray
 from acdc.io import write_atomically
-from acdc.viz import graphviz_renderer, matplotlib_renderer, tikz
+from acdc.viz import graphviz_renderer, tikz
 from acdc.viz.diagram import make_diagram
 from acdc.viz.reduce import Detail
 from acdc.viz.style import Style, get_style
@@ -94,6 +94,8 @@ def draw(
                     raise AcdcError(f"Graphviz could not draw the circuit as {format}: {error}") from None
                 used, note = "matplotlib", f"drawn with matplotlib: Graphviz cannot write {format} here"
         if used == "matplotlib":
+            from acdc.viz import matplotlib_renderer
+
             content = matplotlib_renderer.render(diagram, format)
     written = None if path is None else write_atomically(path, content)
     return Drawing(content, format, written, used, note, diagram.caption)

@@ -15,13 +15,14 @@ from acdc.viz.diagram import Diagram, DiagramEdge, DiagramNode, DiagramText, tex
 _HEADS = {"none": "none", "filled": "normal", "hollow": "onormal", "diamond": "odiamond"}
 
 
-def to_dot(diagram: Diagram) -> str:
-    """The diagram as DOT, for `neato -n2`."""
+def to_dot(diagram: Diagram, **attributes: str) -> str:
+    """The diagram as DOT, for `neato -n2`, with further attributes of the graph."""
     style = diagram.style
     dot = graphviz.Digraph("circuit", engine="neato")
     dot.attr(
         "graph", bgcolor=style.background, outputorder="edgesfirst", splines="true", pad="0", fontname=style.font
     )
+    dot.attr("graph", **attributes)
     dot.attr("node", fontname=style.font, margin="0", fixedsize="true", penwidth=f"{0.8 * style.scale:g}")
     for i, (x, y) in enumerate(_corners(diagram)):  # so that the page has the diagram's size
         dot.node(f"corner {i}", **_invisible(x, y))
@@ -37,8 +38,8 @@ def to_dot(diagram: Diagram) -> str:
             _edge(dot, edge, f"legend {i} a", f"legend {i} b")
     for i, text in enumerate(diagram.texts):
         _text(dot, text, f"text {i}", diagram)
-    source: str = dot.source
-    return source
+    content: str = dot.source
+    return content
 
 
 def render(diagram: Diagram, format: str) -> bytes:
@@ -47,7 +48,7 @@ def render(diagram: Diagram, format: str) -> bytes:
     Raises:
         graphviz.ExecutableNotFound, graphviz.CalledProcessError: Graphviz is missing, or cannot make this format.
     """
-    source = graphviz.Source(to_dot(diagram), engine="neato")
+    source = graphviz.Source(to_dot(diagram, **({"dpi": "200"} if format == "png" else {})), engine="neato")
     content: bytes = source.pipe(format=format, neato_no_op=2, quiet=True)
     return content
 

@@ -42,10 +42,10 @@ class Spacing:
 
     width: float = 40.0
     height: float = 17.0
-    column: float = 60.0
+    column: float = 64.0
     row: float = 48.0
     clearance: float = 5.0
-    lane: float = 3.5
+    lane: float = 4.5
     arrow: float = 6.0
 
     def scaled(self, factor: float) -> Spacing:
@@ -86,7 +86,7 @@ def _width(name: str, degree: int, spacing: Spacing, room: float) -> float:
     least = spacing.width * (1.0 + 0.09 * max(0, len(name) - 7))
     alone = not name.startswith("a")
     most = max(least, 0.9 * room) if alone else 1.4 * least
-    return min(most, max(least, 1.6 * spacing.lane * degree))
+    return min(most, max(least, 1.25 * spacing.lane * degree))
 
 
 def route(edges: Sequence[tuple[str, str, str]], boxes: Mapping[str, Box], spacing: Spacing) -> list[list[Point]]:

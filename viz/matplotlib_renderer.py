@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +26,12 @@ _FONTS = ["Helvetica", "Arial", "Nimbus Sans", "Liberation Sans", "DejaVu Sans"]
 
 def render(diagram: Diagram, format: str, *, dpi: int = 200) -> bytes:
     """The picture as "svg", "pdf" or "png"; the same diagram gives the same bytes."""
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "acdc", "pdf.fonttype": 42, "lines.scale_dashes": False}
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "acdc",
+        "pdf.fonttype": 42,
+        "lines.scale_dashes": False,
+    }
     buffer = io.BytesIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn in its place

@@ -78,13 +78,13 @@ def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, 
         detail = "layer"  # nothing says which edges matter
         edges = _edges(circuit, true, detail)
     drawn = edges if len(edges) <= max_edges else _strongest(edges, max_edges)
-    nodes = _nodes(drawn, true is not None) if drawn else dict.fromkeys(_ends(circuit.graph), "")
+    nodes = _nodes(drawn, true is not None) if drawn else _ends(circuit.graph)
     return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn))
 
 
-def _ends(graph: Graph) -> list[str]:
+def _ends(graph: Graph) -> dict[str, Verdict]:
     """What a picture without edges shows: the inputs and the logits."""
-    return [*graph.sources[: graph.n_inputs], "logits"]
+    return {name: "" for name in [*graph.sources[: graph.n_inputs], "logits"]}
 
 
 def _strongest(edges: list[DrawnEdge], most: int) -> list[DrawnEdge]:

@@ -35,7 +35,7 @@ class Style:
     font: str = "Helvetica,Arial,sans-Serif"
     font_size: float = 8.0
     title_size: float = 10.0
-    line: tuple[float, float] = (0.6, 3.0)
+    line: tuple[float, float] = (0.7, 3.0)
     scale: float = 1.0
 
 

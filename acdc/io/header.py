@@ -37,11 +37,11 @@ def graph_from_options(options: Any, what: str) -> Graph:
     if not isinstance(options, dict) or options.keys() - known:
         odd = sorted(options.keys() - known) if isinstance(options, dict) else options
         raise AcdcError(f"{what}: expected graph options out of {', '.join(sorted(known))}, got {odd!r:.80}")
-    sizes = [options.get(name) for name in ("n_layers", "n_heads")]
-    if all(isinstance(size, int) for size in sizes):
-        layers, heads = sizes
-        if layers > 10**6 or heads > 10**6 or (layers * (heads + 1)) ** 2 * 3 > _LARGEST:
-            raise AcdcError(f"{what}: a graph of {layers} layers with {heads} heads is too large to be true")
+    layers: Any = options.get("n_layers")
+    heads: Any = options.get("n_heads")
+    given = isinstance(layers, int) and isinstance(heads, int)
+    if given and (max(layers, heads) > 10**6 or 3 * (layers * (heads + 1)) ** 2 > _LARGEST):
+        raise AcdcError(f"{what}: a graph of {layers} layers with {heads} heads is too large to be true")
     try:
         return _GRAPH.validate_json(json.dumps(options), strict=True)
     except pydantic.ValidationError as error:

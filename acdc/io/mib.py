@@ -13,7 +13,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
@@ -78,6 +77,8 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
 
 def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
     """A circuit from the EAP code base's `.pt` file, arrays `(sources, destinations)`; runs no code from it."""
+    import torch
+
     what = "the EAP .pt file"
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -91,19 +92,19 @@ def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
         if key in value and list(value[key]) != list(names):
             raise AcdcError(f"{what}: {key} are not those of {found.n_layers} layers with {found.n_heads} heads")
     arrays = []
-    for key, dtype in (("edges_scores", np.float64), ("edges_in_graph", np.bool_)):
+    for key in ("edges_scores", "edges_in_graph"):
         tensor = value[key]
         shape = [found.n_sources, found.n_destinations]
         if not isinstance(tensor, torch.Tensor) or list(tensor.shape) != shape:
             given = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise AcdcError(f"{what}: expected {key} of shape {shape} (sources, destinations), got {given}")
-        arrays.append(tensor.detach().double().numpy().T.astype(dtype))
+        arrays.append(tensor.detach().double().numpy().T)
     provenance = Provenance(versions={})
     nodes = value.get("nodes_scores")
     if not isinstance(nodes, torch.Tensor) or not bool(torch.isfinite(nodes).all()):
         nodes = None  # unscored nodes are NaN there
     scores = Scores(found, arrays[0], "", provenance, None if nodes is None else nodes.double().numpy())
-    return Circuit(found, arrays[1] & found.valid, scores, provenance)
+    return Circuit(found, (arrays[1] != 0) & found.valid, scores, provenance)
 
 
 def _graph(config: dict[str, Any], *, mlp: bool) -> Graph:

@@ -1,0 +1,214 @@
+"""Plots of results with matplotlib: each takes numbers and axes (or makes them), draws, and returns the axes.
+
+Colours are those of Okabe and Ito, which every kind of colour vision tells apart; lines differ in marker too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from scipy import integrate, stats
+
+from acdc.circuit import Circuit, Scores
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray
+from acdc.viz.style import STYLES
+
+if TYPE_CHECKING:
+    from acdc.evaluation import Curve
+
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#f0e442")
+MARKERS = "os^Dv<>P"
+SIGNED = LinearSegmentedColormap.from_list("acdc", [STYLES["paper"].negative, "#ffffff", STYLES["paper"].positive])
+"""Colour map of signed numbers: orange below 0, white, blue above."""
+
+Array = npt.NDArray[np.floating]
+T = TypeVar("T")
+
+
+def new_axes(width: float = 3.4, height: float = 2.6) -> Axes:
+    """Axes on a figure of their own, the size of a column of a paper (inches)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def faithfulness_curves(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
+    """Faithfulness against circuit size (log scale), one line a method.
+
+    Args:
+        curves: by name, from `acdc.curve`.
+    """
+    ax = ax or new_axes()
+    for i, (name, curve) in enumerate(_some(curves, "curve").items()):
+        size, value = np.array(curve.n_edges), np.array(curve.faithfulness)
+        ax.plot(size[size > 0], value[size > 0], label=name, **_line(i))
+    for level in (0.0, 1.0):
+        ax.axhline(level, color="0.7", linewidth=0.6, zorder=0)
+    return _finish(ax, "edges", "faithfulness", legend=len(curves) > 1, xscale="log")
+
+
+def roc(scores: Mapping[str, Scores], truth: Circuit | BoolArray, ax: Axes | None = None) -> Axes:
+    """True against false positive rate of edges ranked by |score|; tied edges are one step."""
+    ax = ax or new_axes(2.9, 2.9)
+    for i, (name, one) in enumerate(_some(scores, "scores").items()):
+        true, false = _counts(one, truth)
+        x, y = false / max(false[-1], 1), true / max(true[-1], 1)
+        ax.plot(x, y, label=f"{name} ({integrate.trapezoid(y, x):.3f})", **_line(i, marker=False))
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=0.6, linestyle="--", zorder=0)
+    return _finish(ax, "false positive rate", "true positive rate", legend=True)
+
+
+def precision_recall(scores: Mapping[str, Scores], truth: Circuit | BoolArray, ax: Axes | None = None) -> Axes:
+    """Precision against recall of edges ranked by |score|."""
+    ax = ax or new_axes(2.9, 2.9)
+    for i, (name, one) in enumerate(_some(scores, "scores").items()):
+        true, false = (count[1:] for count in _counts(one, truth))
+        recall, precision = true / max(true[-1], 1), true / (true + false)
+        line = np.append(0, recall), np.append(precision[:1], precision)
+        ax.step(*line, where="pre", label=name, **_line(i, marker=False))
+    ax.set_ylim(0, 1.03)
+    return _finish(ax, "recall", "precision", legend=len(scores) > 1)
+
+
+def pareto(points: Mapping[str, tuple[float, float]], ax: Axes | None = None, *, cost: str = "seconds") -> Axes:
+    """Quality against cost (log scale), one point a method; the methods that none beats in both are joined.
+
+    Args:
+        points: (cost, quality) by name.
+    """
+    ax = ax or new_axes()
+    for i, (name, (x, y)) in enumerate(_some(points, "point").items()):
+        ax.plot(x, y, **_line(i) | {"linestyle": "none"})
+        ax.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7, parse_math=False)
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points.values(), key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    ax.step(*zip(*front, strict=True), where="post", color="0.6", linewidth=0.8, zorder=0)
+    ax.margins(x=0.25, y=0.15)
+    return _finish(ax, cost, "quality", xscale="log")
+
+
+def agreement(scores: Mapping[str, Scores], ax: Axes | None = None) -> Axes:
+    """Rank correlation (Spearman) of |score| between methods, as a matrix."""
+    names = list(_some(scores, "scores"))
+    first = scores[names[0]]
+    if any(one.graph != first.graph for one in scores.values()):
+        raise AcdcError("scores of different graphs cannot be compared: make all with the same graph options")
+    ranks = np.array([stats.rankdata(np.abs(one.values[one.graph.valid])) for one in scores.values()])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1)
+    with np.errstate(invalid="ignore"):  # constant scores agree with nothing
+        matrix = centred @ centred.T / np.outer(length, length)
+    ax = heat_map(matrix, ax, rows=names, columns=names, limit=1.0, label="rank correlation", numbers=True)
+    ax.tick_params(axis="x", rotation=45)
+    return ax
+
+
+def heads(scores: Scores, ax: Axes | None = None) -> Axes:
+    """Heads and MLPs by layer: their node score, or the sum over their outgoing edges if there are none."""
+    graph = scores.graph
+    values = scores.nodes if scores.nodes is not None else scores.values.sum(axis=0)
+    grid = values[graph.n_inputs :].reshape(graph.n_layers, graph.sources_per_layer)
+    columns = [str(head) for head in range(graph.n_heads)] + ["MLP"] * graph.mlp
+    what = "node score" if scores.nodes is not None else "sum of edge scores"
+    ax = heat_map(grid, ax, rows=[str(n) for n in range(graph.n_layers)], columns=columns, label=what)
+    ax.set_xlabel("head", fontsize=8)
+    ax.set_ylabel("layer", fontsize=8)
+    return ax
+
+
+def heat_map(
+    values: Array,
+    ax: Axes | None = None,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    limit: float | None = None,
+    label: str = "",
+    numbers: bool = False,
+) -> Axes:
+    """A matrix of signed numbers, the first row at the bottom (layers by heads, layers by positions, …).
+
+    Args:
+        values: `[row, column]`; NaN is left white.
+        limit: the size of number with the full colour; by default the largest there is.
+        numbers: write each number into its cell.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (len(rows), len(columns)):
+        raise AcdcError(f"expected values of shape {[len(rows), len(columns)]}, got {list(values.shape)}")
+    ax = ax or new_axes(0.9 + 0.28 * max(len(columns), 5), 0.8 + 0.24 * max(len(rows), 4))
+    limit = limit or float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    image = ax.pcolormesh(values, cmap=SIGNED, vmin=-limit, vmax=limit)
+    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        step = -(-len(names) // 24)
+        axis.set_ticks(np.arange(0, len(names), step) + 0.5, list(names)[::step], fontsize=7, parse_math=False)
+        axis.set_tick_params(length=0)
+    if numbers:
+        for (row, column), value in np.ndenumerate(values):
+            color = "white" if abs(value) > 0.6 * limit else "black"
+            ax.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
+    bar = ax.figure.colorbar(image, ax=ax)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def score_distribution(scores: Mapping[str, Scores], ax: Axes | None = None) -> Axes:
+    """How many edges have at least a given |score| (both log): where a natural threshold is, if there is one."""
+    ax = ax or new_axes()
+    for i, (name, one) in enumerate(_some(scores, "scores").items()):
+        sizes = np.sort(np.abs(one.values[one.graph.valid]))[::-1]
+        sizes = sizes[sizes > 0]
+        ax.plot(sizes, np.arange(1, len(sizes) + 1), label=name, **_line(i, marker=False))
+    ax.set_yscale("log")
+    return _finish(ax, "|score|", "edges with at least this", legend=len(scores) > 1, xscale="log")
+
+
+def _counts(scores: Scores, truth: Circuit | BoolArray) -> tuple[Array, Array]:
+    """True and false positives at every distinct |score|, from none kept to all."""
+    edges = truth.edges if isinstance(truth, Circuit) else np.asarray(truth, dtype=bool)
+    valid = scores.graph.valid
+    if edges.shape != valid.shape:
+        raise AcdcError(f"expected true edges of shape {list(valid.shape)}, got {list(edges.shape)}")
+    sizes, true = np.abs(scores.values[valid]), edges[valid]
+    order = np.argsort(-sizes, kind="stable")
+    last_of_tie = np.append(np.diff(sizes[order]) != 0, True)
+    found = np.cumsum(true[order])[last_of_tie]
+    kept = np.flatnonzero(last_of_tie) + 1
+    return np.append(0, found).astype(float), np.append(0, kept - found).astype(float)
+
+
+def _line(i: int, *, marker: bool = True) -> dict[str, Any]:
+    look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linewidth": 1.2}
+    return look | ({"marker": MARKERS[i % len(MARKERS)], "markersize": 3.5} if marker else {})
+
+
+def _some(values: Mapping[str, T], what: str) -> Mapping[str, T]:
+    if not values:
+        raise AcdcError(f"nothing to plot: expected at least one {what}")
+    return values
+
+
+def _finish(ax: Axes, x: str, y: str, *, legend: bool = False, xscale: str = "linear") -> Axes:
+    ax.set_xscale(xscale)
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=7)
+    if legend:
+        for text in ax.legend(frameon=False, fontsize=7).get_texts():
+            text.set_parse_math(False)
+    return ax
