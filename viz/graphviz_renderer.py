@@ -10,7 +10,8 @@ import html
 
 import graphviz
 
-from acdc.viz.diagram import Diagram, DiagramEdge, DiagramNode, DiagramText, text_width
+from acdc.viz.diagram import Diagram
+from acdc.viz.elements import DiagramEdge, DiagramNode, DiagramText, text_width
 
 _HEADS = {"none": "none", "filled": "normal", "hollow": "onormal", "diamond": "odiamond"}
 

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
 from acdc.viz.reduce import execution_order
@@ -154,11 +155,7 @@ def _curve(
     led: set[float] = set()
     while True:
         curve = _smooth(through)
-        cut = [
-            y
-            for y, row in sorted(between.items())
-            if y not in led and any(_blocked(_at(curve, y + dy), row, spacing) for dy in (-half, 0.0, half))
-        ]
+        cut = [y for y, row in sorted(between.items()) if y not in led and _cuts(curve, y, row, spacing)]
         if not cut:
             return curve
         for y in cut:
@@ -189,19 +186,22 @@ def _smooth(through: Mapping[float, float]) -> list[Point]:
     return points
 
 
-def _at(curve: list[Point], y: float) -> float:
-    """x of an upward curve at a height."""
-    for i in range(0, len(curve) - 1, 3):
-        if y <= curve[i + 3][1]:
-            t = np.linspace(0, 1, 33)
-            weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
-            xs, ys = (np.array(curve[i : i + 4]).T[:, :, None] * weights[None]).sum(1)
-            return float(np.interp(y, ys, xs))
-    return curve[-1][0]
+def _cuts(curve: list[Point], y: float, row: list[Box], spacing: Spacing) -> bool:
+    """Whether an upward curve comes too near a box of the row at height y."""
+    heights = np.linspace(y - spacing.height / 2, y + spacing.height / 2, 9)
+    x = _at(curve, heights)
+    low, high = np.minimum(x[:-1], x[1:]), np.maximum(x[:-1], x[1:])
+    reach = spacing.clearance - 0.01
+    return any(((high > b.x - b.width / 2 - reach) & (low < b.x + b.width / 2 + reach)).any() for b in row)
 
 
-def _blocked(x: float, row: list[Box], spacing: Spacing) -> bool:
-    return any(abs(x - box.x) < box.width / 2 + spacing.clearance - 0.01 for box in row)
+def _at(curve: list[Point], heights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """x of an upward curve at heights."""
+    t = np.linspace(0, 1, 33)
+    weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    pieces = [np.array(curve[i : i + 4]).T @ weights for i in range(0, len(curve) - 1, 3)]
+    xs, ys = np.concatenate(pieces, axis=1)
+    return np.interp(heights, ys, xs)
 
 
 def _gap(below: float, above: float, row: list[Box], taken: list[float], spacing: Spacing) -> float:

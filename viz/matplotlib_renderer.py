@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
 
-from acdc.viz.diagram import Diagram, DiagramEdge, DiagramNode
+from acdc.viz.diagram import Diagram
+from acdc.viz.elements import DiagramEdge, DiagramNode
 
 _DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 2))}
 _METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}

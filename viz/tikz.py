@@ -5,7 +5,8 @@ Fonts are the document's own; lengths are points.
 
 from __future__ import annotations
 
-from acdc.viz.diagram import Diagram, DiagramEdge, DiagramNode, DiagramText
+from acdc.viz.diagram import Diagram
+from acdc.viz.elements import DiagramEdge, DiagramNode, DiagramText
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -14,7 +14,8 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.viz import FORMATS, STYLES, draw
-from acdc.viz.diagram import clean, make_diagram
+from acdc.viz.diagram import make_diagram
+from acdc.viz.elements import clean
 
 PAPER = STYLES["paper"]
 RENDERERS = [

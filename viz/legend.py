@@ -1,0 +1,113 @@
+"""The legend below a diagram: a sample of each look that occurs in it, with its meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from acdc.viz.elements import (
+    DASHES,
+    HEADS,
+    Dash,
+    DiagramEdge,
+    DiagramNode,
+    DiagramText,
+    Head,
+    line_width,
+    make_node,
+    number,
+    text_width,
+)
+from acdc.viz.layout import Box, Spacing
+from acdc.viz.reduce import Reduced, Verdict
+from acdc.viz.style import Style
+
+
+@dataclasses.dataclass
+class Legend:
+    """A legend that grows entry by entry, from (x, y) to the right, in lines between left and right."""
+
+    style: Style
+    left: float
+    right: float
+    x: float
+    y: float
+    texts: list[DiagramText] = dataclasses.field(default_factory=list)
+    edges: list[DiagramEdge] = dataclasses.field(default_factory=list)
+    nodes: list[DiagramNode] = dataclasses.field(default_factory=list)
+
+    def line(self, meaning: str, color: str, width: float, dash: Dash = "solid", head: Head = "none") -> None:
+        """An entry for edges."""
+        start, end = self._entry(meaning)
+        base = end - (Spacing().arrow * self.style.scale if head != "none" else 0.0)
+        points = tuple((start + (base - start) * k / 3, self.y) for k in range(4))
+        self.edges.append(DiagramEdge("", points, (end, self.y), color, width, dash, head))
+
+    def box(self, meaning: str, verdict: Verdict) -> None:
+        """An entry for nodes."""
+        start, end = self._entry(meaning)
+        box = Box((start + end) / 2, self.y, end - start, 1.05 * self.style.font_size)
+        self.nodes.append(dataclasses.replace(make_node("a", verdict, box, self.style), name="", label=""))
+
+    def new_line(self) -> None:
+        if self.x > self.left:
+            self.x, self.y = self.left, self.y - 1.5 * self.style.font_size
+
+    def _entry(self, meaning: str) -> tuple[float, float]:
+        """Place a text; returns where its sample begins and ends."""
+        size = self.style.font_size
+        sample, gap = 2.6 * size, 0.6 * size
+        width = sample + gap + text_width(meaning, size)
+        if self.x + width > self.right:
+            self.new_line()
+        start = self.x
+        self.texts.append(DiagramText(meaning, start + sample + gap, self.y, size, self.style.text))
+        self.x += width + 1.4 * size
+        return start, start + sample
+
+
+def make_legend(
+    reduced: Reduced, strongest: float, style: Style, *, left: float, right: float, top: float
+) -> Legend:
+    """The legend for what is drawn; its `y` is where it ends.
+
+    Args:
+        strongest: the largest |score| drawn.
+    """
+    legend = Legend(style, left, right, left, top - 1.2 * style.font_size)
+    thin, thick = style.line
+    middle = thin + 0.4 * (thick - thin)
+    signs = {(edge.score or 0) > 0 for edge in reduced.edges if edge.kept and edge.score}
+    if True in signs:
+        legend.line("score > 0", style.positive, middle)
+    if False in signs:
+        legend.line("score < 0", style.negative, middle)
+    if strongest:
+        legend.line(f"|score| {number(strongest)}", style.unsigned, thick)
+        if sum(edge.kept for edge in reduced.edges) > 1:
+            weak = strongest / 25
+            legend.line(number(weak), style.unsigned, line_width(weak, strongest, style))
+    if any(edge.port for edge in reduced.edges):
+        legend.new_line()
+        legend.line("to queries", style.unsigned, middle, DASHES["q"])
+        legend.line("to keys", style.unsigned, middle, DASHES["k"])
+        legend.line("to values and others", style.unsigned, middle, DASHES["v"])
+    verdicts = {edge.verdict for edge in reduced.edges}
+    legend.new_line()
+    if "hit" in verdicts:
+        legend.line("true", style.unsigned, middle, head=HEADS["hit"])
+    if "false" in verdicts:
+        legend.line("not in the true circuit", style.unsigned, middle, head=HEADS["false"])
+    if "missed" in verdicts:
+        legend.line("missed", style.absent, line_width(None, 0.0, style), head=HEADS["missed"])
+    legend.new_line()
+    if "false" in reduced.nodes.values():
+        legend.box("node not in the true circuit", "false")
+    if "missed" in reduced.nodes.values():
+        legend.box("node missed", "missed")
+    if not legend.texts:
+        legend.y = top
+    elif legend.x > left:
+        legend.y -= 0.5 * style.font_size
+    else:
+        legend.y += style.font_size
+    return legend
