@@ -49,8 +49,10 @@ QUICK = ("discover", "tracr-reverse", "--method", "eap-ig", "--edges", 10, "--ra
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `acdc discover`, made once."""
     folder = tmp_path_factory.mktemp("run") / "reverse"
-    command = [sys.executable, "-m", "acdc", *map(str, QUICK), "-o", str(folder)]
-    subprocess.run(command, check=True, capture_output=True, cwd=folder.parent)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+        patch.setattr(sys, "argv", ["acdc", *map(str, QUICK), "-o", str(folder)])
+        cli.main()
+    assert not exit.value.code
     return folder
 
 
