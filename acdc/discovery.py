@@ -179,8 +179,6 @@ def _problem(
     seed: int,
     progress: Progress | None,
 ) -> Problem:
-    if batch_size is not None and batch_size < 1:
-        raise AcdcError(f"expected a batch size of at least 1, got {batch_size}")
     return Problem(
         model,
         model.graph() if graph is None else graph,

@@ -119,7 +119,6 @@ def evaluate(
         AcdcError: the circuit belongs to another graph than the model's.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    check_graph(model, circuit)
     judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
     problem = Problem(model, circuit.graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
@@ -234,24 +233,12 @@ def is_numerical(model: Model) -> bool:
     return model.program is not None and model.program.program.numerical
 
 
-def check_graph(model: Model, circuit: Circuit) -> None:
-    """Refuse a circuit that was found in a model of another shape."""
-    graph = circuit.graph
-    expected = model.graph(qkv=graph.qkv, group_kv=graph.group_kv, inputs=graph.inputs)
-    if (graph.n_layers, graph.n_heads, graph.mlp, graph.parallel) != (
-        expected.n_layers,
-        expected.n_heads,
-        expected.mlp,
-        expected.parallel,
-    ):
-        raise AcdcError(
-            f"the circuit is of a model with {graph.n_layers} layers of {graph.n_heads} heads, "
-            f"but {model.name} has {expected.n_layers} layers of {expected.n_heads}"
-        )
-
-
 def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> TruthComparison | None:
     if truth is not None:
+        if truth.graph != circuit.graph:
+            raise AcdcError(
+                "the true circuit is of another graph than the circuit: give both the same graph options"
+            )
         name, edges = "given", truth.edges
     elif dataset.truth is not None:
         name, edges = dataset.truth.name, dataset.truth.mask(circuit.graph)

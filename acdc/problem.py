@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 
+from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.model import Model
@@ -41,6 +42,16 @@ class Problem:
     batch_size: int | None = None
     seed: int = 0
     progress: Progress = no_progress
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise AcdcError(f"expected a batch size of at least 1, got {self.batch_size}")
+        given = self.graph
+        expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
+        if given != expected:
+            pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+            differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
+            raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
 
     @cached_property
     def _references(self) -> References | None:

@@ -1,0 +1,56 @@
+"""Exact edge patching is what it says: the metric of the full model without each edge alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import families
+import problems
+from acdc.methods.exact import exact_scores
+from acdc.patching import Patching
+
+
+def check(patching: Patching, measure: Any) -> None:
+    graph = patching.graph
+    full = problems.values(patching, measure, graph.valid[None])
+    expected = np.zeros(graph.valid.shape)
+    for circuits, edge in zip(problems.all_but_one(graph)[:, None], np.argwhere(graph.valid), strict=True):
+        expected[tuple(edge)] = problems.values(patching, measure, circuits)[0] - full[0]
+    scores = exact_scores(patching, measure)
+    assert np.abs(expected).max() > 0
+    assert np.abs(scores - expected).max() < 1e-9 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_equals_removing_each_edge_alone_in_every_family(family: str) -> None:
+    check(*problems.make(family, padding="both"))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "case"),
+    [
+        ("gpt2-scaled-by-layer", {"qkv": "merged"}, {"ablation": "zero", "metric": "kl"}),
+        ("gpt2-scaled-by-layer", {"inputs": "split"}, {"shared": 4, "metric": "kl"}),
+        ("gpt-neox-parallel", {"qkv": "merged"}, {"ablation": "mean", "padding": "left"}),
+        ("llama", {"group_kv": True}, {"reads": 3, "padding": "right", "shared": 2}),
+        ("olmo2", {"qkv": "merged"}, {"ablation": "mean-position", "metric": "exact-match"}),
+        ("olmo2", {"group_kv": True}, {"shared": 3, "reads": 2}),
+    ],
+    ids=str,
+)
+def test_equals_removing_each_edge_alone(family: str, options: dict[str, Any], case: dict[str, Any]) -> None:
+    check(*problems.make(family, graph=problems.tiny(family).graph(**options), **case))
+
+
+def test_small_batches_of_sources_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acdc.methods.exact._batch", lambda patching: 3)
+    patching, measure = problems.make("gpt2-scaled-by-layer")
+    seen: list[tuple[int, int]] = []
+    scores = exact_scores(patching, measure, progress=lambda *x: seen.append(x))
+    assert seen[-1] == (patching.graph.n_edges, patching.graph.n_edges)
+    assert max(b - a for (a, _), (b, _) in zip([(0, 0), *seen], seen, strict=False)) == 3
+    monkeypatch.undo()
+    np.testing.assert_allclose(scores, exact_scores(patching, measure), atol=1e-12)

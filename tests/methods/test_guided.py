@@ -1,0 +1,192 @@
+"""Guided pruning keeps its promise: within the budget, and no edge of the result can go."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import families
+import problems
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray
+from acdc.measure import Measure, bind
+from acdc.methods.guided import circuit_scores, guided, separation
+from acdc.metrics import OUTCOMES
+from acdc.patching import Patching
+from acdc.problem import Problem
+
+module = importlib.import_module("acdc.methods.guided")  # `acdc.methods.guided` itself is the function
+SLACK = 1e-9  # of rounding, as a share of the budget
+
+
+def make(
+    family: str, *, metric: str = "kl", ablation: Any = "resample", **prompts: Any
+) -> tuple[Problem, Patching, Measure]:
+    """A problem, and an independent patching to judge its result by."""
+    patching, measure = problems.make(family, metric=metric, ablation=ablation, **prompts)
+    problem = Problem(patching.model, patching.graph, patching.prompts, OUTCOMES[metric], ablation)
+    return problem, patching, measure
+
+
+def assert_certified(kept: BoolArray, budget: float, patching: Patching, measure: Measure) -> None:
+    """Within the budget as it is, and over it without any one edge; nothing dangles."""
+    assert problems.distance(patching, measure, kept) <= budget * (1 + SLACK)
+    for circuit in problems.all_but_one(patching.graph, kept):
+        assert problems.distance(patching, measure, circuit) > budget * (1 - SLACK)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_edge_is_needed(family: str) -> None:
+    problem, patching, measure = make(family, padding="both")
+    kept, scores = guided(problem, faithfulness=0.6)
+    assert 0 < kept.sum() < patching.graph.n_edges
+    assert_certified(kept, 0.4 * separation(patching, measure), patching, measure)
+    assert scores.shape == kept.shape
+    assert np.isfinite(scores).all()
+    assert (kept == patching.graph.prune(kept)).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "metric", "ablation", "prompts"),
+    [
+        ("gpt2-scaled-by-layer", "kl", "zero", {}),
+        ("gpt2-scaled-by-layer", "logit-difference", "zero", {"padding": "left"}),
+        ("gpt2-scaled-by-layer", "logit-difference", "mean", {"padding": "right"}),
+        ("gpt-neox-parallel", "kl", "mean-position", {}),
+        ("gpt-neox-parallel", "l2", "zero", {}),
+        ("llama", "kl", "zero", {"reads": 3}),
+        ("llama", "logit-difference", "mean", {}),
+        ("qwen2", "probability-difference", "zero", {}),
+        ("olmo2", "kl", "mean", {"shared": 3}),
+    ],
+)
+@pytest.mark.parametrize("share", [0.7, 0.3])
+def test_every_edge_is_needed_under_other_ablations(
+    family: str, metric: str, ablation: str, prompts: dict[str, Any], share: float
+) -> None:
+    """Where a component that nothing feeds still writes something (its biases) that its reference is not."""
+    problem, patching, measure = make(family, metric=metric, ablation=ablation, **prompts)
+    budget = share * separation(patching, measure)
+    kept, _ = guided(problem, budget=budget)
+    assert_certified(kept, budget, patching, measure)
+
+
+def test_the_certificate_starts_from_a_first_stage_and_only_removes(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[BoolArray] = []
+    for name in ("_fewest_best", "_bite"):
+        original = getattr(module, name)
+
+        def recorded(*args: Any, original: Any = original) -> Any:
+            found = original(*args)
+            stages.append(found[0] if isinstance(found, tuple) else found)
+            return found
+
+        monkeypatch.setattr(module, name, recorded)
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    budget = 0.4 * separation(patching, measure)
+    kept, _ = guided(problem, faithfulness=0.6)
+    first, bitten = stages
+    for smaller, larger in ((bitten, first), (kept, bitten)):
+        assert not (smaller & ~larger).any()
+    for stage in stages:
+        assert problems.distance(patching, measure, stage) <= budget
+    assert kept.sum() < first.sum()
+
+
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("edges", [1, 5, 20, 10_000])
+def test_a_number_of_edges_is_never_exceeded(edges: int, ablation: str) -> None:
+    problem, patching, _ = make("gpt2-scaled-by-layer", ablation=ablation)
+    kept, _ = guided(problem, edges=edges)
+    assert kept.sum() <= edges
+    assert (kept == patching.graph.prune(kept)).all()
+    if edges == 10_000:
+        assert (kept == patching.graph.valid).all()
+
+
+@pytest.mark.parametrize("how", [{"faithfulness": 0.6}, {"edges": 10}], ids=str)
+def test_the_same_problem_gives_the_same_circuit(how: dict[str, Any]) -> None:
+    (kept, scores), (again, scores_again) = (
+        guided(make("gpt2-scaled-by-layer", padding="left")[0], **how) for _ in range(2)
+    )
+    assert (kept == again).all()
+    assert (scores == scores_again).all()
+
+
+@pytest.mark.parametrize(("faithfulness", "edges"), [(0.0, 0), (1.0, None)])
+def test_the_ends_of_the_budget(faithfulness: float, edges: int | None) -> None:
+    """No faithfulness asks for no edge, full faithfulness for no distance at all."""
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    kept, _ = guided(problem, faithfulness=faithfulness)
+    if edges is not None:
+        assert kept.sum() == edges
+    else:
+        assert problems.distance(patching, measure, kept) < 1e-9 * separation(patching, measure)
+
+
+def test_a_budget_is_in_the_units_of_the_metric() -> None:
+    problem, patching, measure = make("gpt2-scaled-by-layer", metric="logit-difference")
+    by_share, _ = guided(problem, faithfulness=0.75)
+    by_budget, _ = guided(problem, budget=0.25 * separation(patching, measure))
+    assert (by_share == by_budget).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": -1.0}, "budget of at least 0, got -1"),
+        ({"faithfulness": 1.5}, "between 0 and 1, got 1.5"),
+        ({"edges": 0}, "at least one edge, got 0"),
+        ({"steps": 0}, "at least one step, got 0"),
+    ],
+)
+def test_impossible_requests_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(AcdcError, match=message):
+        guided(make("gpt2-scaled-by-layer")[0], **options)
+
+
+# ---- scores inside a circuit ------------------------------------------------------------------------------------
+
+
+def test_scores_in_the_full_circuit_are_eap() -> None:
+    patching, measure = problems.make("llama", padding="both")
+    expected = patching.graph.from_ports(module.attribute(patching, measure.outcome, alphas=[1.0]).numpy())
+    assert_close(circuit_scores(patching, measure, patching.graph.valid, [1.0]), expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox-parallel", "olmo2"])
+def test_scores_in_a_circuit_are_what_removing_a_little_costs(family: str) -> None:
+    patching, measure = problems.make(family)
+    graph, step = patching.graph, 1e-5
+    kept = graph.prune(graph.valid & (np.random.default_rng(0).random(graph.valid.shape) < 0.6))
+    scores = circuit_scores(patching, measure, kept, [1.0])
+    assert not scores[~kept].any()
+    edges = np.argwhere(kept)[::7]
+    circuits = np.repeat(kept[None].astype(float), 2 * len(edges), axis=0)
+    for i, (destination, source) in enumerate(edges):
+        circuits[i, destination, source] -= step
+        circuits[len(edges) + i, destination, source] += step
+    less, more = np.split(problems.values(patching, measure, circuits), 2)
+    assert np.abs(scores[tuple(edges.T)] - (less - more) / (2 * step)).max() < 1e-6 * np.abs(scores).max()
+
+
+def test_scores_in_the_empty_circuit_are_none() -> None:
+    patching, measure = problems.make("gpt2-scaled-by-layer")
+    assert not circuit_scores(patching, measure, np.zeros_like(patching.graph.valid), [0.0, 1.0]).any()
+
+
+def assert_close(ours: FloatArray, theirs: FloatArray) -> None:
+    assert np.abs(ours - theirs).max() < 1e-9 * np.abs(theirs).max()
+
+
+def test_float32_keeps_the_budget_too() -> None:
+    model = families.tiny("gpt2", torch.float32)
+    problem = Problem(model, model.graph(), problems.make_prompts(padding="both"), OUTCOMES["kl"])
+    kept, _ = guided(problem, faithfulness=0.7)
+    patching = Patching(model, model.graph(), problem.prompts)
+    measure = bind(OUTCOMES["kl"], patching)
+    assert problems.distance(patching, measure, kept) <= 0.3 * separation(patching, measure) * (1 + 1e-4)

@@ -1,0 +1,48 @@
+"""A problem's batches are its prompts, each once, with references that belong to all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import problems
+from acdc.metrics import OUTCOMES
+from acdc.problem import Problem
+
+KL = OUTCOMES["kl"]
+
+
+def make(**options: Any) -> Problem:
+    model = problems.tiny("gpt2-scaled-by-layer")
+    return Problem(model, model.graph(), problems.make_prompts(size=5, padding="both"), KL, **options)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100, None])
+def test_batches_are_the_prompts_in_order(size: int | None) -> None:
+    problem = make(batch_size=size)
+    batches = list(problem.batches())
+    assert len(batches) == problem.n_batches
+    assert max(len(batch.prompts) for batch in batches) <= problem.prompts_per_batch
+    assert torch.equal(torch.cat([batch.prompts.clean for batch in batches]), problem.prompts.clean)
+    assert len(problem.patching().prompts) == 5
+
+
+@pytest.mark.parametrize("ablation", ["mean", "mean-position"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_every_batch_has_the_mean_over_all_prompts(ablation: Any, size: int) -> None:
+    whole = make(ablation=ablation).patching().references
+    for batch in make(ablation=ablation, batch_size=size).batches():
+        for part, expected in ((batch.references.inputs, whole.inputs), (batch.references.mlp, whole.mlp)):
+            for ours, theirs in zip(part, expected, strict=True):
+                torch.testing.assert_close(ours, theirs[:, : len(batch.prompts)])
+
+
+def test_a_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    for free in (0.0, 1e6, 1e9):
+        monkeypatch.setattr("acdc.problem._free_memory", lambda device, free=free: free)
+        sizes.append(make().prompts_per_batch)
+    assert sizes[0] == 1
+    assert sizes == sorted(set(sizes))
