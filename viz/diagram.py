@@ -56,6 +56,7 @@ def make_diagram(
     """The diagram of a circuit; arguments as for `acdc.viz.draw`."""
     spacing = Spacing().scaled(style.scale)
     reduced = reduce(circuit, truth, detail, max_edges)
+    style = style.for_lines(len(reduced.edges))
     boxes = place(reduced.nodes, _degrees(reduced.edges), spacing)
     curves = route([(e.source, e.destination, e.port) for e in reduced.edges], boxes, spacing)
     strongest = max((abs(e.score) for e in reduced.edges if e.score is not None), default=0.0)

@@ -38,6 +38,11 @@ class Style:
     line: tuple[float, float] = (0.7, 3.0)
     scale: float = 1.0
 
+    def for_lines(self, n: int) -> Style:
+        """The same style with thinner lines if there are many."""
+        thin, thick = self.line
+        return dataclasses.replace(self, line=(thin, thin + (thick - thin) * min(1.0, (40 / max(n, 1)) ** 0.5)))
+
 
 STYLES: dict[str, Style] = {
     style.name: style
