@@ -9,24 +9,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json as json_module
-import statistics
 import sys
 import time
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acdc import terminal
+from acdc import report, terminal
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
-    from acdc.evaluation import Evaluation
+    from acdc.graph import BoolArray
     from acdc.model.model import Model
-    from acdc.viz import Drawing
 
 app = typer.Typer(
     help="Find, judge, draw and exchange circuits in transformer language models.",
@@ -192,13 +189,13 @@ def discover(
             circuit.save(place)
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
-    _note(picture)
+    report.note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
     if json:
-        terminal.print_json(_record(circuit) | measured | files)
+        terminal.print_json(report.record(circuit) | measured | files)
         return
-    _show_edges(circuit)
-    _show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
+    report.show_edges(circuit)
+    report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
 
 
 @app.command()
@@ -250,15 +247,18 @@ def evaluate(
                 progress=progress,
             )  # fmt: skip
     if json:
-        terminal.print_json(_record(circuit) | dataclasses.asdict(evaluation))
+        terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation))
     else:
-        _show_evaluation(evaluation)
+        report.show_evaluation(evaluation)
 
 
 @app.command()
 def draw(
     run: Run,
     format: Annotated[str | None, typer.Option(help="svg, pdf, png, dot or tikz; otherwise as FILE ends.")] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Mark what is true, false and missed, where known.")
+    ] = False,
     style: Annotated[str, typer.Option(help="paper, slides or dark.")] = "paper",
     detail: Annotated[
         Literal["port", "head", "layer"],
@@ -279,9 +279,10 @@ def draw(
         circuit = Circuit.load(run)
         if out is not None:
             terminal.check_new_file(out, force=force)
+        edges = _true_edges(circuit) if truth else None
         path = out or run / f"circuit.{format or 'svg'}"
-        picture = viz.draw(circuit, path, format=format, style=style, detail=detail)
-    _note(picture)
+        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail)
+    report.note(picture)
     print(path)
 
 
@@ -365,6 +366,20 @@ def methods(json: Json = False) -> None:
 # ---- reading options --------------------------------------------------------------------------------------------
 
 
+def _true_edges(circuit: Circuit) -> BoolArray:
+    """The edges of the true circuit for the circuit's own task."""
+    from acdc import tasks
+
+    made = circuit.provenance
+    recipe = tasks.load(
+        made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **made.task_options
+    )
+    data = recipe.prepare(_load(made.model))
+    if data.truth is None:
+        raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
+    return data.truth.mask(circuit.graph)
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
@@ -412,77 +427,6 @@ def _own_task(model: str) -> str:
 def _short(name: str) -> str:
     """A model or task as part of a folder's name: the last part of a path, without the ending of a file."""
     return Path(name).stem if name.endswith((".jsonl", ".json", ".txt")) else Path(name).resolve().name
-
-
-# ---- showing results --------------------------------------------------------------------------------------------
-
-
-def _note(picture: Drawing) -> None:
-    """What the reader of a picture should know."""
-    if picture.note:
-        terminal.say("note", picture.note, "bold")
-
-
-def _record(circuit: Circuit) -> dict[str, Any]:
-    """What --json says of a circuit."""
-    made = circuit.provenance
-    return {
-        "model": made.model,
-        "task": made.task,
-        "method": made.method,
-        "seed": made.seed,
-        "edges": circuit.edge_scores(),
-        "nodes": circuit.nodes(),
-    }
-
-
-def _show_edges(circuit: Circuit, most: int = 20) -> None:
-    """Who reads from whom, a line a destination, from the logits down."""
-    reads: dict[str, list[str]] = {}
-    for name in circuit.edge_names():
-        source, _, destination = name.partition("->")
-        reads.setdefault(destination, []).append(source)
-    rows = [(destination, ", ".join(sources)) for destination, sources in reversed(reads.items())]
-    if len(rows) > most:
-        rows[most:] = [("…", f"and {len(rows) - most} more: acdc export RUN --to csv")]
-    terminal.print_table(("destination", "reads from"), rows)
-    print()
-
-
-def _rounded(value: float) -> str:
-    """Three decimals, and no minus sign before a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
-
-
-def _show_evaluation(evaluation: Evaluation, more: Mapping[str, str] | None = None) -> None:
-    """The numbers a circuit is judged by, each beside what it must be compared with."""
-    e = evaluation
-    facts = {
-        "edges kept": f"{e.n_edges} of {e.n_edges_total}",
-        "faithfulness": f"{_rounded(e.faithfulness)} on {e.n_prompts} {e.prompts} prompts",
-    }
-    if e.prompts == "held-out":
-        facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on those it was found on)"
-    else:
-        facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
-    if e.random_faithfulness:
-        mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)
-        facts["random circuits"] = (
-            f"{_rounded(mean)} on average, {_rounded(highest)} at best "
-            f"({len(e.random_faithfulness)} of the same size)"
-        )
-    facts[e.metric] = (
-        f"full model {e.full:.4g}, circuit {e.circuit:.4g}, without any edge {e.empty:.4g} ({e.ablation} ablation)"
-    )
-    if e.kl is not None and e.exact_match is not None:
-        facts["divergence"] = f"{e.kl:.3g} nats from the full model, {e.worst_kl:.3g} at worst"
-        facts["same answer"] = f"at {e.exact_match:.1%} of the positions read"
-    if e.truth is not None:
-        facts["true circuit"] = (
-            f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} true edges found, "
-            f"{e.truth.false_positives} false ({e.truth.name})"
-        )
-    terminal.print_facts((facts | dict(more or {})).items())
 
 
 def main() -> None:

@@ -49,9 +49,10 @@ QUICK = ("discover", "tracr-reverse", "--method", "eap-ig", "--edges", 10, "--ra
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of `acdc discover`, made once."""
     folder = tmp_path_factory.mktemp("run") / "reverse"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as exit:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["acdc", *map(str, QUICK), "-o", str(folder)])
-        cli.main()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
     assert not exit.value.code
     return folder
 
@@ -234,6 +235,14 @@ def test_draw_goes_by_the_ending_of_the_file(command: Command, run_folder: Path)
         assert Path(name).read_bytes().startswith(start)
     refused = command("draw", run_folder, "-o", "a.png")
     assert refused.status == 2
+
+
+def test_draw_marks_the_true_circuit_where_it_is_known(command: Command, run_folder: Path) -> None:
+    assert command("draw", run_folder, "--truth", "-o", "truth.svg").status == 0
+    assert command("draw", run_folder, "-o", "plain.svg").status == 0
+    assert Path("truth.svg").read_bytes() != Path("plain.svg").read_bytes()
+    assert command("discover", "induction-2l", "--method", "random", "--edges", 20, "-o", "x").status == 0
+    assert "not known" in command("draw", "x", "--truth").err
 
 
 def test_without_graphviz_the_picture_is_drawn_all_the_same(
