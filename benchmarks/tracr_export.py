@@ -17,7 +17,8 @@ import torch
 from acdc.benchmarks.tracr_program import Program
 from acdc.benchmarks.tracr_programs import PROGRAMS
 from acdc.errors import AcdcError, unknown
-from acdc.model.compile import check, compile_model, rasp_modules
+from acdc.model.compile import check, compile_model
+from acdc.model.rasp import rasp_modules
 from acdc.model.tracr import BUILTIN, TracrModel
 from acdc.tasks.true_circuits import derive_truth
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from acdc.errors import AcdcError
+from acdc.model.rasp import evaluator, listing, number, rasp_modules, why_not
 from acdc.model.tracr import BOS, PAD, TracrModel, TracrProgram, Value
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def compile_model(
             f"{name}: expected a vocabulary of strings or numbers and a max_length of 1 or more, "
             f"got {tokens} and {max_length}"
         )
-    _number(program)
+    if reason := why_not(program):
+        raise AcdcError(f"{name} does not compile: {reason}")
+    number(program)
     try:
         compiled = compiling.compile_rasp_to_model(
             program, set(tokens), max_length, causal=causal, compiler_bos=BOS, compiler_pad=PAD,
@@ -129,26 +132,10 @@ def compile_model(
         source=listing(program) if source is None else source, max_length=max_length, bos=bos,
         distinct=distinct,
     )  # fmt: skip
-    check(model, _evaluator(program, causal), n=checks, seed=seed)
+    check(model, evaluator(program, causal), n=checks, seed=seed)
     if bos:
         _compare(model, compiled)
     return model
-
-
-def rasp_modules() -> tuple[Any, Any]:
-    """The compiler's modules `rasp` and `lib`.
-
-    Raises:
-        AcdcError: the extra `[tracr]` is not installed.
-    """
-    try:
-        from tracr.compiler import lib
-        from tracr.rasp import rasp
-    except ImportError as error:
-        raise AcdcError(
-            f"compiling RASP programs needs the Tracr compiler ({error}): pip install 'acdc-circuits[tracr]'"
-        ) from None
-    return rasp, lib
 
 
 def check(
@@ -188,24 +175,6 @@ def check(
             )
 
 
-def listing(program: Any) -> str:
-    """A text of the program, one expression a line, like `hist_3 = SelectorWidth(same_tok_2)`."""
-    lines: dict[str, str] = {}
-
-    def visit(expression: Any) -> None:
-        if not expression.children or expression.label in lines:
-            return
-        for child in expression.children:
-            visit(child)
-        arguments = [child.label for child in expression.children]
-        if hasattr(expression, "predicate"):
-            arguments.append(getattr(expression.predicate, "name", "predicate"))
-        lines[expression.label] = f"{expression.label} = {type(expression).__name__}({', '.join(arguments)})"
-
-    visit(program)
-    return "\n".join([*lines.values(), f"return {program.label}"]) + "\n"
-
-
 def _compare(model: TracrModel, compiled: Any) -> None:
     """Compare outputs with those of the compiler's own JAX model."""
     from acdc.tasks.tracr_inputs import random_inputs
@@ -218,33 +187,6 @@ def _compare(model: TracrModel, compiled: Any) -> None:
             raise AcdcError(
                 f"{model.program.name}: outputs differ from the compiler's by {difference:.3g} on {values}"
             )
-
-
-def _number(program: Any) -> None:
-    """Number the program's expressions in the order of its tree, so that it always compiles to the same weights."""
-    numbered: set[int] = set()
-
-    def visit(expression: Any) -> None:
-        if id(expression) not in numbered:
-            for child in expression.children:
-                visit(child)
-            numbered.add(id(expression))
-            expression.__dict__["unique_id"] = len(numbered)
-
-    visit(program)
-
-
-def _evaluator(program: Any, causal: bool) -> Callable[[list[Value]], Sequence[Value | None]]:
-    from tracr.rasp import causal_eval
-
-    def evaluate(values: list[Value]) -> Sequence[Value | None]:
-        try:
-            result = causal_eval.evaluate(program, values) if causal else program(values)
-        except Exception as error:
-            raise AcdcError(f"the RASP program fails on {values}: {type(error).__name__}: {error}") from error
-        return list(result)
-
-    return evaluate
 
 
 def _to_torch(

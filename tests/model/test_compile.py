@@ -6,6 +6,7 @@ import pytest
 
 import acdc.model.compile as compiling
 from acdc.errors import AcdcError
+from acdc.model.rasp import rasp_modules
 from acdc.model.tracr import TracrModel, builtin_names
 from acdc.tasks import tracr
 from acdc.tasks.true_circuits import Truth
@@ -41,7 +42,7 @@ class TestWithTheCompiler:
     @pytest.fixture
     def rasp(self):
         pytest.importorskip("tracr")
-        return compiling.rasp_modules()[0]
+        return rasp_modules()[0]
 
     def test_own_program(self, rasp, monkeypatch) -> None:
         monkeypatch.setattr(tracr, "_COMPILED", {})
@@ -58,12 +59,24 @@ class TestWithTheCompiler:
             options = {"name": "mine", "vocabulary": "ab", "max_length": 3, **options}
             return compiling.compile_model(program, **options)
 
+        same = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ)
+        earlier = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.LT)
         with pytest.raises(AcdcError, match="expected a RASP program"):
             compiled("reverse")
         with pytest.raises(AcdcError, match="mine does not compile"):
             compiled(rasp.numerical(rasp.tokens))
-        with pytest.raises(AcdcError, match="mine does not compile"):
+        with pytest.raises(AcdcError, match="mine does not compile: KeyError"):
             compiled(rasp.Map(lambda token: {"a": 1}[token], rasp.tokens))
-        equal = rasp.Select(rasp.tokens, rasp.tokens, rasp.Comparison.EQ)
+        with pytest.raises(AcdcError, match=r"expected a vocabulary of strings or numbers .* got \[\] and 3"):
+            compiled(rasp.tokens, vocabulary=[])
+        for program, reason in (
+            (rasp.tokens, "it computes nothing"),
+            (rasp.indices + 1, "it does not read rasp.tokens"),
+            (rasp.SequenceMap(lambda a, b: a, rasp.tokens, rasp.length), r"use lib.make_length\(\)"),
+            (rasp.SequenceMap(lambda a, b: a, rasp.tokens, rasp.Full(1)), "constant sequence"),
+            (rasp.Aggregate(same & earlier, rasp.tokens), "pair the keys with a SequenceMap"),
+        ):
+            with pytest.raises(AcdcError, match=f"mine does not compile: .*{reason}"):
+                compiled(program)
         with pytest.raises(AcdcError, match="is not compiled exactly: on"):  # steps too soft for such a width
-            compiled(rasp.SelectorWidth(equal), vocabulary="a", max_length=20)
+            compiled(rasp.SelectorWidth(same), vocabulary="a", max_length=20)
