@@ -371,9 +371,8 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     from acdc import tasks
 
     made = circuit.provenance
-    recipe = tasks.load(
-        made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **made.task_options
-    )
+    settings: dict[str, Any] = dict(made.task_options)
+    recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
     data = recipe.prepare(_load(made.model))
     if data.truth is None:
         raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")

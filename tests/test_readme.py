@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
+import acdc
 from acdc import cli
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,30 @@ def test_python_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert (tmp_path / "runs/induction/circuit.json").is_file()
+
+
+def test_output_is_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["acdc", "discover", "tracr-reverse"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = [line.rstrip() for line in capfd.readouterr().out.splitlines()]
+    (shown,) = blocks("text")
+    assert [line for line in shown.splitlines() if line != "…" and line not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "n_edges"), [("tracr-reverse", 10), ("tracr-proportion", 5), ("tracr-hist", 4), ("tracr-sort", 8)]
+)
+@pytest.mark.parametrize("method", ["guided", "acdc"])
+def test_true_circuits_are_found_exactly(model: str, n_edges: int, method: str) -> None:
+    assert f"`{model}`" in README
+    subject, task = acdc.load(model), acdc.tasks.load(model)
+    truth = acdc.evaluate(subject, task, acdc.discover(subject, task, method), random_circuits=0).truth
+    assert truth is not None
+    assert (truth.true_positives, truth.false_positives, truth.missed) == (n_edges, 0, 0)
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("acdc ")]
