@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc import passes
 from acdc.graph import BoolArray, Graph, IntArray
 from acdc.model import forward
 from acdc.model.architecture import Attention
@@ -171,10 +172,12 @@ def propagate(
             pass_.attention(index)
             pass_.publish(pass_.mlp(index))
     x = pass_.port_input(np.array([graph.n_ports - 1]), context.at_read(state.final_x)[None], read=True)
-    if x is None:
+    if x is None:  # nothing reaches the logits
         x = context.at_read(state.final_x)[None]
-    elif journal is not None:
-        journal.note(state.final_x, x[0], read=True)
+    else:
+        passes.note(forward=x.shape[1] * x.shape[2])
+        if journal is not None:
+            journal.note(state.final_x, x[0], read=True)
     return forward.readout(model.decomposition, x[0], rows)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from acdc import passes
 from acdc.graph import Graph
 from acdc.measure import bind
 from acdc.metrics import Outcome
@@ -58,6 +59,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) 
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
             gradients = torch.autograd.grad(value.sum(), ends, allow_unused=True, materialize_grads=True)
+            passes.note(backward=len(patching.prompts))
         with torch.no_grad():
             if difference is None:
                 difference = source_differences(patching)

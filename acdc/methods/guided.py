@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from acdc import selection
+from acdc import passes, selection
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import Measure, bind
@@ -165,6 +165,7 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
             if not logits.requires_grad:
                 continue
             (gradient,) = torch.autograd.grad(measure.value(logits).sum(), weights)
+            passes.note(backward=len(patching.prompts))
         total -= gradient.double().cpu()
     return np.where(kept, total.numpy() / len(alphas), 0.0)
 
