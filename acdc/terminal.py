@@ -37,13 +37,12 @@ class ProgressCallback(Protocol):
 
 
 def say(kind: str, message: object, style: str) -> None:
-    """One line on standard error."""
-    line = " ".join(str(message).split())
-    messages.print(Text.assemble((f"{kind}: ", style), line))
+    """A line on standard error; only a list of bad lines has a line each."""
+    messages.print(Text.assemble((f"{kind}: ", style), str(message).strip()))
 
 
 def warn(message: object) -> None:
-    say("warning", message, "yellow")
+    say("warning", " ".join(str(message).split()), "yellow")
 
 
 @contextlib.contextmanager

@@ -205,6 +205,16 @@ def test_bad_input_is_one_line_and_status_2(
     assert words in result.err
 
 
+def test_all_bad_lines_of_a_file_are_shown(command: Command) -> None:
+    good = {"clean_tokens": [1, 2], "corrupted_tokens": [2, 1], "answer_tokens": 3, "wrong_tokens": 4}
+    Path("bad.jsonl").write_text("\n".join(['{"clean": 3}', json.dumps(good), "{}", "nonsense"]))
+    result = command("discover", "induction-2l", "--task", "bad.jsonl")
+    assert result.status == 2
+    first, *lines = result.err.splitlines()
+    assert first.startswith("error: bad.jsonl")
+    assert [line.split(":")[0].strip() for line in lines] == ["line 1", "line 3", "line 4"]
+
+
 # ---- the other commands -----------------------------------------------------------------------------------------
 
 
