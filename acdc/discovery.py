@@ -200,10 +200,8 @@ def _with_prompts(problem: Problem, prompts: Prompts) -> Problem:
 
 def _warn_if_useless(problem: Problem, dataset: Dataset) -> None:
     """Warn if the model does the task no better on clean prompts than with everything ablated."""
-    if problem.outcome.is_distance:
-        return
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
-    if full <= empty:
+    if full == empty or (problem.outcome.higher_is_better and full < empty):
         warnings.warn(
             f"{dataset.name}: the model does not do the task: {problem.outcome.name} is {full:.4g} on clean "
             f"prompts and {empty:.4g} with every edge ablated, so a circuit for it means little",

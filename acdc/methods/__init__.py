@@ -107,6 +107,8 @@ def _random(problem: Problem) -> FloatArray:
 
 DEFAULT_SHARE = 0.001
 """ACDC's default τ, as a share of what separates the full model from the empty circuit."""
+LEAST_TAU = 1e-6
+"""Where nothing separates the two: larger than rounding, so that the circuit is empty rather than everything."""
 TAUS = tuple(digit * 10.0**power for power in (-5, -4, -3, -2) for digit in (1, 3, 5, 7, 9))
 """The usual sweep of τ for a ranking, in the metric's units."""
 
@@ -122,7 +124,7 @@ def _acdc(
         )
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
-    tau = DEFAULT_SHARE * separation(patching, measure) if threshold is None else threshold
+    tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU) if threshold is None else threshold
     search = Search(patching, measure)
     search.sweep(
         lambda new, old: new - old < tau,

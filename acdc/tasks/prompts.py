@@ -146,6 +146,9 @@ class Prompts:
                 )
         if self.positions.dim() != 2 or len(self.positions) != len(self.clean):
             raise TaskError(f"expected positions [{len(self.clean)}, read], got {list(self.positions.shape)}")
+        unread = (self.positions < 0).all(1).nonzero().flatten().tolist()
+        if unread:
+            raise TaskError(f"expected a position to read in every prompt, got none in prompt {unread[0] + 1}")
         for name in ("answers", "wrong"):
             value = getattr(self, name)
             if value is not None and (value.dim() != 3 or value.shape[:2] != self.positions.shape):

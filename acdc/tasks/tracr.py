@@ -27,6 +27,8 @@ from acdc.tasks.true_circuits import TrueCircuit, Truth, witness_pairs
 
 DEFAULT_DISTRIBUTION = "varied"
 DEFAULT_SIZE = 32
+FAITHFULNESS = 0.999
+"""What a circuit of a program should reach: a program is exact, so nothing of it is noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class TracrTask:
             ablation=self.ablation,
             seed=self.seed,
             warnings=self._warnings(truth),
+            faithfulness=FAITHFULNESS,
             truth=truth,
             tokens=tuple(
                 tuple(str(vocabulary[token]) if real else "" for token, real in zip(row, mask, strict=True))
