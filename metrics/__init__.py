@@ -1,6 +1,71 @@
 """Pure metrics on tensors and arrays: they know no model and no graph."""
 
-from acdc.metrics.circuit import MIB_SHARES, cmd, cpr, faithfulness
+from acdc.metrics.agreement import jaccard, kendall, overlap, spearman
+from acdc.metrics.circuit import (
+    MIB_SHARES,
+    area,
+    cmd,
+    cpr,
+    faithfulness,
+    kl_area,
+    log_cmd,
+    log_cpr,
+    log_kl_area,
+    normalised_faithfulness,
+    relative_difference,
+    weighted_edge_count,
+)
+from acdc.metrics.ground_truth import (
+    Confusion,
+    PrecisionRecallCurve,
+    RocCurve,
+    acdc_auc,
+    average_precision,
+    best_f1,
+    confusion,
+    mib_auroc,
+    node_scores,
+    precision_recall_curve,
+    recovered_at_some_threshold,
+    roc_auc,
+    roc_curve,
+)
 from acdc.metrics.outcome import OUTCOMES, Outcome, Targets
+from acdc.metrics.statistics import bootstrap_interval, faithfulness_interval
 
-__all__ = ["MIB_SHARES", "OUTCOMES", "Outcome", "Targets", "cmd", "cpr", "faithfulness"]
+__all__ = [
+    "MIB_SHARES",
+    "OUTCOMES",
+    "Confusion",
+    "Outcome",
+    "PrecisionRecallCurve",
+    "RocCurve",
+    "Targets",
+    "acdc_auc",
+    "area",
+    "average_precision",
+    "best_f1",
+    "bootstrap_interval",
+    "cmd",
+    "confusion",
+    "cpr",
+    "faithfulness",
+    "faithfulness_interval",
+    "jaccard",
+    "kendall",
+    "kl_area",
+    "log_cmd",
+    "log_cpr",
+    "log_kl_area",
+    "mib_auroc",
+    "node_scores",
+    "normalised_faithfulness",
+    "overlap",
+    "precision_recall_curve",
+    "recovered_at_some_threshold",
+    "relative_difference",
+    "roc_auc",
+    "roc_curve",
+    "spearman",
+    "weighted_edge_count",
+]
