@@ -122,10 +122,11 @@ def discover(
     own = method == "guided" or (method == "acdc" and edges is None and "faithfulness" not in given)
     if record.search is not None and own:
         target = None if method == "acdc" or (given and "faithfulness" not in given) else faithfulness
-        kept, values = record.search(problem, threshold, target, edges, **options)
-        how = given or ({"faithfulness": target} if target is not None else {})
-        scores = Scores(problem.graph, values, method, provenance)
-        return Circuit(problem.graph, kept, scores, provenance.having(selection=how))
+        if select != "top":
+            raise AcdcError(f"select={select!r} cuts a ranking, and {method} searches; leave it out")
+        found = record.search(problem, threshold, target, edges, **options)
+        scores = Scores(problem.graph, found.scores, method, provenance)
+        return Circuit(problem.graph, found.edges, scores, provenance.having(selection=dict(found.selection)))
     assert record.score is not None
     scores = Scores(problem.graph, record.score(problem, **options), method, provenance)
     if threshold is not None:

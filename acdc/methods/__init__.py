@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,23 @@ from acdc.methods.guided import guided, separation
 from acdc.methods.search import Search
 from acdc.problem import Problem
 
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        edges: kept edges; scores: a score of every edge; both `[n_destinations, n_sources]`.
+        selection: how much was kept, with defaults worked out, in the metric's units.
+    """
+
+    edges: BoolArray
+    scores: FloatArray
+    selection: Mapping[str, float]
+
+
 ScoreFunction = Callable[..., FloatArray]
-SearchFunction = Callable[..., tuple[BoolArray, FloatArray]]
+SearchFunction = Callable[..., Found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Method:
     Attributes:
         gives: "scores": a ranking of all edges; "circuit": a search that decides itself.
         score: `(problem, **options) -> [n_destinations, n_sources]`; None if it gives no ranking.
-        search: `(problem, threshold, faithfulness, edges, **options) -> (kept edges, scores)`; None for rankings.
+        search: `(problem, threshold, faithfulness, edges, **options) -> Found`; None for rankings.
         options: names and defaults.
         cost: passes of the model.
         paper: where it comes from.
@@ -109,13 +124,18 @@ DEFAULT_SHARE = 0.001
 """ACDC's default τ, as a share of what separates the full model from the empty circuit."""
 LEAST_TAU = 1e-6
 """Where nothing separates the two: larger than rounding, so that the circuit is empty rather than everything."""
-TAUS = tuple(digit * 10.0**power for power in (-5, -4, -3, -2) for digit in (1, 3, 5, 7, 9))
-"""The usual sweep of τ for a ranking, in the metric's units."""
+SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
+"""The sweep of τ for a ranking, as shares of the same separation: from almost every edge to almost none."""
 
 
 def _acdc(
-    problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, taus: object = None
-) -> tuple[BoolArray, FloatArray]:
+    problem: Problem,
+    threshold: float | None,
+    faithfulness: float | None,
+    edges: int | None,
+    *,
+    taus: object = None,
+) -> Found:
     assert faithfulness is None
     assert edges is None
     if taus is not None:
@@ -131,7 +151,7 @@ def _acdc(
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)
-    return kept, kept.astype(np.float64)
+    return Found(kept, kept.astype(np.float64), {"threshold": tau})
 
 
 def _connected(search: Search, tau: float) -> BoolArray:
@@ -146,10 +166,12 @@ def _connected(search: Search, tau: float) -> BoolArray:
     return pruned if distance - search.distance < tau else search.kept
 
 
-def _acdc_ranking(problem: Problem, *, taus: tuple[float, ...] = TAUS) -> FloatArray:
-    """Each edge's score is the largest τ at which ACDC keeps it."""
+def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> FloatArray:
+    """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
+    if taus is None:
+        taus = [share * separation(patching, measure) for share in SHARES]
     scores = np.zeros(problem.graph.valid.shape)
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
@@ -161,14 +183,15 @@ def _acdc_ranking(problem: Problem, *, taus: tuple[float, ...] = TAUS) -> FloatA
 
 def _guided(
     problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, steps: int = 5
-) -> tuple[BoolArray, FloatArray]:
+) -> Found:
     if not problem.outcome.differentiable:
         raise AcdcError(
             f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc"
         )
     target = {} if faithfulness is None else {"faithfulness": faithfulness}
-    kept, change = guided(problem, budget=threshold, edges=edges, steps=steps, **target)
-    return kept, _helpfulness(problem, change)
+    kept, change, budget = guided(problem, budget=threshold, edges=edges, steps=steps, **target)
+    how = {"edges": edges} if edges is not None else {"budget": budget, **target}
+    return Found(kept, _helpfulness(problem, change), how)
 
 
 METHODS: dict[str, Method] = {
@@ -181,7 +204,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "acdc", "circuit", "removes every edge whose removal costs less than τ, from the logits backwards",
-            "a partial run per edge", "Conmy et al. 2023, arXiv 2304.14997", {"taus": TAUS},
+            "a partial run per edge", "Conmy et al. 2023, arXiv 2304.14997", {"taus": None},
             score=_acdc_ranking, search=_acdc,
         ),
         Method(

@@ -2,7 +2,7 @@
 
 score(s→d) = Σ_{prompt, position} (R[s] − A[s]) · ∂metric/∂x_d, with R the reference and A the clean output of
 source s, and the gradient taken at d's residual input, before the norm. It is the first-order change of the metric
-when the edge is removed: negative scores mean that the edge helps. Variants differ in where the gradient is taken:
+when the edge is removed. Variants differ in where the gradient is taken:
 at the clean input (EAP), on the line from the corrupted to the clean embedding (EAP-IG), or at both ends
 (clean-corrupted).
 

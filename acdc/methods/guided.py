@@ -11,6 +11,7 @@ where they were taken; they are taken again inside the pruned circuit before eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,7 +36,7 @@ def guided(
     faithfulness: float = 0.95,
     edges: int | None = None,
     steps: int = 5,
-) -> tuple[BoolArray, FloatArray]:
+) -> tuple[BoolArray, FloatArray, float]:
     """Prune to a certified circuit, or to a number of edges.
 
     Args:
@@ -46,7 +47,8 @@ def guided(
         steps: gradients per attribution (EAP-IG).
 
     Returns:
-        Kept edges and the last score of every edge, `[n_destinations, n_sources]` both.
+        Kept edges and the last score of every edge (mean over the prompts of the metric's change when it goes),
+        `[n_destinations, n_sources]` both; and the budget.
     """
     if budget is not None and budget < 0:
         raise AcdcError(f"expected a budget of at least 0, got {budget}")
@@ -60,13 +62,14 @@ def guided(
     alphas = [k / steps for k in range(steps)]
     say(0, None, "scoring every edge")
     scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
+    scores /= len(problem.prompts)
 
     def distance(kept: BoolArray) -> float:
         with torch.no_grad():
             return float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
 
     if edges is not None:
-        return _prune_to(patching, measure, scores, edges, alphas)
+        return *_prune_to(patching, measure, scores, edges, alphas), math.inf
     if budget is None:
         budget = (1 - faithfulness) * separation(patching, measure)
     say(0, None, "finding how few edges keep the budget")
@@ -77,7 +80,7 @@ def guided(
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
         connected = graph.prune(kept)
         if (connected == kept).all() or distance(connected) > budget:
-            return kept, scores
+            return kept, scores, budget
         kept = connected
 
 
@@ -164,7 +167,7 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
             logits = patching.logits(weights, rows=measure.rows, input_scale=alpha)
             if not logits.requires_grad:
                 continue
-            (gradient,) = torch.autograd.grad(measure.value(logits).sum(), weights)
+            (gradient,) = torch.autograd.grad(measure.value(logits).mean(), weights)
             passes.note(backward=len(patching.prompts))
         total -= gradient.double().cpu()
     return np.where(kept, total.numpy() / len(alphas), 0.0)

@@ -42,7 +42,7 @@ def assert_certified(kept: BoolArray, budget: float, patching: Patching, measure
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_edge_is_needed(family: str) -> None:
     problem, patching, measure = make(family, padding="both")
-    kept, scores = guided(problem, faithfulness=0.6)
+    kept, scores, _ = guided(problem, faithfulness=0.6)
     assert 0 < kept.sum() < patching.graph.n_edges
     assert_certified(kept, 0.4 * separation(patching, measure), patching, measure)
     assert scores.shape == kept.shape
@@ -71,7 +71,7 @@ def test_every_edge_is_needed_under_other_ablations(
     """Where a component that nothing feeds still writes something (its biases) that its reference is not."""
     problem, patching, measure = make(family, metric=metric, ablation=ablation, **prompts)
     budget = share * separation(patching, measure)
-    kept, _ = guided(problem, budget=budget)
+    kept, _, _ = guided(problem, budget=budget)
     assert_certified(kept, budget, patching, measure)
 
 
@@ -88,7 +88,7 @@ def test_the_certificate_starts_from_a_first_stage_and_only_removes(monkeypatch:
         monkeypatch.setattr(module, name, recorded)
     problem, patching, measure = make("gpt2-scaled-by-layer")
     budget = 0.4 * separation(patching, measure)
-    kept, _ = guided(problem, faithfulness=0.6)
+    kept, _, _ = guided(problem, faithfulness=0.6)
     first, bitten = stages
     for smaller, larger in ((bitten, first), (kept, bitten)):
         assert not (smaller & ~larger).any()
@@ -101,7 +101,7 @@ def test_the_certificate_starts_from_a_first_stage_and_only_removes(monkeypatch:
 @pytest.mark.parametrize("edges", [1, 5, 20, 10_000])
 def test_a_number_of_edges_is_never_exceeded(edges: int, ablation: str) -> None:
     problem, patching, _ = make("gpt2-scaled-by-layer", ablation=ablation)
-    kept, _ = guided(problem, edges=edges)
+    kept, _, _ = guided(problem, edges=edges)
     assert kept.sum() <= edges
     assert (kept == patching.graph.prune(kept)).all()
     if edges == 10_000:
@@ -110,7 +110,7 @@ def test_a_number_of_edges_is_never_exceeded(edges: int, ablation: str) -> None:
 
 @pytest.mark.parametrize("how", [{"faithfulness": 0.6}, {"edges": 10}], ids=str)
 def test_the_same_problem_gives_the_same_circuit(how: dict[str, Any]) -> None:
-    (kept, scores), (again, scores_again) = (
+    (kept, scores, _), (again, scores_again, _) = (
         guided(make("gpt2-scaled-by-layer", padding="left")[0], **how) for _ in range(2)
     )
     assert (kept == again).all()
@@ -121,7 +121,7 @@ def test_the_same_problem_gives_the_same_circuit(how: dict[str, Any]) -> None:
 def test_the_ends_of_the_budget(faithfulness: float, edges: int | None) -> None:
     """No faithfulness asks for no edge, full faithfulness for no distance at all."""
     problem, patching, measure = make("gpt2-scaled-by-layer")
-    kept, _ = guided(problem, faithfulness=faithfulness)
+    kept, _, _ = guided(problem, faithfulness=faithfulness)
     if edges is not None:
         assert kept.sum() == edges
     else:
@@ -130,8 +130,8 @@ def test_the_ends_of_the_budget(faithfulness: float, edges: int | None) -> None:
 
 def test_a_budget_is_in_the_units_of_the_metric() -> None:
     problem, patching, measure = make("gpt2-scaled-by-layer", metric="logit-difference")
-    by_share, _ = guided(problem, faithfulness=0.75)
-    by_budget, _ = guided(problem, budget=0.25 * separation(patching, measure))
+    by_share, _, _ = guided(problem, faithfulness=0.75)
+    by_budget, _, _ = guided(problem, budget=0.25 * separation(patching, measure))
     assert (by_share == by_budget).all()
 
 
@@ -154,7 +154,7 @@ def test_impossible_requests_are_refused(options: dict[str, Any], message: str) 
 
 def test_scores_in_the_full_circuit_are_eap() -> None:
     patching, measure = problems.make("llama", padding="both")
-    expected = patching.graph.from_ports(module.attribute(patching, measure.outcome, alphas=[1.0]).numpy())
+    expected = patching.graph.from_ports(module.attribute(patching, measure.outcome, alphas=[1.0]).numpy() / len(patching.prompts))
     assert_close(circuit_scores(patching, measure, patching.graph.valid, [1.0]), expected)
 
 
@@ -171,7 +171,8 @@ def test_scores_in_a_circuit_are_what_removing_a_little_costs(family: str) -> No
         circuits[i, destination, source] -= step
         circuits[len(edges) + i, destination, source] += step
     less, more = np.split(problems.values(patching, measure, circuits), 2)
-    assert np.abs(scores[tuple(edges.T)] - (less - more) / (2 * step)).max() < 1e-6 * np.abs(scores).max()
+    slope = (less - more) / (2 * step) / len(patching.prompts)
+    assert np.abs(scores[tuple(edges.T)] - slope).max() < 1e-6 * np.abs(scores).max()
 
 
 def test_scores_in_the_empty_circuit_are_none() -> None:
@@ -186,7 +187,7 @@ def assert_close(ours: FloatArray, theirs: FloatArray) -> None:
 def test_float32_keeps_the_budget_too() -> None:
     model = families.tiny("gpt2", torch.float32)
     problem = Problem(model, model.graph(), problems.make_prompts(padding="both"), OUTCOMES["kl"])
-    kept, _ = guided(problem, faithfulness=0.7)
+    kept, _, _ = guided(problem, faithfulness=0.7)
     patching = Patching(model, model.graph(), problem.prompts)
     measure = bind(OUTCOMES["kl"], patching)
     assert problems.distance(patching, measure, kept) <= 0.3 * separation(patching, measure) * (1 + 1e-4)
