@@ -249,7 +249,7 @@ class _Pass:
         changes = self.changes_at_read if read else self.changes
         touched = np.array([int(port) in self.seeds for port in ports])
         if changes.ids:
-            touched |= self.plan.kept[np.ix_(ports, changes.ids)].any(axis=1)
+            touched |= self.plan.kept[ports[:, None], changes.ids].any(axis=1)
         return touched
 
     def port_input(self, ports: IntArray, base: Tensor, *, read: bool) -> Tensor | None:
@@ -258,7 +258,7 @@ class _Pass:
         no port reads a change."""
         changes = self.changes_at_read if read else self.changes
         x: Tensor | None = None
-        if changes.ids and self.plan.kept[np.ix_(ports, changes.ids)].any():
+        if changes.ids and self.plan.kept[ports[:, None], changes.ids].any():
             index = torch.as_tensor(ports, device=base.device)[:, None]
             weights = self.plan.weights[:, index, torch.as_tensor(changes.ids, device=base.device)]
             x = base + changes.mix(weights)

@@ -15,7 +15,7 @@ from acdc.measure import bind
 from acdc.methods.attribution import attribute
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
-from acdc.methods.search import Search
+from acdc.methods.search import Accept, Search
 from acdc.problem import Problem
 
 
@@ -107,8 +107,8 @@ def _exact(problem: Problem) -> FloatArray:
         total += exact_scores(
             patching,
             bind(problem.outcome, patching),
-            progress=lambda done, total, i=i: problem.progress(
-                i * edges + done, batches * edges, "each edge alone"
+            progress=lambda done, _, first=i * edges: problem.progress(  # type: ignore[misc]
+                first + done, batches * edges, "each edge alone"
             ),
         )
     return _helpfulness(problem, total / len(problem.prompts))
@@ -147,11 +147,16 @@ def _acdc(
     tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU) if threshold is None else threshold
     search = Search(patching, measure)
     search.sweep(
-        lambda new, old: new - old < tau,
+        _cheaper_than(tau),
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)
     return Found(kept, kept.astype(np.float64), {"threshold": tau})
+
+
+def _cheaper_than(tau: float) -> Accept:
+    """ACDC's rule: an edge may go if the distance rises by less than τ."""
+    return lambda new, old: new - old < tau
 
 
 def _connected(search: Search, tau: float) -> BoolArray:
@@ -176,7 +181,7 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> F
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
         search = Search(patching, measure)
-        search.sweep(lambda new, old, tau=tau: new - old < tau)
+        search.sweep(_cheaper_than(tau))
         scores[_connected(search, tau)] = tau
     return scores
 

@@ -2,9 +2,8 @@
 
 score(s→d) = Σ_{prompt, position} (R[s] − A[s]) · ∂metric/∂x_d, with R the reference and A the clean output of
 source s, and the gradient taken at d's residual input, before the norm. It is the first-order change of the metric
-when the edge is removed. Variants differ in where the gradient is taken:
-at the clean input (EAP), on the line from the corrupted to the clean embedding (EAP-IG), or at both ends
-(clean-corrupted).
+when the edge is removed. Variants differ in where the gradient is taken: at the clean input (EAP), on the line from
+the corrupted to the clean embedding (EAP-IG), or at both ends (clean-corrupted).
 
 All heads read one residual stream in these runs, so one backward pass gives the gradient g of every q, k and v
 projection; what is missing is only the way back through each head's weights W and through the norm, whose

@@ -7,7 +7,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,18 +23,28 @@ from acdc.state import state_of
 
 @torch.no_grad()
 def exact_scores(
-    patching: Patching, measure: Measure, *, progress: Callable[[int, int], None] | None = None
+    patching: Patching,
+    measure: Measure,
+    *,
+    destinations: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FloatArray:
-    """Summed scores over the prompts of one batch, `[n_destinations, n_sources]`."""
+    """Summed scores over the prompts of one batch, `[n_destinations, n_sources]`.
+
+    Args:
+        destinations: those whose edges to score; None: all. The others' scores are 0.
+        progress: called with (edges done, edges in all).
+    """
     model, graph, context = patching.model, patching.graph, patching.context
     decomposition, trace, start = model.decomposition, patching.clean, patching.start
     state = state_of(model, trace, start, None)
     differences = source_differences(patching)  # [S, B, W, D]
     full = measure.value(patching.clean_logits(measure.rows)).sum()
     scores = np.zeros(graph.valid.shape)
-    done, total = 0, graph.n_edges
+    chosen = range(graph.n_destinations) if destinations is None else destinations
+    done, total = 0, int(graph.valid[list(chosen)].sum())
     size = _batch(patching)
-    for destination in range(graph.n_destinations):
+    for destination in chosen:
         ports = np.flatnonzero(graph.port_destination == destination)
         layer = int(graph.destination_layer[destination])
         is_mlp = layer < graph.n_layers and ports[0] == graph.first_port(layer) + 3 * graph.n_heads

@@ -22,7 +22,7 @@ from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import Measure, bind
 from acdc.methods.attribution import attribute
-from acdc.methods.search import Search
+from acdc.methods.search import Accept, Search
 from acdc.patching import Patching
 from acdc.problem import Problem
 
@@ -124,18 +124,21 @@ def _bite(
     alphas: Sequence[float],
     problem: Problem,
 ) -> tuple[BoolArray, FloatArray]:
-    """Remove the weakest edges in bites that keep the budget, scored anew in the circuit after each."""
+    """Remove the weakest edges in bites that keep the budget, scored anew in the circuit after each.
+
+    New scores cost about as much as some dozens of exact tests, so bites below a twentieth are left to those.
+    """
     share = 0.5
     while kept.any():
         problem.progress(0, None, f"pruning in bites: {int(kept.sum())} edges left")
         scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
-        bite = int(share * kept.sum())
-        while bite >= 1:
+        bite, least = int(share * kept.sum()), max(1, int(kept.sum()) // 20)
+        while bite >= least:
             smaller = _without_weakest(patching, kept, scores, bite)
             if distance(smaller) <= budget:
                 break
             bite //= 2
-        if bite < 1:
+        if bite < least:
             break
         share = bite / int(kept.sum())
         kept = smaller
@@ -176,15 +179,13 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
 def _certify(search: Search, rank: FloatArray, budget: float, problem: Problem) -> BoolArray:
     """Exact tests until no edge can go on its own. The first pass lets no single edge use up the budget."""
     share = (budget - search.distance) / 8
-    rules: list[tuple[str, Callable[[float, float], bool]]] = [
-        ("testing edge by edge", lambda new, old: new <= budget and new - old <= share),
-        ("certifying edge by edge", lambda new, old: new <= budget),
-    ]
-    for text, rule in rules:
-        while search.sweep(
-            rule, rank=rank, progress=lambda done, total, text=text: problem.progress(done, total, text)
-        ):
-            pass
+
+    def sweep(text: str, rule: Accept) -> int:
+        return search.sweep(rule, rank=rank, progress=lambda done, total: problem.progress(done, total, text))
+
+    sweep("testing edge by edge", lambda new, old: new <= budget and new - old <= share)
+    while sweep("certifying edge by edge", lambda new, old: new <= budget):
+        pass
     return search.kept
 
 

@@ -210,7 +210,7 @@ class Search:
     def _source_differences(self) -> tuple[Tensor, np.ndarray]:
         """R[s] − A[s] of the sources with kept edges, `[n, B, W, D]`, and each source's row in it."""
         graph, patching, state = self.graph, self.patching, self._state
-        used = self.kept.any(axis=0)
+        used: BoolArray = np.asarray(self.kept.any(axis=0))
         row = np.cumsum(used) - 1
         start, references = patching.start, patching.references
         own = patching.clean_inputs

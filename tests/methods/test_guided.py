@@ -154,7 +154,8 @@ def test_impossible_requests_are_refused(options: dict[str, Any], message: str) 
 
 def test_scores_in_the_full_circuit_are_eap() -> None:
     patching, measure = problems.make("llama", padding="both")
-    expected = patching.graph.from_ports(module.attribute(patching, measure.outcome, alphas=[1.0]).numpy() / len(patching.prompts))
+    summed = module.attribute(patching, measure.outcome, alphas=[1.0]).numpy()
+    expected = patching.graph.from_ports(summed / len(patching.prompts))
     assert_close(circuit_scores(patching, measure, patching.graph.valid, [1.0]), expected)
 
 
