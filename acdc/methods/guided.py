@@ -6,7 +6,8 @@ where they were taken; they are taken again inside the pruned circuit before eac
 
 1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep the budget.
 2. Score again in the circuit, remove the weakest half, and halve the bite whenever the budget breaks.
-3. Test the edges that are left one by one, exactly, until none can go.
+3. Try the rest in groups, weakest first: a group that keeps the budget goes as a whole, one that breaks it is halved.
+4. Test the edges that are left one by one, exactly, until none can go.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from acdc import passes, selection
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray
+from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, bind
 from acdc.methods.attribution import attribute
 from acdc.methods.search import Accept, Search
@@ -75,6 +76,7 @@ def guided(
     say(0, None, "finding how few edges keep the budget")
     kept = _fewest_best(patching, scores, distance, budget)
     kept, scores = _bite(patching, measure, kept, scores, distance, budget, alphas, problem)
+    kept = _groups(patching, kept, scores, distance, budget, problem)
     while True:
         kept = _certify(Search(patching, measure, kept), np.abs(scores), budget, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
@@ -134,7 +136,7 @@ def _bite(
         scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
         bite, least = int(share * kept.sum()), max(1, int(kept.sum()) // 20)
         while bite >= least:
-            smaller = _without_weakest(patching, kept, scores, bite)
+            smaller = _without(patching, kept, _weakest_first(kept, scores)[:bite])
             if distance(smaller) <= budget:
                 break
             bite //= 2
@@ -145,12 +147,34 @@ def _bite(
     return kept, scores
 
 
-def _without_weakest(patching: Patching, kept: BoolArray, scores: FloatArray, n: int) -> BoolArray:
-    """The circuit less its `n` edges of smallest score and what dangles then."""
+def _groups(
+    patching: Patching, kept: BoolArray, scores: FloatArray, distance: Distance, budget: float, problem: Problem
+) -> BoolArray:
+    """Go once through the edges, weakest first, and remove every group that keeps the budget."""
+    order = _weakest_first(kept, scores)
+    i, size = 0, max(1, len(order) // 20)
+    while i < len(order):
+        problem.progress(i, len(order), f"pruning in groups: {int(kept.sum())} edges left")
+        smaller = _without(patching, kept, order[i : i + size])
+        if (smaller == kept).all() or distance(smaller) <= budget:
+            kept, i, size = smaller, i + size, 2 * size
+        elif size == 1:
+            i += 1
+        else:
+            size //= 2
+    return kept
+
+
+def _weakest_first(kept: BoolArray, scores: FloatArray) -> IntArray:
+    """Flat indices of the kept edges by size of their score."""
     edges = np.flatnonzero(kept)
-    order = edges[np.argsort(np.abs(scores.ravel()[edges]), kind="stable")]
+    return edges[np.argsort(np.abs(scores.ravel()[edges]), kind="stable")]
+
+
+def _without(patching: Patching, kept: BoolArray, edges: IntArray) -> BoolArray:
+    """The circuit less some edges, given by flat index, and what dangles then."""
     smaller = kept.copy()
-    smaller.flat[order[:n]] = False
+    smaller.flat[edges] = False
     return patching.graph.prune(smaller)
 
 
@@ -199,5 +223,5 @@ def _prune_to(
     while int(kept.sum()) > edges:
         scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
         excess = int(kept.sum()) - edges
-        kept = _without_weakest(patching, kept, scores, -(-excess // 2))
+        kept = _without(patching, kept, _weakest_first(kept, scores)[: -(-excess // 2)])
     return kept, scores
