@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from acdc.discovery import discover, score
     from acdc.evaluation import Curve, Evaluation, curve, evaluate
     from acdc.graph import Graph
+    from acdc.knockouts import Completeness, Minimality, completeness, minimality
     from acdc.model.compile import compile
     from acdc.model.load import builtin_models, load
     from acdc.model.model import Model
@@ -28,28 +29,34 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Circuit": "acdc.circuit",
+    "Completeness": "acdc.knockouts",
     "Curve": "acdc.evaluation",
     "Evaluation": "acdc.evaluation",
     "Graph": "acdc.graph",
+    "Minimality": "acdc.knockouts",
     "Model": "acdc.model.model",
     "Prompts": "acdc.tasks.prompts",
     "Provenance": "acdc.circuit",
     "Scores": "acdc.circuit",
     "builtin_models": "acdc.model.load",
     "compile": "acdc.model.compile",
+    "completeness": "acdc.knockouts",
     "curve": "acdc.evaluation",
     "discover": "acdc.discovery",
     "evaluate": "acdc.evaluation",
     "load": "acdc.model.load",
+    "minimality": "acdc.knockouts",
     "score": "acdc.discovery",
 }
 
 __all__ = [
     "AcdcError",
     "Circuit",
+    "Completeness",
     "Curve",
     "Evaluation",
     "Graph",
+    "Minimality",
     "Model",
     "Prompts",
     "Provenance",
@@ -58,10 +65,12 @@ __all__ = [
     "UnsupportedModelError",
     "builtin_models",
     "compile",
+    "completeness",
     "curve",
     "discover",
     "evaluate",
     "load",
+    "minimality",
     "score",
     "tasks",
 ]

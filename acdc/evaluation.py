@@ -7,19 +7,36 @@ baseline, and a known true circuit, where there is one, what was hit and missed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from acdc import selection
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray
-from acdc.measure import bind
-from acdc.metrics import MIB_SHARES, OUTCOMES, cmd, cpr, faithfulness
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.measure import measure_circuits as measure_circuits
+from acdc.measure import measure_prompts
+from acdc.metrics import (
+    MIB_SHARES,
+    OUTCOMES,
+    Outcome,
+    area,
+    bootstrap_interval,
+    cmd,
+    confusion,
+    cpr,
+    faithfulness,
+    kl_area,
+    log_cmd,
+    log_cpr,
+    log_kl_area,
+    normalised_faithfulness,
+)
+from acdc.metrics.statistics import mean_faithfulness
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
 from acdc.tasks import as_dataset
@@ -29,6 +46,10 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 
+NAN = float("nan")
+NO_INTERVAL = (NAN, NAN)
+
+
 @dataclasses.dataclass(frozen=True)
 class TruthComparison:
     """A circuit against the known true circuit.
@@ -36,17 +57,23 @@ class TruthComparison:
     Attributes:
         name: which truth.
         true_positives, false_positives, missed: numbers of edges.
+        precision, recall, f1: NaN where they are 0 / 0 (see `acdc.metrics.Confusion`).
     """
 
     name: str
     true_positives: int
     false_positives: int
     missed: int
+    precision: float = NAN
+    recall: float = NAN
+    f1: float = NAN
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A circuit's measured behaviour; means over `n_prompts` prompts.
+
+    Intervals are (low, high) of a bootstrap over the prompts; NaN if none was asked for, or from a single prompt.
 
     Attributes:
         prompts: "held-out", or "discovery" if the circuit was judged on the prompts it was found on.
@@ -55,8 +82,10 @@ class Evaluation:
         discovery_faithfulness: the same on the discovery prompts.
         random_faithfulness: the same for random circuits of the same number of edges, connected to the logits.
         kl: KL divergence from the full model in nats, worst_kl the largest of any prompt; None for numerical
-        outputs. exact_match: fraction of read positions with the full model's most likely token; None for numerical
-        outputs. truth: comparison with the known circuit, if there is one.
+            outputs.
+        exact_match: fraction of read positions with the full model's most likely token; None for numerical outputs.
+        truth: comparison with the known circuit, if there is one.
+        normalised_faithfulness: between 0 and 1 on every prompt (see `acdc.metrics.normalised_faithfulness`).
     """
 
     task: str
@@ -76,6 +105,11 @@ class Evaluation:
     worst_kl: float | None
     exact_match: float | None
     truth: TruthComparison | None
+    faithfulness_interval: tuple[float, float] = NO_INTERVAL
+    normalised_faithfulness: float = NAN
+    normalised_faithfulness_interval: tuple[float, float] = NO_INTERVAL
+    kl_interval: tuple[float, float] | None = None
+    exact_match_interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +118,10 @@ class Curve:
 
     Attributes:
         shares: asked-for share of all edges; n_edges: edges left after pruning; faithfulness: at each.
-        cpr, cmd: integrals over the shares.
+        cpr, cmd: integrals over the shares (see `acdc.metrics`); log_cpr, log_cmd: over orders of magnitude.
+        kl, kl_area, log_kl_area: KL divergence from the full model at each size, and its integrals; None for
+            numerical outputs.
+        *_interval, *_intervals: (low, high) of a bootstrap over the prompts; NaN, or none, if none was asked for.
     """
 
     shares: tuple[float, ...]
@@ -92,6 +129,16 @@ class Curve:
     faithfulness: tuple[float, ...]
     cpr: float
     cmd: float
+    log_cpr: float = NAN
+    log_cmd: float = NAN
+    kl: tuple[float, ...] | None = None
+    kl_area: float | None = None
+    log_kl_area: float | None = None
+    faithfulness_intervals: tuple[tuple[float, float], ...] = ()
+    cpr_interval: tuple[float, float] = NO_INTERVAL
+    cmd_interval: tuple[float, float] = NO_INTERVAL
+    kl_intervals: tuple[tuple[float, float], ...] | None = None
+    kl_area_interval: tuple[float, float] | None = None
 
 
 def evaluate(
@@ -105,6 +152,7 @@ def evaluate(
     random_circuits: int = 10,
     seed: int = 0,
     truth: Circuit | None = None,
+    confidence: float | None = 0.95,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure a circuit on a task's held-out prompts (on its discovery prompts if there are no others).
@@ -114,40 +162,36 @@ def evaluate(
         batch_size: prompts a batch; None: what fits.
         random_circuits: how many random circuits of the same size to compare with.
         truth: a circuit to compare with; None: the task's own true circuit, if it has one.
+        confidence: of the intervals; None: no intervals, which saves their time.
 
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
-    problem = Problem(model, circuit.graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress)
+    problem = judging_problem(model, dataset, circuit.graph, batch_size=batch_size, seed=seed, progress=progress)
+    nothing = np.zeros_like(circuit.edges)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
-    means = measure_circuits(problem, [np.zeros_like(circuit.edges), circuit.edges, *others])
-    full, (empty, value, *random_values) = means
-    if full == empty or (dataset.metric.higher_is_better and full <= empty):
-        warnings.warn(
-            f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
-            f"and {empty:.4g} with every edge ablated",
-            stacklevel=2,
-        )
+    outcomes = [dataset.metric, *_over_the_vocabulary(model)]
+    circuits = [nothing, circuit.edges, *([np.stack(others)] if others else [])]
+    measured, *over_vocabulary = measure_prompts(problem, circuits, outcomes)
+    full, (empty, value, *random_values) = float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()
+    _warn_if_useless(dataset, full, empty)
     on_discovery = faithfulness(value, full=full, empty=empty)
     if dataset.held_out is not None:
         found_on = dataclasses.replace(problem, prompts=dataset.discovery)
-        d_full, (d_empty, d_value) = measure_circuits(found_on, [np.zeros_like(circuit.edges), circuit.edges])
+        d_full, (d_empty, d_value) = measure_circuits(found_on, [nothing, circuit.edges])
         on_discovery = faithfulness(d_value, full=d_full, empty=d_empty)
-    kl = worst = match = None
-    if not is_numerical(model):
-        divergences = _per_prompt(dataclasses.replace(problem, outcome=OUTCOMES["kl"]), circuit.edges)
-        kl, worst = float(divergences.mean()), float(divergences.max())
-        match = float(
-            _per_prompt(dataclasses.replace(problem, outcome=OUTCOMES["exact-match"]), circuit.edges).mean()
-        )
+    bounded = normalised_faithfulness(
+        measured.circuits[1], full=measured.full, corrupted=measured.corrupted
+    )  # [prompt]
+    kl, match = (x.circuits[1] for x in over_vocabulary) if over_vocabulary else (None, None)  # [prompt]
+    interval = _intervals(confidence, seed)
     return Evaluation(
         task=dataset.name,
         metric=dataset.metric.name,
         ablation=dataset.ablation,
         prompts="held-out" if dataset.held_out is not None else "discovery",
-        n_prompts=len(judged),
+        n_prompts=len(problem.prompts),
         n_edges=circuit.n_edges,
         n_edges_total=circuit.graph.n_edges,
         full=full,
@@ -156,10 +200,17 @@ def evaluate(
         faithfulness=faithfulness(value, full=full, empty=empty),
         discovery_faithfulness=on_discovery,
         random_faithfulness=tuple(faithfulness(v, full=full, empty=empty) for v in random_values),
-        kl=kl,
-        worst_kl=worst,
-        exact_match=match,
+        kl=None if kl is None else float(kl.mean()),
+        worst_kl=None if kl is None else float(kl.max()),
+        exact_match=None if match is None else float(match.mean()),
         truth=_compare(circuit, dataset, truth),
+        faithfulness_interval=interval(
+            np.stack([measured.circuits[1], measured.full, measured.circuits[0]]), mean_faithfulness
+        ),
+        normalised_faithfulness=float(bounded.mean()),
+        normalised_faithfulness_interval=interval(bounded),
+        kl_interval=None if kl is None else interval(kl),
+        exact_match_interval=None if match is None else interval(match),
     )
 
 
@@ -173,6 +224,8 @@ def curve(
     batch_size: int | None = None,
     shares: Sequence[float] = MIB_SHARES,
     by: selection.By = "absolute",
+    seed: int = 0,
+    confidence: float | None = 0.95,
     progress: Progress = no_progress,
 ) -> Curve:
     """Faithfulness of the top-n circuits of a ranking, n = int(share · edges), on held-out prompts if there are
@@ -180,45 +233,85 @@ def curve(
 
     Args:
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
+        seed, confidence: of the intervals; no confidence: no intervals, which saves their time.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
-    judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
-    problem = Problem(model, graph, judged, dataset.metric, dataset.ablation, batch_size, 0, progress)
+    problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
     circuits = [selection.top(graph, scores.values, int(share * graph.n_edges), by=by) for share in shares]
-    full, (empty, *values) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
-    found = tuple(faithfulness(value, full=full, empty=empty) for value in values)
+    outcomes = [dataset.metric, *_over_the_vocabulary(model)[:1]]
+    measured, *divergence = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
+    full, empty, values = measured.full, measured.circuits[0], measured.circuits[1:]  # values [size, prompt]
+    means = float(full.mean()), float(empty.mean()), values.mean(axis=1).tolist()
+    found = tuple(faithfulness(value, full=means[0], empty=means[1]) for value in means[2])
+    kl = divergence[0].circuits[1:] if divergence else None  # [size, prompt]
+    kl_means = None if kl is None else tuple(kl.mean(axis=1).tolist())
+
+    def integral(*arrays: FloatArray, axis: int = -1, distance: bool = False) -> FloatArray:
+        """CPR (or CMD) from full, empty and a circuit of each size on drawn prompts."""
+        each = np.stack([mean_faithfulness(x, arrays[0], arrays[1], axis=axis) for x in arrays[2:]], axis=-1)
+        return area(shares, np.abs(1 - each) if distance else each)
+
+    def kl_integral(*arrays: FloatArray, axis: int = -1) -> FloatArray:
+        return area(shares, np.stack([x.mean(axis=axis) for x in arrays], axis=-1))
+
+    interval = _intervals(confidence, seed)
+    paired = np.stack([full, empty, *values])
+    shown = confidence is not None
     return Curve(
-        tuple(shares), tuple(int(c.sum()) for c in circuits), found, cpr(shares, found), cmd(shares, found)
+        shares=tuple(shares),
+        n_edges=tuple(int(c.sum()) for c in circuits),
+        faithfulness=found,
+        cpr=cpr(shares, found),
+        cmd=cmd(shares, found),
+        log_cpr=log_cpr(shares, found),
+        log_cmd=log_cmd(shares, found),
+        kl=kl_means,
+        kl_area=None if kl_means is None else kl_area(shares, kl_means),
+        log_kl_area=None if kl_means is None else log_kl_area(shares, kl_means),
+        faithfulness_intervals=tuple(
+            interval(np.stack([value, full, empty]), mean_faithfulness) for value in values if shown
+        ),
+        cpr_interval=interval(paired, integral),
+        cmd_interval=interval(paired, functools.partial(integral, distance=True)),
+        kl_intervals=None if kl is None else tuple(interval(divergences) for divergences in kl if shown),
+        kl_area_interval=None if kl is None else interval(kl, kl_integral),
     )
 
 
-def measure_circuits(problem: Problem, circuits: Sequence[BoolArray]) -> tuple[float, list[float]]:
-    """Mean metric over the prompts of the full model and of each circuit."""
-    full: list[torch.Tensor] = []
-    values: list[list[torch.Tensor]] = []
-    total = problem.n_batches * len(circuits)
-    for i, patching in enumerate(problem.batches()):
-        measure = bind(problem.outcome, patching)
-        full.append(measure.value(patching.clean_logits(measure.rows)))
-        row = []
-        with torch.no_grad():
-            for edges in circuits:
-                row.append(measure.value(patching.logits(edges, rows=measure.rows))[0])
-                problem.progress(i * len(circuits) + len(row), total, "running circuits")
-        values.append(row)
-    means = [float(torch.cat(column).double().mean()) for column in zip(*values, strict=True)]
-    return float(torch.cat(full).double().mean()), means
+def judging_problem(
+    model: Model,
+    dataset: Dataset,
+    graph: Graph,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Problem:
+    """The prompts a circuit is judged on: the held-out ones, or the discovery prompts if there are no others."""
+    judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
+    return Problem(model, graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress)
 
 
-def _per_prompt(problem: Problem, edges: BoolArray) -> torch.Tensor:
-    """The metric of one circuit, a number a prompt."""
-    values = []
-    for patching in problem.batches():
-        measure = bind(problem.outcome, patching)
-        with torch.no_grad():
-            values.append(measure.value(patching.logits(edges, rows=measure.rows))[0].double().cpu())
-    return torch.cat(values)
+def _over_the_vocabulary(model: Model) -> list[Outcome]:
+    """The metrics that are measured whatever the task's own: none for numerical outputs."""
+    return [] if is_numerical(model) else [OUTCOMES["kl"], OUTCOMES["exact-match"]]
+
+
+def _intervals(confidence: float | None, seed: int) -> Callable[..., tuple[float, float]]:
+    """`bootstrap_interval` with these settings; without a confidence, no interval."""
+    if confidence is None:
+        return lambda *_: NO_INTERVAL
+    return functools.partial(bootstrap_interval, confidence=confidence, seed=seed)
+
+
+def _warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
+    if full == empty or (dataset.metric.higher_is_better and full <= empty):
+        warnings.warn(
+            f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
+            f"and {empty:.4g} with every edge ablated",
+            stacklevel=3,
+        )
 
 
 def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArray]:
@@ -244,9 +337,13 @@ def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> Truth
         name, edges = dataset.truth.name, dataset.truth.mask(circuit.graph)
     else:
         return None
+    counts = confusion(circuit.edges[circuit.graph.valid], edges[circuit.graph.valid])
     return TruthComparison(
         name,
-        true_positives=int((circuit.edges & edges).sum()),
-        false_positives=int((circuit.edges & ~edges).sum()),
-        missed=int((~circuit.edges & edges).sum()),
+        true_positives=counts.true_positives,
+        false_positives=counts.false_positives,
+        missed=counts.missed,
+        precision=counts.precision,
+        recall=counts.recall,
+        f1=counts.f1,
     )

@@ -54,7 +54,7 @@ def bootstrap_interval(
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         result = scipy.stats.bootstrap(
             tuple(arrays),
-            statistic,
+            _without_rounding_errors(statistic, arrays),
             n_resamples=resamples,
             batch=max(1, 2**22 // n),
             paired=len(arrays) > 1,
@@ -74,6 +74,21 @@ def bootstrap_interval(
         float(np.quantile(np.where(undefined, -np.inf, draws), tail, method="lower")),
         float(np.quantile(np.where(undefined, np.inf, draws), 1 - tail, method="higher")),
     )
+
+
+def _without_rounding_errors(statistic: Callable[..., Any], arrays: FloatArray) -> Callable[..., FloatArray]:
+    """The statistic to ten digits of its value on all prompts.
+
+    The same prompts drawn in another order must give the same value: BCa looks at ties with the value on all
+    prompts, and with few prompts there are many.
+    """
+    value = abs(float(statistic(*arrays, axis=-1)))
+    scale = value if np.isfinite(value) and value > 0 else 1.0
+
+    def rounded(*samples: FloatArray, axis: int = -1) -> FloatArray:
+        return np.round(np.asarray(statistic(*samples, axis=axis)) / scale, 10) * scale
+
+    return rounded
 
 
 def faithfulness_interval(

@@ -16,7 +16,8 @@ import families
 import problems
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.evaluation import measure_circuits, random_circuits_like
+from acdc.evaluation import random_circuits_like
+from acdc.measure import measure_circuits, measure_prompts
 from acdc.metrics import MIB_SHARES, OUTCOMES
 from acdc.model.model import Model
 from acdc.patching import ABLATIONS, Patching
@@ -110,6 +111,31 @@ def test_divergence_and_matches_are_over_the_whole_vocabulary() -> None:
     assert result.exact_match == pytest.approx(float((full.argmax(-1) == run.argmax(-1)).double().mean()))
 
 
+def test_every_figure_has_an_interval_around_it() -> None:
+    result = acdc.evaluate(model(), dataset(), circuit())
+    for name in ("faithfulness", "normalised_faithfulness", "kl", "exact_match"):
+        low, high = getattr(result, f"{name}_interval")
+        assert low <= getattr(result, name) <= high
+        assert low < high
+    wider = acdc.evaluate(model(), dataset(), circuit(), confidence=0.999).faithfulness_interval
+    assert wider[0] <= result.faithfulness_interval[0] < result.faithfulness_interval[1] <= wider[1]
+    assert np.isnan(acdc.evaluate(model(), dataset(), circuit(), confidence=None).faithfulness_interval).all()
+    whole = acdc.evaluate(model(), dataset(), everything(), metric="projection")
+    assert whole.faithfulness_interval == pytest.approx((1, 1), abs=1e-9)
+
+
+def test_normalised_faithfulness_is_prompt_by_prompt() -> None:
+    on = [prompts(1)[i : i + 1] for i in range(len(prompts(1)))]
+    singly = [
+        acdc.evaluate(model(), one, circuit(), metric="projection", random_circuits=0).faithfulness for one in on
+    ]
+    expected = np.mean([1 - min(abs(1 - value), 1) for value in singly])
+    result = acdc.evaluate(model(), dataset(), circuit(), metric="projection")
+    assert result.normalised_faithfulness == pytest.approx(expected)
+    zero = acdc.evaluate(model(), dataset(), nothing(), metric="projection", ablation="zero")
+    assert zero.normalised_faithfulness != pytest.approx(0)  # against the corrupted prompts, whatever the ablation
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_batches_do_not_change_the_numbers(ablation: str) -> None:
     """Nor do means, which are over all the prompts."""
@@ -169,6 +195,9 @@ def test_a_given_truth_is_counted_edge_by_edge() -> None:
     assert result.true_positives == (found & truth).n_edges
     assert result.false_positives == (found - truth).n_edges
     assert result.missed == (truth - found).n_edges
+    assert result.precision == result.true_positives / found.n_edges
+    assert result.recall == result.true_positives / truth.n_edges
+    assert result.f1 == pytest.approx(2 / (1 / result.precision + 1 / result.recall))
     assert acdc.evaluate(model(), prompts(), found).truth is None
 
 
@@ -183,6 +212,11 @@ def test_the_truth_of_a_compiled_program_comes_with_its_task() -> None:
     assert (result.kl, result.worst_kl, result.exact_match) == (None, None, None)  # its outputs are numbers
     empty = acdc.evaluate(model, task, Circuit(graph, np.zeros_like(graph.valid))).truth
     assert empty is not None
+    assert empty.f1 == 0
+    assert np.isnan(empty.precision)
+    scores = acdc.score(model, task, "random")
+    curve = acdc.curve(model, task, scores)
+    assert (curve.kl, curve.kl_area, curve.kl_intervals, curve.kl_area_interval) == (None, None, None, None)
     assert (empty.true_positives, empty.false_positives, empty.missed) == (0, 0, result.truth.true_positives)
 
 
@@ -201,6 +235,32 @@ def test_a_curve_is_the_faithfulness_of_each_size(by: Any) -> None:
     assert curve.faithfulness[-1] == pytest.approx(1)
     assert curve.cpr == pytest.approx(np.trapezoid(curve.faithfulness, MIB_SHARES))
     assert curve.cmd == pytest.approx(np.trapezoid(np.abs(1 - np.array(curve.faithfulness)), MIB_SHARES))
+
+
+def test_a_curve_has_the_divergence_and_an_interval_at_each_size() -> None:
+    scores = acdc.score(model(), dataset(), "eap-ig")
+    curve = acdc.curve(model(), dataset(), scores)
+    assert curve.kl is not None
+    assert curve.kl_intervals is not None
+    rows = zip(curve.shares, curve.kl, curve.faithfulness_intervals, curve.kl_intervals, strict=True)
+    for share, kl, faithfulness_interval, kl_interval in rows:
+        found = scores.top(int(share * scores.graph.n_edges))
+        alone = acdc.evaluate(model(), dataset(), found, random_circuits=0)
+        assert alone.kl == pytest.approx(kl, abs=1e-12)
+        assert alone.faithfulness_interval == pytest.approx(faithfulness_interval, abs=1e-9)
+        assert alone.kl_interval == pytest.approx(kl_interval, abs=1e-9)
+    assert curve.kl_area == pytest.approx(np.trapezoid(curve.kl, MIB_SHARES))
+    for name in ("cpr", "cmd", "kl_area"):
+        low, high = getattr(curve, f"{name}_interval")
+        assert low <= getattr(curve, name) <= high
+    assert curve.log_cpr < curve.cpr  # the small circuits, which are not faithful here, count more
+    assert curve.log_cmd > curve.cmd
+
+
+def test_a_curve_without_intervals() -> None:
+    curve = acdc.curve(model(), dataset(), acdc.score(model(), dataset(), "eap-ig"), confidence=None)
+    assert (curve.faithfulness_intervals, curve.kl_intervals) == ((), ())
+    assert np.isnan([curve.cpr_interval, curve.cmd_interval, curve.kl_area_interval]).all()
 
 
 @pytest.mark.parametrize("by", ["absolute", "signed"])
@@ -255,3 +315,18 @@ def test_circuits_are_measured_on_every_prompt_once() -> None:
     full, (empty,) = measure_circuits(problem, [nothing().edges])
     assert full == pytest.approx(logit_difference(prompts(), prompts().clean))
     assert empty == pytest.approx(logit_difference(prompts(), prompts().corrupted))
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_circuits_are_measured_alike_alone_and_together_by_one_metric_and_by_all(batch_size: int | None) -> None:
+    problem = Problem(model(), model().graph(), prompts(), OUTCOMES["logit-difference"], batch_size=batch_size)
+    some = [circuit(density, seed).edges for density in (0.1, 0.9) for seed in (0, 1, 2)]
+    outcomes = [OUTCOMES[name] for name in ("logit-difference", "kl", "probability")]
+    together = measure_prompts(problem, [some[0], np.stack(some[1:5]), some[5]], outcomes)
+    for outcome, found in zip(outcomes, together, strict=True):
+        (alone,) = measure_prompts(problem, some, [outcome])
+        for name in ("full", "corrupted", "circuits"):
+            np.testing.assert_allclose(getattr(found, name), getattr(alone, name), atol=1e-12)
+        assert found.circuits.shape == (6, len(prompts()))
+    (same,) = measure_prompts(problem, [everything().edges, nothing().edges])
+    np.testing.assert_allclose(same.circuits, [same.full, same.corrupted], atol=1e-12)

@@ -60,6 +60,15 @@ def test_the_seed_decides() -> None:
     assert bootstrap_interval(CIRCUIT, seed=3) != bootstrap_interval(CIRCUIT, seed=4)
 
 
+def test_rounding_errors_do_not_show() -> None:
+    """With few prompts many draws tie with the figure itself, if not for the order in which they are summed."""
+    values = np.array([0.1, 0.7, 2.3, 4.9])
+    for order in ([2, 0, 3, 1], [3, 2, 1, 0]):
+        draws = [bootstrap_interval(values[order] * (1 + sign * 2**-52), seed=5) for sign in (-1, 0, 1)]
+        assert draws[0] == pytest.approx(draws[1], rel=1e-9)
+        assert draws[2] == pytest.approx(draws[1], rel=1e-9)
+
+
 def test_a_figure_without_spread_has_an_interval_without_width() -> None:
     assert bootstrap_interval([2.5] * 8) == (2.5, 2.5)
     assert faithfulness_interval(FULL, FULL, EMPTY) == (1, 1)
