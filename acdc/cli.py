@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc import report, terminal
+from acdc.cli_benchmark import benchmark
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
@@ -361,6 +362,9 @@ def methods(json: Json = False) -> None:
         terminal.print_json([row | {"options": given} for row, given in zip(listed, options, strict=True)])
         return
     terminal.print_table(("method", *fields[1:]), (tuple(row.values()) for row in listed))
+
+
+app.command()(benchmark)
 
 
 # ---- reading options --------------------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""What a computation costs: seconds, memory, passes of the model, arithmetic.
+
+It is run twice: once watched, for what doesn't depend on the machine (passes, floating-point operations, and on a
+CPU the bytes of all tensors alive at once), and then unwatched for the time, since watching slows it down and the
+first run of anything is slower than the next. Short computations are timed several times, and the best time counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from acdc.passes import count_passes
+
+T = TypeVar("T")
+
+SHORT = 0.2
+"""Seconds below which a computation is timed up to three times."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a computation took.
+
+    Attributes:
+        seconds: by the wall clock, the best of up to three runs.
+        peak_bytes: of tensors made by it and alive at once, beyond those there were before.
+        forward, backward: passes of the model on one prompt (`acdc.passes`); partial ones count as whole.
+        flops: floating-point operations of matrix products.
+    """
+
+    seconds: float
+    peak_bytes: int
+    forward: int
+    backward: int
+    flops: int
+
+
+def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
+    """The result of a computation that gives the same each time, and what it took."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    with count_passes() as passes, _Watch() as watch:
+        compute()
+    peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else watch.peak
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < 3 and sum(seconds) < SHORT):
+        _synchronize(device)
+        start = time.perf_counter()
+        result = compute()
+        _synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return result, Cost(min(seconds), peak, passes.forward, passes.backward, watch.flops)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Watch(TorchDispatchMode):
+    """Counts operations, and the bytes of tensors made inside the block and alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.now = self.peak = 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=result)
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor) and not func.is_view and not func._schema.is_mutable:
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.sizes:
+            self.sizes[storage._cdata] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, storage._cdata)
+
+    def _free(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)

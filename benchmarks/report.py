@@ -1,0 +1,234 @@
+"""The report of a benchmark: `report.html`, one page that needs nothing else, and `report.md`, with `results.csv`.
+
+A report is made from the results table and the circuits beside it alone, so that it can be made again at any time.
+Templates escape everything; the only markup put into a page as it is are figures drawn here.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from acdc.benchmarks.figures import figures, picture
+from acdc.benchmarks.runner import circuit_folder
+from acdc.benchmarks.suites import SUITES
+from acdc.benchmarks.summary import Estimate, by_case, leaderboard
+from acdc.benchmarks.table import FILE, Row, Table
+from acdc.circuit import Circuit
+from acdc.errors import AcdcError
+from acdc.io import write_atomically
+from acdc.methods import METHODS
+from acdc.model.load import builtin_models
+
+LONG_FIELDS = ("roc", "curve", "reasons", "machine")
+"""Fields that `results.csv` leaves out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A circuit beside the truth: the methods that found it, and in words and as a figure how it differs."""
+
+    methods: tuple[str, ...]
+    words: str
+    svg: Markup | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseReport:
+    """All there is to show of one case."""
+
+    name: str
+    description: str
+    rows: tuple[Row, ...]
+    pictures: tuple[Picture, ...]
+    n_edges_total: int | None
+    n_true: int | None
+    truth: str | None
+
+
+def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, Path]:
+    """Write the report of a suite into the folder of its results table.
+
+    Args:
+        command: the command line that makes it, to be shown.
+
+    Returns:
+        The files by kind: "html", "markdown" and "csv".
+
+    Raises:
+        AcdcError: the table has no rows of the suite.
+    """
+    folder = Path(folder)
+    rows: list[Row] = []
+    if (folder / FILE).exists():
+        with Table(folder / FILE) as table:
+            rows = table.rows(suite)
+    if not rows:
+        raise AcdcError(
+            f"there is nothing to report: {str(folder / FILE)!r} has no row of suite {suite!r}; "
+            f"run acdc benchmark {suite} -o {folder} first"
+        )
+    lines = leaderboard(rows)
+    drawn = figures(rows, lines)
+    context = {
+        "suite": suite,
+        "description": SUITES[suite].description if suite in SUITES else "",
+        "command": command,
+        "lines": lines,
+        "methods": [line.method for line in lines],
+        "known": {name: METHODS[name] for name in METHODS},
+        "metrics": _method_metrics(rows),
+        "rows": rows,
+        "has_truth": any(row.n_true is not None for row in rows),
+        "figures": {name: Markup(svg) for name, svg in drawn.items()},
+        "cases": [_case(name, group, folder) for name, group in by_case(rows).items()],
+        "searches": [line for line in lines if line.found and METHODS.get(line.method, METHODS["eap"]).search],
+        "wrong": [(row, json.loads(row.reasons)) for row in rows if row.reasons],
+        "errors": [row for row in rows if row.error],
+        "warnings": sorted({(row.case, text) for row in rows for text in (row.warnings or "").splitlines()}),
+        "seeds": sorted({row.seed for row in rows}),
+        "versions": _distinct(row.versions for row in rows),
+        "machines": _distinct(row.machine for row in rows),
+    }
+    files = {"html": folder / "report.html", "markdown": folder / "report.md", "csv": folder / "results.csv"}
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, svg in drawn.items():
+        write_atomically(folder / "figures" / f"{name}.svg", svg + "\n")
+    environment = _environment(folder)
+    write_atomically(files["html"], environment.get_template("report.html").render(context))
+    write_atomically(files["markdown"], environment.get_template("report.md").render(context))
+    write_atomically(files["csv"], _csv(rows))
+    return files
+
+
+def _case(name: str, rows: list[Row], folder: Path) -> CaseReport:
+    first = next((row for row in rows if row.error is None), rows[0])
+    return CaseReport(
+        name,
+        builtin_models().get(first.model or "", ""),
+        tuple(rows),
+        tuple(_pictures([row for row in rows if row.error is None and row.seed == first.seed], folder)),
+        first.n_edges_total,
+        first.n_true,
+        first.truth,
+    )
+
+
+def _pictures(rows: Sequence[Row], folder: Path) -> list[Picture]:
+    """The true circuit first, then every other circuit that some method found, each once."""
+    if not rows or rows[0].truth is None:
+        return []
+    try:
+        truth = Circuit.load(folder / circuit_folder(rows[0].suite, rows[0].case, "truth", rows[0].seed))
+        found = {row.method: Circuit.load(folder / circuit_folder(*row.key)) for row in rows}
+    except AcdcError:  # the files are gone: the figures remain
+        return []
+    groups: dict[Circuit, list[str]] = {truth: []}
+    for method, circuit in found.items():
+        groups.setdefault(circuit, []).append(method)
+    pictures = []
+    for circuit, methods in groups.items():
+        false, missed = int((circuit.edges & ~truth.edges).sum()), int((~circuit.edges & truth.edges).sum())
+        words = f"{circuit.n_edges - false} true edges, {false} false, {missed} missed"
+        svg = picture(circuit, truth)
+        pictures.append(Picture(tuple(methods), words, None if svg is None else Markup(svg)))
+    return pictures
+
+
+def _method_metrics(rows: Sequence[Row]) -> dict[str, str]:
+    """The metrics each method was given, by method."""
+    given: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.method_metric:
+            given.setdefault(row.method, {})[row.method_metric] = None
+    return {method: ", ".join(metrics) for method, metrics in given.items()}
+
+
+def _distinct(texts: Any) -> list[str]:
+    """JSON objects as text, each once."""
+    return [
+        ", ".join(f"{name} {value}" for name, value in json.loads(text).items())
+        for text in dict.fromkeys(texts)
+        if text
+    ]
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    names = [field.name for field in dataclasses.fields(Row) if field.name not in LONG_FIELDS]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = (getattr(row, name) for name in names)
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
+    return file.getvalue()
+
+
+# ---- how things are written -------------------------------------------------------------------------------------
+
+
+def _environment(folder: Path) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def link(row: Row) -> str | None:
+        path = circuit_folder(*row.key) / "circuit.json"
+        return path.as_posix() if (folder / path).exists() else None
+
+    environment.filters |= {"number": number, "estimate": estimate, "cell": cell, "verdict": verdict, "link": link}
+    environment.globals |= {"fmean": statistics.fmean}
+    return environment
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits, or three decimals from 0.001 to 1; a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return str(value)
+    if 0.001 <= abs(value) <= 1 or value == 0:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def estimate(value: Estimate | None, digits: int = 3) -> str:
+    """A mean with its confidence interval."""
+    if value is None:
+        return "–"
+    if value.low != value.low:  # one case
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def verdict(row: Row) -> str:
+    """In a word or two, what a method's circuit is against the truth."""
+    if row.error is not None:
+        return "error"
+    if row.hamming is None:
+        return number(row.faithfulness)
+    parts = [f"{n} {what}" for n, what in ((row.false_positives, "false"), (row.missed, "missed")) if n]
+    return ", ".join(parts) or "exact"
+
+
+def cell(text: object) -> str:
+    """Text that stays text in a cell of a Markdown table."""
+    plain = " ".join(str(text).split())
+    for character, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        plain = plain.replace(character, written)
+    for character in "\\`*_[]|#":
+        plain = plain.replace(character, "\\" + character)
+    return plain

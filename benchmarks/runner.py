@@ -1,0 +1,308 @@
+"""The runner: every missing row of a suite is computed and added to the table, in any number of processes.
+
+A row is in the table or it isn't; there is nothing else to resume from. Each process goes through the missing rows in
+an order of its own and looks again before each one, so that processes share the work without locks: none can be left
+behind by one that was killed, and at worst two compute the same row near the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import acdc
+from acdc import selection
+from acdc.benchmarks.cost import Cost, measure
+from acdc.benchmarks.suites import Case, Suite
+from acdc.benchmarks.table import FILE, Row, Table
+from acdc.circuit import Circuit, Provenance, Scores, library_versions
+from acdc.discovery import discover, score
+from acdc.errors import AcdcError, unknown
+from acdc.evaluation import curve, evaluate, measure_circuits
+from acdc.graph import BoolArray, Graph
+from acdc.measure import bind
+from acdc.methods import DEFAULT_SHARE, METHODS
+from acdc.methods.guided import separation
+from acdc.metrics import faithfulness, ground_truth
+from acdc.model.model import Model
+from acdc.problem import Problem, Progress, no_progress
+from acdc.tasks.task import Dataset
+
+BASELINE = "random"
+GRADIENT_AT_CLEAN = ("eap",)
+"""Methods that see the metric only through its gradient at the clean prompt: given a case's `gradient_metric`."""
+SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+"""Sizes of the circuits of a faithfulness curve, in sizes of the true circuit."""
+MOST_REASONS = 12
+
+
+def run(
+    suite: Suite,
+    folder: str | Path,
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    retry: bool = False,
+    progress: Progress = no_progress,
+) -> list[Row]:
+    """Compute the rows of a suite that a folder's table lacks, and return all rows of the suite that were asked for.
+
+    Args:
+        folder: of `results.sqlite` and the circuits; made if need be. Rows that are there are not computed again.
+        methods: names; None: all. The baseline of random scores is always added.
+        seeds: of the prompts and of all that is random, one row each.
+        retry: compute rows again that are errors.
+
+    Raises:
+        AcdcError: an unknown method, or a table of another version. What goes wrong in a row becomes a row.
+    """
+    for name in methods or ():
+        if name not in METHODS:
+            raise unknown("method", name, METHODS)
+    if not seeds:
+        raise AcdcError("expected at least one seed")
+    names = list(dict.fromkeys([*(METHODS if methods is None else methods), BASELINE]))
+    cases = [(case, seed) for case in suite.cases for seed in seeds]
+    wanted = {(suite.name, case.name, name, seed) for case, seed in cases for name in names}
+    order = random.Random(os.getpid())
+    folder = Path(folder)
+    with Table(folder / FILE) as table:
+
+        def missing() -> set[tuple[str, str, str, int]]:
+            return {key for key in wanted if not table.has(key, errors=not retry)}
+
+        failed: set[tuple[str, str, str, int]] = set()  # in this run: retried once
+        for case, seed in order.sample(cases, len(cases)):
+            subject: Subject | None = None
+            for name in order.sample(names, len(names)):
+                key = (suite.name, case.name, name, seed)
+                if key in failed or table.has(key, errors=not retry):
+                    continue
+                progress(len(wanted) - len(missing()), len(wanted), f"{case.name}: {name}")
+                try:
+                    subject = subject or Subject.prepare(case, seed)
+                    row = run_row(suite.name, subject, name, folder=folder)
+                except Exception as error:  # whatever it is, the other rows can do without this one
+                    row = Row(*key, error=_one_line(error), model=case.model, task=case.task)
+                    failed.add(key)
+                table.add(dataclasses.replace(row, versions=_versions(), machine=_machine()))
+        progress(len(wanted), len(wanted), "")
+        return [row for row in table.rows(suite.name) if row.key in wanted]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A case made ready with one seed."""
+
+    case: Case
+    seed: int
+    model: Model
+    data: Dataset
+    graph: Graph
+    truth: BoolArray | None
+    forward_flops: int
+
+    @classmethod
+    def prepare(cls, case: Case, seed: int) -> Subject:
+        model = acdc.load(case.model)
+        recipe = acdc.tasks.load(case.task, ablation=case.ablation, seed=seed, **case.task_options)
+        data = recipe.prepare(model)
+        graph = model.graph(inputs=case.inputs)
+        truth = None if data.truth is None else data.truth.mask(graph)
+        prompts = data.discovery
+        with torch.no_grad():
+            _, plain = measure(
+                lambda: model.module(prompts.clean, attention_mask=prompts.mask, position_ids=prompts.position_ids),
+                model.device,
+            )
+        return cls(case, seed, model, data, graph, truth, plain.flops)
+
+
+def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+    """One row; its circuit and the true one are saved below `folder` (`circuit_folder`)."""
+    case, model, data, graph = subject.case, subject.model, subject.data, subject.graph
+    record = METHODS[method]
+    metric = case.gradient_metric if method in GRADIENT_AT_CLEAN else None
+    options: dict[str, Any] = {"metric": metric, "graph": graph, "seed": subject.seed}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        circuit, cost = measure(lambda: discover(model, data, method, **options), model.device)
+        if record.score is None:
+            ranking, scores, ranking_cost = "circuit", _two_levels(circuit), None
+        else:
+            ranking = "scores" if record.search is None else "sweep"
+            scores, ranking_cost = measure(lambda: score(model, data, method, **options), model.device)
+        judged = evaluate(model, data, circuit, seed=subject.seed, confidence=None)
+        figures = _against_truth(scores, circuit, subject.truth)
+        if ranking_cost is not None:
+            figures |= _curves(subject, scores)
+    circuit.save(folder / circuit_folder(suite, case.name, method, subject.seed), force=True)
+    if subject.truth is not None:
+        made = Provenance(model=model.name, task=data.name, ablation=data.ablation, d_model=model.d_model)
+        true = Circuit(graph, subject.truth, provenance=made)
+        true.save(folder / circuit_folder(suite, case.name, "truth", subject.seed), force=True)
+    if record.search is not None and figures.get("hamming"):
+        figures["reasons"] = json.dumps(_reasons(subject, circuit, method))
+    texts = dict.fromkeys([*data.warnings, *(str(warning.message) for warning in caught)])
+    return Row(
+        suite, case.name, method, subject.seed,
+        warnings="\n".join(texts) or None,
+        model=case.model, task=case.task, ablation=data.ablation,
+        metric=data.metric.name, method_metric=metric or data.metric.name,
+        truth=None if data.truth is None else data.truth.name,
+        ranking=ranking, n_edges_total=graph.n_edges, n_edges=circuit.n_edges,
+        faithfulness=judged.faithfulness, discovery_faithfulness=judged.discovery_faithfulness,
+        random_faithfulness=statistics.fmean(judged.random_faithfulness),
+        kl=judged.kl, exact_match=judged.exact_match,
+        **_flat(cost, subject, ""), **_flat(ranking_cost, subject, "ranking_"), **figures,
+    )  # fmt: skip
+
+
+def circuit_folder(suite: str, case: str, method: str, seed: int) -> Path:
+    """Where the circuit of a row is, and with "truth" for the method the true one: relative to the table's folder."""
+    return Path("circuits") / suite / case / f"{method}-{seed}"
+
+
+# ---- figures ----------------------------------------------------------------------------------------------------
+
+
+def _two_levels(circuit: Circuit) -> Scores:
+    """The ranking that a bare circuit is: what it keeps above the rest."""
+    return Scores(circuit.graph, circuit.edges.astype(np.float64), circuit.provenance.method)
+
+
+def _against_truth(scores: Scores, circuit: Circuit, truth: BoolArray | None) -> dict[str, Any]:
+    if truth is None:
+        return {}
+    valid = scores.graph.valid
+    sizes, true = np.abs(scores.values), truth[valid]
+    ranked = sizes[valid]
+    counts = dataclasses.asdict(ground_truth.confusion(circuit.edges[valid], true))
+    del counts["true_negatives"]
+    roc = ground_truth.roc_curve(ranked, true)
+    nodes = ground_truth.node_scores(sizes), ground_truth.node_scores(truth)
+    return counts | {
+        "n_true": int(true.sum()),
+        "edge_auc": ground_truth.roc_auc(ranked, true),
+        "node_auc": ground_truth.roc_auc(*nodes),
+        "average_precision": ground_truth.average_precision(ranked, true),
+        "best_f1": ground_truth.best_f1(ranked, true),
+        "recovered_at_some_threshold": ground_truth.recovered_at_some_threshold(ranked, true),
+        "roc": json.dumps(_corners(roc.false_positive_rate, roc.true_positive_rate)),
+    }
+
+
+def _corners(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
+    """The points of a line at which it turns."""
+    dx, dy = np.diff(x), np.diff(y)
+    turns = np.flatnonzero(np.abs(dx[:-1] * dy[1:] - dx[1:] * dy[:-1]) > 1e-12) + 1
+    kept = np.concatenate(([0], turns, [len(x) - 1]))
+    return [x[kept].round(6).tolist(), y[kept].round(6).tolist()]
+
+
+def _curves(subject: Subject, scores: Scores) -> dict[str, Any]:
+    """Faithfulness over circuit sizes: MIB's integrals, and a curve in sizes of the true circuit if it is known."""
+    model, data, graph = subject.model, subject.data, subject.graph
+    by_size = curve(model, data, scores, by="absolute", confidence=None)
+    by_value = curve(model, data, scores, by="signed", confidence=None)
+    sizes, values = by_size.shares, by_size.faithfulness
+    if subject.truth is not None:
+        sizes = SIZES
+        counts = [min(math.ceil(size * int(subject.truth.sum())), graph.n_edges) for size in sizes]
+        circuits = [selection.top(graph, scores.values, count) for count in counts]
+        problem = Problem(model, graph, data.held_out or data.discovery, data.metric, data.ablation)
+        full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
+        values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)
+    points = [list(sizes), [None if math.isnan(value) else round(value, 6) for value in values]]
+    return {"cpr": by_value.cpr, "cmd": by_size.cmd, "curve": json.dumps(points)}
+
+
+def _reasons(subject: Subject, circuit: Circuit, method: str) -> dict[str, Any]:
+    """Why a search kept or removed the wrong edges: what each does to the distance from the full model.
+
+    Each wrong edge has its effect `alone` (removed from the full model) and `in_circuit` (what the circuit's distance
+    loses when a missed edge is put back, or gains when a false one is removed).
+    """
+    assert subject.truth is not None
+    data, graph = subject.data, subject.graph
+    problem = Problem(subject.model, graph, data.discovery, data.metric, data.ablation)
+    patching = problem.patching()
+    measured = bind(data.metric, patching)
+
+    @torch.no_grad()
+    def distance(edges: BoolArray) -> float:
+        return float(measured.distance(patching.logits(edges, rows=measured.rows)).mean())
+
+    share = DEFAULT_SHARE if method == "acdc" else 1 - data.faithfulness
+    own = distance(circuit.edges)
+    wrong = []
+    for destination, source in np.argwhere(circuit.edges ^ subject.truth)[:MOST_REASONS]:
+        without, changed = graph.valid.copy(), circuit.edges.copy()
+        without[destination, source] = False
+        changed[destination, source] ^= True
+        false = bool(circuit.edges[destination, source])
+        effect = distance(changed) - own if false else own - distance(changed)
+        wrong.append(
+            {
+                "edge": graph.edge_name(destination, source),
+                "kind": "false" if false else "missed",
+                "alone": distance(without),
+                "in_circuit": effect,
+            }
+        )
+    return {
+        "metric": data.metric.name,
+        "distance": own,
+        "allowed": share * separation(patching, measured),
+        "edges": wrong,
+        "more": int((circuit.edges ^ subject.truth).sum()) - len(wrong),
+    }
+
+
+# ---- what it was run with ---------------------------------------------------------------------------------------
+
+
+def _flat(cost: Cost | None, subject: Subject, prefix: str) -> dict[str, Any]:
+    if cost is None:
+        return {}
+    prompts = len(subject.data.discovery)
+    return {
+        f"{prefix}seconds": cost.seconds,
+        f"{prefix}peak_bytes": cost.peak_bytes,
+        f"{prefix}forward": cost.forward / prompts,
+        f"{prefix}backward": cost.backward / prompts,
+        f"{prefix}work": cost.flops / subject.forward_flops,
+    }
+
+
+def _versions() -> str:
+    return json.dumps({"python": platform.python_version(), **library_versions()})
+
+
+def _machine() -> str:
+    return json.dumps({"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()})
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AcdcError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,146 @@
+"""From rows to what a report says: a line a method with confidence intervals, and mean curves.
+
+Cases are the population: with several seeds a case's figure is the mean over them, and intervals are over cases. A
+figure that is undefined on a case (None) is left out there; a row with an error is no figure, but counts as a case
+on which the truth was not found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from acdc.benchmarks.table import Row
+from acdc.metrics import bootstrap_interval
+
+FloatArray = npt.NDArray[np.float64]
+Value = Callable[[Row], float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` cases and its 95% confidence interval (NaN for one case)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One method on all cases.
+
+    Attributes:
+        method: its name; cases: how many it was run on; errors: rows without figures.
+        figures: means by the name of the row's field; a field that is undefined on every case is not there.
+        found, found_at_some_threshold: share of the cases on which its circuit, or its ranking cut at the best
+            threshold, is exactly the true circuit; None if no truth is known.
+        costs: medians by the name of the row's field.
+    """
+
+    method: str
+    cases: int
+    errors: int
+    figures: Mapping[str, Estimate]
+    found: Estimate | None
+    found_at_some_threshold: Estimate | None
+    costs: Mapping[str, float]
+
+
+FIGURES = (
+    "edge_auc", "node_auc", "average_precision", "best_f1", "precision", "recall", "f1", "hamming", "faithfulness",
+    "random_faithfulness", "kl", "exact_match", "cpr", "cmd", "n_edges",
+)  # fmt: skip
+COSTS = tuple(
+    prefix + name
+    for prefix in ("", "ranking_")
+    for name in ("seconds", "forward", "backward", "work", "peak_bytes")
+)
+
+
+def leaderboard(rows: Sequence[Row]) -> list[Line]:
+    """A line a method, the one that finds most true circuits first (without a truth: the most faithful)."""
+    methods = dict.fromkeys(row.method for row in rows)
+    lines = [_line(name, [row for row in rows if row.method == name]) for name in methods]
+
+    def goodness(line: Line) -> tuple[float, ...]:
+        found = line.found.mean if line.found is not None else 0.0
+        order = ("f1", "average_precision", "faithfulness")
+        return found, *(line.figures[name].mean if name in line.figures else -np.inf for name in order)
+
+    return sorted(lines, key=goodness, reverse=True)
+
+
+def by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows of each case."""
+    cases: dict[str, list[Row]] = {}
+    for row in rows:
+        cases.setdefault(row.case, []).append(row)
+    return cases
+
+
+def mean_roc(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
+    """The mean over cases of the true positive rate at each false positive rate; None if there is no ROC curve."""
+    grid = np.concatenate(([0.0, 1e-6], np.linspace(0.005, 1, 200)))
+    curves = []
+    for row in rows:
+        if row.roc is not None and row.edge_auc is not None:
+            x, y = np.array(json.loads(row.roc))
+            curves.append(np.interp(grid, x + 1e-9 * np.arange(len(x)), y))  # vertical steps become steep ones
+    return (grid, np.mean(curves, axis=0)) if curves else None
+
+
+def mean_curve(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
+    """Faithfulness at each circuit size, mean over the cases, negative values as 0; None if there is no curve."""
+    curves = [np.array(json.loads(row.curve), dtype=np.float64) for row in rows if row.curve is not None]
+    if not curves:
+        return None
+    return curves[0][0], np.nanmean([np.maximum(curve[1], 0) for curve in curves], axis=0)
+
+
+def _line(method: str, rows: list[Row]) -> Line:
+    good = [row for row in rows if row.error is None]
+    known = any(row.truth is not None for row in good)
+    figures = {}
+    for name in FIGURES:
+        values = _per_case(good, lambda row, name=name: getattr(row, name))  # type: ignore[misc]
+        if values:
+            figures[name] = _mean(values)
+    costs = {}
+    for name in COSTS:
+        found = [getattr(row, name) for row in good if getattr(row, name) is not None]
+        if found:
+            costs[name] = statistics.median(found)
+    return Line(
+        method, len(by_case(rows)), len(rows) - len(good), figures,
+        _share(rows, lambda row: row.hamming == 0) if known else None,
+        _share(rows, lambda row: bool(row.recovered_at_some_threshold)) if known else None,
+        costs,
+    )  # fmt: skip
+
+
+def _per_case(rows: list[Row], value: Value) -> list[float]:
+    means = []
+    for group in by_case(rows).values():
+        defined = [float(x) for x in map(value, group) if x is not None]
+        if defined:
+            means.append(statistics.fmean(defined))
+    return means
+
+
+def _mean(values: list[float]) -> Estimate:
+    return Estimate(statistics.fmean(values), *bootstrap_interval(values), len(values))
+
+
+def _share(rows: list[Row], holds: Callable[[Row], bool]) -> Estimate:
+    """Share of cases for which it holds with every seed, with the exact binomial interval."""
+    found = [all(map(holds, group)) for group in by_case(rows).values()]
+    interval = stats.binomtest(sum(found), len(found)).proportion_ci()
+    return Estimate(sum(found) / len(found), float(interval.low), float(interval.high), len(found))
