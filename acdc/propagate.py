@@ -253,9 +253,10 @@ class _Pass:
         return touched
 
     def port_input(self, ports: IntArray, base: Tensor, *, read: bool) -> Tensor | None:
-        """New residual inputs `[len(ports), C, B, P, D]` from the state's `[len(ports) or 1, 1, B, P, D]`, or None
-        if
-        no port reads a change."""
+        """New residual inputs `[len(ports), C, B, P, D]` from the state's `[len(ports) or 1, 1, B, P, D]`.
+
+        None if no port reads a change.
+        """
         changes = self.changes_at_read if read else self.changes
         x: Tensor | None = None
         if changes.ids and self.plan.kept[ports[:, None], changes.ids].any():
@@ -302,12 +303,21 @@ class _Pass:
         """Recompute the heads of a layer that change, those needed everywhere and those needed at the read
         positions."""
         graph = self.graph
+        if self.state.settled and not self._reaches(index):
+            return
         first = graph.first_source(index)
         demand = self.plan.demand[first : first + graph.n_heads]
         for level in (EVERYWHERE, AT_READ):
             heads = np.flatnonzero(demand == level)
             if len(heads):
                 self._heads(index, heads, read=level == AT_READ)
+
+    def _reaches(self, index: int) -> bool:
+        """Whether any head of the layer may read a change."""
+        first, last = self.graph.first_port(index), self.graph.first_port(index) + 3 * self.graph.n_heads
+        if any(first <= port < last for port in self.seeds):
+            return True
+        return bool(self.plan.kept[first:last, self.changes_at_read.ids].any())
 
     def _heads(self, index: int, heads: IntArray, *, read: bool) -> None:
         graph, state, context = self.graph, self.state, self.context

@@ -120,10 +120,9 @@ class Journal:
 
     def commit(self, circuit: int) -> None:
         """Write the values of one circuit of the batch into the state."""
-        prompts = torch.arange(self.context.read.shape[0], device=self.context.read.device)[:, None]
         for find, value, read, offset in self.entries:
             target, value = find(), value[circuit if value.shape[0] > 1 else 0]
             if read and not self.context.dense:
-                target[0, prompts, self.context.read] = value
+                target[(0, *self.context.where)] = value
             else:
                 target[0, :, offset:] = value

@@ -56,6 +56,7 @@ class Search:
         self.patching, self.measure, self.graph = patching, measure, patching.graph
         self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
         self.tests = self.runs = 0
+        self._ahead = 4  # prefixes to run next
         self._device = patching.model.device
         self._weights = self._port_weights()
         with torch.no_grad():
@@ -161,7 +162,7 @@ class Search:
         everywhere = bool((level == EVERYWHERE).any())
         largest = self._largest_batch(everywhere)
         removed: list[int] = []
-        i, ahead = 0, 4
+        i, ahead = 0, min(self._ahead, largest)
         while i < len(order):
             batch = order[i : i + ahead]
             change = differences[torch.as_tensor(row[batch], device=self._device)]
@@ -198,7 +199,8 @@ class Search:
                 ahead = min(2 * ahead, largest)
             else:
                 i += gone + 1
-                ahead = max(1, min(2 * gone, ahead))
+                ahead = max(1, gone)
+        self._ahead = ahead
         return np.array(removed, dtype=np.int64)
 
     def _largest_batch(self, everywhere: bool) -> int:

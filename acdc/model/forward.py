@@ -35,6 +35,8 @@ class Context:
         bias: per attention window, `[B, W, T]` added to attention scores.
         rotary: per key, (cos, sin) `[B, W, rotary]`.
         dense: whether the read positions are the whole window, so that the two need not be told apart.
+        where: index of the read positions into `[B, W]`; slices if they are the same range in every prompt, so that
+            reading there makes a view.
     """
 
     token_ids: Tensor
@@ -44,13 +46,13 @@ class Context:
     bias: Mapping[tuple[bool, int | None], Tensor]
     rotary: Mapping[str, tuple[Tensor, Tensor]]
     dense: bool
+    where: tuple[slice | Tensor, slice | Tensor]
 
     def at_read(self, x: Tensor) -> Tensor:
         """`[..., B, W, X] -> [..., B, P, X]`."""
         if self.dense:
             return x
-        prompts = torch.arange(self.read.shape[0], device=x.device)[:, None]
-        return x[..., prompts, self.read, :]
+        return x[(..., *self.where, slice(None))]
 
     def bias_for(self, attention: Attention, *, read: bool) -> Tensor:
         bias = self.bias[attention.causal, attention.window]
@@ -95,9 +97,17 @@ def make_context(
     if model.rotary is not None:
         tables = model.rotary(weight[:1, None], position_ids)
         rotary = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
-    window_positions = torch.arange(T - start, device=read.device)
-    dense = read.shape[1] == T - start and bool((read - start == window_positions).all())
-    return Context(token_ids, position_ids, start, read - start, bias, rotary, dense)
+    where = _where(read - start)
+    dense = where == (slice(None), slice(0, T - start))
+    return Context(token_ids, position_ids, start, read - start, bias, rotary, dense, where)
+
+
+def _where(read: Tensor) -> tuple[slice | Tensor, slice | Tensor]:
+    """Index of the positions `[B, P]` into `[B, W]`."""
+    first, P = int(read[0, 0]), read.shape[1]
+    if bool((read == torch.arange(first, first + P, device=read.device)).all()):
+        return slice(None), slice(first, first + P)
+    return torch.arange(len(read), device=read.device)[:, None], read
 
 
 # ---- attention --------------------------------------------------------------------------------------------------
