@@ -85,8 +85,13 @@ def main(arguments: Sequence[str]) -> None:
                     found = compare(work, tool.name, mine[OTHER_NAMES.get(work, work)], result)
                     entries.append((f"{name}, {options.pairs} × {options.tokens}", found))
                     print(report.row(*entries[-1]), flush=True)
-    command = " ".join(["python -m acdc.benchmarks.peers", *arguments])
-    report.write(options.output, entries, versions, command, options.threads)
+    report.write(options.output, entries, versions, shown(arguments), options.threads)
+
+
+def shown(arguments: Sequence[str]) -> str:
+    """The command line without the folders of one machine."""
+    kept = [a for a, before in zip(arguments, ["", *arguments], strict=False) if "--cache" not in (a, before)]
+    return " ".join(["python -m acdc.benchmarks.peers", *("FOLDER" if Path(a).is_absolute() else a for a in kept)])
 
 
 if __name__ == "__main__":

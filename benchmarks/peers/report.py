@@ -44,7 +44,8 @@ def markdown(
         "KL divergence. The largest difference is over all edges, relative to the largest score. Seconds are medians;",
         "ours are measured before and after the other tool's. F is the bare Hugging Face model's forward pass in our",
         'process. In "acdc in our order" auto-circuit is given the edges in the order in which we test them; its own',
-        f"follows a set. Denoising: the gradient on the corrupted prompts. Environments: {tools}.",
+        "follows a set and may change from run to run. Denoising: the gradient on the corrupted prompts.",
+        f"Environments: {tools}.",
         "",
         "| work | tool | model | edges | largest difference | rank correlation | kept by both, us, them | "
         "our seconds | theirs | times faster | our F | theirs |",

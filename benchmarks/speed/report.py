@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from acdc.benchmarks.speed.works import Row
 from acdc.circuit import library_versions
@@ -182,6 +183,10 @@ def growth_plot(rows: Sequence[Row]) -> bytes | None:
             ax.plot(x, y, marker=MARKERS[i], color=COLORS[i], linewidth=1.2, markersize=4, label=label)
         ax.set_xscale("log")
         ax.set_yscale("log")
+        if panel == "layers":
+            ax.xaxis.set_major_locator(FixedLocator(sorted({n for x, _, _ in lines for n in x})))
+            ax.xaxis.set_major_formatter("{x:.0f}")
+            ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(panel, fontsize=8)
         ax.tick_params(labelsize=7)
         ax.spines[["top", "right"]].set_visible(False)

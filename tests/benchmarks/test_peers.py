@@ -180,6 +180,11 @@ def test_a_checkout_must_hold_the_papers_code(tmp_path: Path) -> None:
         command.environments(command.parse(["--eap", str(tmp_path)]))
 
 
+def test_reported_command_names_no_folder_of_this_machine() -> None:
+    line = command.shown(["--cache", "/home/me/cache", "--eap", "/home/me/eap", "-o", "docs/peers"])
+    assert line == "python -m acdc.benchmarks.peers --eap FOLDER -o docs/peers"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not all((environments.default_cache() / e.name / "installed.txt").is_file()
