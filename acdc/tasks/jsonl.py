@@ -22,7 +22,7 @@ from acdc.errors import TaskError
 from acdc.metrics import Outcome
 from acdc.tasks.prompts import Padding, Prompts, problems
 from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
-from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
+from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, misaligned, tokenise
 
 Text = Annotated[str, pydantic.Field(min_length=1)]
 TokenId = Annotated[int, pydantic.Field(ge=0)]
@@ -183,13 +183,16 @@ def _parse(row: str) -> TextPair | TokenPair:
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     form = TokenLine if any(key.endswith("_tokens") for key in value) else TextLine
     try:
-        return form.model_validate(value).pair()
+        pair = form.model_validate(value).pair()
     except pydantic.ValidationError as error:
         keys = list(form.model_fields)
         said: dict[str, str] = {}  # one explanation a key
         for detail in error.errors():
             said.setdefault(str(detail["loc"][0]), _explain(dict(detail), keys))
         raise ValueError("; ".join(said.values())) from None
+    if isinstance(pair, TokenPair) and (fault := misaligned(pair)):
+        raise ValueError(fault)
+    return pair
 
 
 def _explain(detail: dict[str, Any], keys: list[str]) -> str:

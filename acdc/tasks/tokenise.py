@@ -178,19 +178,24 @@ def _tokenise(pair: TextPair, ids: dict[str, tuple[int, ...]], encoder: Encoder,
     return Checked(TokenPair(clean, corrupted, answers, wrong), tuple(found), has_unknown)
 
 
+def misaligned(pair: TokenPair) -> str | None:
+    """What keeps clean and corrupted from being a pair, in any model."""
+    if not pair.clean or not pair.corrupted:
+        return "a prompt has no tokens"
+    if len(pair.clean) != len(pair.corrupted):
+        return (
+            f"clean is {len(pair.clean)} tokens and corrupted {len(pair.corrupted)}; expected equally many, "
+            "position by position"
+        )
+    return "the corrupted prompt equals the clean one" if pair.clean == pair.corrupted else None
+
+
 def check(row: Checked, model: ModelLike) -> Checked:
     """A pair with, added to its problems, those of its token ids in this model."""
     pair, found = row.pair, list(row.problems)
     longest = max(len(pair.clean), len(pair.corrupted))
-    if not pair.clean or not pair.corrupted:
-        found.append("a prompt has no tokens")
-    elif len(pair.clean) != len(pair.corrupted):
-        found.append(
-            f"clean is {len(pair.clean)} tokens and corrupted {len(pair.corrupted)}; expected equally many, "
-            "position by position"
-        )
-    elif pair.clean == pair.corrupted:
-        found.append("the corrupted prompt equals the clean one")
+    if fault := misaligned(pair):
+        found.append(fault)
     if model.context_length is not None and longest > model.context_length:
         found.append(f"{longest} tokens, more than the model's context of {model.context_length}")
     ids = {*pair.clean, *pair.corrupted, *pair.answers, *pair.wrong} - {-1}

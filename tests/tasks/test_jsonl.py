@@ -201,3 +201,12 @@ def test_a_word_the_tokenizer_does_not_know_is_a_warning(tmp_path: Path, model: 
     unknown = model.tokenizer.unk_token_id in dataset.discovery.clean
     assert bool(dataset.warnings) == unknown
     assert all("line 1" in warning for warning in dataset.warnings)
+
+
+def test_misaligned_token_lines_are_reported_with_the_malformed_ones(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"clean_tokens": [1, 2], "corrupted_tokens": [1]}\n{"clean_tokens": 3}\n')
+    with pytest.raises(TaskError) as error:
+        read_lines(file)
+    assert "line 1: clean is 2 tokens and corrupted 1" in str(error.value)
+    assert "line 2" in str(error.value)
