@@ -36,30 +36,31 @@ def machine() -> str:
 def write(folder: Path, rows: Sequence[Row], command: str) -> None:
     """Write all files into a folder. Rows of the same measurement that it holds already are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = merged(load(folder), rows)
+    before, commands = load(folder)
+    rows, commands = merged(before, rows), list(dict.fromkeys([*commands, command]))
     record = {
-        "format": FORMAT, "machine": machine(), "versions": library_versions(), "command": command,
+        "format": FORMAT, "machine": machine(), "versions": library_versions(), "commands": commands,
         "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
     write_atomically(folder / "speed.json", json.dumps(record, indent=1) + "\n")
     picture = growth_plot(rows)
     if picture is not None:
         write_atomically(folder / "growth.svg", picture)
-    write_atomically(folder / "README.md", markdown(rows, command, plot=picture is not None))
+    write_atomically(folder / "README.md", markdown(rows, commands, plot=picture is not None))
 
 
-def load(folder: Path) -> list[Row]:
-    """The rows that a folder holds."""
+def load(folder: Path) -> tuple[list[Row], list[str]]:
+    """The rows that a folder holds, and the commands that measured them."""
     if not (folder / "speed.json").is_file():
-        return []
+        return [], []
     record = parse_json(read(folder / "speed.json"), str(folder / "speed.json"))
     if record.get("format") != FORMAT:
-        return []
+        return [], []
     rows = []
     for fields in record["rows"]:
         values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
         rows.append(Row(**values))
-    return rows
+    return rows, record["commands"]
 
 
 def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
@@ -77,12 +78,12 @@ def merged(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 # ---- table ------------------------------------------------------------------------------------------------------
 
 
-def markdown(rows: Sequence[Row], command: str, *, plot: bool) -> str:
+def markdown(rows: Sequence[Row], commands: Sequence[str], *, plot: bool) -> str:
     """The table, with what its columns mean."""
     lines = [
         "# Speed",
         "",
-        f"Measured by `{command}` on {machine()}; torch {library_versions().get('torch', '')}, float32, CPU.",
+        f"Measured by `{'`, `'.join(commands)}` on {machine()}; torch {library_versions().get('torch', '')}, float32, CPU.",
         "F and B are the bare Hugging Face model's forward and backward pass (frozen weights, all logits) on the same",
         "batch, timed before and after each round of the work in the same process. Figures are medians of the rounds,",
         "ratios those of wall time (of processor time in brackets). Memory is the peak above what the process held",

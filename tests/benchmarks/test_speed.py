@@ -141,7 +141,8 @@ def test_slope_of_a_power_law() -> None:
 def test_new_rows_replace_those_of_the_same_measurement(tmp_path: Path) -> None:
     report.write(tmp_path, [row(), row(work="curve"), row(shape="M")], "first")
     report.write(tmp_path, [row(seconds=(9.0,))], "second")
-    rows = report.load(tmp_path)
+    rows, commands = report.load(tmp_path)
+    assert commands == ["first", "second"]
     assert sorted((found.work, found.shape, found.seconds[0]) for found in rows) == [
         ("curve", "S", 3.0), ("eap", "M", 3.0), ("eap", "S", 9.0),
     ]  # fmt: skip
@@ -169,5 +170,5 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     arguments = ["--shapes", "S", "M", "--work", "eap", "acdc", "help", "--pairs", "2", "--tokens", "3"]
     command.main([*arguments, "--repeats", "1", "-o", str(tmp_path)])
     assert "acdc on M: takes minutes; left out without --long" in capsys.readouterr().out
-    found = [(found.work, found.shape) for found in report.load(tmp_path)]
+    found = [(found.work, found.shape) for found in report.load(tmp_path)[0]]
     assert sorted(found) == [("acdc", "tiny"), ("eap", "M"), ("eap", "tiny"), ("help", "")]
