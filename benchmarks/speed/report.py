@@ -83,7 +83,8 @@ def markdown(rows: Sequence[Row], commands: Sequence[str], *, plot: bool) -> str
     lines = [
         "# Speed",
         "",
-        f"Measured by `{'`, `'.join(commands)}` on {machine()}; torch {library_versions().get('torch', '')}, float32, CPU.",
+        f"Measured by `{'`, `'.join(commands)}`",
+        f"on {machine()}; torch {library_versions().get('torch', '')}, float32, CPU.",
         "F and B are the bare Hugging Face model's forward and backward pass (frozen weights, all logits) on the same",
         "batch, timed before and after each round of the work in the same process. Figures are medians of the rounds,",
         "ratios those of wall time (of processor time in brackets). Memory is the peak above what the process held",
