@@ -213,6 +213,11 @@ def evaluate(
         int | None, typer.Option(help="Of the prompts; otherwise the circuit's.", rich_help_panel=_PROMPTS)
     ] = None,
     random_circuits: RandomCircuits = 10,
+    curve: Annotated[bool, typer.Option("--curve", help="Faithfulness over circuit sizes; CPR and CMD.")] = False,
+    completeness: Annotated[
+        bool, typer.Option("--completeness", help="Knock the same parts out of circuit and model, and compare.")
+    ] = False,
+    minimality: Annotated[bool, typer.Option("--minimality", help="What each kept edge is worth.")] = False,
     batch_size: BatchSize = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -247,10 +252,32 @@ def evaluate(
                 subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=data.seed,
                 progress=progress,
             )  # fmt: skip
+            more: dict[str, Any] = {}
+            if curve:
+                if circuit.scores is None:
+                    raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
+                more["curve"] = acdc.curve(
+                    subject, data, circuit.scores, batch_size=batch_size, seed=data.seed, progress=progress
+                )
+            if completeness:
+                more["completeness"] = acdc.completeness(
+                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                )
+            if minimality:
+                more["minimality"] = acdc.minimality(
+                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                )
     if json:
-        terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation))
-    else:
-        report.show_evaluation(evaluation)
+        found = {name: dataclasses.asdict(value) for name, value in more.items()}
+        terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation) | found)
+        return
+    report.show_evaluation(evaluation)
+    if curve:
+        report.show_curve(more["curve"])
+    if completeness:
+        report.show_completeness(more["completeness"])
+    if minimality:
+        report.show_minimality(more["minimality"])
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from acdc import terminal
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
-    from acdc.evaluation import Evaluation
+    from acdc.evaluation import Curve, Evaluation
+    from acdc.knockouts import Completeness, Minimality
     from acdc.viz import Drawing
 
 
@@ -51,12 +53,56 @@ def _rounded(value: float) -> str:
     return f"{round(value, 3) + 0.0:.3f}"
 
 
+def _interval(interval: tuple[float, float]) -> str:
+    """The interval in brackets, or nothing if there is none."""
+    low, high = interval
+    return "" if math.isnan(low) else f" [{_rounded(low)}, {_rounded(high)}]"
+
+
+def show_curve(curve: Curve) -> None:
+    """Faithfulness at each size, and the integrals over sizes."""
+    kl = curve.kl or (None,) * len(curve.shares)
+    rows = [
+        (f"{share:.1%}", str(n), _rounded(value), "–" if nats is None else f"{nats:.3g}")
+        for share, n, value, nats in zip(curve.shares, curve.n_edges, curve.faithfulness, kl, strict=True)
+    ]
+    print()
+    terminal.print_table(("share of edges", "edges", "faithfulness", "KL, nats"), rows)
+    terminal.print_facts([("CPR", _rounded(curve.cpr)), ("CMD", _rounded(curve.cmd))])
+
+
+def show_completeness(found: Completeness, most: int = 10) -> None:
+    """How far circuit and model part when the same components are knocked out of both, the worst first."""
+    worst = sorted(found.knockouts, key=lambda knockout: -knockout.incompleteness)
+    rows = [
+        (k.kind, k.name, str(len(k.components)), _rounded(k.model), _rounded(k.circuit), _rounded(k.incompleteness))
+        for k in worst[:most]
+    ]
+    print()
+    terminal.print_table(("knocked out", "which", "components", "model", "circuit", "incompleteness"), rows)
+    facts = [
+        ("incompleteness", f"{_rounded(found.largest)} at worst, {_rounded(found.random_mean)} of random sets")
+    ]
+    terminal.print_facts(facts)
+
+
+def show_minimality(found: Minimality, most: int = 10) -> None:
+    """What removing each edge changes, the least needed first."""
+    least = sorted(found.edges, key=lambda edge: edge.share)
+    print()
+    terminal.print_table(
+        ("least needed edges", "share of the metric"), [(e.edge, f"{e.share:.2%}") for e in least[:most]]
+    )
+    terminal.print_facts([("under 1%", f"{len(found.needless())} of {len(found.edges)} edges")])
+
+
 def show_evaluation(evaluation: Evaluation, more: Mapping[str, str] | None = None) -> None:
     """The numbers a circuit is judged by, each beside what it must be compared with."""
     e = evaluation
     facts = {
         "edges kept": f"{e.n_edges} of {e.n_edges_total}",
-        "faithfulness": f"{_rounded(e.faithfulness)} on {e.n_prompts} {e.prompts} prompts",
+        "faithfulness": f"{_rounded(e.faithfulness)}{_interval(e.faithfulness_interval)} on {e.n_prompts} "
+        f"{e.prompts} prompts",
     }
     if e.prompts == "held-out":
         facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on those it was found on)"

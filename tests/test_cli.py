@@ -229,6 +229,20 @@ def test_evaluate_measures_what_discover_measured(command: Command, run_folder: 
     assert other["n_prompts"] == 8
 
 
+def test_evaluate_shows_curve_completeness_and_minimality_when_asked(command: Command, run_folder: Path) -> None:
+    asked = ("--curve", "--completeness", "--minimality", "--random-circuits", 1)
+    kept = acdc.Circuit.load(run_folder).n_edges
+    found = json.loads(command("evaluate", run_folder, "--json", *asked).out)
+    assert found["curve"]["faithfulness"][-1] == pytest.approx(1)
+    assert found["completeness"]["largest"] >= 0
+    assert len(found["minimality"]["edges"]) == kept
+    shown = command("evaluate", run_folder, *asked).out
+    assert "CPR" in shown
+    assert "incompleteness" in shown
+    assert f"of {kept} edges" in shown
+    assert "CPR" not in command("evaluate", run_folder, "--random-circuits", 1).out
+
+
 @pytest.mark.parametrize("format", [name for name, record in io.FORMATS.items() if record.write is not None])
 def test_export_writes_to_standard_output_or_a_file(command: Command, run_folder: Path, format: str) -> None:
     expected = io.export(acdc.Circuit.load(run_folder), format)

@@ -147,7 +147,7 @@ class Model:
 
 
 # Several families' RMSNorm computes in float32 whatever the model's dtype, so float64 is only as good as that.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @torch.no_grad()

@@ -226,7 +226,7 @@ def draw_prompts(
         batches.insert(0, witnesses[:size])
     pairs = concatenate(batches)
     if answered:
-        pairs = pairs[(to_prompts(model, pairs, answered=True).positions >= 0).any(-1)]
+        pairs = pairs[_read(model, pairs, answered=True)[0].any(-1)]
     keys = torch.cat(list(vars(pairs).values()), dim=-1).numpy()
     order = np.sort(np.unique(keys, axis=0, return_index=True)[1])[: 2 * size]
     if len(order) < 2 * size:
@@ -238,25 +238,17 @@ def draw_prompts(
     return prompts[:size], prompts[size:]
 
 
-@torch.no_grad()
 def to_prompts(model: TracrModel, pairs: Pairs, *, answered: bool = False) -> Prompts:
     """Pairs as prompts that read every position with an output, and what a categorical output is there.
 
     Answers and wrong answers are rows of the output vocabulary: the program's value, and all others. Where the
     program gives None there is no answer.
     """
-    read = read_positions(model, pairs.clean_mask)
+    read, value = _read(model, pairs, answered=answered)
     answers = wrong = None
-    if not model.program.numerical:
-        weight = model.unembedding.weight
-        inputs = (pairs.clean, pairs.clean_positions, pairs.clean_mask)
-        outputs = model(*(tensor.to(weight.device) for tensor in inputs)).cpu()
-        best, value = outputs.max(-1)
-        value = torch.where(best > 0.5, value, -1)
-        if answered:
-            read = read & (value >= 0)
+    if value is not None:
         answers = _at(read, value)[..., None]  # [B, read, 1]
-        others = torch.arange(outputs.shape[-1] - 1).expand(*answers.shape[:2], -1)
+        others = torch.arange(model.unembedding.weight.shape[0] - 1).expand(*answers.shape[:2], -1)
         wrong = torch.where(answers >= 0, others + (others >= answers), -1)
     permuted = not torch.equal(pairs.corrupted_positions, pairs.clean_positions)
     return Prompts(
@@ -270,6 +262,22 @@ def to_prompts(model: TracrModel, pairs: Pairs, *, answered: bool = False) -> Pr
         corrupted_mask=pairs.corrupted_mask,
         corrupted_position_ids=pairs.corrupted_positions if permuted else None,
     )
+
+
+@torch.no_grad()
+def _read(model: TracrModel, pairs: Pairs, *, answered: bool) -> tuple[Tensor, Tensor | None]:
+    """Which positions are read, and the program's value at every position (-1 where it gives None): `[B, T]` both.
+
+    There are no values for numerical programs. With `answered`, only positions that have one are read.
+    """
+    read = read_positions(model, pairs.clean_mask)
+    if model.program.numerical:
+        return read, None
+    device = model.unembedding.weight.device
+    inputs = (pairs.clean, pairs.clean_positions, pairs.clean_mask)
+    best, value = model(*(tensor.to(device) for tensor in inputs)).cpu().max(-1)
+    value = torch.where(best > 0.5, value, -1)
+    return (read & (value >= 0) if answered else read), value
 
 
 def _at(read: Tensor, values: Tensor) -> Tensor:
