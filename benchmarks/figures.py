@@ -29,7 +29,7 @@ def figures(rows: Sequence[Row], lines: Sequence[Line]) -> dict[str, str]:
     found = {
         "roc": _roc(groups),
         "faithfulness": _faithfulness(groups),
-        "pareto-circuits": _pareto(lines, "f1" if _have(lines, "f1") else "faithfulness", "seconds"),
+        "pareto-circuits": _pareto(lines, "f1", "seconds"),
         "pareto-rankings": _pareto(
             lines, "average_precision" if _have(lines, "average_precision") else "cpr", "ranking_seconds"
         ),

@@ -6,14 +6,14 @@ Templates escape everything; the only markup put into a page as it is are figure
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
 import json
-import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -31,6 +31,8 @@ from acdc.model.load import builtin_models
 
 LONG_FIELDS = ("roc", "curve", "reasons", "machine")
 """Fields that `results.csv` leaves out."""
+MOST_INSIDE = 5000
+"""A circuit with more edges is not put into the page."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class CaseReport:
     name: str
     description: str
     rows: tuple[Row, ...]
+    links: Mapping[tuple[str, str, str, int], str]
     pictures: tuple[Picture, ...]
     n_edges_total: int | None
     n_true: int | None
@@ -85,7 +88,6 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
         "command": command,
         "lines": lines,
         "methods": [line.method for line in lines],
-        "known": {name: METHODS[name] for name in METHODS},
         "metrics": _method_metrics(rows),
         "rows": rows,
         "has_truth": any(row.n_true is not None for row in rows),
@@ -93,6 +95,8 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
         "cases": [_case(name, group, folder) for name, group in by_case(rows).items()],
         "searches": [line for line in lines if line.found and METHODS.get(line.method, METHODS["eap"]).search],
         "wrong": [(row, json.loads(row.reasons)) for row in rows if row.reasons],
+        "mixed": {line.method: names for line in lines if (names := _mixed(rows, line.method))},
+        "other_metric": sorted({row.method for row in rows if row.method_metric != row.metric}),
         "errors": [row for row in rows if row.error],
         "warnings": sorted({(row.case, text) for row in rows for text in (row.warnings or "").splitlines()}),
         "seeds": sorted({row.seed for row in rows}),
@@ -103,7 +107,7 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
     (folder / "figures").mkdir(exist_ok=True)
     for name, svg in drawn.items():
         write_atomically(folder / "figures" / f"{name}.svg", svg + "\n")
-    environment = _environment(folder)
+    environment = _environment()
     write_atomically(files["html"], environment.get_template("report.html").render(context))
     write_atomically(files["markdown"], environment.get_template("report.md").render(context))
     write_atomically(files["csv"], _csv(rows))
@@ -116,6 +120,7 @@ def _case(name: str, rows: list[Row], folder: Path) -> CaseReport:
         name,
         builtin_models().get(first.model or "", ""),
         tuple(rows),
+        {row.key: link for row in rows if (link := _link(row, folder)) is not None},
         tuple(_pictures([row for row in rows if row.error is None and row.seed == first.seed], folder)),
         first.n_edges_total,
         first.n_true,
@@ -144,6 +149,21 @@ def _pictures(rows: Sequence[Row], folder: Path) -> list[Picture]:
     return pictures
 
 
+def _link(row: Row, folder: Path) -> str | None:
+    """The circuit of a row in the page itself, as a file to save, without its scores; a big one where it is."""
+    path = circuit_folder(*row.key)
+    try:
+        circuit = Circuit.load(folder / path)
+    except AcdcError:  # there was an error, or the file is gone
+        return None
+    if circuit.n_edges > MOST_INSIDE:
+        return (path / "circuit.json").as_posix()
+    with tempfile.TemporaryDirectory() as place:
+        text = (dataclasses.replace(circuit, scores=None).save(place) / "circuit.json").read_text()
+    content = json.dumps(json.loads(text), separators=(",", ":"))
+    return "data:application/json;base64," + base64.b64encode(content.encode()).decode()
+
+
 def _method_metrics(rows: Sequence[Row]) -> dict[str, str]:
     """The metrics each method was given, by method."""
     given: dict[str, dict[str, None]] = {}
@@ -153,7 +173,13 @@ def _method_metrics(rows: Sequence[Row]) -> dict[str, str]:
     return {method: ", ".join(metrics) for method, metrics in given.items()}
 
 
-def _distinct(texts: Any) -> list[str]:
+def _mixed(rows: Sequence[Row], method: str) -> list[str]:
+    """The cases on which a ranking puts a false edge above a true one."""
+    mixed = (row.case for row in rows if row.method == method and row.recovered_at_some_threshold is False)
+    return list(dict.fromkeys(mixed))
+
+
+def _distinct(texts: Iterable[str | None]) -> list[str]:
     """JSON objects as text, each once."""
     return [
         ", ".join(f"{name} {value}" for name, value in json.loads(text).items())
@@ -176,7 +202,7 @@ def _csv(rows: Sequence[Row]) -> str:
 # ---- how things are written -------------------------------------------------------------------------------------
 
 
-def _environment(folder: Path) -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=jinja2.select_autoescape(["html"]),
@@ -185,12 +211,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
 
-    def link(row: Row) -> str | None:
-        path = circuit_folder(*row.key) / "circuit.json"
-        return path.as_posix() if (folder / path).exists() else None
-
-    environment.filters |= {"number": number, "estimate": estimate, "cell": cell, "verdict": verdict, "link": link}
-    environment.globals |= {"fmean": statistics.fmean}
+    environment.filters |= {"number": number, "estimate": estimate, "cell": cell, "verdict": verdict}
     return environment
 
 

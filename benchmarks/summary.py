@@ -66,14 +66,15 @@ COSTS = tuple(
 
 
 def leaderboard(rows: Sequence[Row]) -> list[Line]:
-    """A line a method, the one that finds most true circuits first (without a truth: the most faithful)."""
+    """A line a method, the one that finds most true circuits first (without a truth: the smallest circuits)."""
     methods = dict.fromkeys(row.method for row in rows)
     lines = [_line(name, [row for row in rows if row.method == name]) for name in methods]
 
     def goodness(line: Line) -> tuple[float, ...]:
-        found = line.found.mean if line.found is not None else 0.0
-        order = ("f1", "average_precision", "faithfulness")
-        return found, *(line.figures[name].mean if name in line.figures else -np.inf for name in order)
+        means = {name: figure.mean for name, figure in line.figures.items()}
+        if line.found is None:
+            return (-means.get("n_edges", np.inf),)
+        return line.found.mean, means.get("f1", -np.inf), means.get("average_precision", -np.inf)
 
     return sorted(lines, key=goodness, reverse=True)
 

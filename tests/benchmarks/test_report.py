@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import json
@@ -16,6 +17,7 @@ from acdc.benchmarks.runner import run
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.summary import leaderboard
 from acdc.benchmarks.table import FILE, Row, Table
+from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 
 SUITE = Suite(
@@ -71,9 +73,21 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(folder: Path) -> Non
         if address.startswith("#"):
             assert address[1:] in page.ids
         else:
-            assert (folder / address).is_file()
+            assert address.startswith("data:application/json;base64,")
     assert not re.search(r"<script|<link|<img|<iframe|@import|url\((?!#)", text)
     assert text.count("<svg") >= 4 + 2  # plots, and a true circuit for each case
+
+
+def test_the_circuits_in_the_page_can_be_saved_and_loaded(folder: Path, tmp_path: Path) -> None:
+    addresses = [a for a in Page((folder / "report.html").read_text()).addresses if a.startswith("data:")]
+    assert len(addresses) == 2 * 4
+    for address in addresses:
+        (tmp_path / "circuit.json").write_bytes(base64.b64decode(address.partition(",")[2]))
+        circuit = Circuit.load(tmp_path)
+        made = circuit.provenance
+        assert circuit == Circuit.load(
+            next((folder / "circuits" / "tiny").glob(f"{made.model[6:]}/{made.method}-*"))
+        )
 
 
 def test_the_figures_of_the_table_are_in_the_report(folder: Path) -> None:
