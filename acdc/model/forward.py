@@ -282,14 +282,14 @@ class Trace:
 
     Attributes:
         attention_input, mlp_input: residual inputs `[C, B, P, D]`.
-        q, k, v: finished projections `[head or kv head, C, B, P, d_head]`; raw: the raw ones (q, k, v).
+        q, k, v: finished projections `[head or kv head, C, B, P, d_head]`; raw: the raw ones (q, k, v), in an
+            ungrouped run only.
         z: attention results scaled by the post-norm `[H, C, B, P, d_head]`.
         mlp_output: `[C, B, P, D]`.
         final_input: the residual stream before the final norm.
     """
 
     attention_input: list[Tensor] = dataclasses.field(default_factory=list)
-    normed: list[Tensor] = dataclasses.field(default_factory=list)
     raw: list[tuple[Tensor, Tensor, Tensor]] = dataclasses.field(default_factory=list)
     q: list[Tensor] = dataclasses.field(default_factory=list)
     k: list[Tensor] = dataclasses.field(default_factory=list)
@@ -327,6 +327,7 @@ def run(
         raw = [raw_projection(attention, port, normed[None]) for port in "qkv"]
         if ungrouped:
             raw = [per_head(attention, r) for r in raw]
+            trace.raw.append((raw[0], raw[1], raw[2]))
         q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
         z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
         z = scaled_by_post_norm(attention, z)
@@ -335,8 +336,6 @@ def run(
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
         x = middle + (written if instead is None else instead.mlp[index])
-        trace.normed.append(normed)
-        trace.raw.append((raw[0], raw[1], raw[2]))
         trace.q.append(q)
         trace.k.append(k)
         trace.v.append(v)
