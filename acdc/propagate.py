@@ -171,7 +171,8 @@ def propagate(
         else:
             pass_.attention(index)
             pass_.publish(pass_.mlp(index))
-    x = pass_.port_input(np.array([graph.n_ports - 1]), context.at_read(state.final_x)[None], read=True)
+    last = np.array([graph.n_ports - 1])
+    (x,) = pass_.port_inputs([(last, context.at_read(state.final_x)[None])], read=True)
     if x is None:  # nothing reaches the logits
         x = context.at_read(state.final_x)[None]
     else:
@@ -252,17 +253,32 @@ class _Pass:
             touched |= self.plan.kept[ports[:, None], changes.ids].any(axis=1)
         return touched
 
-    def port_input(self, ports: IntArray, base: Tensor, *, read: bool) -> Tensor | None:
-        """New residual inputs `[len(ports), C, B, P, D]` from the state's `[len(ports) or 1, 1, B, P, D]`.
+    def port_inputs(self, parts: Sequence[tuple[IntArray, Tensor]], *, read: bool) -> list[Tensor | None]:
+        """New residual inputs of several sets of ports, whose changes are summed in one matrix product.
 
-        None if no port reads a change.
+        Args:
+            parts: ports, and the state's inputs of them `[len(ports) or 1, 1, B, P, D]`.
+
+        Returns:
+            For each part `[len(ports), C, B, P, D]`, or None if no port reads a change.
         """
         changes = self.changes_at_read if read else self.changes
-        x: Tensor | None = None
-        if changes.ids and self.plan.kept[ports[:, None], changes.ids].any():
-            index = torch.as_tensor(ports, device=base.device)[:, None]
-            weights = self.plan.weights[:, index, torch.as_tensor(changes.ids, device=base.device)]
-            x = base + changes.mix(weights)
+        every = np.concatenate([ports for ports, _ in parts])
+        mixed: Tensor | None = None
+        if changes.ids and self.plan.kept[every[:, None], changes.ids].any():
+            device = self.plan.weights.device
+            index = torch.as_tensor(every, device=device)[:, None]
+            mixed = changes.mix(self.plan.weights[:, index, torch.as_tensor(changes.ids, device=device)])
+        inputs, first = [], 0
+        for ports, base in parts:
+            x = None if mixed is None else mixed[first : first + len(ports)]
+            if x is not None:
+                x = base + x if torch.is_grad_enabled() else x.add_(base)
+            inputs.append(self._with_seeds(ports, base, x))
+            first += len(ports)
+        return inputs
+
+    def _with_seeds(self, ports: IntArray, base: Tensor, x: Tensor | None) -> Tensor | None:
         for i, port in enumerate(ports):
             if int(port) in self.seeds:
                 seed = self.seeds[int(port)]
@@ -288,7 +304,7 @@ class _Pass:
         base, reference = state.mlp_x[index], state.reference_mlp[index]
         if read:
             base, reference = self.context.at_read(base), self.context.at_read(reference)
-        x = self.port_input(port, base[None], read=read)
+        (x,) = self.port_inputs([(port, base[None])], read=read)
         if x is None:
             if state.settled:
                 return None
@@ -300,8 +316,7 @@ class _Pass:
         return source, new - reference, not read
 
     def attention(self, index: int) -> None:
-        """Recompute the heads of a layer that change, those needed everywhere and those needed at the read
-        positions."""
+        """Recompute the heads of a layer that change, each where it is needed."""
         graph = self.graph
         if self.state.settled and not self._reaches(index):
             return
@@ -333,11 +348,13 @@ class _Pass:
         if not active.any():
             return
         heads = heads[active]
+        changed = [part[active] for part in touched]
+        for i, port in enumerate("qkv"):
+            if getattr(attention, port).norm_across_heads and changed[i].any():
+                changed[i][:] = True
+        x = self._head_inputs(index, heads, [ids[active] for ids in port_ids], changed, read=read)
         q, k, v = (
-            self._projection(
-                index, attention, i, heads, port_ids[i][active], touched[i][active], read=read and i == 0
-            )
-            for i in range(3)
+            self._projection(index, attention, i, heads, changed[i], x[i], read=read and i == 0) for i in range(3)
         )
         z = forward.scaled_by_post_norm(attention, forward.attend(attention, q, k, v, context, read=read))
         reference = _select(state.reference_z[index], heads)
@@ -348,40 +365,49 @@ class _Pass:
         difference = forward.write(attention, z - reference, heads=_some(heads, graph.n_heads))
         self.write([graph.first_source(index) + int(head) for head in heads], difference, everywhere=not read)
 
+    def _head_inputs(
+        self, index: int, heads: IntArray, ports: list[IntArray], changed: list[BoolArray], *, read: bool
+    ) -> list[Tensor | None]:
+        """Residual inputs of the changed q, k and v ports."""
+        inputs = self.state.heads_x[index]
+        x: list[Tensor | None] = [None, None, None]
+        for at_read in (False, True):  # keys and values are read everywhere, queries where the head is
+            group = [i for i in range(3) if (read and i == 0) == at_read and changed[i].any()]
+            if group:
+                bases = [inputs.get(i, heads[changed[i]]) for i in group]
+                bases = [self.context.at_read(base) for base in bases] if at_read else bases
+                parts = [(ports[i][changed[i]], base) for i, base in zip(group, bases, strict=True)]
+                for i, found in zip(group, self.port_inputs(parts, read=at_read), strict=True):
+                    x[i] = found
+        return x
+
     def _projection(
         self,
         index: int,
         attention: Attention,
         which: int,
         heads: IntArray,
-        ports: IntArray,
         touched: BoolArray,
+        x: Tensor | None,
         *,
         read: bool,
     ) -> Tensor:
-        """q, k or v of the heads: from the state where nothing changed, else recomputed."""
+        """q, k or v of the heads: from the state where nothing changed, else from the new inputs `x`."""
         state, context = self.state, self.context
         stored = (state.q, state.k, state.v)[which][index]
         old = _select(stored, heads)
         if read:
             old = context.at_read(old)
-        if not touched.any():
+        if x is None:
             return old
-        if getattr(attention, "qkv"[which]).norm_across_heads:
-            touched = np.ones_like(touched)
         changed = heads[touched]
-        inputs = state.heads_x[index]
-        base = inputs.get(which, changed)
-        if read:
-            base = context.at_read(base)
-        x = self.port_input(ports[touched], base, read=read)
-        assert x is not None
         if x.shape[0] == 1 and len(changed) > 1:
             x = x.expand(len(changed), *x.shape[1:])
-        new = forward.project(attention, "qkv"[which], x, context, heads=[int(h) for h in changed], read=read)
+        some = _some(changed, self.graph.n_heads)
+        new = forward.project(attention, "qkv"[which], x, context, heads=some, read=read)
         offset = context.start if which > 0 else 0
         if self.journal is not None:
-            self.journal.note_inputs(inputs, which, changed, x, read=read)
+            self.journal.note_inputs(state.heads_x[index], which, changed, x, read=read)
             self.journal.note_heads(stored, changed, new, read=read, offset=offset)
         if offset:
             earlier = _select(stored, changed)[..., :offset, :]

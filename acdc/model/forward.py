@@ -142,11 +142,20 @@ def raw_projection(attention: Attention, port: str, normed: Tensor, heads: Heads
         return flat.view(C, B, P, n_own, d_head).permute(3, 0, 1, 2, 4)
     group = attention.q.weight.shape[0] // n_own
     index = None if heads is None and group == 1 else [head // group for head in heads or range(h)]
-    weight = projection.weight if index is None else projection.weight[index]
+    weight = _of_heads(projection.weight, index)
     out = torch.bmm(normed.reshape(h, C * B * P, D), weight.transpose(1, 2))
     if projection.bias is not None:
-        out = out + (projection.bias if index is None else projection.bias[index])[:, None]
+        out = out + _of_heads(projection.bias, index)[:, None]
     return out.view(h, C, B, P, d_head)
+
+
+def _of_heads(x: Tensor, heads: Heads) -> Tensor:
+    """The heads' slices of `[H, ...]`, without a copy where they are a range."""
+    if heads is None:
+        return x
+    if list(heads) == list(range(heads[0], heads[0] + len(heads))):
+        return x[heads[0] : heads[0] + len(heads)]
+    return x[list(heads)]
 
 
 def finish_projection(
@@ -231,7 +240,7 @@ def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:
 def write(attention: Attention, z: Tensor, *, heads: Heads = None) -> Tensor:
     """What heads write to the residual stream: `[h, C, B, P, d_head] -> [h, C, B, P, D]`."""
     h, C, B, P, d_head = z.shape
-    w_o = attention.w_o if heads is None else attention.w_o[list(heads)]
+    w_o = _of_heads(attention.w_o, heads)
     out = torch.bmm(z.reshape(h, C * B * P, d_head), w_o).view(h, C, B, P, -1)
     return out if attention.post_norm is None else out * attention.post_norm.gain
 
