@@ -23,13 +23,21 @@ import torch
 from torch import Tensor
 
 from acdc import passes
+from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.measure import bind
+from acdc.measure import Measure, bind
 from acdc.metrics import Outcome
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
 from acdc.patching import Patching
 from acdc.references import full_context
+
+
+def path(steps: object) -> list[float]:
+    """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out."""
+    if not isinstance(steps, int) or steps < 1:
+        raise AcdcError(f"expected steps to be a whole number, at least one step, got {steps!r}")
+    return [k / steps for k in range(steps)]
 
 
 def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) -> Tensor:
@@ -43,6 +51,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) 
     context = full_context(model, patching.prompts)
     reference = torch.stack([x.expand_as(patching.clean_inputs[0]) for x in patching.references.inputs]).sum(0)
     clean = torch.stack(list(patching.clean_inputs)).sum(0)
+    measure: Measure | None = None
     difference: Tensor | None = None
     scores = clean.new_zeros(graph.n_ports, graph.n_sources)
     # The clean end first: its run is also where the sources' clean outputs come from.
@@ -53,7 +62,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) 
             assert trace.final_input is not None
             if alpha == 1.0:
                 patching.adopt_clean(trace)
-            measure = bind(outcome, patching)
+            measure = measure or bind(outcome, patching)
             at_read = context.at_read(trace.final_input)
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
@@ -63,6 +72,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) 
             if difference is None:
                 difference = source_differences(patching)
             _accumulate(scores, patching, trace, gradients, difference)
+        del trace, ends, gradients, at_read, value  # so that the next run finds their memory free
     return scores / len(alphas)
 
 
