@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from scipy import integrate, stats
+from scipy import stats
 
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
+from acdc.metrics import precision_recall_curve, roc_auc, roc_curve
 from acdc.viz.style import STYLES
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def roc(scores: Mapping[str, Scores], truth: Circuit | BoolArray, ax: Axes | Non
     """True against false positive rate of edges ranked by |score|; tied edges are one step."""
     ax = ax or new_axes(2.9, 2.9)
     for i, (name, one) in enumerate(_some(scores, "scores").items()):
-        true, false = _counts(one, truth)
-        x, y = false / max(false[-1], 1), true / max(true[-1], 1)
-        ax.plot(x, y, label=f"{name} ({integrate.trapezoid(y, x):.3f})", **_line(i, marker=False))
+        ranked = _ranked(one, truth)
+        curve = roc_curve(*ranked)
+        label = f"{name} ({roc_auc(*ranked):.3f})"
+        ax.plot(curve.false_positive_rate, curve.true_positive_rate, label=label, **_line(i, marker=False))
     ax.plot([0, 1], [0, 1], color="0.7", linewidth=0.6, linestyle="--", zorder=0)
     return _finish(ax, "false positive rate", "true positive rate", legend=True)
 
@@ -70,10 +72,9 @@ def precision_recall(scores: Mapping[str, Scores], truth: Circuit | BoolArray, a
     """Precision against recall of edges ranked by |score|."""
     ax = ax or new_axes(2.9, 2.9)
     for i, (name, one) in enumerate(_some(scores, "scores").items()):
-        true, false = (count[1:] for count in _counts(one, truth))
-        recall, precision = true / max(true[-1], 1), true / (true + false)
-        line = np.append(0, recall), np.append(precision[:1], precision)
-        ax.step(*line, where="pre", label=name, **_line(i, marker=False))
+        curve = precision_recall_curve(*_ranked(one, truth))
+        precision = np.append(curve.precision[1], curve.precision[1:])  # up to the first edges, that of those
+        ax.step(curve.recall, precision, where="pre", label=name, **_line(i, marker=False))
     ax.set_ylim(0, 1.03)
     return _finish(ax, "recall", "precision", legend=len(scores) > 1)
 
@@ -177,18 +178,13 @@ def score_distribution(scores: Mapping[str, Scores], ax: Axes | None = None) -> 
     return _finish(ax, "|score|", "edges with at least this", legend=len(scores) > 1, xscale="log")
 
 
-def _counts(scores: Scores, truth: Circuit | BoolArray) -> tuple[Array, Array]:
-    """True and false positives at every distinct |score|, from none kept to all."""
+def _ranked(scores: Scores, truth: Circuit | BoolArray) -> tuple[Array, BoolArray]:
+    """`[edge]`: |score| of each edge, and whether it is true."""
     edges = truth.edges if isinstance(truth, Circuit) else np.asarray(truth, dtype=bool)
     valid = scores.graph.valid
     if edges.shape != valid.shape:
         raise AcdcError(f"expected true edges of shape {list(valid.shape)}, got {list(edges.shape)}")
-    sizes, true = np.abs(scores.values[valid]), edges[valid]
-    order = np.argsort(-sizes, kind="stable")
-    last_of_tie = np.append(np.diff(sizes[order]) != 0, True)
-    found = np.cumsum(true[order])[last_of_tie]
-    kept = np.flatnonzero(last_of_tie) + 1
-    return np.append(0, found).astype(float), np.append(0, kept - found).astype(float)
+    return np.abs(scores.values[valid]), edges[valid]
 
 
 def _line(i: int, *, marker: bool = True) -> dict[str, Any]:
