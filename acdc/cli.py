@@ -177,6 +177,8 @@ def discover(
                 **_options(option),
             )  # fmt: skip
             seconds = time.perf_counter() - started
+            if not circuit.n_edges:
+                terminal.warn("the circuit is empty: what was kept holds no path from the input to the logits")
             evaluation = acdc.evaluate(
                 subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=seed,
                 progress=progress,
@@ -236,13 +238,15 @@ def evaluate(
         settings = _given(size=size, held_out=held_out, split=split) | _options(task_option)
         if task in (None, made.task):
             settings = made.task_options | settings
+        own_seed = made.seed or 0
         recipe = acdc.tasks.load(
             task or made.task,
             metric=metric or made.metric,
             ablation=ablation or made.ablation,
-            seed=made.seed or 0 if seed is None else seed,
+            seed=own_seed if seed is None else seed,
             **settings,
         )
+        found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
         subject = _load(made.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
@@ -271,7 +275,7 @@ def evaluate(
         found = {name: dataclasses.asdict(value) for name, value in more.items()}
         terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation) | found)
         return
-    report.show_evaluation(evaluation)
+    report.show_evaluation(evaluation, found_here=found_here)
     if curve:
         report.show_curve(more["curve"])
     if completeness:

@@ -113,7 +113,7 @@ def _split(text: str | None) -> list[str] | None:
 
 
 def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise AcdcError(f"expected comma-separated whole numbers as seeds, like 0,1,2, got {text!r}") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise AcdcError(f"expected comma-separated whole numbers as seeds, like 0,1,2, got {text!r}")
+    return [int(part) for part in parts]

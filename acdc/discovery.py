@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from acdc import selection
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError, unknown
-from acdc.evaluation import measure_circuits
+from acdc.evaluation import warn_if_useless
 from acdc.graph import Graph
+from acdc.measure import measure_circuits
 from acdc.methods import METHODS, Method
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
@@ -110,12 +112,15 @@ def discover(
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     if edges is not None and edges < 1:
         raise AcdcError(f"expected at least one edge, got {edges}")
+    if threshold is not None and math.isnan(threshold):
+        raise AcdcError("expected a threshold, got NaN")
     if select not in ("top", "greedy"):
         raise unknown("selection", select, ("top", "greedy"))
     record = _method(method, options)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
-    _warn_if_useless(problem, dataset)
+    full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
+    warn_if_useless(dataset, full, empty)
     if faithfulness is None and not given:
         faithfulness = dataset.faithfulness
     provenance = _provenance(problem, dataset, method, options)
@@ -134,7 +139,7 @@ def discover(
     if edges is not None:
         return scores.top(edges, select=select)  # type: ignore[arg-type]
     assert faithfulness is not None
-    held_out = problem if dataset.held_out is None else _with_prompts(problem, dataset.held_out)
+    held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
     n = _fewest_faithful(held_out, scores, faithfulness, select)
     circuit = scores.top(n, select=select)  # type: ignore[arg-type]
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
@@ -190,24 +195,6 @@ def _problem(
         seed,
         progress or no_progress,
     )
-
-
-def _with_prompts(problem: Problem, prompts: Prompts) -> Problem:
-    return Problem(
-        problem.model, problem.graph, prompts, problem.outcome, problem.ablation, problem.batch_size, problem.seed,
-        problem.progress,
-    )  # fmt: skip
-
-
-def _warn_if_useless(problem: Problem, dataset: Dataset) -> None:
-    """Warn if the model does the task no better on clean prompts than with everything ablated."""
-    full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
-    if full == empty or (problem.outcome.higher_is_better and full < empty):
-        warnings.warn(
-            f"{dataset.name}: the model does not do the task: {problem.outcome.name} is {full:.4g} on clean "
-            f"prompts and {empty:.4g} with every edge ablated, so a circuit for it means little",
-            stacklevel=3,
-        )
 
 
 def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:

@@ -1,4 +1,4 @@
-"""The one exception a caller has to catch, and the helper that names near misses."""
+"""The one exception a caller has to catch, and the error that names near misses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ class TaskError(AcdcError):
     """The prompts, answers or metric of a task cannot be used with this model."""
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> AcdcError:
+MOST_NAMES = 20
+"""Most names that an error lists: a model's graph has hundreds."""
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> AcdcError:
     """An error for a name that is not in a registry, with the closest names that are."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:MOST_NAMES])}{more}"
     return AcdcError(f"unknown {kind} {given!r}: {hint}")

@@ -18,8 +18,7 @@ from acdc import selection
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, Graph
-from acdc.measure import measure_circuits as measure_circuits
-from acdc.measure import measure_prompts
+from acdc.measure import measure_circuits, measure_prompts
 from acdc.metrics import (
     MIB_SHARES,
     OUTCOMES,
@@ -175,7 +174,7 @@ def evaluate(
     circuits = [nothing, circuit.edges, *([np.stack(others)] if others else [])]
     measured, *over_vocabulary = measure_prompts(problem, circuits, outcomes)
     full, (empty, value, *random_values) = float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()
-    _warn_if_useless(dataset, full, empty)
+    warn_if_useless(dataset, full, empty)
     on_discovery = faithfulness(value, full=full, empty=empty)
     if dataset.held_out is not None:
         found_on = dataclasses.replace(problem, prompts=dataset.discovery)
@@ -228,10 +227,10 @@ def curve(
     confidence: float | None = 0.95,
     progress: Progress = no_progress,
 ) -> Curve:
-    """Faithfulness of the top-n circuits of a ranking, n = int(share · edges), on held-out prompts if there are
-    any.
+    """Faithfulness of the top-n circuits of a ranking, on held-out prompts if there are any.
 
     Args:
+        shares: of all edges, rising: n = int(share · edges).
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
         seed, confidence: of the intervals; no confidence: no intervals, which saves their time.
     """
@@ -305,11 +304,12 @@ def _intervals(confidence: float | None, seed: int) -> Callable[..., tuple[float
     return functools.partial(bootstrap_interval, confidence=confidence, seed=seed)
 
 
-def _warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
+def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
+    """Warn if the model does the task no better on clean prompts than with everything ablated."""
     if full == empty or (dataset.metric.higher_is_better and full <= empty):
         warnings.warn(
             f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
-            f"and {empty:.4g} with every edge ablated",
+            f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
             stacklevel=3,
         )
 

@@ -46,6 +46,8 @@ class Problem:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise AcdcError(f"expected a batch size of at least 1, got {self.batch_size}")
+        if self.seed < 0:
+            raise AcdcError(f"expected a seed of at least 0, got {self.seed}")
         given = self.graph
         expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
         if given != expected:
@@ -97,8 +99,7 @@ class Problem:
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes a batch may take: half of a GPU's free memory; on a CPU a fixed 2 GB, past which nothing gets
-    faster."""
+    """Bytes a batch may take: half of a GPU's free memory; on a CPU 2 GB, past which nothing gets faster."""
     if device.type == "cuda":
         return 0.5 * torch.cuda.mem_get_info(device)[0]
     return 2e9

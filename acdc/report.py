@@ -44,8 +44,9 @@ def show_edges(circuit: Circuit, most: int = 20) -> None:
     rows = [(destination, ", ".join(sources)) for destination, sources in reversed(reads.items())]
     if len(rows) > most:
         rows[most:] = [("…", f"and {len(rows) - most} more: acdc export RUN --to csv")]
-    terminal.print_table(("destination", "reads from"), rows)
-    print()
+    if rows:
+        terminal.print_table(("destination", "reads from"), rows)
+        print()
 
 
 def _rounded(value: float) -> str:
@@ -73,17 +74,17 @@ def show_curve(curve: Curve) -> None:
 
 def show_completeness(found: Completeness, most: int = 10) -> None:
     """How far circuit and model part when the same components are knocked out of both, the worst first."""
-    worst = sorted(found.knockouts, key=lambda knockout: -knockout.incompleteness)
+    knockouts = sorted(found.knockouts, key=lambda knockout: -knockout.incompleteness)
     rows = [
         (k.kind, k.name, str(len(k.components)), _rounded(k.model), _rounded(k.circuit), _rounded(k.incompleteness))
-        for k in worst[:most]
+        for k in knockouts[:most]
     ]
     print()
     terminal.print_table(("knocked out", "which", "components", "model", "circuit", "incompleteness"), rows)
-    facts = [
-        ("incompleteness", f"{_rounded(found.largest)} at worst, {_rounded(found.random_mean)} of random sets")
-    ]
-    terminal.print_facts(facts)
+    worst = f"{_rounded(found.largest)} at worst"
+    if not math.isnan(found.random_mean):
+        worst += f", {_rounded(found.random_mean)} of random sets"
+    terminal.print_facts([("incompleteness", worst)])
 
 
 def show_minimality(found: Minimality, most: int = 10) -> None:
@@ -96,17 +97,25 @@ def show_minimality(found: Minimality, most: int = 10) -> None:
     terminal.print_facts([("under 1%", f"{len(found.needless())} of {len(found.edges)} edges")])
 
 
-def show_evaluation(evaluation: Evaluation, more: Mapping[str, str] | None = None) -> None:
-    """The numbers a circuit is judged by, each beside what it must be compared with."""
+def show_evaluation(
+    evaluation: Evaluation, more: Mapping[str, str] | None = None, *, found_here: bool = True
+) -> None:
+    """The numbers a circuit is judged by, each beside what it must be compared with.
+
+    Args:
+        more: further lines.
+        found_here: whether the discovery prompts are those the circuit was found on.
+    """
     e = evaluation
+    where = "those it was found on" if found_here else "discovery prompts"
     facts = {
         "edges kept": f"{e.n_edges} of {e.n_edges_total}",
         "faithfulness": f"{_rounded(e.faithfulness)}{_interval(e.faithfulness_interval)} on {e.n_prompts} "
         f"{e.prompts} prompts",
     }
     if e.prompts == "held-out":
-        facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on those it was found on)"
-    else:
+        facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on {where})"
+    elif found_here:
         facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
     if e.random_faithfulness:
         mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)

@@ -31,9 +31,9 @@ from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, library_versions
 from acdc.discovery import discover, score
 from acdc.errors import AcdcError, unknown
-from acdc.evaluation import curve, evaluate, measure_circuits
+from acdc.evaluation import curve, evaluate, judging_problem
 from acdc.graph import BoolArray, Graph
-from acdc.measure import bind
+from acdc.measure import bind, measure_circuits
 from acdc.methods import DEFAULT_SHARE, METHODS
 from acdc.methods.guided import separation
 from acdc.metrics import faithfulness, ground_truth
@@ -225,7 +225,7 @@ def _curves(subject: Subject, scores: Scores) -> dict[str, Any]:
         sizes = SIZES
         counts = [min(math.ceil(size * int(subject.truth.sum())), graph.n_edges) for size in sizes]
         circuits = [selection.top(graph, scores.values, count) for count in counts]
-        problem = Problem(model, graph, data.held_out or data.discovery, data.metric, data.ablation)
+        problem = judging_problem(model, data, graph)
         full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
         values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)
     points = [list(sizes), [None if math.isnan(value) else round(value, 6) for value in values]]

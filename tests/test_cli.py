@@ -182,7 +182,19 @@ def test_an_interrupted_run_leaves_nothing(command: Command, monkeypatch: pytest
         (["discover", "tracr-reverse", "--ablation", "zro"], "zero"),
         (["discover", "tracr-reverse", "--option", "stps=3"], "steps"),
         (["discover", "tracr-reverse", "--option", "steps"], "steps=10"),
+        (["discover", "tracr-reverse", "--option", "steps=many"], "whole number"),
+        (["discover", "tracr-reverse", "--method", "eap-ig", "--option", "steps=1.5"], "whole number"),
+        (
+            ["discover", "tracr-reverse", "--method", "acdc", "--edges", "3", "--option", "taus=3"],
+            "list of numbers",
+        ),
+        (["discover", "tracr-reverse", "--seed", "-1"], "seed of at least 0"),
+        (["evaluate", "RUN", "--seed", "-1"], "seed of at least 0"),
+        (["discover", "tracr-reverse", "--threshold", "nan"], "NaN"),
+        (["discover", "tracr-reverse", "--method", "acdc", "--threshold", "nan"], "NaN"),
         (["discover", "tracr-reverse", "--task-option", "distribution=mixt"], "mixed"),
+        (["discover", "tracr-reverse", "--task-option", "distribution=3"], "mixed"),
+        (["discover", "induction-2l", "--task-option", "length=long"], "like 24"),
         (["discover", "tracr-reverse", "--edges", "few"], "--edges"),
         (["discover", "tracr-reverse", "--edges", "5", "--faithfulness", "0.9"], "one of"),
         (["discover", "tracr-reverse", "--device", "cdua"], "cuda"),
@@ -190,6 +202,7 @@ def test_an_interrupted_run_leaves_nothing(command: Command, monkeypatch: pytest
         (["discover", "tracr-reverse", "--qkv", "splt"], "split"),
         (["evaluate", "nowhere"], "nowhere"),
         (["export", "RUN", "--to", "graphm"], "graphml"),
+        (["export", "RUN", "--to", "eap-pt"], "not written"),
         (["draw", "RUN", "-o", "picture.gif"], "gif"),
         (["draw", "RUN", "-o", "no/folder/picture.svg"], "no/folder"),
     ],
@@ -203,6 +216,19 @@ def test_bad_input_is_one_line_and_status_2(
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
     assert words in result.err
+
+
+def test_an_empty_circuit_is_a_result_that_every_command_takes(command: Command) -> None:
+    found = command("discover", "tracr-reverse", "--method", "eap-ig", "--threshold", 1e9, "-o", "x")
+    assert (found.status, len(found.err.splitlines())) == (0, 1)
+    assert "the circuit is empty" in found.err
+    assert "edges kept        0 of 77" in found.out
+    judged = command("evaluate", "x", "--curve", "--completeness", "--minimality")
+    assert judged.status == 0
+    assert "nan" not in judged.out
+    assert command("draw", "x", "--truth", "-o", "x.svg").status == 0
+    for format in ("mib", "node-link", "graphml", "dot", "csv", "circuit-tracer"):
+        assert command("export", "x", "--to", format).status == 0
 
 
 def test_all_bad_lines_of_a_file_are_shown(command: Command) -> None:
@@ -227,6 +253,11 @@ def test_evaluate_measures_what_discover_measured(command: Command, run_folder: 
     other = json.loads(command("evaluate", run_folder, "--json", "--ablation", "zero", "--size", 8).out)
     assert other["ablation"] == "zero"
     assert other["n_prompts"] == 8
+
+
+def test_evaluate_says_whether_the_circuit_was_found_on_the_prompts(command: Command, run_folder: Path) -> None:
+    assert "on those it was found on" in command("evaluate", run_folder, "--metric", "l2").out
+    assert "found on" not in command("evaluate", run_folder, "--seed", 7).out
 
 
 def test_evaluate_shows_curve_completeness_and_minimality_when_asked(command: Command, run_folder: Path) -> None:

@@ -18,7 +18,7 @@ import families
 import problems
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, TaskError
-from acdc.evaluation import measure_circuits
+from acdc.measure import measure_circuits
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES, Targets, faithfulness
 from acdc.model.model import Model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
@@ -55,9 +56,9 @@ FORMATS: dict[str, Format] = {
 
 def export(circuit: Circuit, format: str) -> str:
     """The circuit as text in a format of `FORMATS`."""
-    record = _format(format)
+    record = _format(format, "write")
     if record.write is None:
-        raise AcdcError(f"circuits can be read from {format!r} but not written: {_able('write')} can be")
+        raise AcdcError(f"circuits can be read from {format!r} but not written: {', '.join(_able('write'))} can be")
     return record.write(circuit)
 
 
@@ -72,19 +73,20 @@ def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None 
     Raises:
         AcdcError: the file is unreadable, damaged, or of another graph.
     """
-    record = _format(format)
+    record = _format(format, "read")
     if record.read is None:
-        raise AcdcError(f"circuits can be written to {format!r} but not read: {_able('read')} can be")
+        raise AcdcError(f"circuits can be written to {format!r} but not read: {', '.join(_able('read'))} can be")
     if isinstance(source, str) and any(mark in source for mark in "\n{<"):
         return record.read(source.encode("utf-8", "surrogatepass"), graph)
     return record.read(source if isinstance(source, bytes) else read(source), graph)
 
 
-def _format(name: str) -> Format:
+def _format(name: str, verb: Literal["write", "read"]) -> Format:
     if name not in FORMATS:
-        raise unknown("format", name, FORMATS)
+        raise unknown("format", name, _able(verb))
     return FORMATS[name]
 
 
-def _able(verb: str) -> str:
-    return ", ".join(name for name, record in FORMATS.items() if getattr(record, verb) is not None)
+def _able(verb: Literal["write", "read"]) -> list[str]:
+    """Names of the formats that can be written, or read."""
+    return [name for name, record in FORMATS.items() if getattr(record, verb) is not None]

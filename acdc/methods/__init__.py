@@ -12,7 +12,7 @@ import torch
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import bind
-from acdc.methods.attribution import attribute
+from acdc.methods.attribution import attribute, path
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
 from acdc.methods.search import Accept, Search
@@ -91,9 +91,7 @@ def _eap(problem: Problem) -> FloatArray:
 
 
 def _eap_ig(problem: Problem, *, steps: int = 5) -> FloatArray:
-    if steps < 1:
-        raise AcdcError(f"eap-ig: expected at least one step, got {steps}")
-    return _attribution(problem, [k / steps for k in range(steps)])
+    return _attribution(problem, path(steps))
 
 
 def _clean_corrupted(problem: Problem) -> FloatArray:
@@ -173,6 +171,8 @@ def _connected(search: Search, tau: float) -> BoolArray:
 
 def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> FloatArray:
     """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
+    if taus is not None and not _numbers(taus):
+        raise AcdcError(f"expected taus to be a list of numbers, like [0.01, 0.1], got {taus!r}")
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
     if taus is None:
@@ -184,6 +184,10 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> F
         search.sweep(_cheaper_than(tau))
         scores[_connected(search, tau)] = tau
     return scores
+
+
+def _numbers(given: object) -> bool:
+    return isinstance(given, Sequence | np.ndarray) and all(isinstance(x, float | int | np.number) for x in given)
 
 
 def _guided(

@@ -22,7 +22,7 @@ from acdc import passes, selection
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, bind
-from acdc.methods.attribution import attribute
+from acdc.methods.attribution import attribute, path
 from acdc.methods.search import Accept, Search
 from acdc.patching import Patching
 from acdc.problem import Problem
@@ -55,12 +55,10 @@ def guided(
         raise AcdcError(f"expected a budget of at least 0, got {budget}")
     if not 0 <= faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness between 0 and 1, got {faithfulness}")
-    if steps < 1:
-        raise AcdcError(f"expected at least one step, got {steps}")
+    alphas = path(steps)
     graph, say = problem.graph, problem.progress
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
-    alphas = [k / steps for k in range(steps)]
     say(0, None, "scoring every edge")
     scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
     scores /= len(problem.prompts)

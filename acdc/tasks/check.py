@@ -248,7 +248,7 @@ def _problems(metric: Outcome, quality: Quality) -> Iterator[str]:
 
 def _remarks(dataset: Dataset, discovery: Quality, held_out: Quality | None) -> Iterator[str]:
     if discovery.right is not None and discovery.right < _FEW_RIGHT:
-        yield f"the model gets {discovery.right:.0%} of the prompts right; only the correct ones can be kept"
+        yield f"the model gets {discovery.right:.0%} of the prompts right; `only_correct` keeps those"
     elif discovery.right_corrupted is not None and discovery.right_corrupted > _STILL_RIGHT:
         yield f"the answer is still right on {discovery.right_corrupted:.0%} of the corrupted prompts"
     if discovery.duplicates:

@@ -41,11 +41,14 @@ class Generator:
     pairs: Callable[..., Iterator[TextPair] | Iterator[TokenPair]]
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise an `AcdcError` for an option the task does not have."""
-        known = [p.name for p in inspect.signature(self.pairs).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        for name in options:
-            if name not in known:
-                raise unknown(f"option of task {self.name!r}", name, known)
+        """Raise an `AcdcError` for an option the task does not have, or a value unlike its default."""
+        parameters = inspect.signature(self.pairs).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        for name, value in options.items():
+            if name not in defaults:
+                raise unknown(f"option of task {self.name!r}", name, defaults)
+            if not isinstance(value, type(defaults[name])):
+                raise TaskError(f"task {self.name!r}: expected {name} like {defaults[name]!r}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,6 +139,8 @@ def load(
     side = check_padding(padding)
     if size is not None and size < 1:
         raise TaskError(f"expected a size of at least 1 prompt, got {size}")
+    if seed < 0:
+        raise TaskError(f"expected a seed of at least 0, got {seed}")
     name = str(name_or_path)
     path = Path(name_or_path)
     program = name in _tracr_tasks() or _is_program(path)
@@ -179,7 +181,7 @@ def _no_task(name: str, path: Path) -> AcdcError:
     if path.is_dir():
         return TaskError(f"{path} is a folder; expected a task's name or a JSONL file")
     if "/" in name or path.suffix in (".jsonl", ".json", ".txt"):
-        return TaskError(f"no such file: {path}; a task is a JSONL file or one of: {', '.join(_all_names())}")
+        return TaskError(f"no such file: {path}; expected a JSONL file, or the name of a task (see acdc tasks)")
     error = unknown("task", name, _all_names())
     return AcdcError(f"{error}; nor is it a file")
 

@@ -19,9 +19,8 @@ import acdc
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, timed
 from acdc.circuit import Scores
-from acdc.evaluation import measure_circuits
 from acdc.graph import BoolArray, Graph
-from acdc.measure import bind
+from acdc.measure import bind, measure_circuits
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided
 from acdc.methods.search import Search
@@ -242,8 +241,10 @@ def run_acdc(case: Case, tau: float) -> Search:
 
 @torch.no_grad()
 def fresh_distance(case: Case, kept: BoolArray) -> tuple[float, float]:
-    """Distance of a circuit from the full model, by a patched forward over the whole model; and the size of what is
-    compared (the mean absolute metric, or the distance if that is larger)."""
+    """Distance of a circuit from the full model, by a patched forward over the whole model; and its scale.
+
+    The scale is the size of what is compared: the mean absolute metric, or the distance if that is larger.
+    """
     patching = case.problem.patching()
     measure = bind(case.problem.outcome, patching)
     values = measure.value(patching.logits(kept, rows=measure.rows))
@@ -252,8 +253,10 @@ def fresh_distance(case: Case, kept: BoolArray) -> tuple[float, float]:
 
 
 def threshold_for(case: Case, share: float) -> float:
-    """A τ at which ACDC keeps about a share of the edges: by bisection where a search takes a moment, else the |EAP|
-    score of that rank, which keeps about as many."""
+    """A τ at which ACDC keeps about a share of the edges.
+
+    By bisection where a search takes a moment, else the |EAP| score of that rank, which keeps about as many.
+    """
     sizes = np.sort(np.abs(case.eap[case.problem.graph.valid]))[::-1]
     guess = float(sizes[int(share * len(sizes))])
     if case.problem.graph.n_edges > 2000:

@@ -18,9 +18,8 @@ from acdc.benchmarks.peers import compare, environments, report, run_auto_circui
 from acdc.benchmarks.peers.exchange import Job, Result, read_results, write_results
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.errors import AcdcError
-from acdc.evaluation import measure_circuits
 from acdc.graph import Graph
-from acdc.measure import bind
+from acdc.measure import bind, measure_circuits
 from acdc.metrics import OUTCOMES
 from acdc.patching import Patching
 
