@@ -96,8 +96,8 @@ class Scores:
     """One score for every edge of a graph.
 
     Attributes:
-        values: `[n_destinations, n_sources]` float64, 0 where there is no edge. What a score's sign means
-            depends on the method; its size is how much the edge matters.
+        values: `[n_destinations, n_sources]` float64, 0 where there is no edge. Its size is how much the edge
+            matters; it is positive where the edge helps, and negative where it works against the task.
         method: name of the method that gave them.
         nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
     """

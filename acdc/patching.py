@@ -37,8 +37,7 @@ class Patching:
         graph: whose edges the circuits are made of.
         ablation: what removed edges carry; see `ABLATIONS`.
         direction: "noise" corrupts what is outside the circuit; "denoise" runs the corrupted prompts and restores
-        the
-            clean activation on the circuit's edges.
+            the clean activation on the circuit's edges.
         references: precomputed references (means over a larger set); None: made from these prompts.
     """
 

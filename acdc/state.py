@@ -1,5 +1,4 @@
-"""A state: a run whose residual inputs are known, from which differences are taken, and how a search moves it
-on."""
+"""States: runs whose residual inputs are known, from which differences are taken and which a search moves on."""
 
 from __future__ import annotations
 
@@ -108,8 +107,10 @@ class Journal:
         self.entries.append((lambda: target, value, read, 0))
 
     def note_heads(self, target: Tensor, heads: IntArray, value: Tensor, *, read: bool, offset: int = 0) -> None:
-        """The same for heads: `target` `[H, 1, B, T, X]`, written from position `offset` on; `value`
-        `[len(heads), C, B, P, X]`."""
+        """The same for heads of `target` `[H, 1, B, T, X]`, from position `offset` on.
+
+        `value` is `[len(heads), C, B, P, X]`.
+        """
         for head, new in zip(heads, value, strict=True):
             self.entries.append((partial(target.__getitem__, int(head)), new, read, offset))
 

@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -24,13 +24,10 @@ from rich.text import Text
 
 from acdc.errors import AcdcError
 
+if TYPE_CHECKING:
+    from acdc.problem import Progress as ProgressCallback
+
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class ProgressCallback(Protocol):
-    """Called with the steps done, the steps in all if that is known, and what is being done."""
-
-    def __call__(self, done: int, total: int | None = None, text: str = "") -> None: ...
 
 
 # ---- messages ---------------------------------------------------------------------------------------------------
@@ -64,7 +61,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
         bar = bars.add_task("", total=None)
         current = ""
 
-        def progress(done: int, total: int | None = None, text: str = "") -> None:
+        def progress(done: int, total: int | None, text: str) -> None:
             nonlocal current
             if text != current:  # another stage has another speed
                 current = text

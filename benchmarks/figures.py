@@ -38,8 +38,10 @@ def figures(rows: Sequence[Row], lines: Sequence[Line]) -> dict[str, str]:
 
 
 def picture(circuit: Circuit, truth: Circuit) -> str | None:
-    """A circuit against the truth: colour and arrowhead tell hits (blue, full) from false edges (orange, hollow),
-    and missed ones are pale; None if there are too many edges to see."""
+    """A circuit against the truth, or None if there are too many edges to see.
+
+    Colour and arrowhead tell hits (blue, full) from false edges (orange, hollow); missed ones are pale.
+    """
     if int((circuit.edges | truth.edges).sum()) > MOST_EDGES:
         return None
     verdict = Scores(circuit.graph, np.where(truth.edges, 1.0, -1.0), "")

@@ -28,8 +28,7 @@ def overlap(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def kendall(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Kendall's τ-b of two methods' scores: pairs of edges ranked alike minus pairs ranked otherwise, ties
-    discounted.
+    """Kendall's τ-b of two methods' scores: pairs of edges ranked alike minus pairs ranked otherwise.
 
     Args:
         a, b: scores of one shape, of the valid edges only: where there is no edge, all methods agree.

@@ -220,8 +220,11 @@ def _scale_and_gain(norm: Any, total: Tensor, kind: str) -> tuple[Tensor, Tensor
 
 
 def _norm_by_sets(layer: _Layer, H: int, n_kv: int) -> Callable[[Tensor], Tensor]:
-    """OLMo-2 normalises its keys over all key heads at once. With a copy for every query head, the i-th copies of
-    all groups are one set of key heads, normalised as the model does it."""
+    """OLMo-2 normalises its keys over all key heads at once.
+
+    With a copy for every query head, the i-th copies of all groups are one set of key heads, normalised as the model
+    does it.
+    """
     norm, group = layer.attention.k_norm.forward, H // n_kv
 
     def forward(keys: Tensor) -> Tensor:

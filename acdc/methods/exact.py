@@ -48,12 +48,9 @@ def exact_scores(
         ports = np.flatnonzero(graph.port_destination == destination)
         layer = int(graph.destination_layer[destination])
         is_mlp = layer < graph.n_layers and ports[0] == graph.first_port(layer) + 3 * graph.n_heads
-        for chunk in np.array_split(
-            np.flatnonzero(graph.valid[destination]), -(-int(graph.valid[destination].sum()) // size)
-        ):
-            change = differences[
-                int(chunk[0]) : int(chunk[-1]) + 1
-            ]  # valid sources of a destination are contiguous
+        sources = np.flatnonzero(graph.valid[destination])  # contiguous, since sources are in execution order
+        for chunk in np.array_split(sources, -(-len(sources) // size)):
+            change = differences[int(chunk[0]) : int(chunk[-1]) + 1]
             if layer == graph.n_layers:
                 x = context.at_read(state.final_x + change)
             else:

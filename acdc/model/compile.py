@@ -53,6 +53,7 @@ def compile(
 ) -> CompiledProgram:
     """Compile a RASP program, check it, derive its true circuits and register its task under its name.
 
+        >>> from tracr.compiler import lib
         >>> from tracr.rasp import rasp
         >>> backwards = acdc.compile(lib.make_reverse(rasp.tokens), name="mine", vocabulary="ab", max_length=4)
         >>> model, task = acdc.load(backwards.model), acdc.tasks.load("mine")

@@ -159,9 +159,8 @@ def _check_config(config: Any, name: str) -> None:
 
 
 def _has_dropout(module: torch.nn.Module) -> bool:
-    in_attention = getattr(
-        getattr(module, "config", None), "attention_dropout", 0.0
-    )  # not a module in most families
+    # Attention's dropout is no module of its own in most families.
+    in_attention = getattr(getattr(module, "config", None), "attention_dropout", 0.0)
     return bool(in_attention) or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in module.modules())
 
 

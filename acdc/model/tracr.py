@@ -8,7 +8,6 @@ is near one-hot over the output vocabulary (all zero where the program says None
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
+from acdc.io import write_atomically
 from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -227,8 +227,8 @@ class TracrModel(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write(folder / "model.safetensors", safetensors.torch.save(weights))
-        write(folder / "config.json", self.program.model_dump_json(indent=1).encode() + b"\n")
+        write_atomically(folder / "model.safetensors", safetensors.torch.save(weights))
+        write_atomically(folder / "config.json", self.program.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> TracrModel:
@@ -286,13 +286,6 @@ def read_program(folder: str | Path) -> TracrProgram:
 def builtin_names() -> list[str]:
     """Names of the Tracr models that come with acdc."""
     return sorted(path.parent.name for path in BUILTIN.glob("tracr-*/config.json"))
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _key(value: Value | None) -> tuple[type, Value | None]:

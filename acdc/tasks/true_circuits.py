@@ -15,7 +15,8 @@ import torch
 
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
-from acdc.model.tracr import TracrModel, Value, write
+from acdc.io import write_atomically
+from acdc.model.tracr import TracrModel, Value
 from acdc.tasks.tracr_inputs import Pairs, random_pairs
 from acdc.tasks.tracr_truth import (
     TOLERANCE,
@@ -113,7 +114,7 @@ class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
     def save(self, folder: str | Path) -> None:
         """Write `truth.json`."""
         text = self.model_dump_json(indent=1, exclude_defaults=True) + "\n"
-        write(Path(folder) / "truth.json", text.encode())
+        write_atomically(Path(folder) / "truth.json", text)
 
     @classmethod
     def load(cls, folder: str | Path) -> Truth:
