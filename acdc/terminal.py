@@ -44,12 +44,19 @@ def warn(message: object) -> None:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Libraries' prints go to standard error, their warnings become one line each, their bars need a terminal."""
+    """Libraries' prints go to standard error, each warning becomes one line, once, and bars need a terminal."""
     if not messages.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            warn(message)
+
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: warn(message)
+        warnings.showwarning = show
         yield
 
 
