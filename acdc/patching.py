@@ -109,7 +109,7 @@ class Patching:
 
     def adopt_clean(self, trace: forward.Trace) -> None:
         """Use a plain run on the clean prompts that was made elsewhere, instead of making another."""
-        self.__dict__["clean"] = trace
+        self.__dict__["clean"] = trace.detached()
 
     @cached_property
     def corrupted(self) -> forward.Trace:

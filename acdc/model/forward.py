@@ -308,6 +308,14 @@ class Trace:
     mlp_output: list[Tensor] = dataclasses.field(default_factory=list)
     final_input: Tensor | None = None
 
+    def detached(self) -> Trace:
+        """The same values without their history, and without what only gradients need."""
+        lists = {name: [x.detach() for x in part] for name, part in vars(self).items() if name not in _NOT_PLAIN}
+        return Trace(**lists, final_input=None if self.final_input is None else self.final_input.detach())
+
+
+_NOT_PLAIN = ("raw", "final_input")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
