@@ -150,10 +150,11 @@ def _fewest_faithful(problem: Problem, scores: Scores, target: float, select: st
     """Smallest n whose top-n circuit is at least as faithful as the target, by bisection."""
     graph = problem.graph
     rule = selection.top if select == "top" else selection.greedy
+    batches = list(problem.batches()) if problem.n_batches == 1 else None  # many would not fit in memory together
 
     def reaches(n: int) -> bool:
         edges = rule(graph, scores.values, n)
-        full, (empty, value) = measure_circuits(problem, [np.zeros_like(edges), edges])
+        full, (empty, value) = measure_circuits(problem, [np.zeros_like(edges), edges], batches=batches)
         return faithfulness_of(value, full=full, empty=empty) >= target
 
     low, high = 0, 8

@@ -101,7 +101,11 @@ class Measured:
 
 
 def measure_prompts(
-    problem: Problem, circuits: Sequence[BoolArray], outcomes: Sequence[Outcome] | None = None
+    problem: Problem,
+    circuits: Sequence[BoolArray],
+    outcomes: Sequence[Outcome] | None = None,
+    *,
+    batches: Sequence[Patching] | None = None,
 ) -> list[Measured]:
     """Run circuits on all prompts of a problem, once for all metrics.
 
@@ -110,15 +114,16 @@ def measure_prompts(
             together: each then takes the work of their union, but all take one call, which is good for small models
             and for circuits that are alike.
         outcomes: the metrics; None: the problem's.
+        batches: the problem's batches, kept from before with their clean and corrupted runs; None: made anew.
 
     Returns:
         One record a metric, with the circuits in the order given.
     """
     chosen = [problem.outcome] if outcomes is None else list(outcomes)
     total = problem.n_batches * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
-    batches: list[list[FloatArray]] = []  # [batch][metric] -> [2 + C, prompt]
+    found: list[list[FloatArray]] = []  # [batch][metric] -> [2 + C, prompt]
     done = 0
-    for patching in problem.batches():
+    for patching in problem.batches() if batches is None else batches:
         measures = [bind(outcome, patching) for outcome in chosen]
         rows = measures[0].rows if len(measures) == 1 else None
         at_once = max(1, min(CIRCUITS_AT_ONCE, problem.prompts_per_batch // len(patching.prompts)))
@@ -132,8 +137,8 @@ def measure_prompts(
                     pieces.append(_values(measures, patching.logits(together, rows=rows)))
                 done += len(together)
                 problem.progress(done, total, "running circuits")
-        batches.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
-    values = [np.concatenate(column, axis=1) for column in zip(*batches, strict=True)]
+        found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
+    values = [np.concatenate(column, axis=1) for column in zip(*found, strict=True)]
     return [Measured(full=v[0], corrupted=v[1], circuits=v[2:]) for v in values]
 
 
@@ -144,7 +149,9 @@ def _values(measures: Sequence[Measure], logits: Tensor) -> list[FloatArray]:
     return [m.value(x).double().cpu().numpy() for m, x in zip(measures, read, strict=True)]
 
 
-def measure_circuits(problem: Problem, circuits: Sequence[BoolArray]) -> tuple[float, list[float]]:
+def measure_circuits(
+    problem: Problem, circuits: Sequence[BoolArray], *, batches: Sequence[Patching] | None = None
+) -> tuple[float, list[float]]:
     """Mean metric over the prompts of the full model and of each circuit; arguments as for `measure_prompts`."""
-    (measured,) = measure_prompts(problem, circuits)
+    (measured,) = measure_prompts(problem, circuits, batches=batches)
     return float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()

@@ -176,7 +176,8 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> F
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
     if taus is None:
-        taus = [share * separation(patching, measure) for share in SHARES]
+        apart = separation(patching, measure)
+        taus = [share * apart for share in SHARES]
     scores = np.zeros(problem.graph.valid.shape)
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")

@@ -177,7 +177,7 @@ class Search:
             journal = Journal(context)
             logits = propagate(
                 patching.model, self.graph, context, self._state, plan,
-                seeds=seeds, from_layer=min(layer, self.graph.n_layers), rows=self.measure.rows, journal=journal,
+                seeds=seeds, from_layer=layer, rows=self.measure.rows, journal=journal,
             )  # fmt: skip
             distances = self.measure.distance(logits).mean(-1).expand(len(batch)).tolist()
             self.runs += 1
