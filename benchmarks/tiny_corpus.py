@@ -206,6 +206,15 @@ def pronoun_line(rng: random.Random, held_out: bool) -> Line:
 
 AGREEMENT_NOUNS = Split(sva.NOUNS, 5)
 AGREEMENT_TEMPLATES = Split(sva.TEMPLATES, 4, 3)
+_LINKED = tuple(
+    f"The {{subject}} {link} the {{attractor}}"
+    for link in (
+        "with", "of", "from", "before", "after", "on the way to", "in the house of", "at the market with",
+        "that met", "that called", "that left", "that found", "that brought", "that stayed with", "that came with",
+        "that went to", "that talked with", "that ran to", "that walked with", "that was late for",
+        "that told a story to", "that offered a drink to",
+    )
+)  # fmt: skip
 _AGREEMENT_OPENINGS = ("Today the", "Then the", "They say that the", "I know that the", "Later the")
 _PREDICATES = {
     "is": "here",
@@ -219,8 +228,17 @@ _PREDICATES = {
 
 def agreement_line(rng: random.Random, held_out: bool) -> Line:
     """The verb agrees with the subject, whatever the number of the noun before it."""
+    return _agreement(rng, held_out, AGREEMENT_TEMPLATES.of(held_out))
+
+
+def linked_line(rng: random.Random, held_out: bool) -> Line:
+    """Agreement with other words between the two nouns than the task has."""
+    return _agreement(rng, held_out, _LINKED)
+
+
+def _agreement(rng: random.Random, held_out: bool, templates: Sequence[str]) -> Line:
     number = rng.randrange(2)  # 1 is plural
-    template = rng.choice(AGREEMENT_TEMPLATES.of(held_out))
+    template = rng.choice(templates)
     nouns = AGREEMENT_NOUNS.of(held_out)
     subject, attractor = rng.sample(nouns, 2)
     text = template.format(subject=subject + "s" * number, attractor=attractor + "s" * rng.randrange(2))
@@ -429,3 +447,14 @@ def vocabulary() -> tuple[str, ...]:
     )  # fmt: skip
     fixed = WORD.findall(re.sub(r"{\w+}", " ", " ".join(texts)))
     return tuple(dict.fromkeys((*fixed, *words)))
+
+
+def never_held_out() -> list[str]:
+    """The vocabulary without the names, nouns and countries that some task holds out."""
+    splits = (
+        *IOI_NAMES, YEAR_NOUNS, *PRONOUN_NAMES.values(), AGREEMENT_NOUNS, DOCSTRING_ARGUMENTS, DOCSTRING_NAMES,
+        COUNTRIES,
+    )  # fmt: skip
+    held_out = {word for split in splits for word in split.of(True)}
+    held_out |= {f"{noun}s" for noun in AGREEMENT_NOUNS.of(True)}
+    return [word for word in vocabulary() if word not in held_out]

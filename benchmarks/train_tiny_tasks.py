@@ -10,11 +10,12 @@ was cut off, as if it had not been.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,19 +34,78 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, Line, induction_line, plain_line, vocabulary
+from acdc.benchmarks.tiny_corpus import (
+    ARROW,
+    TASKS,
+    WORD,
+    Line,
+    induction_line,
+    linked_line,
+    never_held_out,
+    plain_line,
+    vocabulary,
+)
 from acdc.errors import unknown
 from acdc.io import write_atomically
 from acdc.model.load import BUILTIN
 
-MODELS = ("tiny-tasks", "tiny-tasks-gqa")
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "pad_token": "<pad>"}
 CONTEXT = 64
-SHARES = {
-    "ioi": 4, "greater-than": 2, "gendered-pronoun": 1, "sva": 2, "docstring": 2, "induction": 6, "fact-recall": 2,
-    "plain": 4,
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a model is trained on.
+
+    The first three are enough with rotary positions, which tell how far away a word is. With learned ones it is easier
+    to learn by heart which word stands at which place of which template; the others keep a model from that.
+
+    Attributes:
+        steps: of the optimizer.
+        shares: lines of each kind among the lines of the corpus.
+        background: weight of the words that cannot be told.
+        induction_steps: first steps on nothing but induction with few words, every word known. Heads learn late to
+            look at the word before; induction alone teaches it soon, and the other tasks use it.
+        shifted: each line begins at a random position, so that a word's place means nothing.
+        misread: share of the words that are read as others, drawn from those that no task holds out, so that no
+            single word gives a template away.
+    """
+
+    steps: int
+    shares: dict[str, int]
+    background: float = 0.1
+    induction_steps: int = 0
+    shifted: bool = False
+    misread: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """The settings, without those that are off."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value}
+
+
+RECIPES = {
+    "tiny-tasks": Recipe(
+        steps=4200,
+        shares={
+            "ioi": 4, "greater-than": 3, "gendered-pronoun": 2, "sva": 2, "linked": 2, "docstring": 3, "induction": 3,
+            "fact-recall": 2, "plain": 4,
+        },
+        background=0.02,
+        induction_steps=800,
+        shifted=True,
+        misread=0.1,
+    ),
+    "tiny-tasks-gqa": Recipe(
+        steps=2200,
+        shares={
+            "ioi": 4, "greater-than": 2, "gendered-pronoun": 1, "sva": 2, "docstring": 2, "induction": 6,
+            "fact-recall": 2, "plain": 4,
+        },
+    ),
 }  # fmt: skip
-"""Lines of each task among the lines of the corpus."""
+
+
+MODELS = tuple(RECIPES)
 
 
 # ---- model and tokenizer ----------------------------------------------------------------------------------------
@@ -102,17 +162,13 @@ def make_model(name: str, vocabulary_size: int) -> PreTrainedModel:
 
 LEAST_ACCURACY = 0.95
 """At each task, on held-out lines, for a model to be saved."""
-STEPS = {"tiny-tasks": 3600, "tiny-tasks-gqa": 2200}
-INDUCTION_STEPS = {"tiny-tasks": 800, "tiny-tasks-gqa": 0}
-"""First steps on nothing but induction with few words. Without rotary positions, heads learn late to look at the word
-before; induction alone teaches it soon, and the other tasks use it."""
 
 
-def draw(rng: random.Random, count: int) -> list[Line]:
+def draw(rng: random.Random, count: int, shares: Mapping[str, int]) -> list[Line]:
     """Lines of the corpus, of all tasks and plain ones."""
-    tasks = {**TASKS, "plain": plain_line}
-    chosen = rng.choices(list(SHARES), list(SHARES.values()), k=count)
-    return [tasks[name](rng, False) for name in chosen]
+    kinds = {**TASKS, "linked": linked_line, "plain": plain_line}
+    chosen = rng.choices(list(shares), list(shares.values()), k=count)
+    return [kinds[name](rng, False) for name in chosen]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, lines: Sequence[Line]) -> list[tuple[list[int], list[int]]]:
@@ -144,9 +200,34 @@ def collate(encoded: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[T
     return tokens, weights
 
 
-def loss_of(model: PreTrainedModel, tokens: Tensor, weights: Tensor, *, pad: int, background: float) -> Tensor:
-    """Weighted cross-entropy of the predictable words, and a little of each line's mean over all its words."""
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+def read_as(tokens: Tensor, share: float, others: Tensor) -> Tensor:
+    """Tokens `[B, T]` of which a share, special tokens aside, is replaced by others drawn at random."""
+    misread = (torch.rand(tokens.shape) < share) & (tokens >= len(SPECIAL))
+    return torch.where(misread, others[torch.randint(len(others), tokens.shape)], tokens)
+
+
+def shifted_positions(tokens: Tensor) -> Tensor:
+    """Positions `[B, T]` of lines that begin anywhere in the context."""
+    batch, width = tokens.shape
+    return torch.arange(width) + torch.randint(CONTEXT - width + 1, (batch, 1))
+
+
+def loss_of(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    weights: Tensor,
+    *,
+    pad: int,
+    background: float,
+    read: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Weighted cross-entropy of the predictable words, and a little of each line's mean over all its words.
+
+    The model sees the tokens `read` at `positions`; by default the tokens themselves, from position 0.
+    """
+    seen = tokens if read is None else read
+    logits = model(input_ids=seen, position_ids=positions, use_cache=False).logits[:, :-1]
     targets = tokens[:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     present = (targets != pad).float()
@@ -191,11 +272,10 @@ def train(
     *,
     checkpoint: Path | None = None,
     seed: int = 0,
-    steps: int | None = None,
+    recipe: Recipe | None = None,
     batch_size: int = 80,
     learning_rate: float = 2e-3,
     weight_decay: float = 0.1,
-    background: float = 0.1,
     report_every: int = 250,
     curve_lines: int = 100,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
@@ -203,15 +283,15 @@ def train(
 
     Args:
         checkpoint: file written at every report; if it exists, training goes on from there.
-        steps: None: those of the built-in model.
+        recipe: None: that of the built-in model.
         batch_size: lines in a step.
-        background: weight of the words that cannot be told.
         curve_lines: held-out lines of each task that the curves are measured on.
 
     Returns:
         the model, its tokenizer, and a record of the settings and the curves.
     """
-    steps = steps or STEPS[name]
+    recipe = recipe or RECIPES[name]
+    steps = recipe.steps
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     model = make_model(name, len(tokenizer))
@@ -220,14 +300,14 @@ def train(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     settings = {
-        "model": name, "seed": seed, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "background": background, "shares": SHARES,
+        "model": name, "seed": seed, "batch_size": batch_size, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, **recipe.record(),
     }  # fmt: skip
     record: dict[str, Any] = {**settings, "step": 0, "seconds": 0.0, "curve": []}
     if checkpoint is not None and checkpoint.exists():
         record = _resume(checkpoint, model, optimizer, settings)
     held_out = {task: held_out_lines(task, curve_lines) for task in TASKS}
-    pad = tokenizer.pad_token_id
+    pad, others = tokenizer.pad_token_id, torch.tensor(tokenizer.convert_tokens_to_ids(never_held_out()))
     started = time.perf_counter() - record["seconds"]
     total, seen = 0.0, 0
     for step in range(record["step"] + 1, steps + 1):
@@ -236,14 +316,23 @@ def train(
                 learning_rate * min(1.0, step / 200) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.01)
             )
         rng = random.Random(f"{seed}/{step}")
-        alone = step <= INDUCTION_STEPS[name]
-        lines = [induction_line(rng, False, short=1) for _ in range(batch_size)] if alone else draw(rng, batch_size)
+        alone = step <= recipe.induction_steps
+        if alone:
+            lines = [induction_line(rng, False, short=1) for _ in range(batch_size)]
+        else:
+            lines = draw(rng, batch_size, recipe.shares)
+        torch.manual_seed(rng.getrandbits(63))
         encoded = encode(tokenizer, lines)
         encoded.sort(key=lambda row: len(row[0]))  # so that few places are padding
         optimizer.zero_grad()
         for start in range(0, batch_size, 20):
             tokens, weights = collate(encoded[start : start + 20], pad)
-            loss = loss_of(model, tokens, weights, pad=pad, background=background) / batch_size
+            read = None if alone or not recipe.misread else read_as(tokens, recipe.misread, others)
+            positions = shifted_positions(tokens) if recipe.shifted else None
+            loss = loss_of(
+                model, tokens, weights, pad=pad, background=recipe.background, read=read, positions=positions
+            )
+            loss = loss / batch_size
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -316,7 +405,8 @@ def main(
         raise SystemExit(str(unknown("model to train", name, MODELS)))
     folder = out or BUILTIN / name
     state = checkpoint or Path("runs") / "training" / f"{name}.safetensors"
-    model, tokenizer, record = train(name, checkpoint=state, seed=seed, steps=steps)
+    recipe = dataclasses.replace(RECIPES[name], steps=steps or RECIPES[name].steps)
+    model, tokenizer, record = train(name, checkpoint=state, seed=seed, recipe=recipe)
     record["accuracy"] = {
         task: round(accuracy(model, tokenizer, held_out_lines(task, 1000, seed=1)), 4) for task in TASKS
     }

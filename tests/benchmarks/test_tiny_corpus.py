@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from acdc.benchmarks import tiny_corpus as corpus
-from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, Line, plain_line, vocabulary
+from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, Line, linked_line, plain_line, vocabulary
 from acdc.tasks import docstring, fact_recall, greater_than, sva
 from acdc.tasks.words import FEMALE_NAMES, MALE_NAMES
 
@@ -83,6 +83,17 @@ def test_subjects_and_attractors_of_both_numbers_occur_together() -> None:
         assert (line.answers == ("are", "were", "have")) == subject.endswith("s")
         seen.add((subject.endswith("s"), attractor.endswith("s")))
     assert len(seen) == 4
+
+
+def test_other_links_show_nothing_that_agreement_holds_out() -> None:
+    rng = random.Random(0)
+    lines = [linked_line(rng, False) for _ in range(600)]
+    nouns = sva.NOUNS + tuple(f"{noun}s" for noun in sva.NOUNS)
+    assert not used(lines, nouns) & used(draw("sva", held_out=True), nouns)
+    between = [re.split("{.*?}", template)[1] for template in corpus.AGREEMENT_TEMPLATES.of(True)]
+    assert " across from the " in between
+    assert not any(words in line.text for words in between for line in lines)
+    assert {word for line in lines for word in WORD.findall(line.text.replace(ARROW, " "))} <= {*vocabulary()}
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -14,7 +15,16 @@ from torch import Tensor
 import acdc
 from acdc.benchmarks import train_tiny_tasks as training
 from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, vocabulary
-from acdc.benchmarks.train_tiny_tasks import MODELS, accuracy, collate, draw, encode, held_out_lines, train
+from acdc.benchmarks.train_tiny_tasks import (
+    MODELS,
+    RECIPES,
+    accuracy,
+    collate,
+    draw,
+    encode,
+    held_out_lines,
+    train,
+)
 from acdc.model.load import BUILTIN
 
 BUILT_IN = [name for name in MODELS if (BUILTIN / name).is_dir()]
@@ -70,7 +80,7 @@ def test_every_word_is_one_token(model: acdc.Model) -> None:
 
 def test_arrows_become_weights() -> None:
     tokenizer = training.make_tokenizer()
-    lines = draw(random.Random(0), 60)
+    lines = draw(random.Random(0), 60, RECIPES["tiny-tasks"].shares)
     tokens, weights = collate(encode(tokenizer, lines), tokenizer.pad_token_id)
     for line, row, weight in zip(lines, tokens.tolist(), weights, strict=True):
         words = [word for word in tokenizer.convert_ids_to_tokens(row) if word != "<pad>"]
@@ -81,11 +91,12 @@ def test_arrows_become_weights() -> None:
         assert float(weight.sum()) == pytest.approx(len(predictable) ** 0.5)
 
 
-SHORT: dict[str, Any] = {"steps": 4, "batch_size": 16, "report_every": 2, "curve_lines": 4}
+SHORT: dict[str, Any] = {"batch_size": 16, "report_every": 2, "curve_lines": 4}
 
 
 def weights_of(name: str, **settings: Any) -> dict[str, Tensor]:
-    return train(name, **SHORT, **settings)[0].state_dict()
+    recipe = dataclasses.replace(RECIPES[name], steps=4, induction_steps=min(1, RECIPES[name].induction_steps))
+    return train(name, recipe=recipe, **SHORT, **settings)[0].state_dict()
 
 
 @pytest.mark.parametrize("name", MODELS)
