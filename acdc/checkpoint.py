@@ -67,6 +67,11 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
+def number(arrays: Arrays, name: str) -> float:
+    """A number that was noted, 0 if it was not."""
+    return float(arrays[name].item()) if name in arrays else 0.0
+
+
 def digest(values: Iterable[object]) -> str:
     """A key for these values: tensors by their content, everything else by its text."""
     found = hashlib.blake2b(digest_size=16)

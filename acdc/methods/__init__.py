@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from acdc.checkpoint import Arrays
+from acdc.checkpoint import number
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import bind
@@ -103,7 +103,7 @@ def _exact(problem: Problem) -> FloatArray:
     graph, checkpoint = problem.graph, problem.checkpoint
     saved = checkpoint.load()
     total = saved.get("total", np.zeros(graph.valid.shape))
-    first, following = _number(saved, "batch"), _number(saved, "destination")
+    first, following = int(number(saved, "batch")), int(number(saved, "destination"))
     batches, edges = problem.n_batches, graph.n_edges
     for i, patching in enumerate(problem.batches()):
         if i < first:
@@ -121,10 +121,6 @@ def _exact(problem: Problem) -> FloatArray:
             ),
         )
     return _helpfulness(problem, total / len(problem.prompts))
-
-
-def _number(saved: Arrays, name: str) -> int:
-    return int(saved[name].item()) if name in saved else 0
 
 
 def _random(problem: Problem) -> FloatArray:
@@ -163,7 +159,7 @@ def _acdc(
     search = Search(patching, measure, saved.get("kept"))
     search.sweep(
         _cheaper_than(tau),
-        after=_number(saved, "stage") if saved else None,
+        after=int(number(saved, "stage")) if saved else None,
         note=lambda stage: checkpoint.save(kept=search.kept, stage=stage),
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )

@@ -1,13 +1,11 @@
 """Guided pruning: attribution guesses what may go, exact runs decide.
 
 The result is a circuit whose measured distance from the full model stays within a budget, and in which every single
-edge is needed: removing any one of them breaks the budget. Attribution scores are first-order, so true only near
-where they were taken; they are taken again inside the pruned circuit before each bite.
+edge is needed: removing any one of them breaks the budget.
 
-1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep the budget.
-2. Score again in the circuit, remove the weakest half, and halve the bite whenever the budget breaks.
-3. Try the rest in groups, weakest first: a group that keeps the budget goes as a whole, one that breaks it is halved.
-4. Test the edges that are left one by one, exactly, until none can go.
+1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep half the budget.
+2. Test those one by one, exactly, and let only cheap ones go, which takes all that they alone feed with them.
+3. Test what is left and let go all that the budget allows, until none can.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 
 from acdc import passes, selection
-from acdc.checkpoint import Arrays
+from acdc.checkpoint import Arrays, number
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, bind
@@ -29,6 +27,11 @@ from acdc.patching import Patching
 from acdc.problem import Problem
 
 Distance = Callable[[BoolArray], float]
+
+GUESSING = 0.5
+"""Share of the budget for what attribution proposes: many edges go at once there, and some of them dearly."""
+ALLOWANCES = (1 / 16, 1 / 4)
+"""The first sweeps of exact tests let an edge go that costs at most this share of what is left of the budget."""
 
 
 def guided(
@@ -49,7 +52,7 @@ def guided(
         steps: gradients per attribution (EAP-IG).
 
     Returns:
-        Kept edges and the last score of every edge (mean over the prompts of the metric's change when it goes),
+        Kept edges and a score of every edge (mean over the prompts of the metric's first-order change when it goes),
         `[n_destinations, n_sources]` both; and the budget.
     """
     if budget is not None and budget < 0:
@@ -67,7 +70,7 @@ def guided(
 
     saved = problem.checkpoint.load()
     if saved:
-        return *_certified(patching, measure, saved, distance, problem), float(saved["budget"].item())
+        return *_certified(patching, measure, saved, distance, problem), number(saved, "budget")
     say(0, None, "scoring every edge")
     scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
     scores /= len(problem.prompts)
@@ -76,9 +79,10 @@ def guided(
     if budget is None:
         budget = (1 - faithfulness) * separation(patching, measure)
     say(0, None, "finding how few edges keep the budget")
-    kept = _fewest_best(patching, scores, distance, budget)
-    kept, scores = _bite(patching, measure, kept, scores, distance, budget, alphas, problem)
-    kept = _groups(patching, kept, scores, distance, budget, problem)
+    nothing = np.zeros_like(graph.valid)
+    if distance(nothing) <= budget:
+        return nothing, scores, budget
+    kept = _fewest_best(patching, scores, distance, GUESSING * budget)
     start: Arrays = {"kept": kept, "scores": scores, "budget": np.array(budget)}
     return *_certified(patching, measure, start, distance, problem), budget
 
@@ -111,55 +115,6 @@ def _fewest_best(patching: Patching, scores: FloatArray, distance: Distance, bud
         else:
             low = middle
     return best(high)
-
-
-def _bite(
-    patching: Patching,
-    measure: Measure,
-    kept: BoolArray,
-    scores: FloatArray,
-    distance: Distance,
-    budget: float,
-    alphas: Sequence[float],
-    problem: Problem,
-) -> tuple[BoolArray, FloatArray]:
-    """Remove the weakest edges in bites that keep the budget, scored anew in the circuit after each.
-
-    New scores cost about as much as some dozens of exact tests, so bites below a twentieth are left to those.
-    """
-    share = 0.5
-    while kept.any():
-        problem.progress(0, None, f"pruning in bites: {int(kept.sum())} edges left")
-        scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
-        bite, least = int(share * kept.sum()), max(1, int(kept.sum()) // 20)
-        while bite >= least:
-            smaller = _without(patching, kept, _weakest_first(kept, scores)[:bite])
-            if distance(smaller) <= budget:
-                break
-            bite //= 2
-        if bite < least:
-            break
-        share = bite / int(kept.sum())
-        kept = smaller
-    return kept, scores
-
-
-def _groups(
-    patching: Patching, kept: BoolArray, scores: FloatArray, distance: Distance, budget: float, problem: Problem
-) -> BoolArray:
-    """Go once through the edges, weakest first, and remove every group that keeps the budget."""
-    order = _weakest_first(kept, scores)
-    i, size = 0, max(1, len(order) // 20)
-    while i < len(order):
-        problem.progress(i, len(order), f"pruning in groups: {int(kept.sum())} edges left")
-        smaller = _without(patching, kept, order[i : i + size])
-        if (smaller == kept).all() or distance(smaller) <= budget:
-            kept, i, size = smaller, i + size, 2 * size
-        elif size == 1:
-            break  # the rest is stronger, and the exact search tests single edges at a fraction of the cost
-        else:
-            size //= 2
-    return kept
 
 
 def _weakest_first(kept: BoolArray, scores: FloatArray) -> IntArray:
@@ -205,7 +160,7 @@ def _certified(
     Args:
         start: kept edges, scores and budget, and how far the tests are if some are done.
     """
-    kept, scores, budget = start["kept"], start["scores"], float(start["budget"].item())
+    kept, scores, budget = start["kept"], start["scores"], number(start, "budget")
     while True:
         kept = _certify(Search(patching, measure, kept), scores, budget, start, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
@@ -216,30 +171,30 @@ def _certified(
 
 
 def _certify(search: Search, scores: FloatArray, budget: float, start: Arrays, problem: Problem) -> BoolArray:
-    """Exact tests until no edge can go on its own. The first pass lets no single edge use up the budget."""
-    share = float(start["share"].item()) if "share" in start else (budget - search.distance) / 8
-    sweep = int(start["sweep"].item()) if "sweep" in start else 0
-    after = int(start["stage"].item()) if "stage" in start else None
-    before = int(start["before"].item()) if "before" in start else int(search.kept.sum())
-    while True:
-        first = sweep == 0
+    """Exact tests until no edge can go on its own. The first sweeps let only cheap ones go, which leaves most gone."""
+    sweep, most = int(number(start, "sweep")), number(start, "most")
+    after = int(number(start, "stage")) if "stage" in start else None
+    needed: BoolArray = start.get("needed", np.zeros_like(search.kept)).copy()
+    while sweep < len(ALLOWANCES) or (search.kept & ~needed).any():
+        first = sweep < len(ALLOWANCES)
+        if after is None:
+            most = ALLOWANCES[sweep] * (budget - search.distance) if first else math.inf
         text = "testing edge by edge" if first else "certifying edge by edge"
 
-        def accept(new: float, old: float, first: bool = first) -> bool:
-            return new <= budget and (not first or new - old <= share)
+        def accept(new: float, old: float, most: float = most) -> bool:
+            return new <= budget and new - old <= most
 
-        def note(stage: int, sweep: int = sweep, before: int = before) -> None:
+        def note(stage: int, sweep: int = sweep, most: float = most) -> None:
             problem.checkpoint.save(
-                kept=search.kept, scores=scores, budget=budget, share=share, sweep=sweep, stage=stage, before=before
+                kept=search.kept, scores=scores, budget=budget, sweep=sweep, stage=stage, most=most, needed=needed
             )
 
         search.sweep(
-            accept, rank=np.abs(scores), expected=first, after=after, note=note,
+            accept, rank=np.abs(scores), expected=first, settled=None if first else needed, after=after, note=note,
             progress=lambda done, total, text=text: problem.progress(done, total, text),  # type: ignore[misc]
         )  # fmt: skip
-        if not first and int(search.kept.sum()) == before:
-            return search.kept
-        sweep, after, before = sweep + 1, None, int(search.kept.sum())
+        sweep, after = sweep + 1, None
+    return search.kept
 
 
 def _prune_to(

@@ -116,6 +116,7 @@ class Search:
         *,
         rank: FloatArray | None = None,
         expected: bool = True,
+        settled: BoolArray | None = None,
         after: int | None = None,
         note: Callable[[int], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -127,6 +128,8 @@ class Search:
             rank: `[n_destinations, n_sources]`; the edges into a destination are tested from the lowest rank up.
                 None: from the latest source to the earliest.
             expected: whether most edges are expected to go; matters for speed alone.
+            settled: `[n_destinations, n_sources]` edges that were tested in the circuit as it is, and are not tested
+                again. Kept up to date: a tested edge that stays is added, and a removal clears all.
             after: go on after this stage, which an earlier sweep has noted.
             note: called with each stage that is done; `kept` is then what a new search starts from to go on.
             progress: called with (edges done, edges in all).
@@ -136,6 +139,8 @@ class Search:
         """
         graph, patching = self.graph, self.patching
         total, done = int(self.kept.sum()), 0
+        if settled is None:
+            settled = np.zeros_like(self.kept)
         differences, row = self._source_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
@@ -154,7 +159,7 @@ class Search:
 
             if after is None or stage < after:
                 goes = np.full(len(edges.source), expected)
-                self._test(edges, goes, layer, plan, differences, row, accept, report)
+                self._test(edges, goes, layer, plan, differences, row, accept, settled, report)
                 if note is not None:
                     note(stage)
             ports = np.flatnonzero(graph.port_stage == stage)
@@ -186,15 +191,16 @@ class Search:
         differences: Tensor,
         row: IntArray,
         accept: Accept,
+        settled: BoolArray,
         report: Callable[[int], None],
     ) -> None:
         """Test the candidates in order, and remove those that may go.
 
-        `goes` `[edge]` holds guesses, which decisions replace.
+        `goes` `[edge]` holds guesses, which decisions replace; `settled` edges stay without a test.
         """
         i = 0
         while i < len(goes):
-            batch = self._next_batch(edges, i)
+            batch = self._next_batch(edges, i, settled)
             guess = goes[batch]
             journal = Journal(self.patching.context)
             before = self.distance
@@ -205,13 +211,21 @@ class Search:
                     goes[i] = accept(self.distance, self.distance)
                     i += 1
                     continue
-                if tested == len(batch):
+                edge = (edges.destination[i], edges.source[i])
+                if settled[edge]:
+                    goes[i] = False
+                    i += 1
+                    continue
+                if tested == len(batch) or batch[tested] != i:
                     break
                 if not np.isfinite(distances[tested]):
                     raise AcdcError("the metric became NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
                     self.distance, last = distances[tested], tested
+                    settled[:] = False
+                else:
+                    settled[edge] = True
                 right = bool(goes[i] == guess[tested])
                 i, tested = i + 1, tested + 1
             self.tests += tested
@@ -240,9 +254,10 @@ class Search:
                 distance = expected
         return np.array(again, dtype=bool)
 
-    def _next_batch(self, edges: _Candidates, i: int) -> IntArray:
+    def _next_batch(self, edges: _Candidates, i: int, settled: BoolArray) -> IntArray:
         """The next candidates to run at once: enough to fill the machine, few enough to stay in its caches."""
-        batch = i + np.flatnonzero(edges.level[i:] > NOWHERE)[: max(self._ahead, LEAST_BATCH)]
+        runs = (edges.level[i:] > NOWHERE) & ~settled[edges.destination[i:], edges.source[i:]]
+        batch = i + np.flatnonzero(runs)[: max(self._ahead, LEAST_BATCH)]
         everywhere = np.maximum.accumulate(edges.level[batch] == EVERYWHERE)
         fits = np.arange(len(batch)) < [self._largest_batch(bool(each)) for each in everywhere]
         return batch[fits]

@@ -209,6 +209,25 @@ def test_progress_counts_every_edge() -> None:
     assert seen[-1] == (patching.graph.n_edges, patching.graph.n_edges)
 
 
+@pytest.mark.parametrize("family", ["gpt2-scaled-by-layer", "llama", "gpt-neox-parallel"])
+def test_settled_edges_are_not_tested_again(family: str) -> None:
+    """Sweeps that skip what was tested in the circuit as it is end where full sweeps do."""
+    patching, measure = problems.make(family)
+    budget = 0.3 * distance_of_empty(patching, measure)
+    full, search = Search(patching, measure), Search(patching, measure)
+    settled = np.zeros_like(search.kept)
+    while full.sweep(lambda new, old: new <= budget):
+        pass
+    while (search.kept & ~settled).any():
+        search.sweep(lambda new, old: new <= budget, settled=settled)
+        for edge in np.flatnonzero(settled)[::5]:
+            without = search.kept.copy()
+            without.flat[edge] = False
+            assert problems.distance(patching, measure, without) > budget
+    assert (search.kept == full.kept).all()
+    assert search.tests < full.tests
+
+
 def test_a_metric_that_is_no_number_is_refused() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer")
     search = Search(patching, measure)
