@@ -21,8 +21,9 @@ from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, time
 from acdc.circuit import Scores
 from acdc.graph import BoolArray, Graph
 from acdc.measure import bind, measure_circuits
+from acdc.methods import DEFAULT_SHARE
 from acdc.methods.exact import exact_scores
-from acdc.methods.guided import guided
+from acdc.methods.guided import guided, separation
 from acdc.methods.search import Search
 
 
@@ -243,13 +244,15 @@ def run_acdc(case: Case, tau: float) -> Search:
 def fresh_distance(case: Case, kept: BoolArray) -> tuple[float, float]:
     """Distance of a circuit from the full model, by a patched forward over the whole model; and its scale.
 
-    The scale is the size of what is compared: the mean absolute metric, or the distance if that is larger.
+    The scale is the size of what is compared: the mean absolute metric of the circuit or of the empty one, or the
+    distance, whichever is the largest.
     """
     patching = case.problem.patching()
     measure = bind(case.problem.outcome, patching)
-    values = measure.value(patching.logits(kept, rows=measure.rows))
-    distance = float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
-    return distance, max(float(values.abs().mean()), distance)
+    logits, empty = (patching.logits(edges, rows=measure.rows) for edges in (kept, np.zeros_like(kept)))
+    distance = float(measure.distance(logits).mean())
+    sizes = (float(measure.value(each).abs().mean()) for each in (logits, empty))
+    return distance, max(distance, *sizes)
 
 
 def threshold_for(case: Case, share: float) -> float:
@@ -298,21 +301,28 @@ def acdc_search(case: Case, settings: Settings) -> Iterator[Row]:
 
 
 def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
-    """ACDC, then guided pruning with the distance ACDC ended with as its budget; the reference is ACDC."""
-    for share in case.shape.acdc_shares or (0.03,):
-        beside, budget = _acdc(case, settings, "acdc", share)
-        found: list[BoolArray] = []
-        sample = timed(lambda budget=budget, found=found: found.append(guided(case.problem, budget=budget)[0]))  # type: ignore[misc]
-        distance, size = fresh_distance(case, found[-1])
-        timing = Timing(
-            (sample.seconds,), (sample.cpu_seconds,), (beside.second,), (float(np.median(beside.cpu_seconds)),),
-            sample.bytes, beside.peak_bytes,
-        )  # fmt: skip
-        yield _row(
-            case, "guided", f"at the budget of ACDC with {beside.kept} edges", timing, reference="ACDC",
-            limit=_on_m(case, 0.1), edges=beside.edges, kept=int(found[-1].sum()),
-            error=max(0.0, distance - budget) / size,
-        )  # fmt: skip
+    """ACDC by the KL divergence, then guided pruning with the distance it ended with as its budget.
+
+    The KL divergence, because with random weights ACDC's circuits by a logit difference may be farther from the full
+    model than the empty circuit is.
+    """
+    case = dataclasses.replace(case, metric="kl", given=case.module)
+    patching = case.problem.patching()
+    tau = settings.tau or DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
+    beside, budget = _acdc(case, dataclasses.replace(settings, tau=tau), "guided", 0.03)
+    yield dataclasses.replace(beside, what=f"ACDC by KL, {beside.what}", limit=None, limit_seconds=None)
+    found: list[BoolArray] = []
+    sample = timed(lambda: found.append(guided(case.problem, budget=budget)[0]))
+    distance, size = fresh_distance(case, found[-1])
+    timing = Timing(
+        (sample.seconds,), (sample.cpu_seconds,), (beside.second,), (float(np.median(beside.cpu_seconds)),),
+        sample.bytes, beside.peak_bytes,
+    )  # fmt: skip
+    yield _row(
+        case, "guided", f"by KL, at the budget of ACDC with {beside.kept} edges", timing, reference="ACDC",
+        limit=_on_m(case, 0.1), edges=beside.edges, kept=int(found[-1].sum()),
+        error=max(0.0, distance - budget) / size,
+    )  # fmt: skip
 
 
 def exact(case: Case, settings: Settings) -> Iterator[Row]:
