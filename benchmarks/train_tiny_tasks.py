@@ -67,8 +67,8 @@ class Recipe:
         induction_steps: first steps on nothing but induction with few words, every word known. Heads learn late to
             look at the word before; induction alone teaches it soon, and the other tasks use it.
         shifted: each line begins at a random position, so that a word's place means nothing.
-        misread: share of the words that are read as others, drawn from those that no task holds out, so that no
-            single word gives a template away.
+        misread: share of the words that are read as others, so that no single word gives a template away. It grows
+            from none to this; the others are drawn from those that no task holds out.
     """
 
     steps: int
@@ -85,9 +85,9 @@ class Recipe:
 
 RECIPES = {
     "tiny-tasks": Recipe(
-        steps=4200,
+        steps=5000,
         shares={
-            "ioi": 4, "greater-than": 3, "gendered-pronoun": 2, "sva": 2, "linked": 2, "docstring": 3, "induction": 3,
+            "ioi": 4, "greater-than": 4, "gendered-pronoun": 2, "sva": 2, "linked": 2, "docstring": 2, "induction": 5,
             "fact-recall": 2, "plain": 4,
         },
         background=0.02,
@@ -327,7 +327,7 @@ def train(
         optimizer.zero_grad()
         for start in range(0, batch_size, 20):
             tokens, weights = collate(encoded[start : start + 20], pad)
-            read = None if alone or not recipe.misread else read_as(tokens, recipe.misread, others)
+            read = None if alone or not recipe.misread else read_as(tokens, recipe.misread * step / steps, others)
             positions = shifted_positions(tokens) if recipe.shifted else None
             loss = loss_of(
                 model, tokens, weights, pad=pad, background=recipe.background, read=read, positions=positions
