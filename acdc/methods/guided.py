@@ -52,8 +52,9 @@ def guided(
         steps: gradients per attribution (EAP-IG).
 
     Returns:
-        Kept edges and a score of every edge (mean over the prompts of the metric's first-order change when it goes),
-        `[n_destinations, n_sources]` both; and the budget.
+        Kept edges and a score of every edge (mean over the prompts of the metric's first-order change when it goes,
+        from the full model, and where the edge is kept from the circuit), `[n_destinations, n_sources]` both; and
+        the budget.
     """
     if budget is not None and budget < 0:
         raise AcdcError(f"expected a budget of at least 0, got {budget}")
@@ -68,23 +69,23 @@ def guided(
         with torch.no_grad():
             return float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
 
-    saved = problem.checkpoint.load()
-    if saved:
-        return *_certified(patching, measure, saved, distance, problem), number(saved, "budget")
-    say(0, None, "scoring every edge")
-    scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
-    scores /= len(problem.prompts)
-    if edges is not None:
-        return *_prune_to(patching, measure, scores, edges, alphas), math.inf
-    if budget is None:
-        budget = (1 - faithfulness) * separation(patching, measure)
-    say(0, None, "finding how few edges keep the budget")
-    nothing = np.zeros_like(graph.valid)
-    if distance(nothing) <= budget:
-        return nothing, scores, budget
-    kept = _fewest_best(patching, scores, distance, GUESSING * budget)
-    start: Arrays = {"kept": kept, "scores": scores, "budget": np.array(budget)}
-    return *_certified(patching, measure, start, distance, problem), budget
+    start = problem.checkpoint.load()
+    if not start:
+        say(0, None, "scoring every edge")
+        scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
+        scores /= len(problem.prompts)
+        if edges is not None:
+            return *_prune_to(patching, measure, scores, edges, alphas), math.inf
+        if budget is None:
+            budget = (1 - faithfulness) * separation(patching, measure)
+        say(0, None, "finding how few edges keep the budget")
+        if distance(np.zeros_like(graph.valid)) <= budget:
+            return np.zeros_like(graph.valid), scores, budget
+        kept = _fewest_best(patching, scores, distance, GUESSING * budget)
+        start = {"kept": kept, "scores": scores, "budget": np.array(budget)}
+    kept = _certified(patching, measure, start, distance, problem)
+    scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), start["scores"])
+    return kept, scores, number(start, "budget")
 
 
 @torch.no_grad()
@@ -154,8 +155,8 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
 
 def _certified(
     patching: Patching, measure: Measure, start: Arrays, distance: Distance, problem: Problem
-) -> tuple[BoolArray, FloatArray]:
-    """The circuit of `start` after exact tests until no edge can go, and the scores.
+) -> BoolArray:
+    """The circuit of `start` after exact tests until no edge can go.
 
     Args:
         start: kept edges, scores and budget, and how far the tests are if some are done.
@@ -166,7 +167,7 @@ def _certified(
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
         connected = patching.graph.prune(kept)
         if (connected == kept).all() or distance(connected) > budget:
-            return kept, scores
+            return kept
         kept, start = connected, {}
 
 
