@@ -62,6 +62,13 @@ def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     return result, Cost(min(seconds), peak, passes.forward, passes.backward, watch.flops)
 
 
+def count_operations(compute: Callable[[], T]) -> tuple[T, int]:
+    """The result of a computation, and the floating-point operations of its matrix products."""
+    with _Watch() as watch:
+        result = compute()
+    return result, watch.flops
+
+
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

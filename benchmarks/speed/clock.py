@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from acdc.benchmarks.cost import count_operations
+
 SHORTEST = 0.05
 """Seconds: calls that take less are repeated within a sample."""
 
@@ -39,7 +41,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Rounds of a work beside its reference; each round's reference is the mean of before and after."""
+    """Rounds of a work beside its reference; each round's reference is the mean of before and after.
+
+    Attributes:
+        operations: floating-point operations of the work's matrix products, as a multiple of the reference's.
+    """
 
     seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
@@ -47,6 +53,7 @@ class Timing:
     reference_cpu_seconds: tuple[float, ...]
     peak_bytes: int | None
     reference_peak_bytes: int | None
+    operations: float | None = None
 
 
 def timed(function: Callable[[], object], *, calls: int = 1) -> Sample:
@@ -77,15 +84,16 @@ def side_by_side(
     """Time a work and its reference in turns.
 
     Args:
-        warm: run the work once before, untimed; for works of minutes that is not worth it.
+        warm: run the work once before, untimed, to count its operations. For works of minutes that is not worth it;
+            there they are counted in the timed run, which slows it by some microseconds for each of them.
     """
-    calls = []
+    calls, operations, reference_operations = [], [], 0
     for part in reference:
-        part.run()
+        reference_operations += part.times * count_operations(part.run)[1]
         calls.append(calls_for(timed(part.run).seconds))
     work_calls = 1
     if warm:
-        work()
+        operations.append(count_operations(work)[1])
         work_calls = calls_for(timed(work).seconds)
     around = 1 if rounds > 1 else 3  # a single round has fewer references to take the mean of
 
@@ -94,8 +102,14 @@ def side_by_side(
 
     works: list[Sample] = []
     beside: list[list[list[Sample]]] = [references()]
+
+    def counted() -> object:
+        result, count = count_operations(work)
+        operations.append(count)
+        return result
+
     for _ in range(rounds):
-        works.append(timed(work, calls=work_calls))
+        works.append(timed(work if warm else counted, calls=work_calls))
         beside.append(references())
 
     def total(i: int, field: str) -> float:
@@ -112,6 +126,7 @@ def side_by_side(
         reference_cpu_seconds=tuple(total(i, "cpu_seconds") for i in range(rounds)),
         peak_bytes=_largest(works),
         reference_peak_bytes=_largest([s for row in beside for samples in row for s in samples]),
+        operations=operations[-1] / reference_operations if reference_operations else None,
     )
 
 

@@ -89,11 +89,14 @@ def markdown(rows: Sequence[Row], commands: Sequence[str], *, plot: bool) -> str
         "batch, timed before and after each round of the work in the same process. Figures are medians of the rounds,",
         "ratios those of wall time (of processor time in brackets). Memory is the peak above what the process held",
         "before. The error is the largest difference from the slow way in the same run, relative to the largest value:",
-        "of a search, the distance it ends with against a fresh patched forward pass, relative to the metric. Models",
-        "have random weights: S has 2 layers of 4 heads and width 64, M is GPT-2 small's shape, L Qwen2-0.5B's.",
+        "of a search, the distance it ends with against a fresh patched forward pass, relative to the metric.",
+        "Operations are the floating-point operations of matrix products, as the same ratio: what the time could be if",
+        "nothing else took any. Models have random weights: S has 2 layers of 4 heads and width 64, M is GPT-2 small's",
+        "shape, L Qwen2-0.5B's.",
         "",
-        "| work | model, pairs × tokens | threads | seconds | processor s | ratio | to reach | memory | kept | error |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| work | model, pairs × tokens | threads | seconds | processor s | ratio | operations | to reach | memory | "
+        "kept | error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [table_row(row) for row in rows]
     if plot:
@@ -120,8 +123,10 @@ def table_row(row: Row) -> str:
     kept = "—" if row.kept is None else f"{row.kept:,} of {row.edges:,}"
     error = "—" if row.error is None else f"{row.error:.0e}"
     seconds, processor = f"{row.second:.3g}", f"{np.median(row.cpu_seconds):.3g}"
+    operations = "—" if row.operations is None else f"{row.operations / row.per:.3g}"
     cells = [
-        f"{row.work}: {row.what}", batch, str(row.threads), seconds, processor, ratio, reach, memory, kept, error,
+        f"{row.work}: {row.what}", batch, str(row.threads), seconds, processor, ratio, operations, reach, memory, kept,
+        error,
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import acdc
+from acdc.benchmarks.cost import count_operations
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, timed
 from acdc.circuit import Scores
@@ -40,6 +41,7 @@ class Row:
         edges, kept: of the graph, and of the circuit.
         error: largest difference from the slow way, relative to the largest value compared.
         bytes_allowed: limit of the memory taken, if one is set.
+        operations: floating-point operations of matrix products, as a multiple of the reference's.
     """
 
     work: str
@@ -63,6 +65,7 @@ class Row:
     peak_bytes: int | None = None
     reference_peak_bytes: int | None = None
     bytes_allowed: int | None = None
+    operations: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -311,16 +314,24 @@ def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
     tau = settings.tau or DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
     beside, budget = _acdc(case, dataclasses.replace(settings, tau=tau), "guided", 0.03)
     yield dataclasses.replace(beside, what=f"ACDC by KL, {beside.what}", limit=None, limit_seconds=None)
-    found: list[BoolArray] = []
-    sample = timed(lambda: found.append(guided(case.problem, budget=budget)[0]))
-    distance, size = fresh_distance(case, found[-1])
+    assert beside.operations is not None
+    found: list[tuple[BoolArray, int]] = []
+
+    def prune() -> BoolArray:
+        return guided(case.problem, budget=budget)[0]
+
+    if case.shape.small:
+        found.append(count_operations(prune))
+    sample = timed(prune if found else lambda: found.append(count_operations(prune)))
+    kept, operations = found[0]
+    distance, size = fresh_distance(case, kept)
     timing = Timing(
         (sample.seconds,), (sample.cpu_seconds,), (beside.second,), (float(np.median(beside.cpu_seconds)),),
-        sample.bytes, beside.peak_bytes,
+        sample.bytes, beside.peak_bytes, operations / count_operations(case.forward)[1] / beside.operations,
     )  # fmt: skip
     yield _row(
         case, "guided", f"by KL, at the budget of ACDC with {beside.kept} edges", timing, reference="ACDC",
-        limit=_on_m(case, 0.1), edges=beside.edges, kept=int(found[-1].sum()),
+        limit=_on_m(case, 0.1), edges=beside.edges, kept=int(kept.sum()),
         error=max(0.0, distance - budget) / size,
     )  # fmt: skip
 

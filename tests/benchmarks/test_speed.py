@@ -57,6 +57,17 @@ def test_reference_is_the_mean_of_before_and_after_each_round(monkeypatch: pytes
     assert found.peak_bytes == found.reference_peak_bytes == 5
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_operations_are_a_multiple_of_the_references(case: Case, warm: bool) -> None:
+    def thrice() -> None:
+        for _ in range(3):
+            case.forward()
+
+    found = clock.side_by_side(thrice, [clock.Part(2, case.forward)], rounds=2, warm=warm)
+    assert found.operations == 1.5
+    assert clock.side_by_side(lambda: None, [clock.Part(1, lambda: None)], rounds=1).operations is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak memory and sets it back")
 def test_peak_memory_is_that_of_the_call() -> None:
     size = 64_000_000
