@@ -313,7 +313,7 @@ def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
     patching = case.problem.patching()
     tau = settings.tau or DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
     beside, budget = _acdc(case, dataclasses.replace(settings, tau=tau), "guided", 0.03)
-    yield dataclasses.replace(beside, what=f"ACDC by KL, {beside.what}", limit=None, limit_seconds=None)
+    yield dataclasses.replace(beside, what=f"ACDC by KL, {beside.what}")
     assert beside.operations is not None
     found: list[tuple[BoolArray, int]] = []
 
