@@ -65,7 +65,7 @@ class Recipe:
         shares: lines of each kind among the lines of the corpus.
         background: weight of the words that cannot be told.
         induction_steps: first steps on nothing but induction with few words, every word known. Heads learn late to
-            look at the word before; induction alone teaches it soon, and the other tasks use it.
+            look a fixed number of words back; induction alone teaches it soon, and the other tasks use it.
         shifted: each line begins at a random position, so that a word's place means nothing.
         misread: share of the words that are read as others, so that no single word gives a template away. It grows
             from none to this; the others are drawn from those that no task holds out.
@@ -307,7 +307,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         record = _resume(checkpoint, model, optimizer, settings)
     held_out = {task: held_out_lines(task, curve_lines) for task in TASKS}
-    pad, others = tokenizer.pad_token_id, torch.tensor(tokenizer.convert_tokens_to_ids(never_held_out()))
+    pad, known = tokenizer.pad_token_id, torch.tensor(tokenizer.convert_tokens_to_ids(never_held_out()))
     started = time.perf_counter() - record["seconds"]
     total, seen = 0.0, 0
     for step in range(record["step"] + 1, steps + 1):
@@ -327,7 +327,7 @@ def train(
         optimizer.zero_grad()
         for start in range(0, batch_size, 20):
             tokens, weights = collate(encoded[start : start + 20], pad)
-            read = None if alone or not recipe.misread else read_as(tokens, recipe.misread * step / steps, others)
+            read = None if alone or not recipe.misread else read_as(tokens, recipe.misread * step / steps, known)
             positions = shifted_positions(tokens) if recipe.shifted else None
             loss = loss_of(
                 model, tokens, weights, pad=pad, background=recipe.background, read=read, positions=positions

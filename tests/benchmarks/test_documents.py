@@ -60,7 +60,7 @@ def test_numbers_may_differ_a_little_and_words_may_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["induction.md", "ioi.md", "tiny-tasks.md"])
+@pytest.mark.parametrize("name", ["induction.md", "ioi.md", "ioi-tiny-tasks.md", "tiny-tasks.md"])
 def test_documents_show_what_their_code_prints(name: str, tmp_path: Path) -> None:
     document = (DOCS / name).read_text(encoding="utf-8")
     blocks = run(document, tmp_path)
