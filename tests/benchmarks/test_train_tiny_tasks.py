@@ -14,7 +14,7 @@ from torch import Tensor
 
 import acdc
 from acdc.benchmarks import train_tiny_tasks as training
-from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, vocabulary
+from acdc.benchmarks.tiny_corpus import ARROW, IOI_NAMES, TASKS, WORD, never_held_out, vocabulary
 from acdc.benchmarks.train_tiny_tasks import (
     MODELS,
     RECIPES,
@@ -89,6 +89,27 @@ def test_arrows_become_weights() -> None:
         predictable = [marked[i + 1] for i, word in enumerate(marked) if word == ARROW]
         assert [words[i] for i in weight.nonzero()[:, 0].tolist()] == predictable
         assert float(weight.sum()) == pytest.approx(len(predictable) ** 0.5)
+
+
+def test_misread_words_are_no_special_tokens_and_never_what_a_task_holds_out() -> None:
+    tokenizer = training.make_tokenizer()
+    known = torch.tensor(tokenizer.convert_tokens_to_ids(never_held_out()))
+    tokens, _ = collate(encode(tokenizer, draw(random.Random(0), 40, RECIPES["tiny-tasks"].shares)), 2)
+    special = tokens < 3
+    read = training.read_as(tokens, 1.0, known)
+    assert torch.equal(read[special], tokens[special])
+    assert torch.isin(read[~special], known).all()
+    assert torch.equal(training.read_as(tokens, 0.0, known), tokens)
+    names = {name for split in IOI_NAMES for name in split.of(True)}
+    assert names
+    assert not names & {*never_held_out()}
+
+
+def test_shifted_lines_stay_within_the_context() -> None:
+    positions = training.shifted_positions(torch.zeros(500, 20))
+    assert (positions.diff(dim=1) == 1).all()
+    assert positions.min() == 0
+    assert positions.max() == training.CONTEXT - 1
 
 
 SHORT: dict[str, Any] = {"batch_size": 16, "report_every": 2, "curve_lines": 4}
