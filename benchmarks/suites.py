@@ -62,6 +62,9 @@ def _programs(
     )  # fmt: skip
 
 
+LANGUAGE_TASKS = ("ioi", "greater-than", "gendered-pronoun", "sva", "docstring", "induction", "fact-recall")
+"""What the models `tiny-tasks` and `tiny-tasks-gqa` were trained on."""
+
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -88,10 +91,17 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "trained",
-            "a trained model, whose true circuit nobody knows: faithfulness only",
-            tuple(
-                Case(f"induction-2l-{ablation}", "induction-2l", "induction", ablation=ablation)
-                for ablation in ("resample", "mean", "zero")
+            "trained models, whose true circuits nobody knows: faithfulness only",
+            (
+                *(
+                    Case(f"induction-2l-{ablation}", "induction-2l", "induction", ablation=ablation)
+                    for ablation in ("resample", "mean", "zero")
+                ),
+                *(
+                    Case(f"{model}-{task}", model, task)
+                    for model in ("tiny-tasks", "tiny-tasks-gqa")
+                    for task in LANGUAGE_TASKS
+                ),
             ),
         ),
     )
