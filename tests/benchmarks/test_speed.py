@@ -86,10 +86,19 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios_per_thing() -> None:
 
 def test_limits() -> None:
     assert row().within is None
-    assert row(reference_seconds=(2.0, 1.0, 1.0), limit=1.5).within is True
-    assert row(reference_seconds=(2.0, 1.0, 1.0), limit=1.2).within is False
-    assert row(limit_seconds=1.9).within is False
-    assert row(limit_seconds=2.1, peak_bytes=11, bytes_allowed=10).within is False
+    two = {"threads": 2, "reference_seconds": (2.0, 1.0, 1.0)}
+    assert row(**two, limit=1.5).within is True
+    assert row(**two, limit=1.2).within is False
+    assert row(threads=2, limit_seconds=1.9).within is False
+    assert row(threads=2, limit_seconds=2.1, peak_bytes=11, bytes_allowed=10).within is False
+
+
+def test_one_thread_is_judged_by_processor_time() -> None:
+    slow_clock = row(threads=1, seconds=(9.0,), cpu_seconds=(2.0,), limit_seconds=2.1)
+    assert slow_clock.within is True
+    reference = {"reference_seconds": (1.0,), "reference_cpu_seconds": (1.0,)}
+    assert dataclasses.replace(slow_clock, **reference, limit=2.0).within is True  # type: ignore[arg-type]
+    assert dataclasses.replace(slow_clock, **reference, limit=1.9).within is False  # type: ignore[arg-type]
 
 
 # ---- works ------------------------------------------------------------------------------------------------------
