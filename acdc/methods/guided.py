@@ -30,8 +30,11 @@ Distance = Callable[[BoolArray], float]
 
 GUESSING = 0.5
 """Share of the budget for what attribution proposes: many edges go at once there, and some of them dearly."""
-ALLOWANCES = (1 / 16, 1 / 4)
-"""The first sweeps of exact tests let an edge go that costs at most this share of what is left of the budget."""
+ALLOWANCES = (16, 64)
+"""The first sweeps of exact tests let an edge go that costs at most so many shares of what is left of the budget."""
+LEAST_SHARES = 256
+"""What is left is shared among the edges that are left, or among so many if they are fewer: so an edge of a small
+circuit may cost a sixteenth of what is left, then a quarter."""
 
 
 def guided(
@@ -179,7 +182,8 @@ def _certify(search: Search, scores: FloatArray, budget: float, start: Arrays, p
     while sweep < len(ALLOWANCES) or (search.kept & ~needed).any():
         first = sweep < len(ALLOWANCES)
         if after is None:
-            most = ALLOWANCES[sweep] * (budget - search.distance) if first else math.inf
+            share = (budget - search.distance) / max(int(search.kept.sum()), LEAST_SHARES)
+            most = ALLOWANCES[sweep] * share if first else math.inf
         text = "testing edge by edge" if first else "certifying edge by edge"
 
         def accept(new: float, old: float, most: float = most) -> bool:
