@@ -30,9 +30,9 @@ Distance = Callable[[BoolArray], float]
 
 GUESSING = 0.5
 """Share of the budget for what attribution proposes: many edges go at once there, and some of them dearly."""
-ALLOWANCES = (16, 64)
+ALLOWANCES = (8, 32)
 """The first sweeps of exact tests let an edge go that costs at most so many shares of what is left of the budget."""
-LEAST_SHARES = 256
+LEAST_SHARES = 128
 """What is left is shared among the edges that are left, or among so many if they are fewer: so an edge of a small
 circuit may cost a sixteenth of what is left, then a quarter."""
 
