@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from acdc.benchmarks.tiny_corpus import TASKS
 from acdc.errors import AcdcError, unknown
 from acdc.model.interpbench import is_interpbench
 from acdc.model.tracr import builtin_names
@@ -62,9 +63,6 @@ def _programs(
     )  # fmt: skip
 
 
-LANGUAGE_TASKS = ("ioi", "greater-than", "gendered-pronoun", "sva", "docstring", "induction", "fact-recall")
-"""What the models `tiny-tasks` and `tiny-tasks-gqa` were trained on."""
-
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
@@ -100,7 +98,7 @@ SUITES: dict[str, Suite] = {
                 *(
                     Case(f"{model}-{task}", model, task)
                     for model in ("tiny-tasks", "tiny-tasks-gqa")
-                    for task in LANGUAGE_TASKS
+                    for task in TASKS
                 ),
             ),
         ),
