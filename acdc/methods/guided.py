@@ -3,9 +3,10 @@
 The result is a circuit whose measured distance from the full model stays within a budget, and in which every single
 edge is needed: removing any one of them breaks the budget.
 
-1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep half the budget.
-2. Test those one by one, exactly, and let only cheap ones go, which takes all that they alone feed with them.
-3. Test what is left and let go all that the budget allows, until none can.
+1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep a quarter of the budget.
+2. Search those as ACDC does, weakest edges first, with a threshold that is halved until the circuit is within the
+   budget. A search that exceeds it stops there, which is mostly soon.
+3. Test what is left under a rising threshold, and at last let go all that the budget allows, until no edge can.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from acdc.problem import Problem
 
 Distance = Callable[[BoolArray], float]
 
-GUESSING = 0.5
+GUESSING = 0.25
 """Share of the budget for what attribution proposes: many edges go at once there, and some of them dearly."""
-ALLOWANCES = (8, 32)
-"""The first sweeps of exact tests let an edge go that costs at most so many shares of what is left of the budget."""
-LEAST_SHARES = 128
-"""What is left is shared among the edges that are left, or among so many if they are fewer: so an edge of a small
-circuit may cost a sixteenth of what is left, then a quarter."""
+FIRST_THRESHOLD = 1 / 8
+"""Share of the budget that an edge may cost in the first search. High ones fail early, so trying them is cheap."""
+
+
+class _OverBudgetError(Exception):
+    """A search has let so much go that it is over the budget."""
 
 
 def guided(
@@ -84,8 +86,8 @@ def guided(
         say(0, None, "finding how few edges keep the budget")
         if distance(np.zeros_like(graph.valid)) <= budget:
             return np.zeros_like(graph.valid), scores, budget
-        kept = _fewest_best(patching, scores, distance, GUESSING * budget)
-        start = {"kept": kept, "scores": scores, "budget": np.array(budget)}
+        best = _fewest_best(patching, scores, distance, GUESSING * budget)
+        start = {"best": best, "scores": scores, "budget": np.array(budget)}
     kept = _certified(patching, measure, start, distance, problem)
     scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), start["scores"])
     return kept, scores, number(start, "budget")
@@ -159,46 +161,65 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
 def _certified(
     patching: Patching, measure: Measure, start: Arrays, distance: Distance, problem: Problem
 ) -> BoolArray:
-    """The circuit of `start` after exact tests until no edge can go.
+    """A circuit of the best edges from which no edge can go.
 
     Args:
-        start: kept edges, scores and budget, and how far the tests are if some are done.
+        start: the best edges, scores and budget, and how far the tests are if some are done.
     """
-    kept, scores, budget = start["kept"], start["scores"], number(start, "budget")
     while True:
-        kept = _certify(Search(patching, measure, kept), scores, budget, start, problem)
+        kept = _without_cheap_edges(patching, measure, start, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
         connected = patching.graph.prune(kept)
-        if (connected == kept).all() or distance(connected) > budget:
+        if (connected == kept).all() or distance(connected) > number(start, "budget"):
             return kept
-        kept, start = connected, {}
+        start = {**start, "kept": connected, "most": np.array(math.inf), "fits": np.array(True)}
+        start = {name: value for name, value in start.items() if name not in ("stage", "needed")}
 
 
-def _certify(search: Search, scores: FloatArray, budget: float, start: Arrays, problem: Problem) -> BoolArray:
-    """Exact tests until no edge can go on its own. The first sweeps let only cheap ones go, which leaves most gone."""
-    sweep, most = int(number(start, "sweep")), number(start, "most")
+def _without_cheap_edges(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> BoolArray:
+    """Exact tests under one threshold after another, until no edge can go on its own."""
+    best, scores, budget = start["best"], start["scores"], number(start, "budget")
+    most = number(start, "most") if "most" in start else FIRST_THRESHOLD * budget
+    fits = bool(number(start, "fits"))  # whether a threshold has been found
     after = int(number(start, "stage")) if "stage" in start else None
-    needed: BoolArray = start.get("needed", np.zeros_like(search.kept)).copy()
-    while sweep < len(ALLOWANCES) or (search.kept & ~needed).any():
-        first = sweep < len(ALLOWANCES)
-        if after is None:
-            share = (budget - search.distance) / max(int(search.kept.sum()), LEAST_SHARES)
-            most = ALLOWANCES[sweep] * share if first else math.inf
-        text = "testing edge by edge" if first else "certifying edge by edge"
+    dearest = number(start, "dearest")  # cost of what an interrupted search has let go
+    needed: BoolArray = start.get("needed", np.zeros_like(best)).copy()
+    search = Search(patching, measure, start.get("kept", best))
 
-        def accept(new: float, old: float, most: float = most) -> bool:
-            return new <= budget and new - old <= most
+    def may_exceed(most: float) -> bool:
+        """Whether so many edges, each at most so dear, can exceed the budget."""
+        return not fits and most * best.sum() > (1 - GUESSING) * budget
 
-        def note(stage: int, sweep: int = sweep, most: float = most) -> None:
-            problem.checkpoint.save(
-                kept=search.kept, scores=scores, budget=budget, sweep=sweep, stage=stage, most=most, needed=needed
-            )
+    def accept(new: float, old: float) -> bool:
+        return new - old <= most and (new <= budget or may_exceed(most))
 
-        search.sweep(
-            accept, rank=np.abs(scores), expected=first, settled=None if first else needed, after=after, note=note,
-            progress=lambda done, total, text=text: problem.progress(done, total, text),  # type: ignore[misc]
+    def note(stage: int) -> None:
+        problem.checkpoint.save(
+            best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, most=most, fits=fits,
+            dearest=max(dearest, search.dearest), stage=stage,
         )  # fmt: skip
-        sweep, after = sweep + 1, None
+
+    def progress(done: int, total: int) -> None:
+        text = f"edges that cost at most {most:.3g}" if most < math.inf else "certifying edge by edge"
+        problem.progress(done, total, text)
+        if search.distance > budget and may_exceed(most):
+            raise _OverBudgetError
+
+    while not fits or (search.kept & ~needed).any():
+        try:
+            search.sweep(
+                accept, rank=np.abs(scores), expected=most < math.inf, settled=needed if most == math.inf else None,
+                after=after, note=note, progress=progress,
+            )  # fmt: skip
+            most = 2 * most if 2 * most < budget - search.distance else math.inf
+            fits = True
+        except _OverBudgetError:
+            dearest = max(dearest, search.dearest)
+            most /= 2
+            while most >= dearest and may_exceed(most):  # the search would be the same
+                most /= 2
+            search = Search(patching, measure, best)
+        after, dearest = None, 0.0
     return search.kept
 
 

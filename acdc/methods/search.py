@@ -72,6 +72,7 @@ class Search:
     Attributes:
         kept: edges that are left.
         distance: mean over the prompts of the metric's distance from the full model.
+        dearest: largest rise of the distance that the removal of an edge has caused.
         tests: edges tested by running them; runs: batches run.
     """
 
@@ -79,6 +80,7 @@ class Search:
         self.patching, self.measure, self.graph = patching, measure, patching.graph
         self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
         self.tests = self.runs = 0
+        self.dearest = 0.0
         self._ports = [np.flatnonzero(self.graph.port_destination == d) for d in range(self.graph.n_destinations)]
         self._ahead = 4  # candidates to run next
         self._device = patching.model.device
@@ -222,6 +224,7 @@ class Search:
                     raise AcdcError("the metric became NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
+                    self.dearest = max(self.dearest, distances[tested] - self.distance)
                     self.distance, last = distances[tested], tested
                     settled[:] = False
                 else:
