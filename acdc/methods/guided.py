@@ -5,7 +5,7 @@ edge is needed: removing any one of them breaks the budget.
 
 1. Score all edges by EAP-IG, and find by doubling and bisection how few of the best keep a quarter of the budget.
 2. Search those as ACDC does, weakest edges first, with a threshold that is halved until the circuit is within the
-   budget. A search that exceeds it stops there, which is mostly soon.
+   budget. A search that exceeds it stops there.
 3. Test what is left under a rising threshold, and at last let go all that the budget allows, until no edge can.
 """
 
@@ -31,8 +31,10 @@ Distance = Callable[[BoolArray], float]
 
 GUESSING = 0.25
 """Share of the budget for what attribution proposes: many edges go at once there, and some of them dearly."""
-FIRST_THRESHOLD = 1 / 8
-"""Share of the budget that an edge may cost in the first search. High ones fail early, so trying them is cheap."""
+FIRST_SHARES = 32
+"""The first search lets an edge go that costs at most so many shares of the budget, were it shared among all edges."""
+LARGEST_SHARE = 1 / 8
+"""But no more than this part of it."""
 
 
 class _OverBudgetError(Exception):
@@ -179,7 +181,8 @@ def _certified(
 def _without_cheap_edges(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> BoolArray:
     """Exact tests under one threshold after another, until no edge can go on its own."""
     best, scores, budget = start["best"], start["scores"], number(start, "budget")
-    most = number(start, "most") if "most" in start else FIRST_THRESHOLD * budget
+    first = budget * min(FIRST_SHARES / best.sum(), LARGEST_SHARE)
+    most = number(start, "most") if "most" in start else first
     fits = bool(number(start, "fits"))  # whether a threshold has been found
     after = int(number(start, "stage")) if "stage" in start else None
     dearest = number(start, "dearest")  # cost of what an interrupted search has let go
