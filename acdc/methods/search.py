@@ -208,13 +208,14 @@ class Search:
             before = self.distance
             distances = self._run(edges, batch, guess, layer, plan, differences, row, journal) if len(batch) else []
             first, tested, last, right = i, 0, None, True
+            stayed: list[tuple[int, int]] = []  # since the last removal
             while right and i < len(goes):
                 if edges.level[i] == NOWHERE:  # no kept path leads to the logits
                     goes[i] = accept(self.distance, self.distance)
                     i += 1
                     continue
-                edge = (edges.destination[i], edges.source[i])
-                if settled[edge]:
+                edge = (int(edges.destination[i]), int(edges.source[i]))
+                if last is None and settled[edge]:
                     goes[i] = False
                     i += 1
                     continue
@@ -225,15 +226,17 @@ class Search:
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
                     self.dearest = max(self.dearest, distances[tested] - self.distance)
-                    self.distance, last = distances[tested], tested
-                    settled[:] = False
+                    self.distance, last, stayed = distances[tested], tested, []
                 else:
-                    settled[edge] = True
+                    stayed.append(edge)
                 right = bool(goes[i] == guess[tested])
                 i, tested = i + 1, tested + 1
             self.tests += tested
             if last is not None:
                 journal.commit(last)
+                settled[:] = False
+            for edge in stayed:
+                settled[edge] = True
             self._remove(edges, first + np.flatnonzero(goes[first:i]), plan)
             if right:
                 self._ahead = 2 * max(1, len(batch))
