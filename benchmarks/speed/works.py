@@ -110,12 +110,12 @@ class Settings:
 
     Attributes:
         repeats: rounds of works of seconds; works of minutes have one.
-        tau: ACDC's threshold; None: from the EAP scores.
+        taus: ACDC's thresholds; none: from the EAP scores, or the method's default for guided pruning.
         depths: numbers of layers for the growth.
     """
 
     repeats: int = 5
-    tau: float | None = None
+    taus: tuple[float, ...] = ()
     depths: tuple[int, ...] = (2, 4, 8, 12)
 
 
@@ -280,9 +280,8 @@ def threshold_for(case: Case, share: float) -> float:
     return float(np.exp(middle))
 
 
-def _acdc(case: Case, settings: Settings, work: str, share: float) -> tuple[Row, float]:
+def _acdc(case: Case, settings: Settings, work: str, tau: float) -> tuple[Row, float]:
     """A timed ACDC search and the distance it ends with."""
-    tau = threshold_for(case, share) if settings.tau is None else settings.tau
     search: list[Search] = []
     small = case.shape.small
     timing = side_by_side(
@@ -302,8 +301,8 @@ def _acdc(case: Case, settings: Settings, work: str, share: float) -> tuple[Row,
 
 
 def acdc_search(case: Case, settings: Settings) -> Iterator[Row]:
-    for share in case.shape.acdc_shares or (0.03,):
-        yield _acdc(case, settings, "acdc", share)[0]
+    for tau in settings.taus or (threshold_for(case, share) for share in case.shape.acdc_shares or (0.03,)):
+        yield _acdc(case, settings, "acdc", tau)[0]
 
 
 def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
@@ -314,8 +313,13 @@ def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
     """
     case = dataclasses.replace(case, metric="kl", given=case.module)
     patching = case.problem.patching()
-    tau = settings.tau or DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
-    beside, budget = _acdc(case, dataclasses.replace(settings, tau=tau), "guided", 0.03)
+    default = DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
+    for tau in settings.taus or (default,):
+        yield from _guided_beside_acdc(case, settings, tau)
+
+
+def _guided_beside_acdc(case: Case, settings: Settings, tau: float) -> Iterator[Row]:
+    beside, budget = _acdc(case, settings, "guided", tau)
     yield dataclasses.replace(beside, what=f"ACDC by KL, {beside.what}")
     assert beside.operations is not None
     found: list[tuple[BoolArray, int]] = []
@@ -392,7 +396,7 @@ def growth(case: Case, settings: Settings) -> Iterator[Row]:
         deeper = Case(shape, case.pairs, case.tokens)
         once = dataclasses.replace(settings, repeats=1)
         for share in (0.03,) if n_layers < depths[-1] else dict.fromkeys((0.03, *shares)):
-            row, _ = _acdc(deeper, once, "growth", share)
+            row, _ = _acdc(deeper, once, "growth", threshold_for(deeper, share))
             yield dataclasses.replace(
                 row, limit=None, limit_seconds=None, what=f"{n_layers} layers, about {share:.1%} kept"
             )
