@@ -77,7 +77,7 @@ def guided(
             return float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
 
     start = problem.checkpoint.load()
-    if not start:
+    if "best" not in start:
         say(0, None, "scoring every edge")
         scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
         scores /= len(problem.prompts)
@@ -169,58 +169,63 @@ def _certified(
         start: the best edges, scores and budget, and how far the tests are if some are done.
     """
     while True:
-        kept = _without_cheap_edges(patching, measure, start, problem)
+        kept = _test(patching, measure, start, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
         connected = patching.graph.prune(kept)
         if (connected == kept).all() or distance(connected) > number(start, "budget"):
             return kept
-        start = {**start, "kept": connected, "most": np.array(math.inf), "fits": np.array(True)}
-        start = {name: value for name, value in start.items() if name not in ("stage", "needed")}
+        start = {name: start[name] for name in ("best", "scores", "budget")}
+        start |= {"kept": connected, "threshold": np.array(math.inf), "fits": np.array(True)}
 
 
-def _without_cheap_edges(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> BoolArray:
-    """Exact tests under one threshold after another, until no edge can go on its own."""
+def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> BoolArray:
+    """Exact tests under one threshold after another, until no edge can go on its own.
+
+    The threshold falls until a search of the best edges stays within the budget, and then rises, in what is left.
+    """
     best, scores, budget = start["best"], start["scores"], number(start, "budget")
     first = budget * min(FIRST_SHARES / best.sum(), LARGEST_SHARE)
-    most = number(start, "most") if "most" in start else first
+    threshold = number(start, "threshold") if "threshold" in start else first
     fits = bool(number(start, "fits"))  # whether a threshold has been found
     after = int(number(start, "stage")) if "stage" in start else None
     dearest = number(start, "dearest")  # cost of what an interrupted search has let go
     needed: BoolArray = start.get("needed", np.zeros_like(best)).copy()
     search = Search(patching, measure, start.get("kept", best))
 
-    def may_exceed(most: float) -> bool:
-        """Whether so many edges, each at most so dear, can exceed the budget."""
-        return not fits and most * best.sum() > (1 - GUESSING) * budget
+    def may_exceed(threshold: float) -> bool:
+        """Whether edges that cost no more, all of them together, can exceed the budget."""
+        return not fits and threshold * best.sum() > (1 - GUESSING) * budget
 
     def accept(new: float, old: float) -> bool:
-        return new - old <= most and (new <= budget or may_exceed(most))
+        return new - old <= threshold and (new <= budget or may_exceed(threshold))
 
     def note(stage: int) -> None:
         problem.checkpoint.save(
-            best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, most=most, fits=fits,
+            best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, threshold=threshold, fits=fits,
             dearest=max(dearest, search.dearest), stage=stage,
         )  # fmt: skip
 
     def progress(done: int, total: int) -> None:
-        text = f"edges that cost at most {most:.3g}" if most < math.inf else "certifying edge by edge"
+        certifying = threshold == math.inf
+        text = "certifying edge by edge" if certifying else f"edges that cost at most {threshold:.3g}"
         problem.progress(done, total, text)
-        if search.distance > budget and may_exceed(most):
+        if search.distance > budget and may_exceed(threshold):
             raise _OverBudgetError
 
     while not fits or (search.kept & ~needed).any():
+        certifying = threshold == math.inf
         try:
             search.sweep(
-                accept, rank=np.abs(scores), expected=most < math.inf, settled=needed if most == math.inf else None,
+                accept, rank=np.abs(scores), expected=not certifying, settled=needed if certifying else None,
                 after=after, note=note, progress=progress,
             )  # fmt: skip
-            most = 2 * most if 2 * most < budget - search.distance else math.inf
             fits = True
+            threshold = 2 * threshold if 2 * threshold < budget - search.distance else math.inf
         except _OverBudgetError:
             dearest = max(dearest, search.dearest)
-            most /= 2
-            while most >= dearest and may_exceed(most):  # the search would be the same
-                most /= 2
+            threshold /= 2
+            while threshold >= dearest and may_exceed(threshold):  # the search would be the same
+                threshold /= 2
             search = Search(patching, measure, best)
         after, dearest = None, 0.0
     return search.kept

@@ -15,6 +15,7 @@ from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import Measure, bind
 from acdc.methods.guided import circuit_scores, guided, separation
+from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
 from acdc.patching import Patching
 from acdc.problem import Problem
@@ -91,6 +92,37 @@ def test_exact_tests_start_from_what_attribution_leaves_and_only_remove(monkeypa
     assert not (kept & ~first).any()
     assert problems.distance(patching, measure, first) <= module.GUESSING * budget
     assert kept.sum() < first.sum()
+
+
+@pytest.mark.parametrize("metric", ["kl", "logit-difference"])
+def test_thresholds_that_exceed_the_budget_are_given_up(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that would lead to the same search are left out: the circuit is the one that trying them all gives."""
+    monkeypatch.setattr(module, "LARGEST_SHARE", 1000.0)
+    monkeypatch.setattr(module, "FIRST_SHARES", 1e9)
+    problem, patching, measure = make("gpt2-scaled-by-layer", metric=metric)
+    budget = 0.15 * separation(patching, measure)
+    found, searches = [], []
+    for hidden in (False, True):
+        searches.append(0)
+
+        class Recorded(Search):
+            """Counts, and may hide what its dearest removal has cost."""
+
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args)
+                searches[-1] += 1
+
+            def sweep(self, *args: Any, **options: Any) -> int:
+                try:
+                    return super().sweep(*args, **options)
+                finally:
+                    self.dearest = np.inf if hidden else self.dearest  # noqa: B023
+
+        monkeypatch.setattr(module, "Search", Recorded)
+        found.append(guided(problem, budget=budget)[0])
+    assert (found[0] == found[1]).all()
+    assert 1 < searches[0] < searches[1]
+    assert_certified(found[0], budget, patching, measure)
 
 
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
