@@ -145,6 +145,13 @@ def markdown(rows: Sequence[Row], command: str) -> str:
     acdc_one, acdc_all, ours = (
         sum(getattr(row, name) for row in rows) for name in ("acdc_seconds", "tries_seconds", "guided_seconds")
     )
+    acdc_out, ours_out = (
+        (float(np.mean(shares)), int((shares <= 1).sum()))
+        for shares in (
+            np.array([getattr(row, name) / row.budget for row in rows])
+            for name in ("acdc_held_out", "guided_held_out")
+        )
+    )
     columns = (
         "model", "task", "metric", "budget", "ACDC: edges", "guided: edges", "ACDC: held out", "guided: held out",
         "ACDC's τ / budget", "ACDC: s", f"all {TRIES}: s", "guided: s",
@@ -161,14 +168,16 @@ def markdown(rows: Sequence[Row], command: str) -> str:
     return f"""# The same budget
 
 How many edges does a circuit need that stays within a distance from the full model? Guided pruning is given that
-distance as its budget. ACDC is given a threshold: it is run at {TRIES}, found by bisection, and its smallest circuit
-within the budget counts. Both see the same prompts. A budget is a share of what separates the full model from the
-empty circuit, and so is the distance on held-out prompts. Seconds are processor time, on {machine()}.
+distance as its budget. ACDC is given a threshold: it is run at {TRIES} of them, found by bisection, and its smallest
+circuit within the budget counts. Both see the same prompts. A budget is a share of what separates the full model from
+the empty circuit, and so is the distance on held-out prompts. Seconds are processor time, on {machine()}.
 
 Made by `{command}`.
 
-- Edges: guided pruning keeps {ratio(rows):.2f} times as many as ACDC (geometric mean of {len(rows)}); fewer {fewer}
-  times, more {more} times; at worst {max(row.guided_edges / row.acdc_edges for row in rows):.2f} times.
+- Edges: guided pruning keeps {ratio(rows):.2f} times as many as ACDC (geometric mean of {len(rows)}): fewer in {fewer}
+  cases, more in {more}, {max(row.guided_edges / row.acdc_edges for row in rows):.2f} times as many at worst.
+- Held-out prompts: the circuit's distance is {ours_out[0]:.2f} of the budget on average with guided pruning, and within
+  it in {ours_out[1]} cases; {acdc_out[0]:.2f} and {acdc_out[1]} with ACDC.
 - Seconds in all: guided pruning {ours:.3g}, ACDC {acdc_one:.3g} for the search that counts and {acdc_all:.3g} for
   the {TRIES} that it takes to find it.
 
