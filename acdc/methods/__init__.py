@@ -224,7 +224,7 @@ METHODS: dict[str, Method] = {
     for method in (
         Method(
             "guided", "circuit", "attribution guesses, exact runs decide; every kept edge is needed",
-            "some dozens of runs, then a partial run per surviving edge", "this project", {"steps": 5},
+            "some dozens of runs, then a few partial runs per surviving edge", "this project", {"steps": 5},
             search=_guided,
         ),
         Method(
