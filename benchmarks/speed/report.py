@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -200,5 +201,6 @@ def growth_plot(rows: Sequence[Row]) -> bytes | None:
         ax.legend(frameon=False, fontsize=7)
     axes[0].set_ylabel("whole search, forward passes", fontsize=8)
     out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "acdc"}):  # the same bytes each time
+        figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
