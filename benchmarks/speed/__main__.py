@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="also the works that take minutes on M and L: acdc, guided, exact, growth",
     )
-    parser.add_argument("--tau", type=float, nargs="+", default=[], help="ACDC's thresholds")
+    parser.add_argument("--tau", type=float, nargs="+", default=[], help="ACDC's; by default from EAP scores")
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 8, 12], help="numbers of layers for growth")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/speed"))
     return parser.parse_args(arguments)
