@@ -14,8 +14,7 @@ from typing import Any
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.io.edges import decode
-from acdc.io.files import parse_json
+from acdc.io.files import decode, parse_json
 from acdc.io.header import header_text
 from acdc.io.networks import circuit_from_network
 
@@ -46,7 +45,7 @@ def _attributes(values: dict[str, Any]) -> str:
 
 def read(content: bytes, graph: Graph | None = None) -> Circuit:
     """A circuit from a DOT digraph: node names are ours, the edge attribute `score` is optional."""
-    text = decode(content, _WHAT)
+    text = decode(content, f"the {_WHAT}")
     first = re.match(r"// acdc (\{.*\})\s*$", text, re.MULTILINE)
     head = parse_json(first[1], f"the header of the {_WHAT}") if first else None
     return circuit_from_network(list(_edges(list(_tokens(text)))), head, graph, _WHAT)

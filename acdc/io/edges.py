@@ -12,14 +12,6 @@ from acdc.errors import AcdcError
 from acdc.graph import Graph
 
 
-def decode(content: bytes, what: str) -> str:
-    """The text of a file."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AcdcError(f"the {what} is not UTF-8 text: {error}") from None
-
-
 def number(value: Any, edge: str) -> float:
     """A score as a float."""
     try:

@@ -17,8 +17,8 @@ import networkx as nx
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.io.edges import circuit_from_edges, decode, number
-from acdc.io.files import parse_json
+from acdc.io.edges import circuit_from_edges, number
+from acdc.io.files import decode, parse_json
 from acdc.io.header import from_header, header, header_text
 
 
@@ -58,7 +58,7 @@ def write_graphml(circuit: Circuit) -> str:
 def read_graphml(content: bytes, graph: Graph | None = None) -> Circuit:
     """A circuit from GraphML."""
     what = "GraphML"
-    text = decode(content, what)
+    text = decode(content, f"the {what}")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise AcdcError(f"the {what} has a document type or entities, which are not read")
     try:

@@ -14,7 +14,8 @@ import numpy as np
 from acdc.circuit import Circuit, Provenance
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.io.edges import circuit_from_edges, decode, number
+from acdc.io.edges import circuit_from_edges, number
+from acdc.io.files import decode
 from acdc.io.header import graph_from_options
 
 COLUMNS = ["source", "destination", "score", "kept"]
@@ -37,7 +38,7 @@ def write(circuit: Circuit) -> str:
 
 def read(content: bytes, graph: Graph | None = None) -> Circuit:
     """A circuit from a table; without `graph`, the table must list every edge."""
-    rows = list(csv.reader(io.StringIO(decode(content, _WHAT))))
+    rows = list(csv.reader(io.StringIO(decode(content, f"the {_WHAT}"))))
     if not rows or rows[0] != COLUMNS:
         raise AcdcError(
             f"the {_WHAT} needs the columns {','.join(COLUMNS)}, got {','.join(rows[0]) if rows else ''!r}"

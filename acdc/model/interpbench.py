@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError
-from acdc.io.files import complaints, parse_json, read
+from acdc.io.files import check_file, complaints, parse_json, read
 from acdc.io.pickle_data import Made, Named, read_pickle
 from acdc.model.hooked import HookedConfig, HookedModel
 
@@ -172,6 +172,7 @@ def _read_data(path: Path) -> Any:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict, without the masks that TransformerLens keeps in it."""
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             weights = safetensors.torch.load_file(path)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from acdc.errors import AcdcError, UnsupportedModelError, unknown
+from acdc.io.files import read_json
 from acdc.model import gpt2, gpt_neox, hooked, interpbench, llama
 from acdc.model.architecture import Decomposition
 from acdc.model.model import Model, check_decomposition
@@ -90,10 +91,7 @@ def _is_tracr(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file():
         return False
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise AcdcError(f"{path} is not valid JSON: {error}") from None
+    config = read_json(path)
     if not isinstance(config, dict):
         raise AcdcError(
             f"{path}: expected the JSON object that save_pretrained writes, got a {type(config).__name__}"
@@ -232,8 +230,8 @@ def _find_tokenizer(name: str, folder: Path, trust_remote_code: bool) -> Any:
 def _is_whole_tokenizer(folder: Path) -> bool:
     """Whether tokenizer.json says it all; AutoTokenizer would cut text as, say, Qwen2's own tokenizer does."""
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(folder / "tokenizer_config.json")
+    except AcdcError:
         return False
     plain = ("TokenizersBackend", "PreTrainedTokenizerFast")
     return (folder / "tokenizer.json").is_file() and settings.get("tokenizer_class") in plain

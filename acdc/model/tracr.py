@@ -19,7 +19,7 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
-from acdc.io import write_atomically
+from acdc.io.files import check_file, read_record, write_atomically
 from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -245,6 +245,7 @@ class TracrModel(nn.Module):
             raise AcdcError(f"no Tracr model at {str(folder)!r}: expected config.json and model.safetensors there")
         try:
             model = cls(read_program(path))
+            check_file(weights)
             model.load_state_dict(safetensors.torch.load_file(weights))
         except (safetensors.SafetensorError, RuntimeError) as error:
             raise AcdcError(f"the Tracr model at {str(folder)!r} cannot be read: {error}") from None
@@ -278,8 +279,8 @@ def read_program(folder: str | Path) -> TracrProgram:
         AcdcError: the folder's `config.json` records no program.
     """
     try:
-        return TracrProgram.model_validate_json((Path(folder) / "config.json").read_bytes())
-    except (OSError, pydantic.ValidationError) as error:
+        return read_record(Path(folder) / "config.json", TracrProgram)
+    except AcdcError as error:
         raise AcdcError(f"no Tracr model at {str(folder)!r}: {error}") from None
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
-from acdc.io import write_atomically
+from acdc.io.files import read_record, write_atomically
 from acdc.metrics import Outcome
 from acdc.model.tracr import BUILTIN, TracrModel, Value
 from acdc.tasks.prompts import Prompts
@@ -99,8 +99,8 @@ class InterpRecord(pydantic.BaseModel, frozen=True, extra="forbid"):
         """The record of a built-in model, or of the one in a folder."""
         path = folder_of(name) / RECORD
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, pydantic.ValidationError) as error:
+            return read_record(path, cls)
+        except AcdcError as error:
             raise AcdcError(f"the record at {str(path)!r} cannot be read: {error}") from None
 
 

@@ -15,7 +15,7 @@ import pydantic
 import torch
 
 from acdc.errors import AcdcError, TaskError
-from acdc.io.files import complaints
+from acdc.io.files import read_record
 from acdc.metrics import Outcome
 from acdc.model.hooked import HookedConfig
 from acdc.model.interpbench import read_config, read_edges
@@ -51,10 +51,7 @@ class Inputs(pydantic.BaseModel, frozen=True, extra="forbid"):
         if not path.is_file():
             ids = tuple(range(config.d_vocab))
             return cls(tokens=ids, min_length=config.n_ctx, max_length=config.n_ctx), False
-        try:
-            inputs = cls.model_validate_json(path.read_bytes())
-        except pydantic.ValidationError as error:
-            raise AcdcError(f"{path}: {complaints(error)}") from None
+        inputs = read_record(path, cls)
         inputs.check(config, path)
         return inputs, True
 

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from acdc.errors import TaskError
+from acdc.errors import AcdcError, TaskError
+from acdc.io.files import read_text, strict_json
 from acdc.metrics import Outcome
 from acdc.tasks.prompts import Padding, Prompts, problems
 from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
@@ -151,13 +152,9 @@ def read_lines(path: Path) -> tuple[Line, ...]:
         TaskError: the file cannot be read or has no pairs, or lines of it are bad: names all of them.
     """
     try:
-        rows = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise TaskError(
-            f"cannot read {path}: expected UTF-8 text, got byte {error.object[error.start]:#x}"
-        ) from None
+        rows = read_text(path).split("\n")
+    except AcdcError as error:
+        raise TaskError(str(error)) from None
     lines, found = [], []
     for number, row in enumerate(rows, start=1):
         if not row.strip():
@@ -176,7 +173,7 @@ def read_lines(path: Path) -> tuple[Line, ...]:
 def _parse(row: str) -> TextPair | TokenPair:
     """The pair in one line; `ValueError` says all that is wrong with it."""
     try:
-        value = json.loads(row)
+        value = strict_json(row)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} (column {error.colno})") from None
     if not isinstance(value, dict):

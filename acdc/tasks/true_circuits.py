@@ -15,7 +15,7 @@ import torch
 
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
-from acdc.io import write_atomically
+from acdc.io.files import read_record, write_atomically
 from acdc.model.tracr import TracrModel, Value
 from acdc.tasks.tracr_inputs import Pairs, random_pairs
 from acdc.tasks.tracr_truth import (
@@ -121,8 +121,8 @@ class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
         """Read `truth.json` of a model's folder."""
         path = Path(folder) / "truth.json"
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, pydantic.ValidationError) as error:
+            return read_record(path, cls)
+        except AcdcError as error:
             raise AcdcError(f"the true circuits at {str(path)!r} cannot be read: {error}") from None
 
 

@@ -156,5 +156,5 @@ def test_missing_and_broken_files(circuit: Circuit, tmp_path: Path) -> None:
     with pytest.raises(AcdcError, match="not valid JSON"):
         Circuit.load(tmp_path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AcdcError, match="not valid JSON"):
+    with pytest.raises(AcdcError, match="not UTF-8 text"):
         Circuit.load(tmp_path)

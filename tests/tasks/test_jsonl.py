@@ -147,7 +147,7 @@ def test_files_that_hold_nothing_or_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="has no prompts"):
         acdc.tasks.load(_file(tmp_path, "", ""))
     (tmp_path / "latin.jsonl").write_bytes(b'{"clean": "\xe9"}')
-    with pytest.raises(TaskError, match="expected UTF-8 text, got byte 0xe9"):
+    with pytest.raises(TaskError, match="not UTF-8 text: byte 0xe9"):
         acdc.tasks.load(tmp_path / "latin.jsonl")
     with pytest.raises(TaskError, match="no such file"):
         acdc.tasks.load(tmp_path / "none.jsonl")
