@@ -1,18 +1,20 @@
-"""Prompt pairs as tensors: clean and corrupted tokens, the positions that are read, and the answers there."""
+"""Prompt pairs as tensors: clean and corrupted tokens, the positions that are read, and the answers there.
+
+Whatever they are made of, `Prompts` hold int64 and bool tensors that autograd can use, so nobody has to ask again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from acdc.errors import TaskError
-
-Rows = Tensor | Sequence[Sequence[int]]
-"""Token ids, a row a prompt; rows may differ in length if they are lists."""
+from acdc.errors import TaskError, unknown
+from acdc.tasks.token_rows import answer_rows, mask_rows, prompt_rows
 
 Padding = Literal["left", "right"]
 
@@ -46,11 +48,11 @@ class Prompts:
     @classmethod
     def from_tokens(
         cls,
-        clean: Rows,
-        corrupted: Rows,
-        answers: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
-        wrong: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
-        mask: Tensor | Sequence[Sequence[bool]] | None = None,
+        clean: Any,
+        corrupted: Any,
+        answers: Any = None,
+        wrong: Any = None,
+        mask: Any = None,
         *,
         padding: Padding = "right",
         pad_id: int = 0,
@@ -58,44 +60,63 @@ class Prompts:
         """Next-token prompts from token ids, read at the last real token.
 
         Args:
-            clean, corrupted: `[prompt, position]`; lists of unequal lengths are padded and masked.
-            answers, wrong: `[prompt]` or `[prompt, answer]`; lists may differ in length, -1 pads.
-            mask: `[prompt, position]`, True at real tokens, for tokens that are padded already.
-            padding: the side on which lists of unequal lengths are filled up.
+            clean, corrupted: whole numbers, a row a prompt: a tensor or array `[prompt, position]`, lists (of
+                tensors, of arrays, of numbers), or a tokenizer's output, whose `attention_mask` is used. Rows of
+                unequal lengths are padded and masked.
+            answers, wrong: a token id or several for each prompt, as tensor, array or lists; -1 pads.
+            mask: `[prompt, position]`, True or 1 at real tokens, for tokens that are padded already.
+            padding: the side on which rows of unequal lengths are filled up.
             pad_id: the token they are filled up with.
 
         Raises:
-            TaskError: shapes or lengths of clean and corrupted do not match.
+            TaskError: something else was given, or clean and corrupted do not match; names every such prompt.
         """
-        rows, other = _as_lists(clean, "clean"), _as_lists(corrupted, "corrupted")
+        check_padding(padding)
+        rows, real, found = prompt_rows(clean, "clean")
+        other, other_real, more = prompt_rows(corrupted, "corrupted")
+        if found := found + more:
+            raise problems("prompts", found)
         if len(rows) != len(other):
             raise TaskError(f"expected as many corrupted as clean prompts, got {len(other)} and {len(rows)}")
-        unequal = [
-            f"prompt {i + 1}: clean has {len(a)} tokens, corrupted {len(b)}"
-            for i, (a, b) in enumerate(zip(rows, other, strict=True))
-            if len(a) != len(b)
-        ]
-        if unequal:
-            raise problems("prompts", unequal)
-        empty = [f"prompt {i + 1} has no tokens" for i, row in enumerate(rows) if not row]
-        if empty or not rows:
-            raise problems("prompts", empty or ["there are none"])
-        clean_ids, real = _pad(rows, padding, pad_id)
-        corrupted_ids, _ = _pad(other, padding, pad_id)
+        if not rows:
+            raise TaskError("prompts: there are none")
         if mask is not None:
-            real = torch.as_tensor(mask).bool().cpu()
-            if real.shape != clean_ids.shape or not bool(real.any(dim=1).all()):
+            given, found = mask_rows(mask)
+            if found:
+                raise problems("prompts", found)
+            if any(own is not None and own != given for own in (real, other_real)):
+                raise TaskError("mask differs from the attention_mask that came with the tokens: give one of them")
+            real = other_real = given
+        real, other_real = _masks(rows, real, "clean"), _masks(other, other_real, "corrupted")
+        found = [
+            f"prompt {i}: {fault}"
+            for i, pair in enumerate(zip(rows, other, real, other_real, strict=True), start=1)
+            if (fault := _unpaired(*pair))
+        ]
+        numbers: dict[str, list[list[int]] | None] = {"answers": None, "wrong": None}
+        for name, ids in (("answers", answers), ("wrong", wrong)):
+            if ids is not None:
+                numbers[name], more = answer_rows(ids, name)
+                found += more
+        if found:
+            raise problems("prompts", found)
+        for name, ids in numbers.items():
+            if ids is not None and len(ids) != len(rows):
                 raise TaskError(
-                    f"expected mask {list(clean_ids.shape)} with a real token in every row, got {list(real.shape)}"
+                    f"expected {name} for {len(rows)} prompts, a token id or a list each, got {len(ids)}"
                 )
-        last = real.shape[1] - 1 - real.flip(1).int().argmax(dim=1)
+        rows, other = (
+            [[token if token >= 0 else pad_id for token in row] for row in part] for part in (rows, other)
+        )
+        shown = _pad(real, padding, False)
+        last = shown.shape[1] - 1 - shown.flip(1).int().argmax(dim=1)
         return cls(
-            clean=clean_ids,
-            corrupted=corrupted_ids,
-            mask=real,
+            clean=_pad(rows, padding, pad_id),
+            corrupted=_pad(other, padding, pad_id),
+            mask=shown,
             positions=last[:, None],
-            answers=_answers(answers, "answers"),
-            wrong=_answers(wrong, "wrong"),
+            answers=_answers(numbers["answers"]),
+            wrong=_answers(numbers["wrong"]),
         )
 
     def __len__(self) -> int:
@@ -134,6 +155,10 @@ class Prompts:
         return dataclasses.replace(self, **changes)
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                object.__setattr__(self, field.name, _usable(value, field.name))
         if self.clean.dim() != 2 or not len(self.clean):
             raise TaskError(
                 f"expected clean tokens [prompt, position] with at least one prompt, got {list(self.clean.shape)}"
@@ -157,43 +182,87 @@ class Prompts:
 
 
 def problems(what: str, found: Sequence[str], *, shown: int = 20) -> TaskError:
-    """One error for all problems of a set of prompts: in one line if there is one, else a line each."""
+    """One error for all problems of a set of prompts: in one line if there is one, else a line each.
+
+    Of more than `shown`, the first of every kind come before others of a kind that is shown already.
+    """
     if len(found) == 1:
         return TaskError(f"{what}: {found[0]}")
+    kinds: dict[str, int] = {}
+    for i, text in enumerate(found):
+        kinds.setdefault(re.sub(r"'.*?'|\d+", "", text), i)
+    first = list(dict.fromkeys([*kinds.values(), *range(len(found))]))
     more = [f"  … and {len(found) - shown} more"] if len(found) > shown else []
-    return TaskError("\n".join([f"{what}: {len(found)} problems", *(f"  {x}" for x in found[:shown]), *more]))
+    listed = (f"  {found[i]}" for i in sorted(first[:shown]))
+    return TaskError("\n".join([f"{what}: {len(found)} problems", *listed, *more]))
 
 
-def _as_lists(rows: Rows, name: str) -> list[list[int]]:
-    if isinstance(rows, Tensor):
-        if rows.dim() != 2 or rows.is_floating_point():
-            raise TaskError(f"expected {name} token ids [prompt, position], got {rows.dtype} {list(rows.shape)}")
-        return rows.tolist()
-    return [list(row) for row in rows]
+def check_padding(padding: str) -> Padding:
+    """The padding side of that name."""
+    for known in get_args(Padding):
+        if padding == known:
+            return known
+    raise unknown("padding", padding, get_args(Padding))
 
 
-def _pad(rows: list[list[int]], padding: Padding, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask `[prompt, position]` of rows of unequal lengths."""
-    width = max(map(len, rows))
-    tokens = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        where = slice(width - len(row), width) if padding == "left" else slice(0, len(row))
-        tokens[i, where], mask[i, where] = torch.tensor(row, dtype=torch.long), True
-    return tokens, mask
-
-
-def _answers(ids: Tensor | Sequence[int] | Sequence[Sequence[int]] | None, name: str) -> Tensor | None:
-    """`[prompt, 1, answer]`, filled up with -1; None if no prompt has any."""
-    if ids is None:
-        return None
-    if not isinstance(ids, Tensor):
-        rows = [[row] if isinstance(row, int) else list(row) for row in ids]
-        if not any(rows):
-            return None
-        ids = _pad(rows, "right", -1)[0]
-    if ids.dim() not in (1, 2) or ids.is_floating_point():
+def _usable(value: Any, name: str) -> Tensor:
+    """A tensor as int64 (`mask`s: bool) that was made outside of inference mode."""
+    if not isinstance(value, Tensor):
         raise TaskError(
-            f"expected {name} [prompt] or [prompt, answer] of token ids, got {ids.dtype} {list(ids.shape)}"
+            f"expected {name} as a tensor, got {type(value).__name__}; Prompts.from_tokens takes lists and arrays"
         )
-    return ids.reshape(len(ids), 1, -1).long()
+    dtype = torch.bool if name.endswith("mask") else torch.int64
+    kind = "true or false" if dtype == torch.bool else "whole numbers"
+    fits = not (value.is_floating_point() or value.is_complex() or value.is_quantized or value.is_meta)
+    if not fits or value.layout != torch.strided or (value.dtype == torch.bool) != (dtype == torch.bool):
+        raise TaskError(f"expected {name} as a tensor of {kind}, got {value.dtype} on {value.device}")
+    with torch.inference_mode(False):
+        return value.clone().to(dtype) if value.is_inference() else value.to(dtype)
+
+
+def _masks(rows: list[list[int]], real: list[list[bool]] | None, name: str) -> list[list[bool]]:
+    """Real tokens of each row, as long as the row."""
+    if real is None:
+        return [[True] * len(row) for row in rows]
+    if len(real) != len(rows):
+        raise TaskError(f"expected a mask for each of {len(rows)} {name} prompts, got {len(real)}")
+    found = [
+        f"prompt {i}: expected a mask of {len(row)} positions like {name}, got {len(mask)}"
+        for i, (row, mask) in enumerate(zip(rows, real, strict=True), start=1)
+        if len(row) != len(mask)
+    ]
+    if found:
+        raise problems("prompts", found)
+    return real
+
+
+def _unpaired(clean: list[int], corrupted: list[int], real: list[bool], other: list[bool]) -> str | None:
+    """What keeps two rows of tokens, True at real ones, from being a pair."""
+    if sum(real) != sum(other):
+        return f"clean has {sum(real)} tokens, corrupted {sum(other)}"
+    if not any(real):
+        return "it has no tokens" if not real else "its mask has no real token"
+    if real != other:
+        return "clean and corrupted are padded at different positions"
+    for name, row in (("clean", clean), ("corrupted", corrupted)):
+        for i, (token, shown) in enumerate(zip(row, real, strict=True)):
+            if token < 0 and shown:
+                return (
+                    f"token id {token} in {name}, position {i + 1}; they count from 0 (if it is padding, "
+                    "leave it out or give a mask)"
+                )
+    return None
+
+
+def _pad(rows: Sequence[Sequence[int]], padding: Padding, fill: int) -> Tensor:
+    """`[prompt, position]` of rows of unequal lengths."""
+    width = max(map(len, rows))
+    full = ([fill] * (width - len(row)) for row in rows)
+    return torch.tensor(
+        [[*f, *row] if padding == "left" else [*row, *f] for f, row in zip(full, rows, strict=True)]
+    )
+
+
+def _answers(rows: list[list[int]] | None) -> Tensor | None:
+    """`[prompt, 1, answer]`, filled up with -1; None if no prompt has any."""
+    return None if rows is None or not any(rows) else _pad(rows, "right", -1)[:, None]

@@ -21,7 +21,8 @@ from acdc.tasks import (
 )
 from acdc.tasks.check import OnlyCorrect
 from acdc.tasks.generate import Generator
-from acdc.tasks.task import Metric, Task, check_ablation, check_padding, resolve_metric
+from acdc.tasks.prompts import check_padding
+from acdc.tasks.task import Metric, Task, check_ablation, resolve_metric
 
 GENERATORS: dict[str, Generator] = {
     generator.name: generator

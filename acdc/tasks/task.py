@@ -195,17 +195,25 @@ def _check_prompts(prompts: Prompts, model: ModelLike) -> None:
         raise TaskError(f"prompts of {length} tokens are longer than the model's context of {context}")
     if bool((prompts.positions >= length).any()) or bool((prompts.positions < 0).all(1).any()):
         raise TaskError(f"expected positions between 0 and {length - 1}, at least one a prompt; -1 pads")
-    if getattr(model, "program", None) is not None:  # a program's inputs and outputs are different vocabularies
-        return
-    for name in ("clean", "corrupted", "answers", "wrong"):
-        ids, size = getattr(prompts, name), model.vocabulary_size
-        if name in ("clean", "corrupted"):
-            size = getattr(model, "input_vocabulary_size", size)
-        if ids is not None and (int(ids.max()) >= size or int(ids.min()) < -1):
-            raise TaskError(
-                f"{name}: expected token ids below the model's vocabulary of {size}, "
-                f"got {int(ids.min())} to {int(ids.max())}"
-            )
+    outputs = model.vocabulary_size
+    inputs = getattr(model, "input_vocabulary_size", outputs)
+    found = [*_outside(prompts.clean, 0, inputs, "clean"), *_outside(prompts.corrupted, 0, inputs, "corrupted")]
+    if getattr(model, "program", None) is None:  # a program's outputs are not token ids
+        for name in ("answers", "wrong"):
+            ids = getattr(prompts, name)
+            found += [] if ids is None else _outside(ids, -1, outputs, name)
+    if found:
+        raise problems("prompts", found)
+
+
+def _outside(ids: Tensor, lowest: int, size: int, name: str) -> list[str]:
+    """What is wrong with each prompt's token ids `[prompt, ...]` that should be from `lowest` and below `size`."""
+    rows = ids.flatten(1)
+    bad = (rows < lowest) | (rows >= size)
+    return [
+        f"prompt {i + 1}: token id {int(rows[i, bad[i]][0])} in {name} is outside of the model's vocabulary of {size}"
+        for i in bad.any(1).nonzero().flatten().tolist()
+    ]
 
 
 def pad_id(model: ModelLike) -> int:
@@ -236,11 +244,3 @@ def token_texts(prompts: Prompts, model: ModelLike) -> tuple[tuple[str, ...], ..
         tuple(texts[token] if real else "" for token, real in zip(row, mask, strict=True))
         for row, mask in zip(prompts.clean.tolist(), prompts.mask.tolist(), strict=True)
     )
-
-
-def check_padding(padding: str) -> Padding:
-    """The padding side of that name."""
-    for known in get_args(Padding):
-        if padding == known:
-            return known
-    raise unknown("padding", padding, get_args(Padding))

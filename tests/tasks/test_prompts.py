@@ -45,11 +45,11 @@ def test_bad_shapes_are_named() -> None:
         Prompts.from_tokens([[1], [2]], [[1]])
     with pytest.raises(TaskError, match="there are none"):
         Prompts.from_tokens([], [])
-    with pytest.raises(TaskError, match="prompt 1 has no tokens"):
+    with pytest.raises(TaskError, match="prompt 1: it has no tokens"):
         Prompts.from_tokens([[]], [[]])
-    with pytest.raises(TaskError, match=r"expected answers \[2, 1, answer\], got \[1, 1, 1\]"):
+    with pytest.raises(TaskError, match="expected answers for 2 prompts, a token id or a list each, got 1"):
         Prompts.from_tokens([[1], [2]], [[3], [4]], answers=[5])
-    with pytest.raises(TaskError, match="real token in every row"):
+    with pytest.raises(TaskError, match="prompt 1: its mask has no real token"):
         Prompts.from_tokens([[1, 2]], [[3, 4]], mask=[[False, False]])
 
 

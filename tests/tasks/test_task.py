@@ -53,7 +53,7 @@ def test_a_metric_without_its_answers_is_refused() -> None:
 
 def test_prompts_beyond_the_model_are_refused() -> None:
     with pytest.raises(
-        TaskError, match=r"answers: expected token ids below the model's vocabulary of 8, got 7 to 8"
+        TaskError, match="prompt 2: token id 8 in answers is outside of the model's vocabulary of 8"
     ):
         as_dataset(PROMPTS, StandIn(vocabulary_size=8))
     with pytest.raises(TaskError, match="longer than the model's context of 1"):
