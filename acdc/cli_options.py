@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acdc import terminal
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
 
-ModelName = Annotated[str, typer.Argument(help="Built-in name (`acdc models`), Hugging Face name or local folder.")]
+ModelName = Annotated[
+    str, typer.Argument(help="Name (`acdc models`), Hugging Face name, local folder or GGUF file.")
+]
 Run = Annotated[Path, typer.Argument(help="Folder that `acdc discover` wrote.")]
 Task = Annotated[
     str | None,
@@ -95,6 +98,8 @@ def load_model(name: str, **options: Any) -> Model:
     from acdc import load
 
     model = load(name, **options)
+    if model.note:
+        terminal.say("note", f"{name}: {model.note}", "bold")
     if model.device.type == "cpu" and sum(p.numel() for p in model.module.parameters()) < 1_000_000:
         torch.set_num_threads(1)
     return model

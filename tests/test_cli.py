@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import acdc
+import tiny_gguf
 from acdc import checkpoint, cli, io, viz
 from acdc.methods.search import Search
 
-COMMANDS = ("discover", "evaluate", "draw", "export", "models", "tasks", "tasks check", "methods")
+COMMANDS = ("discover", "evaluate", "draw", "export", "models", "models fetch", "tasks", "tasks check", "methods")
 
 
 class Result(NamedTuple):
@@ -315,7 +316,9 @@ def test_without_graphviz_the_picture_is_drawn_all_the_same(
 
 
 def test_lists(command: Command) -> None:
-    assert "induction-2l" in json.loads(command("models", "--json").out)["models"]
+    listed = json.loads(command("models", "--json").out)
+    assert "induction-2l" in listed["models"]
+    assert "smollm2-135m-q4" in listed["pretrained"]
     assert "ioi" in {row["name"] for row in json.loads(command("tasks", "--json").out)}
     assert {"guided", "acdc", "eap"} <= {row["name"] for row in json.loads(command("methods", "--json").out)}
     for what, name in (("models", "tracr-reverse"), ("tasks", "greater-than"), ("methods", "eap-ig")):
@@ -393,3 +396,30 @@ def test_help_lists_every_command_and_loads_nothing_heavy(command: Command) -> N
     heavy = "{'torch', 'transformers', 'numpy', 'networkx', 'matplotlib'} & {*sys.modules}"
     script = f"import sys, acdc.cli; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_fetching_a_model_says_what_is_missing(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACDC_CACHE", str(tmp_path / "cache"))
+    for arguments, message in (
+        (("models", "fetch", "smollm2"), "did you mean smollm2-135m-q4"),
+        (("models", "fetch", "gemma-3-270m-q4"), "https://ai.google.dev/gemma/terms"),
+        (("discover", "smollm2-135m-q4", "--task", "ioi"), "acdc models fetch smollm2-135m-q4"),
+    ):
+        failed = command(*arguments)
+        assert failed.status == 2
+        assert message in failed.err
+        assert failed.err.count("\n") == 1
+
+
+def test_a_gguf_file_says_that_it_was_quantised(command: Command, tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.llama(), quantised=True)
+    pair = {"clean_tokens": [1, 5, 9], "corrupted_tokens": [1, 6, 9], "answer_tokens": 7, "wrong_tokens": 8}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    found = command("discover", "tiny.gguf", "--task", "pairs.jsonl", "--method", "eap", "--edges", 20, "-o", "run")
+    assert found.status == 0
+    assert "8-bit weights (Q8_0), dequantised" in found.err
+    again = command("evaluate", "run")
+    assert again.status == 0
+    assert "8-bit weights (Q8_0), dequantised" in again.err

@@ -14,7 +14,9 @@ from acdc.errors import AcdcError, UnsupportedModelError, unknown
 from acdc.io.files import read_json
 from acdc.model import gpt2, gpt_neox, hooked, interpbench, llama
 from acdc.model.architecture import Decomposition
+from acdc.model.gguf import is_gguf, load_gguf
 from acdc.model.model import Model, check_decomposition
+from acdc.model.pretrained import PRETRAINED, fetched_folder
 
 FAMILIES: dict[str, Callable[[Any], Decomposition]] = {
     "gpt2": gpt2.decompose,
@@ -57,8 +59,8 @@ def load(
     """Load a decoder for circuit discovery.
 
     Args:
-        model: name of a built-in model, hub name, local folder (of `save_pretrained`, or an InterpBench case), or a
-            `transformers` module in memory (used in place, without a copy).
+        model: name of a built-in or fetched model, hub name, local folder (of `save_pretrained`, or an InterpBench
+            case), GGUF file (dequantised), or a `transformers` module in memory (used in place, without a copy).
         tokenizer: for a module in memory; otherwise found beside the weights if there is one.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" (the best there is). A module in memory stays where it is.
         dtype: "float32", "float64", "bfloat16", "float16"; None: float32 for files, as it is for a module.
@@ -76,7 +78,10 @@ def load(
         return _wrap(model, name, tokenizer)
     torch_device, torch_dtype = _device(device), _dtype(dtype) or torch.float32
     name = str(model)
-    folder = BUILTIN / name if (BUILTIN / name / "config.json").is_file() else Path(name)
+    folder = _folder(name)
+    if is_gguf(folder):
+        module, own_tokenizer = load_gguf(folder, torch_dtype, lambda config: _check_config(config, name))
+        return _wrap(module.to(torch_device), name, tokenizer or own_tokenizer)
     if folder.is_dir() and _is_tracr(folder):
         from acdc.model.tracr import TracrModel
 
@@ -85,6 +90,18 @@ def load(
         return _wrap(interpbench.load_module(folder).to(torch_device, torch_dtype), name, None)
     module = _from_pretrained(name, folder, torch_dtype, trust_remote_code).to(torch_device).eval()
     return _wrap(module, name, tokenizer or _find_tokenizer(name, folder, trust_remote_code))
+
+
+def _folder(name: str) -> Path:
+    """Where the model of this name is: built in, fetched, or what the name says."""
+    if (BUILTIN / name / "config.json").is_file():
+        return BUILTIN / name
+    if name in PRETRAINED and not Path(name).exists():
+        folder = fetched_folder(name)
+        if folder is None:
+            raise AcdcError(f"{name} has not been fetched yet: acdc models fetch {name}")
+        return folder
+    return Path(name)
 
 
 def _is_tracr(folder: Path) -> bool:
@@ -148,7 +165,7 @@ def _check_config(config: Any, name: str) -> None:
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name}: encoder-decoder models ({kind}) are not supported, only decoders")
-    if getattr(config, "quantization_config", None) is not None:
+    if getattr(config, "quantization_config", None) is not None and not _dequantised(config):
         raise UnsupportedModelError(f"{name}: quantised weights are not supported; load it in bfloat16 or float32")
     if any(getattr(config, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         raise UnsupportedModelError(f"{name}: mixture-of-experts models ({kind}) are not supported")
@@ -158,6 +175,12 @@ def _check_config(config: Any, name: str) -> None:
         )
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedModelError(f"{name}: cross-attention ({kind}) is not supported")
+
+
+def _dequantised(config: Any) -> bool:
+    """Whether transformers read the weights from a GGUF file: they are plain numbers now."""
+    given = config.quantization_config
+    return getattr(given, "quant_method", None) == "gguf" and not isinstance(given, dict)
 
 
 def _has_dropout(module: torch.nn.Module) -> bool:

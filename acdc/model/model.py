@@ -16,6 +16,7 @@ from acdc.errors import UnsupportedModelError
 from acdc.graph import Graph
 from acdc.model import forward
 from acdc.model.architecture import Decomposition
+from acdc.model.gguf import weights_note
 
 if TYPE_CHECKING:
     from acdc.model.tracr import TracrModel
@@ -43,6 +44,11 @@ class Model:
         from acdc.model.tracr import TracrModel
 
         return self.module if isinstance(self.module, TracrModel) else None
+
+    @property
+    def note(self) -> str:
+        """What a user must know of the weights beside the results: that they were quantised once; mostly ""."""
+        return weights_note(getattr(self.module, "config", None))
 
     @property
     def n_layers(self) -> int:
