@@ -128,9 +128,8 @@ class Patching:
     @cached_property
     def references(self) -> References:
         """The reference output of every source."""
-        B, T = self.prompts.clean.shape
         if self._given is not None:
-            return self._given.expanded(B, T)
+            return self._given.of(self.prompts.mask)
         context = full_context(self.model, self.prompts, corrupted=True)
         inputs, _ = input_sources(self.graph, forward.embed(self.model.decomposition, context))
         return References(inputs, tuple(self.corrupted.z), tuple(self.corrupted.mlp_output))

@@ -1,4 +1,8 @@
-"""What removed edges carry: the reference output of every source, by kind of ablation."""
+"""What removed edges carry: the reference output of every source, by kind of ablation.
+
+A mean by position is a mean over the prompts' i-th tokens, each counted from the prompt's own first real token, so
+that it does not depend on how prompts of unequal lengths are padded.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ ABLATIONS = {
     "resample": "removed edges carry the corrupted prompt's activation",
     "zero": "removed edges carry zero",
     "mean": "removed edges carry the mean over the clean prompts and their positions",
-    "mean-position": "removed edges carry the mean over the clean prompts at each position",
+    "mean-position": "removed edges carry the mean over the clean prompts' first tokens, second tokens, and so on",
 }
 
 
@@ -33,19 +37,30 @@ class References:
         inputs: one per input source, `[1, B or 1, T or 1, D]`.
         z: per layer, scaled attention results `[H, 1, B or 1, T or 1, d_head]`.
         mlp: per layer, `[1, B or 1, T or 1, D]`.
+
+    Where there is one for all prompts (B is 1) but T positions, i is each prompt's i-th real token.
     """
 
     inputs: tuple[Tensor, ...]
     z: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
 
-    def expanded(self, B: int, T: int) -> References:
-        """Views with full prompt and position axes."""
+    def of(self, mask: Tensor) -> References:
+        """With full prompt and position axes, for prompts with real tokens `mask` `[B, T]`: views where possible."""
+        B, T = mask.shape
+        token = None if _padded_right(mask) else (mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, T]
 
         def full(x: Tensor) -> Tensor:
+            if token is not None and x.shape[-2] > 1:
+                return x[..., 0, :, :][..., token, :]
             return x.expand(*x.shape[:-3], B, T, x.shape[-1])
 
         return References(tuple(map(full, self.inputs)), tuple(map(full, self.z)), tuple(map(full, self.mlp)))
+
+
+def _padded_right(mask: Tensor) -> bool:
+    """Whether every prompt's real tokens come first, so that its i-th token is at position i."""
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 def input_sources(graph: Graph, parts: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor | float]:
@@ -63,7 +78,7 @@ def input_sources(graph: Graph, parts: Sequence[Tensor]) -> tuple[tuple[Tensor, 
 def mean_references(
     model: Model, graph: Graph, prompts: Prompts, *, per_position: bool, batch_size: int | None = None
 ) -> References:
-    """Mean of every source's output over the clean prompts' real tokens, at each position or over all of them."""
+    """Mean of every source's output over the clean prompts' real tokens: over all, or over the i-th of each prompt."""
     sums: list[Tensor] | None = None
     axes = (-3,) if per_position else (-3, -2)
     count: Tensor | float = 0.0
@@ -73,8 +88,13 @@ def mean_references(
         parts = forward.embed(model.decomposition, context)
         inputs, _ = input_sources(graph, parts)
         trace = forward.run(model.decomposition, context, torch.stack(parts).sum(0))
-        weight = batch.mask[..., None].to(torch.promote_types(model.dtype, torch.float32))
-        terms = [(x * weight).sum(axes, keepdim=True) for x in (*inputs, *trace.z, *trace.mlp_output)]
+        outputs, real = [*inputs, *trace.z, *trace.mlp_output], batch.mask
+        if per_position and not _padded_right(real):
+            order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
+            prompt = torch.arange(len(order), device=order.device)[:, None]
+            outputs, real = [x[..., prompt, order, :] for x in outputs], real.gather(1, order)
+        weight = real[..., None].to(torch.promote_types(model.dtype, torch.float32))
+        terms = [(x * weight).sum(axes, keepdim=True) for x in outputs]
         sums = terms if sums is None else [a + b for a, b in zip(sums, terms, strict=True)]
         count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
     assert sums is not None

@@ -105,6 +105,24 @@ FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
 """Untouched modules by name; `module` and `tiny` give them random weights."""
 
 
+def _longrope() -> torch.nn.Module:
+    rope = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 4, "factor": 4.0}
+    factors = {"short_factor": [1.0, 1.5, 2.0], "long_factor": [3.0, 7.0, 9.0]}
+    return _llama_layout("Phi3", hidden_size=24, rope_parameters={**rope, **factors})
+
+
+def _dynamic_rope() -> torch.nn.Module:
+    rope = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 8.0}
+    return _llama_layout("Llama", max_position_embeddings=4, rope_parameters=rope)
+
+
+ROTATE_BY_LENGTH: dict[str, Callable[[], torch.nn.Module]] = {
+    "phi3-longrope": _longrope,
+    "llama-dynamic": _dynamic_rope,
+}
+"""Modules whose rotary frequencies the longest prompt of a call chooses; apart, since plain runs mix prompts."""
+
+
 def _exact_norm(norm: torch.nn.Module, *, plus_one: bool) -> Callable[[Tensor], Tensor]:
     """An RMSNorm in the precision of its input; most families' own round to float32."""
     eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
@@ -148,7 +166,7 @@ def make_exact(built: torch.nn.Module) -> None:
 
 def module(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
     """A tiny `transformers` module of a family with every weight random, in evaluation mode; exact in float64."""
-    built = FAMILIES[name]().eval()
+    built = (FAMILIES | ROTATE_BY_LENGTH)[name]().eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in built.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -61,8 +61,16 @@ def references(model: Model, graph: Graph, prompts: Prompts, ablation: str) -> o
     if ablation == "mean":
         return {s: ((x * weight).sum((0, 1)) / weight.sum()).expand_as(x) for s, x in clean.items()}
     if ablation == "mean-position":
-        count = weight.sum(0).clamp(min=1)
-        return {s: ((x * weight).sum(0) / count).expand_as(x) for s, x in clean.items()}
+        means = {}
+        for source, x in clean.items():
+            means[source] = torch.zeros_like(x)
+            rows = [row[real] for row, real in zip(x, prompts.mask, strict=True)]  # each prompt's own tokens
+            for i in range(max(map(len, rows))):
+                mean = torch.stack([row[i] for row in rows if len(row) > i]).mean(0)
+                for prompt, real in enumerate(prompts.mask):
+                    if int(real.sum()) > i:
+                        means[source][prompt, real.nonzero()[i, 0]] = mean
+        return means
     mask = prompts.mask if prompts.corrupted_mask is None else prompts.corrupted_mask
     position_ids = prompts.position_ids
     if prompts.corrupted_position_ids is not None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acdc import passes
+from acdc.model import rotary
 from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Heads = Sequence[int] | None  # None: all heads of the layer
@@ -93,13 +94,11 @@ def make_context(
         bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(
             ~visible, lowest
         )
-    rotary: Mapping[str, tuple[Tensor, Tensor]] = {}
-    if model.rotary is not None:
-        tables = model.rotary(weight[:1, None], position_ids)
-        rotary = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
+    tables = rotary.tables(model, mask, position_ids)
+    rotated = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
     where = _where(read - start)
     dense = where == (slice(None), slice(0, T - start))
-    return Context(token_ids, position_ids, start, read - start, bias, rotary, dense, where)
+    return Context(token_ids, position_ids, start, read - start, bias, rotated, dense, where)
 
 
 def _where(read: Tensor) -> tuple[slice | Tensor, slice | Tensor]:

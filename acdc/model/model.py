@@ -14,7 +14,7 @@ from torch import Tensor
 
 from acdc.errors import UnsupportedModelError
 from acdc.graph import Graph
-from acdc.model import forward
+from acdc.model import forward, rotary
 from acdc.model.architecture import Decomposition
 from acdc.model.gguf import weights_note
 
@@ -125,16 +125,27 @@ class Model:
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def plain_logits(self, token_ids: Tensor, mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """The module's own logits `[B, T, vocabulary]`: the reference the decomposition is checked against."""
+        """The module's own logits `[B, T, vocabulary]`: the reference the decomposition is checked against.
+
+        Each prompt's are those it has alone: where the module would choose by the longest of a call, calls are apart.
+        """
         if position_ids is None:
             position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
         if self.program is not None:
             out: Tensor = self.program(token_ids, position_ids=position_ids, attention_mask=mask)
             return out
-        logits: Tensor = self.module(
-            input_ids=token_ids, attention_mask=mask.long(), position_ids=position_ids, use_cache=False
-        ).logits
-        return logits
+        parts: list[tuple[Tensor, Tensor]] = []
+        for rows, ids in rotary.groups(self.decomposition, mask, position_ids):
+            rotary.forget(self.decomposition)
+            whole = len(rows) == len(mask)
+            tokens, real = (token_ids, mask) if whole else (token_ids[rows], mask[rows])
+            logits = self.module(
+                input_ids=tokens, attention_mask=real.long(), position_ids=ids, use_cache=False
+            ).logits
+            parts.append((rows, logits))
+        if len(parts) == 1:
+            return parts[0][1]
+        return rotary.together([rows for rows, _ in parts], [logits for _, logits in parts])
 
     def decomposed_logits(self, token_ids: Tensor, mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """The same logits through the decomposition."""
