@@ -106,9 +106,9 @@ FAMILIES: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 def _longrope() -> torch.nn.Module:
-    rope = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 4, "factor": 4.0}
     factors = {"short_factor": [1.0, 1.5, 2.0], "long_factor": [3.0, 7.0, 9.0]}
-    return _llama_layout("Phi3", hidden_size=24, rope_parameters={**rope, **factors})
+    rope = {"rope_type": "longrope", "rope_theta": 100.0, **factors}
+    return _llama_layout("Phi3", hidden_size=24, original_max_position_embeddings=4, rope_parameters=rope)
 
 
 def _dynamic_rope() -> torch.nn.Module:
