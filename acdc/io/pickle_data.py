@@ -41,6 +41,10 @@ class Made:
     state: Any = None
 
 
+PERSISTENT = Named("pickle", "persistent_id")
+"""What a `Made` is of where the pickle names something that is kept outside of it, as a tensor's numbers are."""
+
+
 class _Mark:
     """The place on the stack that MARK leaves."""
 
@@ -127,6 +131,8 @@ class _Machine:
         elif name in ("REDUCE", "NEWOBJ"):
             arguments = stack.pop()
             stack.append(Made(stack.pop(), arguments))
+        elif name == "BINPERSID":
+            stack.append(Made(PERSISTENT, stack.pop()))
         elif name == "BUILD":
             state = stack.pop()
             self.top(Made).state = state

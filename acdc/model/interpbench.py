@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import pydantic
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from acdc.errors import AcdcError
-from acdc.io.files import check_file, complaints, parse_json, read
+from acdc.io.files import complaints, parse_json, read
 from acdc.io.pickle_data import Made, Named, read_pickle
+from acdc.io.tensors import TensorFile, build, open_tensors
 from acdc.model.hooked import HookedConfig, HookedModel
 
 WEIGHTS = ("ll_model.safetensors", "ll_model.pth", "ll_model_*.pth")
@@ -39,19 +37,10 @@ def load_module(folder: str | Path) -> HookedModel:
     Raises:
         AcdcError: a file is missing or broken, or the model is of a kind that is not supported.
     """
-    config, weights = read_config(folder), _read_weights(_find(folder, WEIGHTS))
-    model = HookedModel(config)
-    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: list(tensor.shape) for name, tensor in weights.items()}
-    wrong = [name for name in sorted(wanted.keys() | given.keys()) if wanted.get(name) != given.get(name)]
-    if wrong:
-        name, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise AcdcError(
-            f"the weights in {folder} do not fit the configuration: {name} should be {wanted.get(name, 'absent')}, "
-            f"and is {given.get(name, 'absent')}{more}"
-        )
-    model.load_state_dict(weights)
-    return model.eval()
+    config, weights = read_config(folder), open_tensors(_find(folder, WEIGHTS))
+    masks = (".attn.mask", ".attn.IGNORE")  # TransformerLens keeps them in the state dict
+    headers = {name: header for name, header in weights.headers.items() if not name.endswith(masks)}
+    return build(lambda: HookedModel(config), config.n_layers, TensorFile(headers, weights.read), str(folder))
 
 
 def read_config(folder: str | Path) -> HookedConfig:
@@ -168,22 +157,6 @@ def _find(folder: str | Path, patterns: tuple[str, ...]) -> Path:
 def _read_data(path: Path) -> Any:
     content = read(path)
     return parse_json(content, str(path)) if path.suffix == ".json" else read_pickle(content, str(path))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict, without the masks that TransformerLens keeps in it."""
-    check_file(path)
-    try:
-        if path.suffix == ".safetensors":
-            weights = safetensors.torch.load_file(path)
-        else:
-            weights = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch.load raises whatever the broken file makes it stumble over
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AcdcError(f"{path} cannot be read as tensors: {first}") from None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise AcdcError(f"{path}: expected a state dict, names and tensors, got a {type(weights).__name__}")
-    return {name: tensor for name, tensor in weights.items() if not name.endswith((".attn.mask", ".attn.IGNORE"))}
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,8 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
-from acdc.io.files import check_file, read_record, write_atomically
+from acdc.io.files import read_record, write_atomically
+from acdc.io.tensors import build, open_tensors
 from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -243,13 +244,8 @@ class TracrModel(nn.Module):
         config, weights = path / "config.json", path / "model.safetensors"
         if not config.is_file() or not weights.is_file():
             raise AcdcError(f"no Tracr model at {str(folder)!r}: expected config.json and model.safetensors there")
-        try:
-            model = cls(read_program(path))
-            check_file(weights)
-            model.load_state_dict(safetensors.torch.load_file(weights))
-        except (safetensors.SafetensorError, RuntimeError) as error:
-            raise AcdcError(f"the Tracr model at {str(folder)!r} cannot be read: {error}") from None
-        return model.eval()
+        program = read_program(path)
+        return build(lambda: cls(program), len(program.mlp_widths), open_tensors(weights), repr(str(folder)))
 
 
 def decompose(model: TracrModel) -> Decomposition:

@@ -121,16 +121,22 @@ def _wrong_size(weights: dict[str, torch.Tensor]) -> None:
     weights["transformer.h.1.attn.c_attn.weight"] = torch.zeros(3, 3)
 
 
-@pytest.mark.parametrize("change", [_without_weight, _wrong_size])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_weight, r"has no weight 'transformer\.h\.1\.attn\.c_attn\.weight'"),
+        (_wrong_size, r"c_attn\.weight' is \[3, 3\] in the weights, and should be \[24, 72\] by config\.json"),
+    ],
+)
 def test_weights_that_the_checkpoint_lacks_are_not_made_up(
-    change: Callable[[dict[str, torch.Tensor]], None], tmp_path: Path
+    change: Callable[[dict[str, torch.Tensor]], None], words: str, tmp_path: Path
 ) -> None:
     module: Any = families.module("gpt2")
     module.save_pretrained(tmp_path)
     weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
     change(weights)
     safetensors.torch.save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AcdcError, match=r"has no weight 'transformer\.h\.1\.attn\.c_attn\.weight'"):
+    with pytest.raises(AcdcError, match=words):
         load(tmp_path)
 
 
@@ -139,7 +145,7 @@ def test_weights_that_the_checkpoint_lacks_are_not_made_up(
     [
         ("config.json", "{", "not valid JSON"),
         ("config.json", "[1]", "expected the JSON object"),
-        ("model.safetensors", "abc", "cannot load model"),
+        ("model.safetensors", "abc", "cannot be read as tensors"),
         ("model.safetensors", None, "cannot load model"),
     ],
 )
