@@ -40,8 +40,9 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
     with terminal.quiet_libraries():
-        from acdc.model.load import FAMILIES, builtin_models
+        from acdc.model.load import builtin_models
         from acdc.model.pretrained import PRETRAINED, fetched_folder
+        from acdc.model.supported import FAMILIES
 
         builtin = builtin_models()
         folders = {name: fetched_folder(name) for name in PRETRAINED}

@@ -95,7 +95,9 @@ def build(make: Callable[[], Module], parts: int, weights: TensorFile, what: str
 def first_line(error: BaseException) -> str:
     """What an exception of a library says, in one line."""
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if not text or isinstance(error, LookupError):  # whose text is but the key
+        return f"{type(error).__name__} {text}".strip()
+    return text.splitlines()[0]
 
 
 def _open_safetensors(path: Path) -> TensorFile:
@@ -151,7 +153,7 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise AcdcError(
             f"{path} cannot be read as tensors: torch.save has not written it, or not in a version since 1.6; if "
-            "torch.load reads it, save the weights again as safetensors (safetensors.torch.save_file, or save_pretrained)"
+            "torch.load reads it, save the weights again, by safetensors.torch.save_file or save_pretrained"
         )
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()

@@ -26,12 +26,17 @@ _LARGEST_CONFIG = 2**20  # bytes
 _NAME = re.compile(r"base_model\.model\.([\w.]+?)\.lora_([AB])(?:\.default)?\.weight")
 _WITHOUT_EFFECT = {
     "arrow_config", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "inference_mode",
-    "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core", "peft_type", "peft_version", "revision", "r",
-    "rank_pattern", "runtime_config", "target_modules", "exclude_modules", "task_type", "layer_replication_config",
+    "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core", "peft_type", "peft_version", "revision",
+    "r", "rank_pattern", "runtime_config", "target_modules", "exclude_modules", "task_type", "layer_replication_config",
     "qalora_group_size",
 }  # fmt: skip
 """Settings that say what the tensors say too, or that matter to training alone."""
-_TAKEN = {"lora_alpha": (int, float), "fan_in_fan_out": bool, "use_rslora": bool, "alpha_pattern": dict}
+_TAKEN: dict[str, Any] = {
+    "lora_alpha": (int, float),
+    "fan_in_fan_out": bool,
+    "use_rslora": bool,
+    "alpha_pattern": dict,
+}
 _HARMLESS_STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
@@ -115,7 +120,7 @@ def _merge(module: Any, tensors: Any, ranks: dict[str, int], options: dict[str, 
                 **options,
             )
             model: Any = peft.get_peft_model(module, config)
-            outcome = peft.set_peft_model_state_dict(model, tensors)
+            outcome: Any = peft.set_peft_model_state_dict(model, tensors)
             lacking = [key for key in outcome.missing_keys if "lora_" in key] + list(outcome.unexpected_keys)
             if lacking:
                 raise AcdcError(f"{what}, but it does not fit the model: {lacking[0]!r}")

@@ -159,8 +159,8 @@ def _check_depth(settings: dict[str, Any], n_tensors: int, name: str) -> None:
 
     kind = CONFIG_MAPPING[settings["model_type"]]
     key = kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    key = next((k for k in (key, "num_hidden_layers") if k in settings), None)
-    depth = settings[key] if key is not None else 1
+    key = key if key in settings else "num_hidden_layers"
+    depth = settings.get(key, 1)  # what a class takes by itself is no lie of the file's
     if type(depth) is not int or not 1 <= depth <= n_tensors:
         raise AcdcError(
             f"{name}: config.json says {key} = {depth!r}; expected a whole number from 1 to the {n_tensors} tensors "
@@ -229,15 +229,16 @@ def match(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: str) -> d
     by_core = {_core(key): key for key in parameters}
     places: dict[str, str] = {}
     left_over = []
+    taken = set()
     for key in headers:
         core = _core(key)
-        place = by_core.get(core)
-        if place is None:
+        if core not in by_core:
             left_over.append((key, core))
-        elif place in places.values():
-            raise AcdcError(f"cannot load model {name!r}: the weights hold {place!r} twice")
+        elif core in taken:
+            raise AcdcError(f"cannot load model {name!r}: the weights hold {core!r} twice")
         else:
-            places[key] = place
+            places[key] = by_core[core]
+            taken.add(core)
     _check_shapes(parameters, headers, places, name)
     parts = {core.partition(".")[0] for core in by_core}
     for key, core in left_over:

@@ -7,6 +7,7 @@ revision, no leave to read it) is told apart from no answer at all. Without one,
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from acdc.io.tensors import first_line
 PATIENCE = 4.0
 """Seconds that the hub has to answer the first question; the environment's HF_HUB_ETAG_TIMEOUT comes first."""
 
+_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _SMALL = (".json", ".txt", ".model", ".jinja")
 
 
@@ -37,12 +39,10 @@ def folder_of(
     """
     import huggingface_hub
 
-    try:
-        huggingface_hub.utils.validate_repo_id(name)
-    except ValueError:
+    if not _NAME.fullmatch(name):
         raise AcdcError(
             f"cannot load model {name!r}: it is neither a local folder nor a name that the Hugging Face hub can have"
-        ) from None
+        )
     at = "" if revision is None else f" at revision {revision!r}"
     answer = None if huggingface_hub.constants.HF_HUB_OFFLINE else _ask(name, revision)
     if answer is None:
