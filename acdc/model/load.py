@@ -143,7 +143,9 @@ def _folder(name: str) -> Path:
 def _downloaded(name: str, path: Path, revision: str | None, trust_remote_code: bool) -> Path:
     """The folder of a hub model; a name that can be none is an unknown one."""
     if path.exists():
-        raise AcdcError(f"{name} is a file; expected a GGUF file, or the folder that holds it, as save_pretrained writes it")
+        raise AcdcError(
+            f"{name} is a file; expected a GGUF file, or the folder that holds it, as save_pretrained writes it"
+        )
     if path.is_absolute() or name.startswith(("./", "../", "~")):
         raise AcdcError(f"there is no folder {name!r}; expected one with a model that save_pretrained wrote")
     try:
