@@ -7,7 +7,6 @@ baseline, and a known true circuit, where there is one, what was hit and missed.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,25 +16,30 @@ import numpy as np
 from acdc import selection
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, Graph
 from acdc.measure import measure_circuits, measure_prompts
 from acdc.metrics import (
     MIB_SHARES,
+    NO_INTERVAL,
     OUTCOMES,
     Outcome,
     area,
-    bootstrap_interval,
     cmd,
     confusion,
     cpr,
     faithfulness,
+    faithfulness_interval,
+    faithfulness_range,
     kl_area,
     log_cmd,
     log_cpr,
     log_kl_area,
+    magnitude_interval,
+    mean_interval,
     normalised_faithfulness,
+    ratio_interval,
+    share_interval,
 )
-from acdc.metrics.statistics import mean_faithfulness
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
 from acdc.tasks import as_dataset
@@ -46,7 +50,6 @@ if TYPE_CHECKING:
 
 
 NAN = float("nan")
-NO_INTERVAL = (NAN, NAN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +75,14 @@ class TruthComparison:
 class Evaluation:
     """A circuit's measured behaviour; means over `n_prompts` prompts.
 
-    Intervals are (low, high) of a bootstrap over the prompts; NaN if none was asked for, or from a single prompt.
+    Intervals are (low, high) over the prompts; NaN if none was asked for, or where none could be trusted: with too few
+    prompts, or when a few of them decide (see `acdc.metrics.mean_interval`).
 
     Attributes:
         prompts: "held-out", or "discovery" if the circuit was judged on the prompts it was found on.
         full, empty, circuit: the metric for the full model, the circuit without edges, and the circuit.
         faithfulness: (circuit − empty) / (full − empty).
+        faithfulness_range: the least and the greatest of a prompt alone.
         discovery_faithfulness: the same on the discovery prompts.
         random_faithfulness: the same for random circuits of the same number of edges, connected to the logits.
         kl: KL divergence from the full model in nats, worst_kl the largest of any prompt; None for numerical
@@ -105,6 +110,7 @@ class Evaluation:
     exact_match: float | None
     truth: TruthComparison | None
     faithfulness_interval: tuple[float, float] = NO_INTERVAL
+    faithfulness_range: tuple[float, float] = NO_INTERVAL
     normalised_faithfulness: float = NAN
     normalised_faithfulness_interval: tuple[float, float] = NO_INTERVAL
     kl_interval: tuple[float, float] | None = None
@@ -120,7 +126,8 @@ class Curve:
         cpr, cmd: integrals over the shares (see `acdc.metrics`); log_cpr, log_cmd: over orders of magnitude.
         kl, kl_area, log_kl_area: KL divergence from the full model at each size, and its integrals; None for
             numerical outputs.
-        *_interval, *_intervals: (low, high) of a bootstrap over the prompts; NaN, or none, if none was asked for.
+        *_interval, *_intervals: (low, high) over the prompts as in `Evaluation`; none if none was asked for. That of
+            CMD takes each size to stay on its side of the full model.
     """
 
     shares: tuple[float, ...]
@@ -161,7 +168,7 @@ def evaluate(
         batch_size: prompts a batch; None: what fits.
         random_circuits: how many random circuits of the same size to compare with.
         truth: a circuit to compare with; None: the task's own true circuit, if it has one.
-        confidence: of the intervals; None: no intervals, which saves their time.
+        confidence: of the intervals; None: no intervals.
 
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
@@ -184,7 +191,8 @@ def evaluate(
         measured.circuits[1], full=measured.full, corrupted=measured.corrupted
     )  # [prompt]
     kl, match = (x.circuits[1] for x in over_vocabulary) if over_vocabulary else (None, None)  # [prompt]
-    interval = _intervals(confidence, seed)
+    interval = _intervals(confidence)
+    by_prompt = measured.circuits[1], measured.full, measured.circuits[0]
     return Evaluation(
         task=dataset.name,
         metric=dataset.metric.name,
@@ -203,13 +211,12 @@ def evaluate(
         worst_kl=None if kl is None else float(kl.max()),
         exact_match=None if match is None else float(match.mean()),
         truth=_compare(circuit, dataset, truth),
-        faithfulness_interval=interval(
-            np.stack([measured.circuits[1], measured.full, measured.circuits[0]]), mean_faithfulness
-        ),
+        faithfulness_interval=interval(faithfulness_interval, *by_prompt),
+        faithfulness_range=faithfulness_range(*by_prompt),
         normalised_faithfulness=float(bounded.mean()),
-        normalised_faithfulness_interval=interval(bounded),
-        kl_interval=None if kl is None else interval(kl),
-        exact_match_interval=None if match is None else interval(match),
+        normalised_faithfulness_interval=interval(share_interval, bounded),
+        kl_interval=None if kl is None else interval(mean_interval, kl, within=(0, np.inf)),
+        exact_match_interval=None if match is None else interval(share_interval, match),
     )
 
 
@@ -232,7 +239,7 @@ def curve(
     Args:
         shares: of all edges, rising: n = int(share · edges).
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
-        seed, confidence: of the intervals; no confidence: no intervals, which saves their time.
+        confidence: of the intervals; None: no intervals.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
@@ -246,17 +253,12 @@ def curve(
     kl = divergence[0].circuits[1:] if divergence else None  # [size, prompt]
     kl_means = None if kl is None else tuple(kl.mean(axis=1).tolist())
 
-    def integral(*arrays: FloatArray, axis: int = -1, distance: bool = False) -> FloatArray:
-        """CPR (or CMD) from full, empty and a circuit of each size on drawn prompts."""
-        each = np.stack([mean_faithfulness(x, arrays[0], arrays[1], axis=axis) for x in arrays[2:]], axis=-1)
-        return area(shares, np.abs(1 - each) if distance else each)
-
-    def kl_integral(*arrays: FloatArray, axis: int = -1) -> FloatArray:
-        return area(shares, np.stack([x.mean(axis=axis) for x in arrays], axis=-1))
-
-    interval = _intervals(confidence, seed)
-    paired = np.stack([full, empty, *values])
+    interval = _intervals(confidence)
     shown = confidence is not None
+    side = np.sign(1 - np.array(found))[:, None]  # [size, 1]
+    performance, distance = (
+        area(shares, sizes.T) for sizes in (values - empty, side * (full - values))
+    )  # [prompt]
     return Curve(
         shares=tuple(shares),
         n_edges=tuple(int(c.sum()) for c in circuits),
@@ -269,12 +271,14 @@ def curve(
         kl_area=None if kl_means is None else kl_area(shares, kl_means),
         log_kl_area=None if kl_means is None else log_kl_area(shares, kl_means),
         faithfulness_intervals=tuple(
-            interval(np.stack([value, full, empty]), mean_faithfulness) for value in values if shown
+            interval(faithfulness_interval, value, full, empty) for value in values if shown
         ),
-        cpr_interval=interval(paired, integral),
-        cmd_interval=interval(paired, functools.partial(integral, distance=True)),
-        kl_intervals=None if kl is None else tuple(interval(divergences) for divergences in kl if shown),
-        kl_area_interval=None if kl is None else interval(kl, kl_integral),
+        cpr_interval=interval(ratio_interval, performance, full - empty),
+        cmd_interval=magnitude_interval(interval(ratio_interval, distance, full - empty)),
+        kl_intervals=None
+        if kl is None
+        else tuple(interval(mean_interval, nats, within=(0, np.inf)) for nats in kl if shown),
+        kl_area_interval=None if kl is None else interval(mean_interval, area(shares, kl.T), within=(0, np.inf)),
     )
 
 
@@ -297,11 +301,11 @@ def _over_the_vocabulary(model: Model) -> list[Outcome]:
     return [] if is_numerical(model) else [OUTCOMES["kl"], OUTCOMES["exact-match"]]
 
 
-def _intervals(confidence: float | None, seed: int) -> Callable[..., tuple[float, float]]:
-    """`bootstrap_interval` with these settings; without a confidence, no interval."""
+def _intervals(confidence: float | None) -> Callable[..., tuple[float, float]]:
+    """Apply a function that gives an interval, with this confidence; without one, no interval."""
     if confidence is None:
-        return lambda *_: NO_INTERVAL
-    return functools.partial(bootstrap_interval, confidence=confidence, seed=seed)
+        return lambda *_, **__: NO_INTERVAL
+    return lambda function, *arrays, **options: function(*arrays, confidence=confidence, **options)
 
 
 def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
-from acdc.evaluation import NO_INTERVAL, judging_problem
+from acdc.evaluation import judging_problem
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray, node_kind
 from acdc.measure import CIRCUITS_AT_ONCE, measure_prompts
-from acdc.metrics import bootstrap_interval, relative_difference
+from acdc.metrics import NO_INTERVAL, magnitude_interval, ratio_interval, relative_difference
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
 from acdc.tasks import as_dataset
@@ -45,7 +45,7 @@ class Knockout:
         components: what was knocked out.
         model, circuit: mean metric of the full model and of the circuit without them.
         incompleteness: |model − circuit| as a share of what separates the full model from the empty circuit.
-        interval: (low, high) of a bootstrap over the prompts.
+        interval: (low, high) over the prompts, as in `Evaluation`.
     """
 
     kind: Kind
@@ -88,7 +88,7 @@ class EdgeImportance:
     Attributes:
         change: of the metric when the edge is added to the circuit without it (and without `without`).
         share: |change| as a share of what separates the full model from the empty circuit.
-        interval: (low, high) of the share, of a bootstrap over the prompts.
+        interval: (low, high) of the share over the prompts, as in `Evaluation`.
         without: the other edges that were knocked out, where the edge shows most; none unless asked for.
     """
 
@@ -180,7 +180,7 @@ def completeness(
     rows += _greedy(problem, circuit, rows[0], components, greedy_steps, greedy_candidates, rng)
     knockouts = []
     for (kind, name, which), of_model, of_circuit in rows:
-        share, interval = _share(of_model, of_circuit, full, empty, confidence, seed)
+        share, interval = _share(of_model, of_circuit, full, empty, confidence)
         names = tuple(graph.sources[s] for s in which)
         means = float(of_model.mean()), float(of_circuit.mean())
         knockouts.append(Knockout(kind, name, names, *means, share, interval))
@@ -330,7 +330,7 @@ def minimality(
                     present[e], absent[e], without[e] = with_edge, without_edge, number
     importances = []
     for e, (d, s) in enumerate(edges):
-        share, interval = _share(present[e], absent[e], full, empty, confidence, seed)
+        share, interval = _share(present[e], absent[e], full, empty, confidence)
         beside = removed[without[e]].copy()
         beside[d, s] = False
         names = tuple(graph.edge_names(beside))
@@ -367,18 +367,13 @@ def _size(a: FloatArray, b: FloatArray) -> float:
 
 
 def _share(
-    a: FloatArray, b: FloatArray, full: FloatArray, empty: FloatArray, confidence: float | None, seed: int
+    a: FloatArray, b: FloatArray, full: FloatArray, empty: FloatArray, confidence: float | None
 ) -> tuple[float, Interval]:
     """|a − b| as a share of |full − empty|, of means over the prompts, and its interval."""
-    share = float(_mean_share(a, b, full, empty))
+    share = float(relative_difference(*(x.mean() for x in (a, b)), full=full.mean(), empty=empty.mean()))
     if confidence is None:
         return share, NO_INTERVAL
-    return share, bootstrap_interval(np.stack([a, b, full, empty]), _mean_share, confidence=confidence, seed=seed)
-
-
-def _mean_share(a: FloatArray, b: FloatArray, full: FloatArray, empty: FloatArray, axis: int = -1) -> FloatArray:
-    a, b, full, empty = (x.mean(axis=axis) for x in (a, b, full, empty))
-    return relative_difference(a, b, full=full, empty=empty)
+    return share, magnitude_interval(ratio_interval(a - b, full - empty, confidence=confidence))
 
 
 def _check_counts(**counts: int) -> None:

@@ -118,6 +118,11 @@ def show_evaluation(
         facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on {where})"
     elif found_here:
         facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
+    least, greatest = e.faithfulness_range
+    if math.isnan(e.faithfulness_interval[0]) and not math.isnan(least):
+        facts["prompt by prompt"] = (
+            f"{_rounded(least)} to {_rounded(greatest)}; no interval could be trusted from these {e.n_prompts}"
+        )
     if e.random_faithfulness:
         mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)
         facts["random circuits"] = (

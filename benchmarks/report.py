@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -227,11 +228,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def estimate(value: Estimate | None, digits: int = 3) -> str:
-    """A mean with its confidence interval."""
+    """A mean with its confidence interval, or the range over cases where there is none."""
     if value is None:
         return "–"
-    if value.low != value.low:  # one case
-        return f"{value.mean:.{digits}f}"
+    if math.isnan(value.low):
+        spread = f" ({value.least:.{digits}f} to {value.greatest:.{digits}f})"
+        return f"{value.mean:.{digits}f}" + (spread if value.n > 1 else "")
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from acdc.benchmarks.table import Row
-from acdc.metrics import bootstrap_interval
+from acdc.metrics import mean_interval, proportion_interval
 
 FloatArray = npt.NDArray[np.float64]
 Value = Callable[[Row], float | None]
@@ -25,12 +24,14 @@ Value = Callable[[Row], float | None]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` cases and its 95% confidence interval (NaN for one case)."""
+    """A mean over `n` cases, its 95% confidence interval (NaN where none can be trusted), and the range over cases."""
 
     mean: float
     low: float
     high: float
     n: int
+    least: float
+    greatest: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +138,11 @@ def _per_case(rows: list[Row], value: Value) -> list[float]:
 
 
 def _mean(values: list[float]) -> Estimate:
-    return Estimate(statistics.fmean(values), *bootstrap_interval(values), len(values))
+    return Estimate(statistics.fmean(values), *mean_interval(values), len(values), min(values), max(values))
 
 
 def _share(rows: list[Row], holds: Callable[[Row], bool]) -> Estimate:
-    """Share of cases for which it holds with every seed, with the exact binomial interval."""
+    """Share of cases for which it holds with every seed, with the binomial interval."""
     found = [all(map(holds, group)) for group in by_case(rows).values()]
-    interval = stats.binomtest(sum(found), len(found)).proportion_ci()
-    return Estimate(sum(found) / len(found), float(interval.low), float(interval.high), len(found))
+    interval = proportion_interval(sum(found), len(found))
+    return Estimate(sum(found) / len(found), *interval, len(found), float(min(found)), float(max(found)))

@@ -32,9 +32,9 @@ def model() -> Model:
 
 
 @functools.cache
-def prompts(seed: int = 0) -> Prompts:
+def prompts(seed: int = 0, size: int = 4) -> Prompts:
     """Prompts that the model gets right: the answer is what it says, the wrong one what it says when corrupted."""
-    pairs = problems.make_prompts(seed=seed, size=4)
+    pairs = problems.make_prompts(seed=seed, size=size)
     answers, wrong = (plain_logits(tokens).argmax(-1) for tokens in (pairs.clean, pairs.corrupted))
     return Prompts.from_tokens(pairs.clean, pairs.corrupted, answers, wrong)
 
@@ -55,6 +55,12 @@ def logit_difference(on: Prompts, tokens: Tensor) -> float:
 @functools.cache
 def dataset() -> Dataset:
     return Dataset("mine", prompts(0), prompts(1), OUTCOMES["logit-difference"])
+
+
+@functools.cache
+def many() -> Dataset:
+    """With prompts enough for intervals."""
+    return dataclasses.replace(dataset(), held_out=prompts(1, 40))
 
 
 def circuit(density: float = 0.7, seed: int = 0) -> Circuit:
@@ -112,16 +118,26 @@ def test_divergence_and_matches_are_over_the_whole_vocabulary() -> None:
 
 
 def test_every_figure_has_an_interval_around_it() -> None:
-    result = acdc.evaluate(model(), dataset(), circuit())
+    result = acdc.evaluate(model(), many(), circuit())
     for name in ("faithfulness", "normalised_faithfulness", "kl", "exact_match"):
         low, high = getattr(result, f"{name}_interval")
         assert low <= getattr(result, name) <= high
         assert low < high
-    wider = acdc.evaluate(model(), dataset(), circuit(), confidence=0.999).faithfulness_interval
+    wider = acdc.evaluate(model(), many(), circuit(), confidence=0.999).faithfulness_interval
     assert wider[0] <= result.faithfulness_interval[0] < result.faithfulness_interval[1] <= wider[1]
-    assert np.isnan(acdc.evaluate(model(), dataset(), circuit(), confidence=None).faithfulness_interval).all()
+    assert np.isnan(acdc.evaluate(model(), many(), circuit(), confidence=None).faithfulness_interval).all()
     whole = acdc.evaluate(model(), dataset(), everything(), metric="projection")
     assert whole.faithfulness_interval == pytest.approx((1, 1), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:prompts. the model does not do the task")  # it has no faithfulness there
+def test_few_prompts_have_a_range_and_no_interval() -> None:
+    result = acdc.evaluate(model(), dataset(), circuit(), random_circuits=0)
+    assert np.isnan(result.faithfulness_interval).all()
+    singly = [
+        acdc.evaluate(model(), prompts(1)[i : i + 1], circuit(), random_circuits=0).faithfulness for i in range(4)
+    ]
+    assert result.faithfulness_range == pytest.approx((np.nanmin(singly), np.nanmax(singly)))
 
 
 def test_normalised_faithfulness_is_prompt_by_prompt() -> None:
@@ -146,7 +162,7 @@ def test_batches_do_not_change_the_numbers(ablation: str) -> None:
     assert whole["ablation"] == ablation
     for name, value in whole.items():
         if value is not None and not isinstance(value, str):
-            assert single[name] == pytest.approx(value, rel=1e-9), name
+            assert single[name] == pytest.approx(value, rel=1e-9, nan_ok=True), name
 
 
 def test_another_metric() -> None:
@@ -238,17 +254,17 @@ def test_a_curve_is_the_faithfulness_of_each_size(by: Any) -> None:
 
 
 def test_a_curve_has_the_divergence_and_an_interval_at_each_size() -> None:
-    scores = acdc.score(model(), dataset(), "eap-ig")
-    curve = acdc.curve(model(), dataset(), scores)
+    scores = acdc.score(model(), many(), "eap-ig")
+    curve = acdc.curve(model(), many(), scores)
     assert curve.kl is not None
     assert curve.kl_intervals is not None
     rows = zip(curve.shares, curve.kl, curve.faithfulness_intervals, curve.kl_intervals, strict=True)
     for share, kl, faithfulness_interval, kl_interval in rows:
         found = scores.top(int(share * scores.graph.n_edges))
-        alone = acdc.evaluate(model(), dataset(), found, random_circuits=0)
+        alone = acdc.evaluate(model(), many(), found, random_circuits=0)
         assert alone.kl == pytest.approx(kl, abs=1e-12)
-        assert alone.faithfulness_interval == pytest.approx(faithfulness_interval, abs=1e-9)
-        assert alone.kl_interval == pytest.approx(kl_interval, abs=1e-9)
+        assert alone.faithfulness_interval == pytest.approx(faithfulness_interval, abs=1e-9, nan_ok=True)
+        assert alone.kl_interval == pytest.approx(kl_interval, abs=1e-9, nan_ok=True)
     assert curve.kl_area == pytest.approx(np.trapezoid(curve.kl, MIB_SHARES))
     for name in ("cpr", "cmd", "kl_area"):
         low, high = getattr(curve, f"{name}_interval")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc.benchmarks.report import write_report
+from acdc.benchmarks.report import estimate, write_report
 from acdc.benchmarks.runner import run
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.summary import leaderboard
@@ -184,7 +184,8 @@ def test_the_leaderboard_counts_errors_as_not_found_and_averages_seeds_first() -
     assert (first.method, last.method) == ("x", "random")
     assert (first.cases, first.errors) == (3, 1)
     assert first.figures["f1"].mean == pytest.approx(0.5)
-    assert first.figures["f1"].low <= 0.5 <= first.figures["f1"].high
+    assert (first.figures["f1"].least, first.figures["f1"].greatest) == (0.25, 0.75)
+    assert estimate(first.figures["f1"], 2) == "0.50 (0.25 to 0.75)"  # no interval from two cases
     assert first.found is not None
     assert first.found.mean == pytest.approx(1 / 3)  # b alone: a fails with one seed, c with an error
     assert 0 < first.found.low < first.found.mean < first.found.high < 1

@@ -1,4 +1,4 @@
-"""Intervals hold the true value as often as they say, and are honest where the data say little."""
+"""Intervals hold the true value as often as they say, and there is none where the data say too little."""
 
 from __future__ import annotations
 
@@ -6,34 +6,91 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from acdc.errors import AcdcError
-from acdc.metrics import bootstrap_interval, faithfulness, faithfulness_interval
+from acdc.metrics import (
+    faithfulness,
+    faithfulness_interval,
+    faithfulness_range,
+    magnitude_interval,
+    mean_interval,
+    proportion_interval,
+    ratio_interval,
+    share_interval,
+)
 
 random = np.random.default_rng(0)
 FULL, EMPTY = random.normal(3, 1, 60), random.normal(0, 1, 60)
 CIRCUIT = EMPTY + 0.8 * (FULL - EMPTY) + random.normal(0, 0.1, 60)
 
 
-def test_the_interval_of_a_mean_is_about_two_standard_errors_wide() -> None:
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = bootstrap_interval(values)
-    error = values.std() / 20
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-    assert bootstrap_interval(values, np.median)[0] < np.median(values) < bootstrap_interval(values, np.median)[1]
+def missing(interval: tuple[float, float]) -> bool:
+    return all(map(math.isnan, interval))
 
 
-def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:
-    """A ratio of means, .8 in truth, on 200 sets of 40 prompts."""
-    held = 0
-    for seed in range(200):
-        draw = np.random.default_rng(seed)
-        full, empty = draw.normal(3, 1, 40), draw.normal(0, 1, 40)
-        circuit = empty + 0.8 * (full - empty) + draw.normal(0, 0.5, 40)
-        low, high = faithfulness_interval(circuit, full, empty, confidence=0.8, resamples=300)
-        held += low <= 0.8 <= high
-    assert 0.7 * 200 <= held <= 0.9 * 200
+# ---- coverage ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [8, 32])
+def test_means_and_ratios_hold_the_true_value_as_often_as_they_say(n: int) -> None:
+    """A mean of 5 and a ratio of means of .8, on 1000 sets of prompts."""
+    draw = np.random.default_rng(n)
+    full, empty = draw.normal(5, 1, (1000, n)), draw.normal(0, 1, (1000, n))
+    circuit = empty + 0.8 * (full - empty) + draw.normal(0, 0.5, (1000, n))
+    means = [mean_interval(values) for values in full]
+    ratios = [faithfulness_interval(*values) for values in zip(circuit, full, empty, strict=True)]
+    for found, truth in ((means, 5), (ratios, 0.8)):
+        given = [(low, high) for low, high in found if not math.isnan(low)]
+        assert len(given) > 850
+        assert 0.93 <= np.mean([low <= truth <= high for low, high in given]) <= 0.97
+
+
+def test_a_skewed_mean_is_held_where_students_t_would_miss_it() -> None:
+    """Waiting times of 32 prompts: where their mean is missed, it is mostly above t's interval."""
+    x = np.random.default_rng(0).gamma(0.5, size=(1000, 32))
+    found = [(*mean_interval(values), values) for values in x]
+    given = [(low, high, values) for low, high, values in found if not math.isnan(low)]
+    reach = stats.t.ppf(0.975, 31) / np.sqrt(32)
+    ours = np.mean([low <= 0.5 <= high for low, high, _ in given])
+    students = np.mean([abs(values.mean() - 0.5) <= reach * values.std(ddof=1) for *_, values in given])
+    assert len(given) > 800
+    assert ours > students + 0.01
+    assert 0.93 <= ours <= 0.97
+
+
+@pytest.mark.parametrize("n", [8, 20, 40])
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.86, 0.98])
+def test_proportions_are_held_as_often_as_they_say(n: int, p: float) -> None:
+    """By summing over all counts, not by drawing."""
+    held = [low <= p <= high for low, high in (proportion_interval(k, n) for k in range(n + 1))]
+    assert stats.binom.pmf(np.arange(n + 1), n, p)[held].sum() > 0.929
+
+
+# ---- what they are ----------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = np.random.default_rng(1).normal(5, 2, 40)
+    assert mean_interval(values) == pytest.approx(tuple(stats.ttest_1samp(values, 0).confidence_interval()))
+    wider = stats.ttest_1samp(values, 0).confidence_interval(0.99)
+    assert mean_interval(values, confidence=0.99) == pytest.approx(tuple(wider))
+
+
+def test_skewed_values_have_the_longer_arm_on_the_side_of_their_tail() -> None:
+    values = np.random.default_rng(5).exponential(size=100)
+    low, high = mean_interval(values)
+    mirrored = mean_interval(-values)
+    assert high - values.mean() > 1.1 * (values.mean() - low)
+    assert mirrored == pytest.approx((-high, -low))
+
+
+def test_halls_transformation_is_inverted() -> None:
+    values = np.random.default_rng(5).exponential(size=100)
+    g, s, t = stats.skew(values), values.std(ddof=1), stats.t.ppf(0.975, 99) / 10
+    for end, quantile in zip(mean_interval(values), (t, -t), strict=True):
+        w = (values.mean() - end) / s
+        assert w + g * w**2 / 3 + g**2 * w**3 / 27 + g / 600 == pytest.approx(quantile)
 
 
 def test_the_interval_is_that_of_the_ratio_of_means() -> None:
@@ -48,6 +105,13 @@ def test_the_interval_is_that_of_the_ratio_of_means() -> None:
     assert wider[0] < low < high < wider[1]
 
 
+def test_at_its_ends_a_ratio_is_just_possible() -> None:
+    """Fieller's interval ends where numerator − r · denominator has a mean of zero at p = .05."""
+    a, b = CIRCUIT - EMPTY, FULL - EMPTY
+    for r in ratio_interval(a, b):
+        assert stats.ttest_1samp(a - r * b, 0).pvalue == pytest.approx(0.05)
+
+
 def test_units_and_direction_do_not_matter() -> None:
     plain = faithfulness_interval(CIRCUIT, FULL, EMPTY)
     for factor, shift in ((7, -3), (-2, 5)):
@@ -55,47 +119,81 @@ def test_units_and_direction_do_not_matter() -> None:
         assert moved == pytest.approx(plain)
 
 
-def test_the_seed_decides() -> None:
-    assert bootstrap_interval(CIRCUIT, seed=3) == bootstrap_interval(CIRCUIT, seed=3)
-    assert bootstrap_interval(CIRCUIT, seed=3) != bootstrap_interval(CIRCUIT, seed=4)
+def test_an_interval_stays_in_the_range_of_the_values() -> None:
+    values = np.array([0.95, 1, 0.95, 0.99, 1, 1, 0.93, 0.96, 0.97, 0.98] * 2)
+    assert share_interval(values)[1] <= 1
+    assert mean_interval(values - 0.9, within=(0.07, 1))[0] == 0.07
+    assert mean_interval(values, within=(0, 0.97))[1] == 0.97
+    assert share_interval([1, 0, 1, 1, 1, 1, 1, 1]) == proportion_interval(7, 8)
 
 
-def test_rounding_errors_do_not_show() -> None:
-    """With few prompts many draws tie with the figure itself, if not for the order in which they are summed."""
-    values = np.array([0.1, 0.7, 2.3, 4.9])
-    for order in ([2, 0, 3, 1], [3, 2, 1, 0]):
-        draws = [bootstrap_interval(values[order] * (1 + sign * 2**-52), seed=5) for sign in (-1, 0, 1)]
-        assert draws[0] == pytest.approx(draws[1], rel=1e-9)
-        assert draws[2] == pytest.approx(draws[1], rel=1e-9)
+def test_the_interval_of_a_magnitude() -> None:
+    assert magnitude_interval((-3, 1)) == (0, 3)
+    assert magnitude_interval((-3, -1)) == (1, 3)
+    assert magnitude_interval((1, 3)) == (1, 3)
+    assert missing(magnitude_interval((math.nan, math.nan)))
+
+
+# ---- none, and no width -----------------------------------------------------------------------------------------
 
 
 def test_a_figure_without_spread_has_an_interval_without_width() -> None:
-    assert bootstrap_interval([2.5] * 8) == (2.5, 2.5)
+    assert mean_interval([2.5] * 3) == (2.5, 2.5)
+    assert mean_interval([0.0] * 8) == (0, 0)
     assert faithfulness_interval(FULL, FULL, EMPTY) == (1, 1)
     assert faithfulness_interval(EMPTY, FULL, EMPTY) == (0, 0)
+    nearly = np.float32(FULL) * (1 + np.random.default_rng(0).normal(0, 1e-8, 60))
+    assert faithfulness_interval(nearly, FULL, EMPTY) == pytest.approx((1, 1), abs=1e-6)
+
+
+def test_all_or_none_of_the_prompts_still_leave_doubt() -> None:
+    low, high = proportion_interval(32, 32)
+    assert (low, high) == (pytest.approx(0.05 ** (1 / 32)), 1)
+    assert proportion_interval(0, 32) == pytest.approx((0, 1 - low))
 
 
 def test_what_one_prompt_says_of_others_is_unknown() -> None:
-    assert all(map(math.isnan, bootstrap_interval([1.0])))
-    assert all(map(math.isnan, faithfulness_interval([1.0], [2.0], [0.0])))
+    assert missing(mean_interval([1.0]))
+    assert missing(mean_interval([]))
+    assert missing(proportion_interval(1, 1))
+    assert missing(faithfulness_interval([1.0], [2.0], [0.0]))
 
 
 def test_a_model_that_does_not_do_the_task_has_no_faithfulness() -> None:
-    assert all(map(math.isnan, faithfulness_interval([1.0, 2, 4], [3.0, 5, 6], [3.0, 5, 6])))
+    assert missing(faithfulness_interval(CIRCUIT, FULL, FULL))
+    assert missing(faithfulness_range(CIRCUIT, FULL, FULL))
 
 
-def test_draws_without_a_value_widen_the_interval() -> None:
-    """Full and empty differ on two of five prompts: one draw in thirteen holds neither."""
-    low, high = faithfulness_interval([0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 0, 0, 0, 0])
-    assert (low, high) == (-math.inf, math.inf)
-    many = faithfulness_interval([0] * 30 + [1, 0] * 10, [0] * 30 + [1] * 20, [0] * 50)
-    assert 0 < many[0] < 0.5 < many[1] < 1
+def test_prompts_that_do_not_tell_full_from_empty_leave_everything_open() -> None:
+    noise = np.random.default_rng(3).normal(0, 1, 20)
+    assert faithfulness_interval(noise[::-1], noise, noise.mean() - noise) == (-math.inf, math.inf)
+
+
+def test_too_few_prompts_have_a_range_and_no_interval() -> None:
+    values = np.random.default_rng(0).normal(5, 1, 8)
+    assert not missing(mean_interval(values))
+    assert missing(mean_interval(values[:7]))
+    assert missing(faithfulness_interval(CIRCUIT[:7], FULL[:7], EMPTY[:7]))
+    tail = np.random.default_rng(0).exponential(size=32)
+    assert not missing(mean_interval(tail))
+    assert missing(mean_interval(tail[:31]))
+    assert faithfulness_range([1.0, 0, 3], [2.0, 4, 5], [0.0, 0, 5]) == (0, 0.5)
+
+
+def test_one_prompt_that_makes_up_the_figure_leaves_no_interval() -> None:
+    values = np.append(np.random.default_rng(0).normal(1, 0.01, 40), 9)
+    assert missing(mean_interval(values))
+    assert missing(faithfulness_interval(np.append(FULL, 99), np.append(FULL, 3), np.append(EMPTY, 0)))
 
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(AcdcError, match=r"confidence between 0 and 1, such as 0\.95, got 95"):
-        bootstrap_interval([1.0, 2.0], confidence=95)
+        mean_interval([1.0, 2.0], confidence=95)
     with pytest.raises(AcdcError, match=r"got shapes \[\[2\], \[3\], \[2\]\]"):
         faithfulness_interval([1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0])
-    with pytest.raises(AcdcError, match=r"got shape \[1, 1, 2\]"):
-        bootstrap_interval([[[1.0, 2.0]]])
+    with pytest.raises(AcdcError, match="as many numerators as denominators, got 2 and 3"):
+        ratio_interval([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(AcdcError, match=r"got shape \[1, 2\]"):
+        mean_interval([[1.0, 2.0]])
+    with pytest.raises(AcdcError, match="between 0 and 3 successes of 3, got 4"):
+        proportion_interval(4, 3)
