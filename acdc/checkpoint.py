@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from acdc.io.files import write_atomically
+from acdc.errors import AcdcError
+from acdc.io.writing import write_atomically
 
 Arrays = dict[str, npt.NDArray[Any]]
+Expected = Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]]
+"""Shape and dtype of each array, by name."""
 
 LEAST_SECONDS = 5.0
 """Between two notes."""
@@ -34,37 +38,69 @@ class Checkpoint:
     Attributes:
         path: the file.
         key: of the work.
+        stays: whether the file stays when the work is done, for the caller to remove when its result is safe.
     """
 
     path: Path | None = None
     key: str = ""
+    stays: bool = False
     _last: float = dataclasses.field(default_factory=time.monotonic, repr=False)
+    _fails: bool = dataclasses.field(default=False, repr=False)
 
-    def load(self) -> Arrays:
-        """What was noted last; empty if there is nothing, or the file is of other work."""
+    def load(self, expected: Expected, *, endless: Collection[str] = ()) -> Arrays:
+        """What was noted last; empty if there is nothing, or nothing that this work can go on from.
+
+        Args:
+            expected: every array there must be. A number is an array `[1]`.
+            endless: names of the arrays that may hold infinity; none may hold NaN.
+        """
         if self.path is None or not self.path.is_file():
             return {}
         try:
             with safe_open(self.path, framework="numpy") as file:
-                if (file.metadata() or {}).get("key") != self.key:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
+                    warnings.warn(f"the progress file {self.path} is of other work: starting over", stacklevel=2)
                     return {}
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError):
-            return {}
+                found = {
+                    name: file.get_tensor(name)
+                    for name, (shape, _) in expected.items()
+                    if tuple(file.get_slice(name).get_shape()) == shape
+                }
+                whole = set(file.keys()) == set(expected) == set(found)
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+            whole, found, metadata = False, {}, {}
+        whole = whole and metadata.get("digest") == _content(found)
+        for name, array in found.items():
+            whole = whole and array.dtype == expected[name][1]
+            whole = whole and not (np.isnan(array) if name in endless else ~np.isfinite(array)).any()
+        if not whole:
+            warnings.warn(f"the progress file {self.path} is damaged: starting over", stacklevel=2)
+        return found if whole else {}
 
     def save(self, **arrays: npt.ArrayLike) -> None:
-        """Note how far the work is, unless that was done a moment ago."""
+        """Note how far the work is, unless that was done a moment ago; it goes on if that cannot be done."""
         if self.path is None or time.monotonic() - self._last < LEAST_SECONDS:
             return
         content = {name: np.ascontiguousarray(np.atleast_1d(value)) for name, value in arrays.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, save(content, metadata={"key": self.key}))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, save(content, metadata={"key": self.key, "digest": _content(content)}))
+        except (AcdcError, OSError) as error:
+            if not self._fails:
+                warnings.warn(f"no progress is noted for now: {error}", stacklevel=2)
+            self._fails = True
         self._last = time.monotonic()
 
     def remove(self) -> None:
         """The work is done."""
-        if self.path is not None:
+        if self.path is not None and not self.stays:
             self.path.unlink(missing_ok=True)
+
+
+def _content(arrays: Arrays) -> str:
+    """A digest of arrays and their names."""
+    return digest(part for name in sorted(arrays) for part in (name, arrays[name]))
 
 
 def number(arrays: Arrays, name: str) -> float:
@@ -73,12 +109,15 @@ def number(arrays: Arrays, name: str) -> float:
 
 
 def digest(values: Iterable[object]) -> str:
-    """A key for these values: tensors by their content, everything else by its text."""
+    """A key for these values: tensors and arrays by their content, everything else by its text."""
     found = hashlib.blake2b(digest_size=16)
     for value in values:
         if isinstance(value, torch.Tensor):
             found.update(f"{tuple(value.shape)} {value.dtype}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, np.ndarray):
+            found.update(f"{value.shape} {value.dtype}".encode())
+            found.update(np.ascontiguousarray(value).tobytes())
         else:
             found.update(repr(value).encode())
         found.update(b"\0")

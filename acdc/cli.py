@@ -6,7 +6,10 @@ work, and what is written is there whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import os
 import sys
 import time
 from importlib import metadata
@@ -78,6 +81,7 @@ def common(
 
 @app.command()
 def discover(
+    context: typer.Context,
     model: ModelName,
     task: Task = None,
     method: Annotated[str, typer.Option(help="How to search or rank (`acdc methods`).")] = "guided",
@@ -125,17 +129,20 @@ def discover(
 
     Example: acdc discover gpt2 --task ioi --method eap-ig --faithfulness 0.9 -o runs/ioi
     """
-    with terminal.quiet_libraries():
+    with terminal.quiet_libraries(), contextlib.ExitStack() as held:
         import acdc
         from acdc import viz
+        from acdc.checkpoint import Checkpoint
+        from acdc.io import circuit_file, folders
         from acdc.methods import METHODS
 
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
-        folder = terminal.free_folder(out, default=default, force=force)
-        noted = folder.with_name(f".{folder.name}.progress")
+        command = _digest({**context.params, "out": None, "force": None, "json": None})
+        claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
+        held.enter_context(terminal.going_on(claim.progress))
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
             task_option
         )
@@ -146,17 +153,11 @@ def discover(
             terminal.warn(warning)
         started = time.perf_counter()
         with terminal.progress_bar() as progress:
-            try:
-                circuit = acdc.discover(
-                    subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
-                    graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
-                    checkpoint=noted, **options(option),
-                )  # fmt: skip
-            except KeyboardInterrupt:
-                if not noted.exists():
-                    raise
-                terminal.say("interrupted", f"the same command goes on from there, by {noted}", "bold")
-                sys.exit(130)
+            circuit = acdc.discover(
+                subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
+                graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
+                checkpoint=Checkpoint(claim.progress, stays=True), **options(option),
+            )  # fmt: skip
             seconds = time.perf_counter() - started
             if not circuit.n_edges:
                 terminal.warn("the circuit is empty: what was kept holds no path from the input to the logits")
@@ -169,10 +170,11 @@ def discover(
             task=name, task_options=settings, command=("acdc", *sys.argv[1:]), measured=measured
         )
         circuit = dataclasses.replace(circuit, provenance=made)
-        with terminal.whole_folder(folder) as place:
-            circuit.save(place)
+        with claim.whole() as place:
+            circuit_file.write(circuit, place)
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
+        folder = claim.folder
     report.note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
     if json:
@@ -298,11 +300,10 @@ def draw(
         from acdc import Circuit, viz
 
         circuit = Circuit.load(run)
-        if out is not None:
-            terminal.check_new_file(out, force=force)
-        path = out or run / f"circuit.{format or 'svg'}"
+        path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
+        replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
         edges = _true_edges(circuit) if truth else None
-        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail)
+        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
     report.note(picture)
     print(path)
 
@@ -327,7 +328,7 @@ def export(
             terminal.check_new_file(out, force=force)
         text = io.export(Circuit.load(run), to)
         if out is not None:
-            io.write_atomically(out, text)
+            io.write_atomically(out, text, replace=force)
     if out is None:
         sys.stdout.write(text)
 
@@ -354,10 +355,16 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     return data.truth.mask(circuit.graph)
 
 
+def _digest(values: object) -> str:
+    """What tells a command from others: what it was given, and where."""
+    return hashlib.sha256(repr((os.getcwd(), values)).encode()).hexdigest()
+
+
 def main() -> None:
-    """The `acdc` command: a user's error is one line and exit status 2, an interruption 130."""
+    """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
     try:
-        status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
+        with terminal.signals_interrupt():
+            status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
     except AcdcError as error:
         terminal.say("error", error, "bold red")
         status = 2
@@ -370,5 +377,6 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     if status == 130:
+        status = terminal.interrupted_status()
         terminal.say("interrupted", "nothing was written", "bold")
     sys.exit(status)

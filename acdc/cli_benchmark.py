@@ -72,7 +72,7 @@ def benchmark(
             terminal.say(
                 "interrupted", f"finished rows are in {folder}; the same command goes on from there", "bold"
             )
-            sys.exit(130)
+            sys.exit(terminal.interrupted_status())
         files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
         lines = leaderboard(rows)
     for row in rows:

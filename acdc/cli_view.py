@@ -74,10 +74,11 @@ def view(
 
     Example: acdc view runs/ioi --compare runs/ioi-acdc
     """
-    if out is not None:
-        terminal.check_new_file(out, force=force)
+    path = out or _place(run)
+    own = None if out else b'<meta name="generator" content="acdc">'
+    replace = terminal.check_new_file(path, force=force, own=own)
     page = write(
-        run, out or _place(run), compare=compare or [], prompts=prompts, sizes=_sizes(sizes), effects=effects,
+        run, path, replace=replace, compare=compare or [], prompts=prompts, sizes=_sizes(sizes), effects=effects,
         no_model=no_model, batch_size=batch_size, device=device, dtype=dtype, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     assert page.path is not None
@@ -93,6 +94,7 @@ def write(
     run: Path,
     path: Path,
     *,
+    replace: bool = True,
     compare: list[Path] | tuple[Path, ...] = (),
     prompts: int = 4,
     sizes: list[int] | None = None,
@@ -123,7 +125,7 @@ def write(
                 terminal.warn(f"the page goes without what needs the model: {reason}")
                 note = f"Without curves, effects, attention and logit lens, which need the model: {reason}"
                 found, truth = Findings(notes=(note,)), None
-        return write_page(circuits, path, findings=found, truth=truth)
+        return write_page(circuits, path, findings=found, truth=truth, replace=replace)
 
 
 class _BadRequest(AcdcError):

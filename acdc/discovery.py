@@ -38,7 +38,7 @@ def score(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     **options: Any,
 ) -> Scores:
     """Score every edge: how much it matters to the task.
@@ -86,7 +86,7 @@ def discover(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     **options: Any,
 ) -> Circuit:
     """Find a circuit.
@@ -209,13 +209,14 @@ def _problem(
     )
 
 
-def _resumable(problem: Problem, path: str | Path | None, what: Iterable[object]) -> Problem:
+def _resumable(problem: Problem, file: str | Path | Checkpoint | None, what: Iterable[object]) -> Problem:
     """The problem with a checkpoint that belongs to it, to `what` is done with it, and to nothing else."""
-    if path is None:
+    if file is None:
         return problem
     values: list[object] = [*what, problem.graph, problem.outcome.name, problem.ablation, problem.batch_size]
     values += [problem.seed, *vars(problem.prompts).values(), *problem.model.module.state_dict().values()]
-    return dataclasses.replace(problem, checkpoint=Checkpoint(Path(path), digest(values)))
+    checkpoint = file if isinstance(file, Checkpoint) else Checkpoint(Path(file))
+    return dataclasses.replace(problem, checkpoint=dataclasses.replace(checkpoint, key=digest(values)))
 
 
 def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:

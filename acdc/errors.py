@@ -18,6 +18,10 @@ class TaskError(AcdcError):
     """The prompts, answers or metric of a task cannot be used with this model."""
 
 
+class WriteError(AcdcError):
+    """A file cannot be written: a full disk, a folder that is gone or may not be written to."""
+
+
 MOST_NAMES = 20
 """Most names that an error lists: a model's graph has hundreds."""
 

@@ -1,4 +1,4 @@
-"""What the command line needs of a terminal and a disk: messages, progress, JSON, and files that appear whole.
+"""What the command line needs of a terminal: messages, progress, JSON, signals.
 
 Results go to standard output and everything else to standard error, so that a result can be piped.
 """
@@ -9,9 +9,9 @@ import contextlib
 import json
 import math
 import os
-import shutil
+import signal
 import sys
-import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -121,74 +121,72 @@ def output() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
-# ---- files ------------------------------------------------------------------------------------------------------
+# ---- files and signals ------------------------------------------------------------------------------------------
 
 
-def free_folder(out: Path | None, *, default: Path, force: bool) -> Path:
-    """The folder to write, checked before the work: `out`, or the default with a number if that is taken.
-
-    Raises:
-        AcdcError: `out` exists and `force` is not given, or nothing can be written there.
-    """
-    folder = out or next(p for p in _numbered(default) if force or not p.exists())
-    if folder.exists() and not folder.is_dir():
-        raise AcdcError(f"{folder} is a file; expected a folder to write, with -o/--out")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not force:
-            raise AcdcError(f"{folder} exists: choose another folder with -o/--out, or replace it with --force")
-        if not (folder / "circuit.json").exists():
-            raise AcdcError(f"{folder} holds something other than a circuit, which --force will not replace")
-    nearest = next(p for p in folder.absolute().parents if p.exists())
-    try:
-        tempfile.TemporaryDirectory(dir=nearest).cleanup()
-    except OSError as error:
-        raise AcdcError(f"cannot write {folder}: {error.strerror or error}") from None
-    return folder
-
-
-def _numbered(folder: Path) -> Iterator[Path]:
-    yield folder
-    number = 2
-    while True:
-        yield folder.with_name(f"{folder.name}-{number}")
-        number += 1
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into; it takes its place when all is written, and leaves nothing behind if that fails."""
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        yield new
-        try:
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                os.replace(old, folder)
-            raise
-        if old.is_dir():  # files that were not a run's own stay
-            for path in old.iterdir():
-                if path.stem not in ("circuit", "scores"):
-                    os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_new_file(path: Path, *, force: bool) -> None:
+def check_new_file(path: Path, *, force: bool, own: bytes | None = None) -> bool:
     """Refuse a file that exists, or a folder that does not, before the work.
 
+    Args:
+        own: what a file holds if acdc made it; such a file is replaced without `force`.
+
+    Returns:
+        Whether a file may be replaced when the new one is written.
+
     Raises:
-        AcdcError: the file exists and `force` is not given, or its folder doesn't exist.
+        AcdcError: the file exists and may not be replaced, or its folder doesn't exist.
     """
     if path.is_dir():
         raise AcdcError(f"{path} is a folder; expected a file to write, with -o/--out")
-    if path.exists() and not force:
+    if path.exists() and not path.is_file():
+        raise AcdcError(f"{path} is not a regular file; expected a file to write, with -o/--out")
+    replaced = force or (own is not None and path.exists() and own in path.read_bytes())
+    if path.exists() and not replaced:
         raise AcdcError(f"{path} exists: choose another file with -o/--out, or replace it with --force")
     if not path.parent.is_dir():
         raise AcdcError(f"cannot write {path}: there is no folder {path.parent}")
+    return replaced
+
+
+_stopped_by = signal.SIGINT
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """A signal to end, or the end of the terminal, interrupts as ctrl-C does, and once: what follows is clearing up."""
+    global _stopped_by
+    _stopped_by = signal.SIGINT
+
+    def stop(number: int, _: object) -> None:
+        global _stopped_by
+        _stopped_by = signal.Signals(number)
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    every = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    caught = [number for number in every if main and signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
+    for number in caught:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def interrupted_status() -> int:
+    """The exit status of a command that was interrupted: 130 by ctrl-C, 143 by SIGTERM."""
+    return 128 + _stopped_by
+
+
+@contextlib.contextmanager
+def going_on(progress: Path) -> Iterator[None]:
+    """Work that notes its progress in a file: an interruption says so, and ends the command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not progress.exists():
+            raise
+        say("interrupted", f"the same command goes on from there, by {progress}", "bold")
+        sys.exit(interrupted_status())

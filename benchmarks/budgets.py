@@ -27,7 +27,7 @@ from acdc.benchmarks.speed.report import machine
 from acdc.benchmarks.suites import Case, get_suite
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.io.files import write_atomically
+from acdc.io.writing import write_atomically
 from acdc.measure import Measure, bind
 from acdc.methods.guided import guided, separation
 from acdc.methods.search import Search

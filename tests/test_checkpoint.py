@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import acdc
 import families
 import problems
 from acdc import checkpoint, passes
-from acdc.checkpoint import Checkpoint, digest
+from acdc.checkpoint import Checkpoint, Expected, digest
 from acdc.tasks.prompts import Prompts
 
 WORK: list[tuple[str, dict[str, Any]]] = [
@@ -76,17 +77,73 @@ def test_interrupted_again_and_again_it_ends_with_the_same_circuit(
     assert not file.exists()
 
 
-def test_what_was_noted_is_for_the_same_work_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+EXPECTED: Expected = {"kept": ((2, 2), np.bool_), "stage": ((1,), np.int64), "scores": ((2,), np.float64)}
+
+
+def noted(file: Path, **changed: Any) -> Path:
+    Checkpoint(file, "a").save(**{"kept": np.eye(2, dtype=bool), "stage": 3, "scores": np.ones(2)} | changed)
+    return file
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
-    file = tmp_path / "folder" / "progress"
-    Checkpoint(file, "a").save(kept=np.eye(2, dtype=bool), stage=3)
-    same = Checkpoint(file, "a").load()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_noted_is_for_the_same_work_only(tmp_path: Path) -> None:
+    file = noted(tmp_path / "folder" / "progress")
+    same = Checkpoint(file, "a").load(EXPECTED)
     assert (same["kept"] == np.eye(2)).all()
     assert same["stage"].item() == 3
-    assert Checkpoint(file, "b").load() == {}
-    file.write_bytes(b"something else")
-    assert Checkpoint(file, "a").load() == {}
-    assert Checkpoint().load() == {}
+    with pytest.warns(UserWarning, match="other work"):
+        assert Checkpoint(file, "b").load(EXPECTED) == {}
+    assert Checkpoint().load(EXPECTED) == {}
+    assert Checkpoint(tmp_path / "none", "a").load(EXPECTED) == {}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None:
+    file = noted(tmp_path / "progress")
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.warns(UserWarning, match=r"starting over"):
+            assert Checkpoint(file, "a").load(EXPECTED) == {}
+    for length in (0, 7, 100, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.warns(UserWarning, match="damaged: starting over"):
+            assert Checkpoint(file, "a").load(EXPECTED) == {}
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kept": np.eye(3, dtype=bool)},
+        {"kept": np.eye(2)},
+        {"stage": np.arange(2)},
+        {"stage": 3.0},
+        {"scores": [1.0, math.nan]},
+        {"scores": [1.0, math.inf]},
+        {"more": 1},
+    ],
+)
+def test_arrays_of_other_kinds_are_not_gone_on_from(tmp_path: Path, changed: dict[str, Any]) -> None:
+    file = noted(tmp_path / "progress", **changed)
+    with pytest.warns(UserWarning, match="damaged: starting over"):
+        assert Checkpoint(file, "a").load(EXPECTED) == {}
+    file = noted(tmp_path / "progress", scores=[1.0, math.inf])
+    assert Checkpoint(file, "a").load(EXPECTED, endless=["scores"])["scores"][1] == math.inf
+
+
+@pytest.mark.usefixtures("at_once")
+def test_work_goes_on_when_progress_cannot_be_noted(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    unlucky = Checkpoint(tmp_path / "progress", "a")
+    with pytest.warns(UserWarning, match="no progress is noted"):
+        unlucky.save(stage=1)
+    unlucky.save(stage=2)
 
 
 def test_notes_are_not_written_all_the_time(tmp_path: Path) -> None:
@@ -101,4 +158,5 @@ def test_the_key_depends_on_content() -> None:
     assert (
         len({digest(values) for values in ([ones], [ones.view(4)], [ones.double()], [2 * ones], [ones, None])}) == 5
     )
+    assert digest([np.zeros(2000)]) != digest([np.eye(1, 2000, 1000)[0]])
     assert digest([torch.ones(2, dtype=torch.bfloat16)]) != digest([torch.zeros(2, dtype=torch.bfloat16)])

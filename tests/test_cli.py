@@ -225,8 +225,9 @@ def test_bad_input_is_one_line_and_status_2(
 
 def test_an_empty_circuit_is_a_result_that_every_command_takes(command: Command) -> None:
     found = command("discover", "tracr-reverse", "--method", "eap-ig", "--threshold", 1e9, "-o", "x")
-    assert (found.status, len(found.err.splitlines())) == (0, 1)
-    assert "the circuit is empty" in found.err
+    lines = [line for line in found.err.splitlines() if not line.startswith("note: drawn with matplotlib")]
+    assert (found.status, len(lines)) == (0, 1)  # with or without Graphviz
+    assert "the circuit is empty" in lines[0]
     assert "edges kept        0 of 77" in found.out
     judged = command("evaluate", "x", "--curve", "--completeness", "--minimality")
     assert judged.status == 0

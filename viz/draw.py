@@ -62,6 +62,7 @@ def draw(
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
     renderer: str | None = None,
+    replace: bool = True,
 ) -> Drawing:
     """Draw a circuit from the input (bottom) to the logits (top).
 
@@ -79,6 +80,7 @@ def draw(
         roles: components by role, like `{"induction": ("a5.h5",)}`, which then share a fill; None: those of the
             published circuit of this task in this model, if there is one.
         renderer: "graphviz" or "matplotlib"; by default Graphviz if its program `neato` is installed.
+        replace: whether a file that is there may be replaced.
     """
     format = _format(path, format)
     diagram = make_diagram(
@@ -102,7 +104,7 @@ def draw(
             from acdc.viz import matplotlib_renderer
 
             content = matplotlib_renderer.render(diagram, format)
-    written = None if path is None else write_atomically(path, content)
+    written = None if path is None else write_atomically(path, content, replace=replace)
     return Drawing(content, format, written, used, note, diagram.caption)
 
 

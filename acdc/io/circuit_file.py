@@ -1,7 +1,7 @@
 """A circuit on disk: `circuit.json`, readable by eye and by any program, and `scores.safetensors` beside it.
 
-The JSON is written last and holds the digest of the scores: a folder has a circuit if and only if it has a whole
-`circuit.json`, and scores that belong to another circuit are noticed.
+Both come into place together (`folders`). The JSON holds the digest of the scores: a folder has a circuit if and only
+if it has a whole `circuit.json`, and scores that belong to another circuit are noticed.
 
 The version is `major.minor`. A file with a newer minor version may have fields that this version doesn't know; they
 are ignored. In files of this version or older an unknown field is an error, and so is any other major version.
@@ -21,10 +21,12 @@ import safetensors.numpy
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.io.files import complaints, parse_json, read, write_atomically
+from acdc.io.files import complaints, parse_json, read
+from acdc.io.folders import LAST, placed, whole_folder
 from acdc.io.header import graph_from_options, header
+from acdc.io.writing import write_atomically
 
-NAME = "circuit.json"
+NAME = LAST
 SCORES = "scores.safetensors"
 VERSION = (1, 0)
 
@@ -60,30 +62,31 @@ class CircuitFile(pydantic.BaseModel, frozen=True, extra="forbid"):
 def save(circuit: Circuit, folder: str | Path, *, force: bool = False) -> Path:
     """Write a circuit into a folder; see `Circuit.save`."""
     folder = Path(folder)
-    if (folder / NAME).exists() and not force:
+    if placed(folder, NAME).exists() and not force:
         raise AcdcError(f"{str(folder)!r} already holds a circuit: choose another folder, or replace it with force")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AcdcError(f"cannot make the folder {str(folder)!r}: {error.strerror or error}") from None
-    scores, stored = circuit.scores, None
+    with whole_folder(folder, force=force) as place:
+        write(circuit, place)
+    return folder
+
+
+def write(circuit: Circuit, folder: Path) -> None:
+    """Write the files of a circuit into a folder that takes its place when all are written (`whole_folder`)."""
+    scores, stored, content = circuit.scores, None, b""  # an empty file: there are no scores
     if scores is not None:
         tensors = {"values": scores.values} | ({} if scores.nodes is None else {"nodes": scores.nodes})
         content = safetensors.numpy.save(tensors)
-        write_atomically(folder / SCORES, content)
         digest = hashlib.sha256(content).hexdigest()
         stored = ScoresFile(method=scores.method, provenance=scores.provenance, sha256=digest)
+    write_atomically(folder / SCORES, content)
     record = CircuitFile(**header(circuit), nodes=_node_scores(circuit), edges=circuit.edge_scores(), scores=stored)
     write_atomically(folder / NAME, record.model_dump_json(indent=1) + "\n")
-    if stored is None:
-        (folder / SCORES).unlink(missing_ok=True)
-    return folder
 
 
 def load(folder: str | Path) -> Circuit:
     """Read a circuit from its folder (or the path of its `circuit.json`); see `Circuit.load`."""
     folder = Path(folder)
-    path = folder if folder.name == NAME else folder / NAME
+    folder = folder.parent if folder.name == NAME else folder
+    path = placed(folder, NAME)
     if not path.exists():
         raise AcdcError(
             f"no circuit at {str(folder)!r}: expected a folder with a {NAME}, as Circuit.save writes it"
@@ -95,7 +98,7 @@ def load(folder: str | Path) -> Circuit:
         circuit = Circuit.from_names(graph, list(record.edges), provenance=record.provenance)
         if record.scores is None:
             return circuit
-        scores = _scores(record.scores, graph, path.with_name(SCORES))
+        scores = _scores(record.scores, graph, placed(folder, SCORES))
         return Circuit(graph, circuit.edges, scores, record.provenance)
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None

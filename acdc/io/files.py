@@ -1,4 +1,4 @@
-"""Reading what others wrote, and writing so that a failure leaves things as they were.
+"""Reading what others wrote.
 
 Every file that a user gives is read here, by one rule: it is a regular file (a pipe would never answer, a device
 never end), it is no larger than it may be, and text is what its encoding says. JSON is read strictly: what two
@@ -37,20 +37,6 @@ _KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
-
-
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write a file whole or not at all: to a temporary sibling first, then renamed."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AcdcError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 # ---- files ------------------------------------------------------------------------------------------------------

@@ -101,7 +101,9 @@ def _clean_corrupted(problem: Problem) -> FloatArray:
 
 def _exact(problem: Problem) -> FloatArray:
     graph, checkpoint = problem.graph, problem.checkpoint
-    saved = checkpoint.load()
+    saved = checkpoint.load(
+        {"total": (graph.valid.shape, np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
+    )
     total = saved.get("total", np.zeros(graph.valid.shape))
     first, following = int(number(saved, "batch")), int(number(saved, "destination"))
     batches, edges = problem.n_batches, graph.n_edges
@@ -155,7 +157,7 @@ def _acdc(
     measure = bind(problem.outcome, patching)
     tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU) if threshold is None else threshold
     checkpoint = problem.checkpoint
-    saved = checkpoint.load()
+    saved = checkpoint.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
     search = Search(patching, measure, saved.get("kept"))
     search.sweep(
         _cheaper_than(tau),

@@ -76,7 +76,12 @@ def guided(
         with torch.no_grad():
             return float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
 
-    start = problem.checkpoint.load()
+    start = problem.checkpoint.load(
+        {name: (graph.valid.shape, np.bool_) for name in ("best", "kept", "needed")}
+        | {"scores": (graph.valid.shape, np.float64), "fits": ((1,), np.bool_), "stage": ((1,), np.int64)}
+        | {name: ((1,), np.float64) for name in ("budget", "threshold", "dearest")},
+        endless=("threshold",),
+    )
     if "best" not in start:
         say(0, None, "scoring every edge")
         scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())

@@ -19,7 +19,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from acdc.benchmarks.speed.works import Row
 from acdc.circuit import library_versions
-from acdc.io.files import parse_json, read, write_atomically
+from acdc.io.files import parse_json, read
+from acdc.io.writing import write_atomically
 from acdc.viz.plots import COLORS, MARKERS
 
 FORMAT = 1

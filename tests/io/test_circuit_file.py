@@ -97,7 +97,7 @@ def test_a_failed_save_leaves_nothing_half_written(
 
 def test_a_file_in_place_of_the_folder(circuit: Circuit, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(AcdcError, match="cannot make the folder"):
+    with pytest.raises(AcdcError, match="is a file; expected a folder"):
         circuit.save(tmp_path / "file")
 
 

@@ -27,6 +27,7 @@ def write_page(
     truth: Circuit | BoolArray | None = None,
     roles: Mapping[str, tuple[str, ...]] | None = None,
     title: str | None = None,
+    replace: bool = True,
 ) -> Page:
     """Make a page to explore a circuit, or several circuits of one graph and compare them.
 
@@ -38,6 +39,7 @@ def write_page(
         roles: components by role, like `{"induction": ("a5.h5",)}`; None: those of the published circuit of this
             task in this model, if there is one.
         title: None: the task and the model.
+        replace: whether a file that is there may be replaced.
 
     Raises:
         AcdcError: there is no circuit, or the circuits are of different graphs.
@@ -62,7 +64,8 @@ def write_page(
         title=title,
     )
     content = make_html(data)
-    return Page(content, None if path is None else write_atomically(path, content), tuple(data["notes"]))
+    written = None if path is None else write_atomically(path, content, replace=replace)
+    return Page(content, written, tuple(data["notes"]))
 
 
 def _name(circuit: Circuit) -> str:
