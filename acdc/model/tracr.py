@@ -19,8 +19,9 @@ from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr
 from torch import Tensor, nn
 
 from acdc.errors import AcdcError
-from acdc.io.files import read_record, write_atomically
+from acdc.io.files import read_record
 from acdc.io.tensors import build, open_tensors
+from acdc.io.writing import write_atomically
 from acdc.model.architecture import Attention, Decomposition, Layer, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr

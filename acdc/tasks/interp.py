@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
-from acdc.io.files import read_record, write_atomically
+from acdc.io.files import read_record
+from acdc.io.writing import write_atomically
 from acdc.metrics import Outcome
 from acdc.model.tracr import BUILTIN, TracrModel, Value
 from acdc.tasks.prompts import Prompts

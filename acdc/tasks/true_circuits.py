@@ -15,7 +15,8 @@ import torch
 
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
-from acdc.io.files import read_record, write_atomically
+from acdc.io.files import read_record
+from acdc.io.writing import write_atomically
 from acdc.model.tracr import TracrModel, Value
 from acdc.tasks.tracr_inputs import Pairs, random_pairs
 from acdc.tasks.tracr_truth import (
