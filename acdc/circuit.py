@@ -38,19 +38,22 @@ def library_versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy numbers and arrays, tuples and sets as what JSON has."""
+    """Numpy numbers and arrays, tuples and sets as what JSON has, and names of files that are no text as text."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, np.generic | np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(_plain(item) for item in value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return _plain(str(value)) if isinstance(value, Path) else value
 
 
 Record = Annotated[dict[str, pydantic.JsonValue], pydantic.BeforeValidator(_plain)]
+Name = Annotated[str, pydantic.BeforeValidator(_plain)]
 
 
 class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -59,9 +62,12 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
     Attributes:
         model: name or folder of the model, as given to `acdc.load`.
         config_hash: short hash of its configuration.
+        dtype, weights_sha256: of its weights (see `acdc.belonging`); empty if unknown, as in older files.
         d_model: its width, which peers' file formats ask for.
         task: name of the task.
         task_options: how it was loaded, if not by its defaults (size, split, its own options).
+        prompts_sha256, held_out_sha256: of the prompts' tokens, answers and positions; empty if unknown, or if there
+            are none.
         method: name of the method.
         options: the method's options.
         selection: how edges were chosen from scores.
@@ -71,11 +77,15 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
         measured: numbers measured on the result, by name (a faithfulness, for instance).
     """
 
-    model: str = ""
+    model: Name = ""
     config_hash: str = ""
+    dtype: str = ""
+    weights_sha256: str = ""
     d_model: int | None = None
-    task: str = ""
+    task: Name = ""
     task_options: Record = {}
+    prompts_sha256: str = ""
+    held_out_sha256: str = ""
     method: str = ""
     options: Record = {}
     selection: Record = {}
@@ -83,7 +93,7 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
     metric: str = ""
     seed: int | None = None
     versions: dict[str, str] = pydantic.Field(default_factory=library_versions)
-    command: tuple[str, ...] = ()
+    command: tuple[Name, ...] = ()
     measured: Record = {}
 
     def having(self, **changes: Any) -> Provenance:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from acdc import selection
+from acdc.belonging import belonging, weights_digest
 from acdc.checkpoint import Checkpoint, digest
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError, unknown
@@ -214,7 +215,7 @@ def _resumable(problem: Problem, file: str | Path | Checkpoint | None, what: Ite
     if file is None:
         return problem
     values: list[object] = [*what, problem.graph, problem.outcome.name, problem.ablation, problem.batch_size]
-    values += [problem.seed, *vars(problem.prompts).values(), *problem.model.module.state_dict().values()]
+    values += [problem.seed, *vars(problem.prompts).values(), weights_digest(problem.model)]
     checkpoint = file if isinstance(file, Checkpoint) else Checkpoint(Path(file))
     return dataclasses.replace(problem, checkpoint=dataclasses.replace(checkpoint, key=digest(values)))
 
@@ -223,6 +224,7 @@ def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[s
     return Provenance(
         model=problem.model.name,
         config_hash=problem.model.config_hash(),
+        **belonging(problem.model, dataset),
         d_model=problem.model.d_model,
         task=dataset.name,
         method=method,

@@ -19,8 +19,8 @@ from acdc.graph import Graph
 from acdc.io.files import complaints
 
 _GRAPH = pydantic.TypeAdapter(Graph)
-_LARGEST = 2_000_000_000
-"""Array elements of the largest graph that is read, about a hundred times an 8B model's: a guard against damage."""
+_LARGEST = 2**30
+"""Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""
 
 
 def header(circuit: Circuit) -> dict[str, Any]:
@@ -39,11 +39,18 @@ def graph_from_options(options: Any, what: str) -> Graph:
         raise AcdcError(f"{what}: expected graph options out of {', '.join(sorted(known))}, got {odd!r:.80}")
     layers: Any = options.get("n_layers")
     heads: Any = options.get("n_heads")
-    given = isinstance(layers, int) and isinstance(heads, int)
-    if given and (max(layers, heads) > 10**6 or 3 * (layers * (heads + 1)) ** 2 > _LARGEST):
-        raise AcdcError(f"{what}: a graph of {layers} layers with {heads} heads is too large to be true")
+    if isinstance(layers, int) and isinstance(heads, int):
+        layers, heads = min(layers, 10**9), min(heads, 10**9)  # longer numbers have no short form
+        n_bytes = 3 * (layers * (heads + 1)) ** 2
+        if min(layers, heads) > 0 and n_bytes > _LARGEST:
+            raise AcdcError(
+                f"{what}: a graph of {layers:.2g} layers with {heads:.2g} heads is too large to be true: the mask "
+                f"of its edges alone would have {n_bytes:.2g} bytes, and at most {_LARGEST:,} are read"
+            )
     try:
         return _GRAPH.validate_json(json.dumps(options), strict=True)
+    except AcdcError as error:
+        raise AcdcError(f"{what}: {error}") from None
     except pydantic.ValidationError as error:
         raise AcdcError(f"{what}: the graph options are wrong: {complaints(error)}") from None
 

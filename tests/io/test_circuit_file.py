@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -27,10 +28,13 @@ def circuit() -> Circuit:
 
 
 def changed(folder: Path, **changes: object) -> None:
-    """Edit fields of the saved JSON; `None` removes a field."""
+    """Edit fields of the saved JSON, the digest with them; `None` removes a field."""
     path = folder / "circuit.json"
     value = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: item for key, item in value.items() if item is not None}))
+    value = {key: item for key, item in value.items() if item is not None or key == "scores"}
+    rest = {key: item for key, item in value.items() if key != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps(rest | {"sha256": digest}))
 
 
 @settings(max_examples=40)
@@ -116,7 +120,20 @@ def test_a_file_in_place_of_the_folder(circuit: Circuit, tmp_path: Path) -> None
         ({"graph": {"n_layers": 2, "n_heads": "2"}}, "n_heads: input should be a valid integer"),
         ({"graph": {"n_layers": 2, "n_heads": 2, "n_legs": 4}}, "n_legs"),
         ({"graph": {"n_layers": 2, "n_heads": 2, "qkv": "merge"}}, "qkv: input should be 'split' or 'merged'"),
-        ({"graph": {"n_layers": 2_000_000, "n_heads": 2}}, "too large to be true"),
+        ({"graph": {"n_layers": 2_000_000, "n_heads": 2}}, "too large to be true.*1.1e[+]14 bytes"),
+        ({"graph": {"n_layers": 10**900, "n_heads": 10**900}}, "too large to be true"),
+        ({"graph": {"n_layers": 0, "n_heads": 2}}, "at least one layer"),
+        ({"version": 1.0}, "has format version 1.0"),
+        ({"version": "¹.0"}, "has format version '¹.0'"),
+        ({"version": "1.0 "}, "has format version"),
+        ({"version": ["1.0"]}, "has format version"),
+        ({"edges": {"input->m1": True}}, "edges.input->m1: .*valid number.*got True"),
+        ({"edges": {"input->m1": "1.5"}}, "edges.input->m1: .*valid number.*got '1.5'"),
+        ({"edges": {"input->m1": 99.0}}, r"the score of 'input->m1' is 99.0, and scores.safetensors says"),
+        ({"edges": {"input->m1": None}}, r"the score of 'input->m1' is None, and scores.safetensors says"),
+        ({"nodes": {"m9": None}}, "unknown node of the circuit 'm9'"),
+        ({"nodes": {}}, "not among the nodes"),
+        ({"scores": {"method": "eap", "provenance": {}, "sha256": "0"}}, "belongs to another circuit"),
         ({"graph": {"n_layers": 3, "n_heads": 2}}, "expected scores of shape"),
     ],
 )
@@ -126,6 +143,69 @@ def test_damaged_json(circuit: Circuit, tmp_path: Path, changes: dict, words: st
     with pytest.raises(AcdcError, match=words) as caught:
         Circuit.load(tmp_path)
     assert "circuit.json" in str(caught.value)
+
+
+def test_a_file_that_was_edited_is_noticed(circuit: Circuit, tmp_path: Path) -> None:
+    """Order and layout are nobody's edit."""
+    path = circuit.save(tmp_path) / "circuit.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(value.items()))))
+    assert Circuit.load(tmp_path).provenance == circuit.provenance
+    value["provenance"]["measured"]["faithfulness"] = 0.99
+    path.write_text(json.dumps(value))
+    with pytest.raises(AcdcError, match="was changed after it was written"):
+        Circuit.load(tmp_path)
+    del value["sha256"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(AcdcError, match="sha256: field required"):
+        Circuit.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"edges": {', '"edges": {"input->m0": 1e999,', "1e999 is too large"),
+        ('"edges": {', '"edges": {}, "edges": {', "the key 'edges' occurs twice"),
+        ('"edges": {', '"edges": {"input->m0": NaN,', "NaN is not JSON"),
+    ],
+)
+def test_text_that_is_no_strict_json(circuit: Circuit, tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = circuit.save(tmp_path) / "circuit.json"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(AcdcError, match=words):
+        Circuit.load(tmp_path)
+
+
+def test_scores_for_edges_of_a_file_without_scores(tmp_path: Path) -> None:
+    Circuit.from_names(GRAPH, ["input->logits"]).save(tmp_path)
+    changed(tmp_path, edges={"input->logits": 2.5})
+    with pytest.raises(AcdcError, match=r"'input->logits' is 2\.5, but there are no scores"):
+        Circuit.load(tmp_path)
+
+
+def test_scores_larger_than_the_graph_can_have_are_not_read(circuit: Circuit, tmp_path: Path) -> None:
+    path = circuit.save(tmp_path) / "scores.safetensors"
+    with open(path, "r+b") as file:
+        file.truncate(10**12)  # takes no room on the disk
+    with pytest.raises(AcdcError, match=r"1,000,000,000,000 bytes, and at most"):
+        Circuit.load(tmp_path)
+
+
+def test_a_file_of_version_1_0_is_read() -> None:
+    """Written by the code before there was a version 1.1."""
+    circuit = Circuit.load(Path(__file__).parent / "version-1.0")
+    assert circuit.n_edges == 6
+    assert circuit.scores is not None
+    assert circuit.edge_scores()["m0->logits"] == 1.5408332347869873
+    assert (circuit.provenance.model, circuit.provenance.weights_sha256) == ("tracr-hist", "")
+
+
+def test_a_name_that_is_no_text_can_be_saved(tmp_path: Path) -> None:
+    """A file's name may be any bytes; Python has those that are no UTF-8 as lone surrogates."""
+    made = Provenance(task="caf\udce9.jsonl", command=("acdc", "\udcff"), task_options={"held_out": Path("\udcff")})
+    Circuit.from_names(GRAPH, ["input->logits"], provenance=made).save(tmp_path)
+    assert Circuit.load(tmp_path).provenance == made
+    assert made.task == r"caf\udce9.jsonl"
 
 
 def test_fields_of_a_newer_minor_version_are_ignored(circuit: Circuit, tmp_path: Path) -> None:
