@@ -345,11 +345,15 @@ app.add_typer(tasks, name="tasks")
 def _true_edges(circuit: Circuit) -> BoolArray:
     """The edges of the true circuit for the circuit's own task."""
     from acdc import tasks
+    from acdc.belonging import changes
 
     made = circuit.provenance
     settings: dict[str, Any] = dict(made.task_options)
     recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
-    data = recipe.prepare(load_model(made.model))
+    model = load_model(made.model)
+    data = recipe.prepare(model)
+    for line in changes(made, model, data).values():
+        terminal.warn(line)
     if data.truth is None:
         raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
     return data.truth.mask(circuit.graph)

@@ -158,6 +158,7 @@ def _investigate(
 ) -> tuple[Findings, BoolArray | None]:
     """Measurements on the first circuit's task, and the true circuit if it is known."""
     from acdc import tasks
+    from acdc.belonging import changes
     from acdc.viz.page import investigate
 
     first = next(iter(circuits.values()))
@@ -170,6 +171,9 @@ def _investigate(
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
     others = [name for name in circuits if name not in same]
+    changed = {line for circuit in same.values() for line in changes(circuit.provenance, model, data).values()}
+    for line in sorted(changed):
+        terminal.warn(line)
     with terminal.progress_bar() as progress:
         found = investigate(
             model,
@@ -181,7 +185,8 @@ def _investigate(
             batch_size=batch_size,
             progress=progress,
         )
-    notes = [f"Nothing was measured for {name}, which is of another model." for name in others]
+    notes = [f"{line[0].upper()}{line[1:]}." for line in sorted(changed)]
+    notes += [f"Nothing was measured for {name}, which is of another model." for name in others]
     truth = None if data.truth is None else data.truth.mask(first.graph)
     return dataclasses.replace(found, notes=(*notes, *found.notes)), truth
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from acdc import selection
+from acdc.belonging import changes
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, Graph
@@ -79,7 +81,10 @@ class Evaluation:
     prompts, or when a few of them decide (see `acdc.metrics.mean_interval`).
 
     Attributes:
-        prompts: "held-out", or "discovery" if the circuit was judged on the prompts it was found on.
+        prompts: "held-out", "discovery" if the circuit was judged on the prompts it was found on, or "other" if there
+            are no held-out ones and the circuit was found on other prompts than these.
+        changed: which of "weights", "prompts" and "held-out prompts" are not as they were when the circuit was found
+            (see `acdc.belonging`).
         full, empty, circuit: the metric for the full model, the circuit without edges, and the circuit.
         faithfulness: (circuit − empty) / (full − empty).
         faithfulness_range: the least and the greatest of a prompt alone.
@@ -115,6 +120,7 @@ class Evaluation:
     normalised_faithfulness_interval: tuple[float, float] = NO_INTERVAL
     kl_interval: tuple[float, float] | None = None
     exact_match_interval: tuple[float, float] | None = None
+    changed: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +176,17 @@ def evaluate(
         truth: a circuit to compare with; None: the task's own true circuit, if it has one.
         confidence: of the intervals; None: no intervals.
 
+    Warns:
+        UserWarning: the weights, or the prompts of the task of that name, are not those the circuit was found with.
+
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    changed = changes(circuit.provenance, model, dataset)
+    for what, line in changed.items():
+        if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
+            warnings.warn(line, stacklevel=2)
     problem = judging_problem(model, dataset, circuit.graph, batch_size=batch_size, seed=seed, progress=progress)
     nothing = np.zeros_like(circuit.edges)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
@@ -197,7 +210,7 @@ def evaluate(
         task=dataset.name,
         metric=dataset.metric.name,
         ablation=dataset.ablation,
-        prompts="held-out" if dataset.held_out is not None else "discovery",
+        prompts="held-out" if dataset.held_out is not None else "other" if "prompts" in changed else "discovery",
         n_prompts=len(problem.prompts),
         n_edges=circuit.n_edges,
         n_edges_total=circuit.graph.n_edges,
@@ -217,6 +230,7 @@ def evaluate(
         normalised_faithfulness_interval=interval(share_interval, bounded),
         kl_interval=None if kl is None else interval(mean_interval, kl, within=(0, np.inf)),
         exact_match_interval=None if match is None else interval(share_interval, match),
+        changed=tuple(changed),
     )
 
 

@@ -105,10 +105,11 @@ def show_evaluation(
 
     Args:
         more: further lines.
-        found_here: whether the discovery prompts are those the circuit was found on.
+        found_here: whether the discovery prompts are meant to be those the circuit was found on.
     """
     e = evaluation
-    where = "those it was found on" if found_here else "discovery prompts"
+    found_here = found_here and "prompts" not in e.changed
+    where = "those it was found on" if found_here else "other prompts"
     facts = {
         "edges kept": f"{e.n_edges} of {e.n_edges_total}",
         "faithfulness": f"{_rounded(e.faithfulness)}{_interval(e.faithfulness_interval)} on {e.n_prompts} "
