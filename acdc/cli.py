@@ -135,6 +135,7 @@ def discover(
         from acdc.checkpoint import Checkpoint
         from acdc.io import circuit_file, folders
         from acdc.methods import METHODS
+        from acdc.model.check import count_seconds
 
         if method not in METHODS:
             raise unknown("method", method, METHODS)
@@ -152,13 +153,13 @@ def discover(
         for warning in data.warnings:
             terminal.warn(warning)
         started = time.perf_counter()
-        with terminal.progress_bar() as progress:
+        with terminal.progress_bar() as progress, count_seconds() as checking:
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
                 checkpoint=Checkpoint(claim.progress, stays=True), **options(option),
             )  # fmt: skip
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - checking.total
             if not circuit.n_edges:
                 terminal.warn("the circuit is empty: what was kept holds no path from the input to the logits")
             evaluation = acdc.evaluate(

@@ -12,6 +12,7 @@ from acdc.checkpoint import Checkpoint
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import Outcome
+from acdc.model.check import check_prompts
 from acdc.model.model import Model
 from acdc.patching import Patching
 from acdc.references import Ablation, References, mean_references
@@ -27,13 +28,17 @@ def no_progress(done: int, total: int | None, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A circuit discovery problem.
+    """A circuit discovery problem; when it is made, the model is compared with its module on some of the prompts.
 
     Attributes:
         prompts: the prompts a method may look at.
         batch_size: prompts a batch; None: as many as memory allows.
         seed: of everything random in a method.
         checkpoint: where a long method notes how far it is, and goes on from.
+
+    Raises:
+        AcdcError: the graph is not the model's.
+        UnsupportedModelError: the module no longer computes what the decomposition does (`acdc.model.check`).
     """
 
     model: Model
@@ -57,6 +62,7 @@ class Problem:
             pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
             differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
+        check_prompts(self.model, self.prompts[: self.prompts_per_batch])
 
     @cached_property
     def _references(self) -> References | None:

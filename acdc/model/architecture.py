@@ -22,15 +22,22 @@ class Norm:
 
     Attributes:
         module: the family's own module; `[..., d_model] -> [..., d_model]`.
-        gain: `[d_model]`, what the normalised input is multiplied by.
+        weight: `[d_model]`, the module's own, in place.
         eps: added to the variance (or mean square).
         centred: LayerNorm (mean removed) or RMSNorm.
+        plus_one: whether the normalised input is multiplied by 1 + weight (Gemma).
     """
 
     module: Callable[[Tensor], Tensor]
-    gain: Tensor
+    weight: Tensor
     eps: float
     centred: bool
+    plus_one: bool = False
+
+    @property
+    def gain(self) -> Tensor:
+        """`[d_model]`, what the normalised input is multiplied by; computed at each use, as weights may change."""
+        return 1 + self.weight if self.plus_one else self.weight
 
     def inverse_scale(self, x: Tensor) -> Tensor:
         """1 / σ of each token, `[..., 1]`, in float32 or better."""
@@ -93,6 +100,23 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of a block as the module runs them, so that a difference can be traced to one of them.
+
+    Attributes:
+        block: reads the residual stream.
+        attention, mlp: read the normalised stream; attention is None where it is no module of its own.
+        attention_writes, mlp_writes: their last module (a post-norm, or themselves), whose output is added.
+    """
+
+    block: torch.nn.Module
+    attention: torch.nn.Module | None
+    attention_writes: torch.nn.Module | None
+    mlp: torch.nn.Module
+    mlp_writes: torch.nn.Module
+
+
+@dataclasses.dataclass(frozen=True)
 class Layer:
     """One block: attention, then the MLP (or both at once in parallel blocks).
 
@@ -102,6 +126,7 @@ class Layer:
     attention: Attention
     mlp_norm: Norm | None
     mlp: Callable[[Tensor], Tensor]
+    parts: Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +155,13 @@ class Decomposition:
 
 def layer_norm(module: Any) -> Norm:
     """A `torch.nn.LayerNorm`."""
-    return Norm(module=module, gain=module.weight.detach(), eps=module.eps, centred=True)
+    return Norm(module=module, weight=module.weight.detach(), eps=module.eps, centred=True)
 
 
 def rms_norm(module: Any, *, plus_one: bool = False) -> Norm:
     """A `transformers` RMSNorm; `plus_one` where it multiplies by 1 + weight (Gemma)."""
-    gain = module.weight.detach()
     eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
-    return Norm(module=module, gain=1 + gain if plus_one else gain, eps=eps, centred=False)
+    return Norm(module=module, weight=module.weight.detach(), eps=eps, centred=False, plus_one=plus_one)
 
 
 def rows(weight: Tensor, bias: Tensor | None, n_heads: int) -> Projection:

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.activations import NewGELUActivation
 
-from acdc.model.architecture import Attention, Decomposition, Layer, Projection, detached, layer_norm
+from acdc.model.architecture import Attention, Decomposition, Layer, Parts, Projection, detached, layer_norm
+from acdc.model.observe import Observed, observe
 
 
 def decompose(model: Any) -> Decomposition:
     """Read a `GPT2LMHeadModel` in place; with `is_causal: false` in its config every position sees every other."""
     body = model.transformer
-    causal = getattr(model.config, "is_causal", True)
+    seen = observe(model, [block.attn for block in body.h])
     return Decomposition(
-        layers=tuple(_layer(block, causal) for block in body.h),
+        layers=tuple(_layer(block, own) for block, own in zip(body.h, seen, strict=True)),
         token_embedding=body.wte,
         position_embedding=body.wpe,
         rotary=None,
@@ -27,7 +28,7 @@ def decompose(model: Any) -> Decomposition:
     )
 
 
-def _layer(block: Any, causal: bool) -> Layer:
+def _layer(block: Any, seen: Observed) -> Layer:
     attention = block.attn
     n_heads, d_head, d_model = attention.num_heads, attention.head_dim, attention.embed_dim
     weight = attention.c_attn.weight.detach().t().view(3, n_heads, d_head, d_model)  # Conv1D stores [in, out]
@@ -41,11 +42,13 @@ def _layer(block: Any, causal: bool) -> Layer:
             v=v,
             w_o=attention.c_proj.weight.detach().view(n_heads, d_head, d_model),
             b_o=attention.c_proj.bias.detach(),
-            scale=attention.scaling,
-            causal=causal,
+            scale=seen.scale,
+            window=seen.window,
+            causal=seen.causal,
         ),
         mlp_norm=layer_norm(block.ln_2),
         mlp=_mlp(block.mlp),
+        parts=Parts(block, attention, attention, block.mlp, block.mlp),
     )
 
 

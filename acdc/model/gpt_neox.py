@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from acdc.model.architecture import Attention, Decomposition, Layer, Projection, columns, detached, layer_norm
+from acdc.errors import UnsupportedModelError
+from acdc.model.architecture import (
+    Attention,
+    Decomposition,
+    Layer,
+    Parts,
+    Projection,
+    columns,
+    detached,
+    layer_norm,
+)
+from acdc.model.observe import Observed, observe
 
 
 def decompose(model: Any) -> Decomposition:
     """Read a `GPTNeoXForCausalLM` in place."""
     body = model.gpt_neox
-    n_heads = model.config.num_attention_heads
+    parallel = {bool(block.use_parallel_residual) for block in body.layers}
+    if len(parallel) > 1:
+        raise UnsupportedModelError("gpt_neox: parallel and sequential blocks in one model are not supported")
+    seen = observe(model, [block.attention for block in body.layers])
     return Decomposition(
-        layers=tuple(_layer(block, n_heads) for block in body.layers),
+        layers=tuple(_layer(block, own) for block, own in zip(body.layers, seen, strict=True)),
         token_embedding=body.embed_in,
         position_embedding=None,
         rotary=lambda x, position_ids: {"rotary": body.rotary_emb(x, position_ids=position_ids)},
         final_norm=layer_norm(body.final_layer_norm),
         unembedding=model.get_output_embeddings().weight.detach(),
-        parallel=model.config.use_parallel_residual,
+        parallel=parallel == {True},
     )
 
 
-def _layer(block: Any, n_heads: int) -> Layer:
-    attention = block.attention
+def _layer(block: Any, seen: Observed) -> Layer:
+    attention, n_heads = block.attention, seen.n_heads
     fused = attention.query_key_value
     weight = fused.weight.detach().view(n_heads, 3, attention.head_size, -1)
     bias = None if fused.bias is None else fused.bias.detach().view(n_heads, 3, attention.head_size)
@@ -36,9 +50,12 @@ def _layer(block: Any, n_heads: int) -> Layer:
             v=v,
             w_o=columns(attention.dense.weight, n_heads),
             b_o=detached(attention.dense.bias),
-            scale=attention.scaling,
+            scale=seen.scale,
+            window=seen.window,
+            causal=seen.causal,
             rotary="rotary",
         ),
         mlp_norm=layer_norm(block.post_attention_layernorm),
         mlp=block.mlp,
+        parts=Parts(block, attention, attention, block.mlp, block.mlp),
     )

@@ -15,7 +15,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from acdc.model.architecture import Attention, Decomposition, Layer, Norm, Projection
+from acdc.model.architecture import Attention, Decomposition, Layer, Norm, Parts, Projection
 
 ACTIVATIONS: dict[str, nn.Module] = {
     "relu": nn.ReLU(),
@@ -121,7 +121,8 @@ class HookedNorm(nn.Module):
         self.register_buffer("ones", torch.ones(d_model), persistent=False)
 
     @property
-    def gain(self) -> Tensor:
+    def weight(self) -> Tensor:
+        """`[d_model]`, ones if it has none of its own."""
         return self.get_buffer("ones") if self.w is None else self.w.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,6 +244,7 @@ def decompose(model: HookedModel) -> Decomposition:
             ),
             mlp_norm=_norm(block.norm("ln2")),
             mlp=block.mlp,
+            parts=Parts(block, attention=None, attention_writes=None, mlp=block.mlp, mlp_writes=block.mlp),
         )  # fmt: skip
 
     return Decomposition(
@@ -257,4 +259,4 @@ def decompose(model: HookedModel) -> Decomposition:
 
 
 def _norm(module: HookedNorm | None) -> Norm | None:
-    return None if module is None else Norm(module=module, gain=module.gain, eps=module.eps, centred=True)
+    return None if module is None else Norm(module=module, weight=module.weight, eps=module.eps, centred=True)

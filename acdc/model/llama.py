@@ -16,17 +16,24 @@ from acdc.model.architecture import (
     Attention,
     Decomposition,
     Layer,
+    Parts,
     Projection,
     columns,
     detached,
     rms_norm,
     rows,
 )
+from acdc.model.observe import Observed, observe
 
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """How a family departs from Llama. The norms are attribute names of the block."""
+    """How a family departs from Llama. The norms are attribute names of the block.
+
+    Attributes:
+        rotary_by_layer_type: local and global layers, by `config.layer_types`, rotate differently.
+        caps_logits: the logits are capped at `config.final_logit_softcapping`; other classes ignore that key.
+    """
 
     attention_norm: str | None = "input_layernorm"
     attention_post_norm: str | None = None
@@ -34,6 +41,8 @@ class _Family:
     mlp_post_norm: str | None = None
     gain_plus_one: bool = False
     norm_across_heads: bool = False
+    rotary_by_layer_type: bool = False
+    caps_logits: bool = False
 
 
 _SANDWICH = _Family(
@@ -41,6 +50,7 @@ _SANDWICH = _Family(
     mlp_norm="pre_feedforward_layernorm",
     mlp_post_norm="post_feedforward_layernorm",
     gain_plus_one=True,
+    caps_logits=True,
 )
 _FAMILIES = {
     "llama": _Family(),
@@ -49,7 +59,7 @@ _FAMILIES = {
     "qwen3": _Family(),
     "phi3": _Family(),
     "gemma2": _SANDWICH,
-    "gemma3_text": _SANDWICH,
+    "gemma3_text": dataclasses.replace(_SANDWICH, rotary_by_layer_type=True),
     "olmo2": _Family(
         attention_norm=None,
         attention_post_norm="post_attention_layernorm",
@@ -64,42 +74,42 @@ def decompose(model: Any) -> Decomposition:
     """Read a `transformers` causal model of the Llama layout in place."""
     body, config = model.model, model.config
     family = _FAMILIES[config.model_type]
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    by_layer_type = config.model_type == "gemma3_text"  # local and global layers rotate differently
+    kinds = list(config.layer_types) if family.rotary_by_layer_type else ["all"] * len(body.layers)
+    seen = observe(model, [block.self_attn for block in body.layers])
 
     def rotary(x: Tensor, position_ids: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        if by_layer_type:
-            return {kind: body.rotary_emb(x, position_ids, kind) for kind in set(layer_types)}
-        table = body.rotary_emb(x, position_ids)
-        return dict.fromkeys(set(layer_types), table)
+        if family.rotary_by_layer_type:
+            return {kind: body.rotary_emb(x, position_ids, kind) for kind in set(kinds)}
+        return {"all": body.rotary_emb(x, position_ids)}
 
     return Decomposition(
-        layers=tuple(_layer(b, config, family, t) for b, t in zip(body.layers, layer_types, strict=True)),
+        layers=tuple(
+            _layer(block, config.model_type, family, own, kind)
+            for block, own, kind in zip(body.layers, seen, kinds, strict=True)
+        ),
         token_embedding=body.embed_tokens,
         position_embedding=None,
         rotary=rotary,
         final_norm=rms_norm(body.norm, plus_one=family.gain_plus_one),
         unembedding=model.lm_head.weight.detach(),
         unembedding_bias=detached(model.lm_head.bias),
-        final_softcap=getattr(config, "final_logit_softcapping", None),
+        final_softcap=config.final_logit_softcapping if family.caps_logits else None,
     )
 
 
-def _layer(block: Any, config: Any, family: _Family, layer_type: str) -> Layer:
+def _layer(block: Any, model_type: str, family: _Family, seen: Observed, rotary: str) -> Layer:
     def norm(name: str | None) -> Any:
         return None if name is None else rms_norm(getattr(block, name), plus_one=family.gain_plus_one)
 
     attention = block.self_attn
-    q, k, v = _projections(attention, config.num_attention_heads, config.num_key_value_heads)
+    q, k, v = _projections(attention, seen.n_heads, seen.n_kv_heads)
     if hasattr(attention, "q_norm"):
         q = dataclasses.replace(q, norm=attention.q_norm, norm_across_heads=family.norm_across_heads)
         k = dataclasses.replace(k, norm=attention.k_norm, norm_across_heads=family.norm_across_heads)
-    # Mistral and Phi-3 apply the window to every layer; the others only to the layers of that type.
-    sliding = config.model_type in ("mistral", "phi3") or layer_type == "sliding_attention"
-    mlp, mlp_post_norm = block.mlp, norm(family.mlp_post_norm)
-    if family.attention_post_norm is not None and attention.o_proj.bias is not None and attention.o_proj.bias.any():
+    mlp, post_norm, mlp_post_norm = block.mlp, norm(family.attention_post_norm), norm(family.mlp_post_norm)
+    if post_norm is not None and attention.o_proj.bias is not None and attention.o_proj.bias.any():
         raise UnsupportedModelError(
-            f"{config.model_type}: an attention output bias before a post-norm is not supported: it belongs to no "
+            f"{model_type}: an attention output bias before a post-norm is not supported: it belongs to no "
             "head and is not constant"
         )
     return Layer(
@@ -108,16 +118,24 @@ def _layer(block: Any, config: Any, family: _Family, layer_type: str) -> Layer:
             q=q,
             k=k,
             v=v,
-            w_o=columns(attention.o_proj.weight, config.num_attention_heads),
+            w_o=columns(attention.o_proj.weight, seen.n_heads),
             b_o=detached(attention.o_proj.bias),
-            scale=attention.scaling,
-            softcap=getattr(attention, "attn_logit_softcapping", None),
-            window=getattr(config, "sliding_window", None) if sliding else None,
-            rotary=layer_type,
-            post_norm=norm(family.attention_post_norm),
+            scale=seen.scale,
+            softcap=seen.softcap,
+            window=seen.window,
+            causal=seen.causal,
+            rotary=rotary,
+            post_norm=post_norm,
         ),
         mlp_norm=norm(family.mlp_norm),
         mlp=mlp if mlp_post_norm is None else nn.Sequential(mlp, mlp_post_norm.module),
+        parts=Parts(
+            block,
+            attention=attention,
+            attention_writes=attention if post_norm is None else post_norm.module,
+            mlp=mlp,
+            mlp_writes=mlp if mlp_post_norm is None else mlp_post_norm.module,
+        ),
     )
 
 

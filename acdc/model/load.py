@@ -11,9 +11,10 @@ import torch
 
 from acdc.errors import AcdcError, unknown
 from acdc.model import adapter, hub, interpbench
+from acdc.model.check import check_loaded
 from acdc.model.folder import CONFIG, load_module, read_config
 from acdc.model.gguf import is_gguf, load_gguf
-from acdc.model.model import Model, check_decomposition
+from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED, fetched_folder
 from acdc.model.supported import DTYPES, check_config, decompose, unwrap
 from acdc.model.tokenizer import load_tokenizer, own_tokenizer
@@ -167,7 +168,7 @@ def _named_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
 def _wrap(module: torch.nn.Module, name: str, tokenizer: Any) -> Model:
     decomposition = decompose(module, name)
     model = Model(name=name, module=module, tokenizer=tokenizer, decomposition=decomposition)
-    check_decomposition(model)
+    check_loaded(model)
     return model
 
 

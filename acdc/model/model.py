@@ -1,10 +1,11 @@
-"""`Model`: a loaded decoder with its decomposition, and the check that the two are the same function."""
+"""`Model`: a loaded decoder with its decomposition."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from acdc.errors import UnsupportedModelError
 from acdc.graph import Graph
 from acdc.model import forward, rotary
 from acdc.model.architecture import Decomposition
@@ -124,25 +124,38 @@ class Model:
         values = {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version", "dtype")}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def plain_logits(self, token_ids: Tensor, mask: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    def plain_logits(
+        self,
+        token_ids: Tensor,
+        mask: Tensor,
+        position_ids: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """The module's own logits `[B, T, vocabulary]`: the reference the decomposition is checked against.
 
         Each prompt's are those it has alone: where the module would choose by the longest of a call, calls are apart.
+
+        Args:
+            positions: `[P]`, those whose logits to give, `[B, P, vocabulary]`; None: all.
         """
+        everywhere = slice(None) if positions is None else positions
         if position_ids is None:
             position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
         if self.program is not None:
             out: Tensor = self.program(token_ids, position_ids=position_ids, attention_mask=mask)
-            return out
+            return out[:, everywhere]
+        spares = positions is not None and "logits_to_keep" in inspect.signature(self.module.forward).parameters
+        only = {"logits_to_keep": positions} if spares else {}
         parts: list[tuple[Tensor, Tensor]] = []
         for rows, ids in rotary.groups(self.decomposition, mask, position_ids):
             rotary.forget(self.decomposition)
             whole = len(rows) == len(mask)
             tokens, real = (token_ids, mask) if whole else (token_ids[rows], mask[rows])
             logits = self.module(
-                input_ids=tokens, attention_mask=real.long(), position_ids=ids, use_cache=False
+                input_ids=tokens, attention_mask=real.long(), position_ids=ids, use_cache=False, **only
             ).logits
-            parts.append((rows, logits))
+            parts.append((rows, logits if spares else logits[:, everywhere]))
         if len(parts) == 1:
             return parts[0][1]
         return rotary.together([rows for rows, _ in parts], [logits for _, logits in parts])
@@ -167,53 +180,3 @@ class Model:
         finally:
             for parameter in wanted:
                 parameter.requires_grad_(True)
-
-
-# Several families' RMSNorm computes in float32 whatever the model's dtype, so float64 is only as good as that.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-
-
-@torch.no_grad()
-def check_decomposition(model: Model) -> None:
-    """Refuse a model whose decomposed forward is not the plain forward on random, partly padded tokens.
-
-    Raises:
-        UnsupportedModelError: naming the first layer that differs, and by how much.
-    """
-    length = min(12, model.context_length or 12)
-    generator = torch.Generator().manual_seed(0)
-    token_ids = torch.randint(model.input_vocabulary_size, (2, length), generator=generator).to(model.device)
-    mask = torch.ones_like(token_ids, dtype=torch.bool)
-    if model.dtype != torch.float64:  # transformers' eager attention overflows on masks in float64
-        mask[1, length - length // 3 :] = False
-    plain = model.plain_logits(token_ids, mask)
-    difference = (plain - model.decomposed_logits(token_ids, mask)).abs()[mask]
-    scale = plain[mask].abs().max().clamp(min=1e-6)
-    error = float(difference.max() / scale)
-    if error <= _TOLERANCE[model.dtype]:
-        return
-    where = _first_difference(model, token_ids, mask)
-    raise UnsupportedModelError(
-        f"{model.name}: the decomposed forward differs from the plain one by {error:.1e} of the logits' scale"
-        f"{where}; this checkpoint has a part that its family's adapter does not know, or non-finite weights"
-    )
-
-
-def _first_difference(model: Model, token_ids: Tensor, mask: Tensor) -> str:
-    if model.program is not None:
-        return ""
-    hidden = model.module(
-        input_ids=token_ids,
-        attention_mask=mask.long(),
-        position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
-        use_cache=False,
-        output_hidden_states=True,
-    ).hidden_states
-    context = forward.make_context(model.decomposition, token_ids, mask, None, read=torch.zeros_like(token_ids))
-    x = torch.stack(forward.embed(model.decomposition, context)).sum(0)
-    trace = forward.run(model.decomposition, context, x)
-    for layer, (ours, theirs) in enumerate(zip(trace.attention_input, hidden[:-1], strict=True)):
-        error = (ours[0] - theirs).abs()[mask].max() / theirs[mask].abs().max()
-        if not error <= _TOLERANCE[model.dtype]:
-            return ", first in the embedding" if layer == 0 else f", first in layer {layer - 1}"
-    return ", first in the last layer or the final norm"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.modules.dropout import _DropoutNd
 
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model import gpt2, gpt_neox, hooked, llama, tracr
@@ -57,8 +58,7 @@ def decompose(module: torch.nn.Module, name: str) -> Decomposition:
         raise UnsupportedModelError(
             f"{name}: {type(module).__name__} has no language-model head; load it with AutoModelForCausalLM"
         )
-    if module.training and _has_dropout(module):
-        raise UnsupportedModelError(f"{name}: dropout is on, so every run would differ; call model.eval() first")
+    refuse_dropout(module, name)
     check_weights(module, name)
     try:
         return FAMILIES[config.model_type](module)
@@ -217,10 +217,21 @@ def _check_part(part: torch.nn.Module, where: str, name: str) -> None:
             raise UnsupportedModelError(f"{where}: its {key} is a {type(value).__name__}, not a parameter")
 
 
-def _has_dropout(module: torch.nn.Module) -> bool:
-    # Attention's dropout is no module of its own in most families.
-    in_attention = getattr(getattr(module, "config", None), "attention_dropout", 0.0)
-    return bool(in_attention) or any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in module.modules())
+def refuse_dropout(module: torch.nn.Module, name: str) -> None:
+    """Refuse a module that drops out at random as it is.
+
+    Raises:
+        UnsupportedModelError: some part is in training mode and has dropout.
+    """
+    in_config = getattr(getattr(module, "config", None), "attention_dropout", 0.0)
+    if (module.training and in_config) or any(part.training and _drops_out(part) for part in module.modules()):
+        raise UnsupportedModelError(f"{name}: dropout is on, so every run would differ; call model.eval() first")
+
+
+def _drops_out(part: torch.nn.Module) -> bool:
+    """Whether it would in training mode: by itself, or by a part that it takes the share from (attention)."""
+    own = [part, *part.children()]
+    return bool(getattr(part, "attention_dropout", 0.0)) or any(isinstance(m, _DropoutNd) and m.p > 0 for m in own)
 
 
 def _not_causal(module: torch.nn.Module) -> str:

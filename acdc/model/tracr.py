@@ -22,7 +22,7 @@ from acdc.errors import AcdcError
 from acdc.io.files import read_record
 from acdc.io.tensors import build, open_tensors
 from acdc.io.writing import write_atomically
-from acdc.model.architecture import Attention, Decomposition, Layer, Projection
+from acdc.model.architecture import Attention, Decomposition, Layer, Parts, Projection
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 """What a RASP sequence holds."""
@@ -260,7 +260,15 @@ def decompose(model: TracrModel) -> Decomposition:
 
     layers = [layer for layer in model.layers if isinstance(layer, TracrLayer)]
     return Decomposition(
-        layers=tuple(Layer(attention=attention(layer), mlp_norm=None, mlp=layer.mlp) for layer in layers),
+        layers=tuple(
+            Layer(
+                attention=attention(layer),
+                mlp_norm=None,
+                mlp=layer.mlp,
+                parts=Parts(layer, attention=None, attention_writes=None, mlp=layer.mlp, mlp_writes=layer.mlp),
+            )
+            for layer in layers
+        ),
         token_embedding=model.token_embedding,
         position_embedding=model.position_embedding,
         rotary=None,

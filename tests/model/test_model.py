@@ -12,7 +12,8 @@ import torch
 import families
 from acdc.errors import UnsupportedModelError
 from acdc.model.architecture import Attention, Layer
-from acdc.model.model import Model, check_decomposition
+from acdc.model.check import check_loaded
+from acdc.model.model import Model
 
 
 def corrupted(model: Model, index: int, change: Callable[[Layer], Layer]) -> Model:
@@ -45,25 +46,24 @@ WRONG = {
 @pytest.mark.parametrize("part", WRONG)
 def test_a_wrong_decomposition_is_refused(part: str, dtype: torch.dtype) -> None:
     model = families.tiny("gpt2", dtype)
-    check_decomposition(model)
+    check_loaded(model)
     with pytest.raises(UnsupportedModelError, match=r"differs from the plain one by .* first in layer 1"):
-        check_decomposition(corrupted(model, 1, WRONG[part]))
+        check_loaded(corrupted(model, 1, WRONG[part]))
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_first_wrong_layer_is_named(family: str) -> None:
     model = families.tiny(family)
-    with pytest.raises(UnsupportedModelError, match="first in layer 0"):
-        check_decomposition(corrupted(model, 0, WRONG["scale"]))
-    with pytest.raises(UnsupportedModelError, match="first in the last layer or the final norm"):
-        check_decomposition(corrupted(model, model.n_layers - 1, WRONG["scale"]))
+    for layer in range(model.n_layers):
+        with pytest.raises(UnsupportedModelError, match=rf"first in layer {layer} \(attention\)"):
+            check_loaded(corrupted(model, layer, WRONG["scale"]))
 
 
 def test_a_wrong_embedding_is_named() -> None:
     model = families.tiny("gpt2")
     wrong = dataclasses.replace(model.decomposition, position_embedding=None)
     with pytest.raises(UnsupportedModelError, match="first in the embedding"):
-        check_decomposition(dataclasses.replace(model, decomposition=wrong))
+        check_loaded(dataclasses.replace(model, decomposition=wrong))
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
