@@ -107,14 +107,14 @@ def list_tasks(context: typer.Context, json: Json = False) -> None:
         terminal.print_json(listed)
         return
     terminal.print_table(("task", "what it is"), ((info["name"], info["description"]) for info in listed))
-    print("\nand JSONL files of your own: acdc discover MODEL --task FILE.jsonl")
+    print("\nand files of your own (JSON lines, a JSON array, CSV): acdc discover MODEL --task FILE")
 
 
 @tasks.command()
 def check(
     model: ModelName,
     task: Annotated[
-        str | None, typer.Argument(help="Name (`acdc tasks`) or JSONL file; otherwise the model's own.")
+        str | None, typer.Argument(help="Name (`acdc tasks`) or a file of prompts; otherwise the model's own.")
     ] = None,
     task_option: TaskOption = None,
     metric: Metric = None,

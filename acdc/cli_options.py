@@ -24,7 +24,7 @@ Run = Annotated[Path, typer.Argument(help="Folder that `acdc discover` wrote.")]
 Task = Annotated[
     str | None,
     typer.Option(
-        help="Name (`acdc tasks`) or JSONL file. Built-in models have their own.", rich_help_panel=PROMPTS
+        help="Name (`acdc tasks`) or a file of prompts. Built-in models have their own.", rich_help_panel=PROMPTS
     ),
 ]
 TaskOption = Annotated[
@@ -114,10 +114,12 @@ def own_task(model: str) -> str:
         known = builtin_models()
         if difflib.get_close_matches(model, known):
             raise unknown("model", model, known)
-        raise AcdcError(f"which task should {model} do? Give --task a name (see acdc tasks) or a JSONL file")
+        raise AcdcError(f"which task should {model} do? Give --task a name (see acdc tasks) or a file of prompts")
     return name
 
 
 def short(name: str) -> str:
     """A model or task as part of a folder's name: the last part of a path, without the ending of a file."""
-    return Path(name).stem if name.endswith((".jsonl", ".json", ".txt")) else Path(name).resolve().name
+    from acdc.tasks.prompt_files import SUFFIXES
+
+    return Path(name).stem if name.lower().endswith(SUFFIXES) else Path(name).resolve().name

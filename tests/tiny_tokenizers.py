@@ -82,6 +82,9 @@ class _EveryWord:
     def convert_ids_to_tokens(self, token: int) -> str:
         return list(self.words)[token]
 
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(list(self.words)[token] for token in tokens)
+
 
 def _byte_level(split: Any) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())

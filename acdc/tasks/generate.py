@@ -18,7 +18,7 @@ from acdc.errors import TaskError, unknown
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.tasks.prompts import Padding
 from acdc.tasks.task import Ablation, Dataset, to_prompts, token_texts
-from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
+from acdc.tasks.tokenise import UNKNOWN, Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
 
 DEFAULT_SIZE = 64
 _PATIENCE = 1500  # pairs drawn in a row, none of them new and fitting, before giving up
@@ -106,8 +106,8 @@ class GeneratedTask:
             new = {pair.clean: pair for pair in reversed(chunk) if pair.clean not in seen}
             seen.update(new)
             for row in _check(list(new.values()), model):
-                if row.problems or row.has_unknown:
-                    refused[row.problems[0] if row.problems else "the tokenizer does not know part of it"] += 1
+                if row.problems or UNKNOWN in row.remarks:
+                    refused[row.problems[0] if row.problems else UNKNOWN] += 1
                 else:
                     found.setdefault(row.pair.clean, row.pair)
             fruitless = 0 if len(found) > before else fruitless + len(chunk)

@@ -11,16 +11,17 @@ from acdc.tasks import (
     choice,
     docstring,
     fact_recall,
+    file_task,
     gendered_pronoun,
     generate,
     greater_than,
     induction,
     ioi,
-    jsonl,
     sva,
 )
 from acdc.tasks.check import OnlyCorrect
 from acdc.tasks.generate import Generator
+from acdc.tasks.prompt_files import FORMATS, SUFFIXES
 from acdc.tasks.prompts import check_padding
 from acdc.tasks.task import Metric, Task, check_ablation, resolve_metric
 
@@ -130,10 +131,11 @@ def load(
     only_correct: bool = False,
     **options: Any,
 ) -> Task:
-    """A task by name, or from a JSONL file of your own.
+    """A task by name, or from a file of your own.
 
     Args:
-        name_or_path: one of `names()`, or a path. See `acdc.tasks.jsonl` for what a file holds.
+        name_or_path: one of `names()`, or a path. `acdc.tasks.prompt_files` says what formats
+            are read, `acdc.tasks.records` what a record holds.
         metric: name of an outcome metric, an `Outcome` or a function; None: the task's own. A file's own is
             logit-difference with wrong answers, probability with answers only, kl with neither.
         size: discovery prompts. A built-in task has as many held out; a file is used whole by default.
@@ -169,13 +171,13 @@ def load(
     path = Path(name_or_path)
     program = name in _tracr_tasks() or _is_program(name)
     if name not in GENERATORS and not program:
-        if not path.is_file():
+        if path.is_dir() or not path.exists():
             raise _no_task(name, path)
         if options:
             raise TaskError(
                 f"{path.name}: a file has no option {next(iter(options))!r}; options are of built-in tasks"
             )
-        return jsonl.load_file(
+        return file_task.load_file(
             path,
             metric=outcome,
             size=size,
@@ -203,9 +205,9 @@ def load(
 
 def _no_task(name: str, path: Path) -> AcdcError:
     if path.is_dir():
-        return TaskError(f"{path} is a folder; expected a task's name or a JSONL file")
-    if "/" in name or path.suffix in (".jsonl", ".json", ".txt"):
-        return TaskError(f"no such file: {path}; expected a JSONL file, or the name of a task (see acdc tasks)")
+        return TaskError(f"{path} is a folder; expected a task's name or a file of prompts")
+    if "/" in name or path.suffix.lower() in SUFFIXES:
+        return TaskError(f"no such file: {path}; expected {FORMATS}, or the name of a task (see acdc tasks)")
     error = unknown("task", name, _all_names())
     return AcdcError(f"{error}; nor is it a file")
 

@@ -16,7 +16,7 @@ from acdc.errors import TaskError, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.tasks.prompts import Padding, Prompts, problems
-from acdc.tasks.tokenise import Encoder, ModelLike, TokenPair
+from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice
 
 Ablation = Literal["resample", "zero", "mean", "mean-position"]
 MetricFunction = Callable[[Tensor, Targets], Tensor]
@@ -153,8 +153,8 @@ def as_dataset(
     """
     if isinstance(task, Prompts):
         default = "kl" if task.answers is None or task.wrong is None else "logit-difference"
-        dataset = Dataset("prompts", task, None, OUTCOMES[default])
         _check_prompts(task, model)
+        dataset = Dataset("prompts", task, None, OUTCOMES[default], warnings=_bos_warnings(task, model))
     elif isinstance(task, Dataset):
         dataset = task
     elif isinstance(task, Task):
@@ -214,6 +214,12 @@ def _outside(ids: Tensor, lowest: int, size: int, name: str) -> list[str]:
         f"prompt {i + 1}: token id {int(rows[i, bad[i]][0])} in {name} is outside of the model's vocabulary of {size}"
         for i in bad.any(1).nonzero().flatten().tolist()
     ]
+
+
+def _bos_warnings(prompts: Prompts, model: ModelLike) -> tuple[str, ...]:
+    firsts = (row[real][:2].tolist() for row, real in zip(prompts.clean, prompts.mask, strict=True))
+    twice = sum(starts_twice(row, model) for row in firsts)
+    return (f"{twice} of {len(prompts)} prompts: {STARTS_TWICE}",) if twice else ()
 
 
 def pad_id(model: ModelLike) -> int:

@@ -3,17 +3,27 @@
 An answer's token is what tokenising `prompt + answer` appends to the prompt's tokens. That is right for every kind
 of tokenizer, whether it merges the leading space into the word, marks it apart, or drops it; and if the answer
 changes the tokens before it, or adds several, the answer cannot be read at the prompt's last position.
+
+A prompt starts once: what the tokenizer puts at the start by default (BOS, or nothing) is not put before a text that
+brings it itself, as text from a chat template does, nor before a chat, whose template decides.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from acdc.errors import TaskError
+from acdc.tasks.chat import Chat, check_template, render
+
+UNKNOWN = "the tokenizer does not know part of the prompts"
+OWN_START = "the prompts bring the BOS of the tokenizer themselves, so it is not put before them a second time"
+STARTS_TWICE = "the prompts start with BOS twice"
+SPACED = "answers start with a space, but the prompts end with white space: the model may never write that"
 
 
 class ModelLike(Protocol):
@@ -35,12 +45,12 @@ class ModelLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextPair:
-    """A clean and a corrupted prompt, answers and wrong answers, as text."""
+    """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids."""
 
-    clean: str
-    corrupted: str
-    answers: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
+    clean: str | Chat
+    corrupted: str | Chat
+    answers: tuple[str | int, ...] = ()
+    wrong: tuple[str | int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,40 +65,76 @@ class TokenPair:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A pair as token ids, what is wrong with it, and whether the tokenizer does not know a part of its text."""
+    """A pair as token ids, what is wrong with it, and what to know of it, in words that fit other pairs too."""
 
     pair: TokenPair
     problems: tuple[str, ...] = ()
-    has_unknown: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+class _Text(NamedTuple):
+    """A text to encode: with what the tokenizer puts at the start, or as it stands."""
+
+    text: str
+    whole: bool = False
+
+    def then(self, more: str) -> _Text:
+        return _Text(self.text + more, self.whole)
 
 
 class Encoder:
-    """A tokenizer that adds what it adds at the start by default (BOS or nothing), and never an end."""
+    """A tokenizer that adds what it adds at the start by default (BOS or nothing), once, and never an end."""
 
     def __init__(self, model: ModelLike) -> None:
         if model.tokenizer is None:
             raise TaskError(
                 f"{model.name} has no tokenizer, so it takes no text: use a task made of token ids "
-                "(induction, or a JSONL file with clean_tokens, corrupted_tokens, answer_tokens, wrong_tokens)"
+                "(induction, or a file with clean_tokens, corrupted_tokens, answer_tokens, wrong_tokens)"
             )
         self._tokenizer = model.tokenizer
+        self.model_name = model.name
         self.prefix = self._default_prefix()
         self._unknown = getattr(model.tokenizer, "unk_token_id", None)
+        added = getattr(model.tokenizer, "added_tokens_decoder", {})
+        self._special = {
+            *getattr(model.tokenizer, "all_special_ids", ()),
+            *(token for token, entry in added.items() if entry.special),
+        }
 
     def _default_prefix(self) -> tuple[int, ...]:
-        plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        default = self._tokenizer("a")["input_ids"]
+        for text in ("a", "the", "0", "."):
+            plain = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            if plain:
+                break
+        default = self._tokenizer(text)["input_ids"]
         starts = (i for i in range(len(default)) if default[i : i + len(plain)] == plain)
         return tuple(default[: next(starts, 0)])
 
     def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text."""
+        """Token ids of each text, started as by default."""
+        return [row if self.has_own_start(row) else self.prefix + row for row in self.bare(texts)]
+
+    def bare(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text as it stands, with nothing put before it."""
         if not texts:
             return []
-        rows = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        return [self.prefix + tuple(row) for row in rows]
+        encoded = self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [tuple(row) for row in encoded["input_ids"]]
+
+    def has_own_start(self, row: Sequence[int]) -> bool:
+        """Whether the tokens begin with one of those put at the start by default.
+
+        White space and other special tokens may stand before it: templates often begin with a line break.
+        """
+        if not self.prefix:
+            return False
+        head = itertools.takewhile(lambda token: token in self._special or self.is_space(token), row)
+        return any(token in self.prefix for token in head)
+
+    def render(self, chat: Chat) -> tuple[str, tuple[str, ...]]:
+        """The text of a chat, and remarks; see `acdc.tasks.chat`."""
+        check_template(self._tokenizer, self.model_name)
+        return render(chat, self._tokenizer)
 
     def appended(self, prompt: str, continuations: Sequence[str]) -> list[tuple[int, ...] | None]:
         """The tokens each continuation appends to the prompt's; None if it changes the prompt's tokens."""
@@ -101,8 +147,8 @@ class Encoder:
 
     def is_space(self, token: int) -> bool:
         """Whether a token is white space and nothing else."""
-        raw: str = self._tokenizer.convert_ids_to_tokens(token)
-        return not raw.strip("Ġ▁ \t\n")
+        raw = str(self._tokenizer.convert_ids_to_tokens(token))
+        return not raw.strip("Ġ▁ \t\n") or str(self._tokenizer.decode([token])).isspace()
 
     def text(self, token: int) -> str:
         """A token as it reads in the middle of a text, with its leading space."""
@@ -124,7 +170,7 @@ class Encoder:
         if len(found) < at_least:
             raise TaskError(
                 f"only {len(found)} of {len(words)} {what} are single tokens of this tokenizer, expected at least "
-                f"{at_least}: use a JSONL file with prompts of your own"
+                f"{at_least}: use a file with prompts of your own"
             )
         return list(found.values())
 
@@ -135,47 +181,106 @@ def tokenise(pairs: Sequence[TextPair], encoder: Encoder, *, move_space: bool = 
     Args:
         move_space: if every answer of a pair starts with the same token and that is white space, let it be the last
             token of the prompt, as for tokenizers that do not merge the leading space into a number or a word.
+
+    Raises:
+        TaskError: a prompt is a chat, and the tokenizer has no chat template.
     """
-    texts: dict[str, None] = {}
-    for pair in pairs:
-        both = (pair.clean + answer for answer in (*pair.answers, *pair.wrong))
-        texts.update(dict.fromkeys((pair.clean, pair.corrupted, *both)))
-    ids = dict(zip(texts, encoder.encode(list(texts)), strict=True))
-    return [_tokenise(pair, ids, encoder, move_space) for pair in pairs]
+    written = [_written(pair, encoder) for pair in pairs]
+    texts: dict[_Text, None] = {}
+    for pair, found in zip(pairs, written, strict=True):
+        if not found.problems:
+            continued = (found.clean.then(x) for x in (*pair.answers, *pair.wrong) if isinstance(x, str))
+            texts.update(dict.fromkeys((found.clean, found.corrupted, *continued)))
+    bare = dict(zip(texts, encoder.bare([text.text for text in texts]), strict=True))
+    own = {text for text, row in bare.items() if not text.whole and encoder.has_own_start(row)}
+    ids = {text: row if text.whole or text in own else encoder.prefix + row for text, row in bare.items()}
+    rows = []
+    for pair, found in zip(pairs, written, strict=True):
+        if found.problems:
+            rows.append(Checked(TokenPair((), ()), found.problems))
+            continue
+        remarks = (*found.remarks, *((OWN_START,) if own & {found.clean, found.corrupted} else ()))
+        rows.append(_tokenise(pair, found._replace(remarks=remarks), ids, encoder, move_space))
+    return rows
 
 
-def _tokenise(pair: TextPair, ids: dict[str, tuple[int, ...]], encoder: Encoder, move_space: bool) -> Checked:
-    clean, corrupted = ids[pair.clean], ids[pair.corrupted]
-    texts = (*pair.answers, *pair.wrong)
-    whole = [ids[pair.clean + text] for text in texts]
-    has_unknown = encoder.is_unknown((*clean[len(encoder.prefix) :], *corrupted[len(encoder.prefix) :]))
+class _Written(NamedTuple):
+    """Both prompts of a pair as texts; why a chat is none, and remarks."""
+
+    clean: _Text
+    corrupted: _Text
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def _written(pair: TextPair, encoder: Encoder) -> _Written:
+    texts, found, remarks = [], [], dict[str, None]()
+    for name, prompt in (("clean", pair.clean), ("corrupted", pair.corrupted)):
+        if isinstance(prompt, str):
+            texts.append(_Text(prompt))
+            continue
+        try:
+            text, more = encoder.render(prompt)
+        except ValueError as error:
+            found.append(f"{name}: {error}")
+            text, more = "", ()
+        texts.append(_Text(text, whole=True))
+        remarks |= dict.fromkeys(more)
+    return _Written(texts[0], texts[1], tuple(found), tuple(remarks))
+
+
+def _tokenise(
+    pair: TextPair, written: _Written, ids: dict[_Text, tuple[int, ...]], encoder: Encoder, move_space: bool
+) -> Checked:
+    prompt = written.clean
+    clean, corrupted = ids[prompt], ids[written.corrupted]
+    given = (*pair.answers, *pair.wrong)
+    whole = {text: ids[prompt.then(text)] for text in given if isinstance(text, str)}
     n = len(clean)
-    if move_space and whole and all(row[:n] == clean and len(row) > n + 1 for row in whole):
-        space = {row[n] for row in whole}
-        if len(space) == 1 and encoder.is_space(whole[0][n]):
+    if move_space and whole and all(row[:n] == clean and len(row) > n + 1 for row in whole.values()):
+        space = {row[n] for row in whole.values()}
+        if len(space) == 1 and encoder.is_space(next(iter(space))):
             clean, corrupted, n = (*clean, *space), (*corrupted, *space), n + 1
     found, tokens = [], []
-    for text, row in zip(texts, whole, strict=True):
-        added = row[n:]
-        if row[:n] != clean:
-            hint = "end the prompt without one" if pair.clean[-1:].isspace() else "start the answer with one"
-            found.append(
-                f"answer {text!r} merges with the end of the prompt {pair.clean[-12:]!r}, so it is not the next "
-                f"token; if a space should part them, {hint}"
-            )
-        elif len(added) != 1:
-            pieces = " + ".join(repr(encoder.text(token)) for token in added) or "nothing"
-            hint = "; end the prompt with that space" if len(added) == 2 and encoder.is_space(added[0]) else ""
-            found.append(f"answer {text!r} is {len(added)} tokens ({pieces}), expected one{hint}")
-        elif encoder.is_unknown(added):
-            found.append(f"answer {text!r} is unknown to the tokenizer")
+    for answer in given:
+        if isinstance(answer, str):
+            fault = _not_next(answer, whole[answer], clean, prompt, encoder)
+            found += [fault] if fault else []
+            tokens.append(-1 if fault else whole[answer][n])
         else:
-            tokens.append(added[0])
-            continue
-        tokens.append(-1)
+            tokens.append(answer)
     k = len(pair.answers)
     answers, wrong = (tuple(dict.fromkeys(part)) for part in (tokens[:k], tokens[k:]))
-    return Checked(TokenPair(clean, corrupted, answers, wrong), tuple(found), has_unknown)
+    remarks = list(written.remarks)
+    if encoder.is_unknown((*clean[len(encoder.prefix) :], *corrupted[len(encoder.prefix) :])):
+        remarks.append(UNKNOWN)
+    if prompt.text[-1:].isspace() and any(text[:1].isspace() for text in whole):
+        remarks.append(SPACED)
+    return Checked(TokenPair(clean, corrupted, answers, wrong), tuple(found), tuple(remarks))
+
+
+def _not_next(
+    answer: str, row: tuple[int, ...], clean: tuple[int, ...], prompt: _Text, encoder: Encoder
+) -> str | None:
+    """Why an answer, `row` with the clean prompt before it, is not the one next token."""
+    n, spaced = len(clean), answer[:1].isspace()
+    added = row[n:]
+    if row[:n] != clean:
+        if prompt.text[-1:].isspace():
+            hint = "start the answer without one" if spaced or prompt.whole else "end the prompt without one"
+        else:
+            hint = "start the answer with one"
+        return (
+            f"answer {answer!r} merges with the end of the prompt {prompt.text[-12:]!r}, so it is not the next "
+            f"token; if a space should part them, {hint}"
+        )
+    if len(added) != 1:
+        pieces = " + ".join(repr(encoder.text(token)) for token in added) or "nothing"
+        hint = ""
+        if len(added) == 2 and encoder.is_space(added[0]):
+            hint = "; leave out the space at its start" if prompt.whole else "; end the prompt with that space"
+        return f"answer {answer!r} is {len(added)} tokens ({pieces}), expected one{hint}"
+    return f"answer {answer!r} is unknown to the tokenizer" if encoder.is_unknown(added) else None
 
 
 def misaligned(pair: TokenPair) -> str | None:
@@ -191,8 +296,10 @@ def misaligned(pair: TokenPair) -> str | None:
 
 
 def check(row: Checked, model: ModelLike) -> Checked:
-    """A pair with, added to its problems, those of its token ids in this model."""
-    pair, found = row.pair, list(row.problems)
+    """A pair with, added to its problems and remarks, those of its token ids in this model."""
+    pair, found, remarks = row.pair, list(row.problems), list(row.remarks)
+    if not pair.clean and found:  # it never became tokens
+        return row
     longest = max(len(pair.clean), len(pair.corrupted))
     if fault := misaligned(pair):
         found.append(fault)
@@ -208,4 +315,12 @@ def check(row: Checked, model: ModelLike) -> Checked:
     both = (set(pair.answers) & set(pair.wrong)) - {-1}
     if both:
         found.append(f"token {min(both)} is both an answer and a wrong answer")
-    return dataclasses.replace(row, problems=tuple(found))
+    if starts_twice(pair.clean, model) or starts_twice(pair.corrupted, model):
+        remarks.append(STARTS_TWICE)
+    return dataclasses.replace(row, problems=tuple(found), remarks=tuple(remarks))
+
+
+def starts_twice(row: Sequence[int], model: ModelLike) -> bool:
+    """Whether token ids begin with two BOS tokens of the model."""
+    bos = {model.bos_token_id, getattr(model.tokenizer, "bos_token_id", None)} - {None}
+    return len(row) > 1 and row[0] == row[1] and row[0] in bos

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tokenizers import processors
 
-from acdc.tasks.tokenise import Checked, Encoder, TextPair, TokenPair, check, tokenise
+from acdc.tasks.tokenise import UNKNOWN, Checked, Encoder, TextPair, TokenPair, check, tokenise
 from tiny_tokenizers import StandIn
 
 
@@ -64,7 +64,7 @@ def test_unknown_answers_are_refused_and_unknown_prompts_marked(model: StandIn) 
     row = _one(TextPair(PROMPT, PROMPT.replace("Mary", "日本"), (" Mary",), (" 日本",)), model, move_space=True)
     assert row.problems
     if "word-level" in str(type(model.tokenizer.backend_tokenizer.model)).lower():
-        assert row.has_unknown
+        assert UNKNOWN in row.remarks
 
 
 def test_lengths_context_equality_and_ids_are_checked() -> None:

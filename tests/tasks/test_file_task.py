@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import acdc.tasks
 from acdc.errors import TaskError
-from acdc.tasks.jsonl import read_lines
 from tiny_tokenizers import StandIn
 
 MODEL = StandIn(vocabulary_size=100)
@@ -103,23 +102,26 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
         {"clean_tokens": [], "corrupted_tokens": [True], "answer_tokens": 1.5},
     )
     with pytest.raises(TaskError) as error:
-        read_lines(path)
+        acdc.tasks.load(path)
     said = str(error.value).splitlines()
     assert said[0] == f"{path}: 7 problems"
     assert [line.split(":")[0].strip() for line in said[1:]] == [f"line {n}" for n in (2, 4, 5, 6, 7, 8, 9)]
     text = str(error.value)
     assert "line 2: not JSON" in text
-    assert "line 4: expected a JSON object, got list" in text
+    assert "line 4: expected a JSON object, got a list" in text
     assert "line 5: 'corrupted' is missing; unknown key 'answer', did you mean 'answers'?" in text
-    assert "line 6: 'clean': expected a string; 'answers': expected a string or a list of strings" in text
+    assert (
+        "line 6: 'clean': expected a string or a list of messages, got a number; 'answers': expected a string or a list"
+        in text
+    )
     assert "line 7: 'answers' is empty" in text
-    assert "line 8: 'clean_tokens': expected token ids (whole numbers from 0); 'corrupted_tokens': " in text
+    assert "line 8: 'clean_tokens': expected token ids (whole numbers from 0), got -2; 'corrupted_tokens': " in text
     assert "line 9: 'clean_tokens' is empty; 'corrupted_tokens': expected token ids" in text
 
 
 def test_a_long_list_of_bad_lines_is_cut_with_a_count(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"500 problems[\s\S]*line 20: [\s\S]*… and 480 more$"):
-        read_lines(_file(tmp_path, *["{"] * 500))
+        acdc.tasks.load(_file(tmp_path, *["{"] * 500))
 
 
 def test_every_prompt_the_tokenizer_spoils_is_reported(tmp_path: Path, gpt2_like: StandIn) -> None:
@@ -207,6 +209,6 @@ def test_misaligned_token_lines_are_reported_with_the_malformed_ones(tmp_path: P
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"clean_tokens": [1, 2], "corrupted_tokens": [1]}\n{"clean_tokens": 3}\n')
     with pytest.raises(TaskError) as error:
-        read_lines(file)
+        acdc.tasks.load(file)
     assert "line 1: clean is 2 tokens and corrupted 1" in str(error.value)
     assert "line 2" in str(error.value)

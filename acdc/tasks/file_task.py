@@ -1,0 +1,184 @@
+"""A user's own task: prompt pairs from a file, of which some may be held out.
+
+The file is read when the task is loaded, and everything wrong with it is said at once; what depends on the model, when
+the task is prepared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+from acdc.errors import TaskError
+from acdc.metrics import Outcome
+from acdc.tasks.prompt_files import Line, check_lines, read_lines
+from acdc.tasks.prompts import Padding
+from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
+from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTask:
+    """The task in a user's file; make one with `acdc.tasks.load`."""
+
+    name: str
+    outcome: Outcome
+    lines: tuple[Line, ...]
+    held_out: tuple[Line, ...] = ()
+    held_out_name: str = ""
+    ablation: Ablation = "resample"
+    seed: int = 0
+    padding: Padding = "right"
+
+    @property
+    def metric(self) -> str:
+        return self.outcome.name
+
+    @property
+    def description(self) -> str:
+        return f"{len(self.lines)} prompt pairs of {self.name}"
+
+    def prepare(self, model: ModelLike) -> Dataset:
+        rows = _checked(self.lines, model)
+        other = _checked(self.held_out, model)
+        found: dict[str, list[str]] = {}
+        warnings: list[str] = []
+        for name, lines, part in ((self.name, self.lines, rows), (self.held_out_name, self.held_out, other)):
+            labelled = [(line.label, row) for line, row in zip(lines, part, strict=True)]
+            found.setdefault(name, []).extend(f"{label}: {x}" for label, row in labelled for x in row.problems)
+            warnings += _warnings(labelled, name)
+        check_lines(found)
+        discovery = to_prompts([row.pair for row in rows], model, padding=self.padding)
+        held_out = [row.pair for row in other]
+        return Dataset(
+            name=self.name,
+            discovery=discovery,
+            held_out=to_prompts(held_out, model, padding=self.padding) if held_out else None,
+            metric=self.outcome,
+            ablation=self.ablation,
+            seed=self.seed,
+            warnings=(*warnings, *_read_as(self.lines, self.name, model), *_shared(self.lines, self.held_out)),
+            tokens=token_texts(discovery, model),
+        )
+
+
+def load_file(
+    path: Path,
+    *,
+    metric: Any = None,
+    size: int | None = None,
+    seed: int = 0,
+    held_out: Path | None = None,
+    split: float | None = None,
+    ablation: Ablation = "resample",
+    padding: Padding = "right",
+) -> FileTask:
+    """The task in a file; see `acdc.tasks.load`."""
+    if held_out is not None and split is not None:
+        raise TaskError("held_out and split both give held-out prompts: choose one")
+    if split is not None and not 0 < split < 1:
+        raise TaskError(f"expected split between 0 and 1, the fraction of prompts to hold out, got {split}")
+    lines, found = read_lines(path)
+    other, more = read_lines(held_out) if held_out is not None else ((), [])
+    if found or more:
+        outcome = resolve_metric(metric if metric is not None else _default_metric(lines))
+        found, more = found + _without_answers(lines, outcome), more + _without_answers(other, outcome)
+        check_lines({str(path): found} | ({} if held_out is None else {str(held_out): more}))
+    if split is not None:
+        lines, other = _split(lines, split, seed, path.name)
+    if size is not None and size < len(lines):
+        chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
+        lines = tuple(lines[i] for i in chosen)
+    outcome = resolve_metric(metric if metric is not None else _default_metric(lines))
+    other_name = held_out.name if held_out else path.name
+    found = _without_answers(lines, outcome)
+    more = _without_answers(other, outcome)
+    check_lines({path.name: found, other_name: more} if held_out else {path.name: found + more})
+    return FileTask(
+        name=path.name,
+        outcome=outcome,
+        lines=lines,
+        held_out=other,
+        held_out_name=other_name,
+        ablation=ablation,
+        seed=seed,
+        padding=padding,
+    )
+
+
+def _split(
+    lines: tuple[Line, ...], share: float, seed: int, name: str
+) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+    """Discovery and held-out lines, each in the file's order; equal clean prompts stay on one side."""
+    groups: dict[Any, list[int]] = {}
+    for i, line in enumerate(lines):
+        groups.setdefault(line.pair.clean, []).append(i)
+    shuffled = list(groups.values())
+    random.Random(f"split/{seed}").shuffle(shuffled)
+    wanted, held = max(1, round(share * len(lines))), set[int]()
+    for group in shuffled[:-1]:
+        if len(held) < wanted:
+            held.update(group)
+    if not held:
+        raise TaskError(f"{name}: split={share} of {len(shuffled)} different clean prompt leaves one side empty")
+    parts = [tuple(line for i, line in enumerate(lines) if (i in held) == side) for side in (False, True)]
+    return parts[0], parts[1]
+
+
+def _default_metric(lines: tuple[Line, ...]) -> str:
+    if any(line.pair.wrong for line in lines):
+        return "logit-difference"
+    return "probability" if any(line.pair.answers for line in lines) else "kl"
+
+
+def _without_answers(lines: tuple[Line, ...], outcome: Outcome) -> list[str]:
+    found = []
+    for line in lines:
+        if outcome.needs_answers and not line.pair.answers:
+            found.append(f"{line.label} has no answers, which metric {outcome.name!r} needs")
+        if outcome.needs_wrong and not line.pair.wrong:
+            found.append(f"{line.label} has no wrong answers, which metric {outcome.name!r} needs")
+    return found
+
+
+def _checked(lines: tuple[Line, ...], model: ModelLike) -> list[Checked]:
+    """The pairs as token ids of the model."""
+    texts = [line.pair for line in lines if isinstance(line.pair, TextPair)]
+    encoded = iter(tokenise(texts, Encoder(model)) if texts else ())
+    rows = [Checked(line.pair) if isinstance(line.pair, TokenPair) else next(encoded) for line in lines]
+    return [check(row, model) for row in rows]
+
+
+def _warnings(labelled: list[tuple[str, Checked]], name: str) -> list[str]:
+    """Each remark with the lines it is about."""
+    about: dict[str, list[str]] = {}
+    for label, row in labelled:
+        for remark in row.remarks:
+            about.setdefault(remark, []).append(label)
+    return [f"{name}: {remark} ({_list(labels)})" for remark, labels in about.items()]
+
+
+def _read_as(lines: tuple[Line, ...], name: str, model: ModelLike) -> tuple[str, ...]:
+    """What token ids beside texts mean to this tokenizer: they may be those of another."""
+    for line in lines:
+        ids = [x for x in (*line.pair.answers[:1], *line.pair.wrong[:1]) if isinstance(x, int)]
+        if ids and isinstance(line.pair, TextPair):
+            texts = " and ".join(repr(Encoder(model).text(token)) for token in ids)
+            return (
+                f"{name}: answers are token ids; to the tokenizer of {model.name}, {line.label}'s read {texts}",
+            )
+    return ()
+
+
+def _shared(lines: tuple[Line, ...], held_out: tuple[Line, ...]) -> tuple[str, ...]:
+    known = {line.pair.clean for line in lines}
+    shared = [line.label for line in held_out if line.pair.clean in known]
+    if not shared:
+        return ()
+    return (f"{len(shared)} held-out prompts are discovery prompts too ({_list(shared)})",)
+
+
+def _list(labels: list[str], shown: int = 5) -> str:
+    return ", ".join(labels[:shown]) + (f" and {len(labels) - shown} more" if len(labels) > shown else "")

@@ -1,0 +1,224 @@
+"""Files of prompt pairs: each format is a reader that gives records, and all records have one form (`records`).
+
+Read are JSON lines (a record a line), a JSON array of records, an object with such an array as "prompts" (that is
+auto-circuit's), and CSV with a header. What a file holds decides, not what it is called; everything wrong with it is
+said at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from acdc.errors import AcdcError, TaskError
+from acdc.io.files import read_text, strict_json
+from acdc.tasks.prompts import problems
+from acdc.tasks.records import ALIASES, FIELDS, field_problems, pair_of
+from acdc.tasks.tokenise import TextPair, TokenPair
+
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".txt")
+"""Endings by which a name is known to mean a file."""
+
+FORMATS = "JSON lines (an object a line), a JSON array of objects, or CSV with a header"
+
+_LINE_END = r"\r\n|\r|\n"
+_ROW_NUMBERS = ("", "Unnamed: 0")  # what pandas calls the column of its index
+_BESIDE_PROMPTS = ("seq_labels", "word_idxs")  # auto-circuit's names of positions
+
+Found = Iterator[tuple[str, Any]]
+"""Records and where they stand, like "line 3"; a `ValueError` stands for one that cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A pair and where it stands, like "line 3"."""
+
+    label: str
+    pair: TextPair | TokenPair
+
+
+def read_lines(path: Path) -> tuple[tuple[Line, ...], list[str]]:
+    """The pairs in a file, and what is wrong with the others.
+
+    Raises:
+        TaskError: the file cannot be read, is of no format that is read, or has no pairs.
+    """
+    try:
+        text = read_text(path)
+    except AcdcError as error:
+        raise TaskError(str(error)) from None
+    lines, found = [], []
+    for label, record in _records(text, path):
+        try:
+            if isinstance(record, ValueError):
+                raise record
+            lines.append(Line(label, pair_of(record)))
+        except ValueError as error:
+            found.append(f"{label}: {error}")
+    if not lines and not found:
+        raise TaskError(f"{path} has no prompts: expected {FORMATS}, with clean and corrupted")
+    return tuple(lines), found
+
+
+def check_lines(found: Mapping[str, list[str]]) -> None:
+    """Raise one `TaskError` for all that is wrong with the lines of some files."""
+    bad = [problems(name, texts) for name, texts in found.items() if texts]
+    if bad:
+        raise TaskError("\n".join(map(str, bad)))
+
+
+def _records(text: str, path: Path) -> Found:
+    """The records of a text, by the format it is in."""
+    start = text.strip()
+    if not start:
+        return iter(())
+    rows = [row for row in re.split(r"[\r\n]+", start) if row.strip()]
+    spread = not _is_json(rows[0])
+    if start[0] == "[" and (spread or len(rows) == 1):
+        return _json_array(text)
+    if start[0] == "{" and _is_json(start) and (spread or '"prompts"' in start):
+        return _json_object(text)
+    if start[0] == "{" and sum(row.lstrip()[0] == "{" for row in rows) * 2 < len(rows):
+        return iter([("the file", _why(text, "an object"))])
+    suffix = path.suffix.lower()
+    if start[0] in "{[":
+        return _json_lines(text)
+    names = {name.strip(' "') for name in rows[0].split(",")}
+    if suffix == ".csv" or names & {*FIELDS, *ALIASES}:
+        return _csv(text)
+    if suffix in (".jsonl", ".json", ".ndjson") or any(row.lstrip()[0] == "{" for row in rows):
+        return _json_lines(text)
+    tabs = "; columns are parted by commas, not by tabs" if "\t" in rows[0] else ""
+    raise TaskError(f"cannot tell the format of {path}: expected {FORMATS}, got {rows[0][:60]!r}{tabs}")
+
+
+# ---- JSON -------------------------------------------------------------------------------------------------------
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _why(text: str, what: str) -> ValueError:
+    """Why a text is not a JSON value of that kind."""
+    try:
+        strict_json(text)
+    except json.JSONDecodeError as error:
+        comma = re.search(r",\s*$", text[: error.pos]) and text[error.pos : error.pos + 1] in ("]", "}")
+        hint = "; leave out the comma before it" if comma else ""
+        return ValueError(f"not {what} in JSON: {error.msg} (line {error.lineno}, column {error.colno}){hint}")
+    except ValueError as error:
+        return ValueError(str(error))
+    return ValueError(f"expected {what} in JSON")
+
+
+def _json_lines(text: str) -> Found:
+    for number, row in enumerate(re.split(_LINE_END, text), start=1):
+        if not row.strip():
+            continue
+        label = f"line {number}"
+        try:
+            yield label, strict_json(row)
+        except json.JSONDecodeError as error:
+            comma = row.rstrip().endswith(",") and _is_json(row.rstrip()[:-1])
+            hint = "; leave out the comma at its end" if comma else ""
+            yield label, ValueError(f"not JSON: {error.msg} (column {error.colno}){hint}")
+        except ValueError as error:
+            yield label, error
+
+
+def _json_array(text: str) -> Found:
+    try:
+        records = strict_json(text)
+    except ValueError:
+        yield "the file", _why(text, "an array of objects")
+        return
+    for i, record in enumerate(records, start=1):
+        yield f"record {i}", record
+
+
+def _json_object(text: str) -> Found:
+    """The records of an object with "prompts", or the one record that the object is."""
+    try:
+        whole = strict_json(text)
+    except ValueError:
+        yield "the file", _why(text, "an object")
+        return
+    if "prompts" not in whole:
+        yield f"line {len(re.findall(_LINE_END, text[: text.index('{')])) + 1}", whole
+        return
+    if more := [key for key in whole if key not in ("prompts", *_BESIDE_PROMPTS)]:
+        yield "the file", ValueError(f"unknown key {more[0]!r:.60} beside 'prompts'")
+    if not isinstance(whole["prompts"], list):
+        yield "the file", ValueError("expected 'prompts' as a list of objects")
+        return
+    for i, record in enumerate(whole["prompts"], start=1):
+        yield f"prompt {i}", record
+
+
+# ---- CSV --------------------------------------------------------------------------------------------------------
+
+
+def _csv(text: str) -> Found:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        label = f"line {reader.line_num + 1}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            yield label, ValueError(f"not CSV: {error}")
+            continue
+        if row is None:
+            return
+        if not any(cell.strip() for cell in row):
+            continue
+        if header is None:
+            header = [name.strip() for name in row]
+            if bad := _header_problems(header):
+                yield label, ValueError("; ".join(bad))
+                return
+        elif len(row) != len(header):
+            yield label, ValueError(f"expected {len(header)} cells like the header, got {len(row)}")
+        else:
+            yield label, _record(header, row)
+
+
+def _header_problems(header: list[str]) -> list[str]:
+    """What is wrong with the names of the columns."""
+    twice = [f"two columns are called {name!r}" for name in dict.fromkeys(header) if header.count(name) > 1]
+    named = [name for name in header if name not in _ROW_NUMBERS]
+    found = [*twice, *field_problems(dict.fromkeys(named))]
+    ours = {ALIASES.get(name, name) for name in named}
+    found += [f"no column {x!r}" for x in ("clean", "corrupted") if not ours & {x, f"{x}_tokens"}]
+    if len(header) == 1 and (mark := re.search(r"[;\t|]", header[0])):
+        found = [f"expected columns parted by commas, got {mark.group()!r}"]
+    return found
+
+
+def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
+    record: dict[str, Any] = {}
+    for name, cell in zip(header, row, strict=True):
+        field = ALIASES.get(name, name)
+        if name in _ROW_NUMBERS or (not cell and "answer" in field) or (not cell and field == "wrong_tokens"):
+            continue
+        record[name] = cell
+        listed = cell.strip().startswith("[") and cell.strip().endswith("]")
+        if field.endswith("_tokens") and re.fullmatch(r"\s*[0-9]{1,20}\s*", cell):
+            record[name] = int(cell)
+        elif field not in ("clean", "corrupted") and listed:
+            try:
+                record[name] = strict_json(cell)
+            except ValueError:
+                return ValueError(f"{name!r}: expected a cell in brackets to be a list in JSON, got {cell:.40}")
+    return record
