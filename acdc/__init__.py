@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from acdc.errors import AcdcError, TaskError, UnsupportedModelError
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from acdc import tasks as tasks
@@ -54,6 +54,7 @@ __all__ = [
     "Circuit",
     "Completeness",
     "Curve",
+    "EmptyCircuitError",
     "Evaluation",
     "Graph",
     "Minimality",

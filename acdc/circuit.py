@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -135,24 +136,36 @@ class Scores:
     def top(
         self, n: int, by: selection.By = "absolute", select: Literal["top", "greedy"] = "top", *, prune: bool = True
     ) -> Circuit:
-        """The circuit of the `n` best edges.
+        """The circuit of the best edges, `n` of them on paths from the input to the logits.
+
+        Edges on no such path are left out, and the next best are taken for them. A warning says so if the result
+        has fewer edges than `n`, and why.
 
         Args:
             by: "absolute" ranks by magnitude, "signed" by the score itself.
             select: "top" takes the best edges wherever they are; "greedy" starts from the logits and always takes
                 the best edge into a component that is already in.
-            prune: drop edges on no path from the input to the logits, so that fewer than `n` may be left.
+            prune: False: the `n` best edges as they are, on a path or not.
+
+        Raises:
+            EmptyCircuitError: the edges only connect in circuits of more than `n`.
         """
         rules = {"top": selection.top, "greedy": selection.greedy}
         if select not in rules:
             raise unknown("selection", str(select), rules)
         edges = rules[select](self.graph, self.values, n, by=by, prune=prune)
+        warn_of_size(self.graph, edges, n)
         return self._circuit(edges, {"select": select, "edges": n, "by": by, "prune": prune})
 
     def threshold(self, t: float, by: selection.By = "absolute", *, prune: bool = True) -> Circuit:
-        """The circuit of the edges that score at least `t`; arguments as for `top`."""
+        """The circuit of the edges that score at least `t`; arguments as for `top`.
+
+        With `prune`, the provenance's selection says how many of them dangle and are left out ("dangling").
+        """
         edges = selection.threshold(self.graph, self.values, t, by=by, prune=prune)
-        return self._circuit(edges, {"select": "threshold", "threshold": t, "by": by, "prune": prune})
+        reached = selection.threshold(self.graph, self.values, t, by=by, prune=False)
+        how = {"select": "threshold", "threshold": t, "by": by, "prune": prune}
+        return self._circuit(edges, how | {"dangling": int((reached & ~edges).sum())})
 
     def _circuit(self, edges: BoolArray, how: dict[str, Any]) -> Circuit:
         return Circuit(self.graph, edges, self, self.provenance.having(selection=how))
@@ -327,6 +340,14 @@ def _array(
     if array.shape != shape:
         raise AcdcError(f"expected {what} of shape {list(shape)} ({axes}), got {list(array.shape)}")
     return array.astype(dtype, copy=False)
+
+
+def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
+    """Say, two calls up, that there are fewer edges than were asked for, and why."""
+    kept = int(edges.sum())
+    if kept < asked:
+        why = "the graph has no more" if kept == graph.n_edges else "the next ones only connect several at a time"
+        warnings.warn(f"{kept} edges are kept instead of {asked}: {why}", stacklevel=3)
 
 
 def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

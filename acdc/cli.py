@@ -160,12 +160,16 @@ def discover(
                 checkpoint=Checkpoint(claim.progress, stays=True), **options(option),
             )  # fmt: skip
             seconds = time.perf_counter() - started - checking.total
-            if not circuit.n_edges:
-                terminal.warn("the circuit is empty: what was kept holds no path from the input to the logits")
             evaluation = acdc.evaluate(
                 subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=seed,
                 progress=progress,
             )  # fmt: skip
+        if dangling := circuit.provenance.selection.get("dangling"):
+            terminal.say(
+                "note",
+                f"{dangling} more edges reach the threshold and are left out: they lie on no path from input to logits",
+                "bold",
+            )
         measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
         made = circuit.provenance.having(
             task=name, task_options=settings, command=("acdc", *sys.argv[1:]), measured=measured

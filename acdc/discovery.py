@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from acdc import selection
 from acdc.belonging import belonging, weights_digest
 from acdc.checkpoint import Checkpoint, digest
-from acdc.circuit import Circuit, Provenance, Scores
-from acdc.errors import AcdcError, unknown
+from acdc.circuit import Circuit, Provenance, Scores, warn_of_size
+from acdc.errors import AcdcError, EmptyCircuitError, unknown
 from acdc.evaluation import warn_if_useless
-from acdc.graph import Graph
+from acdc.graph import BoolArray, Graph
 from acdc.measure import measure_circuits
 from acdc.methods import METHODS, Method
 from acdc.metrics import faithfulness as faithfulness_of
@@ -94,12 +95,12 @@ def discover(
 
     How much is kept is said in at most one way. What it means depends on the method:
 
-    - `edges`: this many edges.
+    - `edges`: this many edges, all of them on paths from the input to the logits.
     - `threshold`: of `acdc`, τ: edges whose removal costs less go; of `guided`, the budget: the largest distance
       from the full model; of a ranking, the smallest absolute score.
     - `faithfulness`: of `guided`, the budget as a share: (1 − faithfulness) of what separates the full model from
-      the empty circuit; of a ranking (and `acdc`, through its sweep over τ), the smallest top-n circuit that
-      reaches it on the held-out prompts.
+      the empty circuit; of a ranking (and `acdc`, through its sweep over τ), the fewest best edges that, less
+      those that dangle, reach it on the held-out prompts.
 
     Without any, `acdc` takes τ as a thousandth of that separation, the others the task's faithfulness.
 
@@ -107,7 +108,11 @@ def discover(
         select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
         others: as for `score`. A search (`guided`, `acdc`) holds all prompts in memory and ignores `batch_size`.
 
+    Warns:
+        UserWarning: the circuit has fewer edges than `edges`, with both numbers and the reason.
+
     Raises:
+        EmptyCircuitError: nothing is left, or nothing can be found.
         AcdcError: unknown method or option, or more than one way of saying how much to keep.
     """
     given = {
@@ -141,32 +146,71 @@ def discover(
             raise AcdcError(f"select={select!r} cuts a ranking, and {method} searches; leave it out")
         found = record.search(problem, threshold, target, edges, **options)
         problem.checkpoint.remove()
+        if edges is not None:
+            warn_of_size(problem.graph, found.edges, edges)
         scores = Scores(problem.graph, found.scores, method, provenance)
-        return Circuit(problem.graph, found.edges, scores, provenance.having(selection=dict(found.selection)))
+        made = provenance.having(selection=dict(found.selection))
+        return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
     assert record.score is not None
     scores = Scores(problem.graph, record.score(problem, **options), method, provenance)
     problem.checkpoint.remove()
+    rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
+    if np.abs(scores.values).max() <= rounding:
+        raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
     if threshold is not None:
-        return scores.threshold(threshold)
+        return _not_empty(scores.threshold(threshold), dataset, full, empty)
     if edges is not None:
         return scores.top(edges, select=select)  # type: ignore[arg-type]
     assert faithfulness is not None
     held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
-    n = _fewest_faithful(held_out, scores, faithfulness, select)
+    n = _fewest_faithful(held_out, dataset, scores, faithfulness, select)
     circuit = scores.top(n, select=select)  # type: ignore[arg-type]
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
     return Circuit(circuit.graph, circuit.edges, scores, circuit.provenance.having(selection=how))
 
 
-def _fewest_faithful(problem: Problem, scores: Scores, target: float, select: str) -> int:
-    """Smallest n whose top-n circuit is at least as faithful as the target, by bisection."""
+def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) -> Circuit:
+    """The circuit, or an error with the way out if nothing is left of it."""
+    if circuit.n_edges:
+        return circuit
+    how = circuit.provenance.selection
+    kept = f"the circuit is empty: {circuit.provenance.method} keeps no edge"
+    if full == empty:
+        raise EmptyCircuitError(f"{kept}: {_nothing(dataset, full, empty)}")
+    given = next(f"{name} {how[name]:.4g}" for name in ("faithfulness", "budget", "threshold") if name in how)
+    raise EmptyCircuitError(
+        f"{kept} at {given}; {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge. "
+        "Ask for more: a lower threshold, a higher faithfulness, or a number of edges"
+    )
+
+
+def _nothing(dataset: Dataset, full: float, empty: float) -> str:
+    """Why nothing can be found."""
+    return (
+        f"{dataset.name}: {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge, so "
+        f"faithfulness is undefined and no edge matters on these prompts under {dataset.ablation} ablation; take "
+        "corrupted prompts or an ablation that change the output, or another metric"
+    )
+
+
+def _fewest_faithful(problem: Problem, dataset: Dataset, scores: Scores, target: float, select: str) -> int:
+    """Edges of the smallest circuit of best edges that is at least as faithful as the target, by bisection.
+
+    Raises:
+        EmptyCircuitError: faithfulness is undefined, because the full model and the empty circuit do not differ.
+    """
     graph = problem.graph
     rule = selection.top if select == "top" else selection.greedy
     batches = list(problem.batches()) if problem.n_batches == 1 else None  # many would not fit in memory together
 
+    def circuit(n: int) -> BoolArray:
+        return graph.prune(rule(graph, scores.values, n, prune=False))
+
     def reaches(n: int) -> bool:
-        edges = rule(graph, scores.values, n)
+        edges = circuit(n)
         full, (empty, value) = measure_circuits(problem, [np.zeros_like(edges), edges], batches=batches)
+        if full == empty:
+            raise EmptyCircuitError(f"no circuit can be chosen by faithfulness: {_nothing(dataset, full, empty)}")
         return faithfulness_of(value, full=full, empty=empty) >= target
 
     low, high = 0, 8
@@ -176,7 +220,7 @@ def _fewest_faithful(problem: Problem, scores: Scores, target: float, select: st
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
-    return high
+    return int(circuit(high).sum())
 
 
 def _method(name: str, options: dict[str, Any]) -> Method:

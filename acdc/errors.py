@@ -22,6 +22,10 @@ class WriteError(AcdcError):
     """A file cannot be written: a full disk, a folder that is gone or may not be written to."""
 
 
+class EmptyCircuitError(AcdcError):
+    """A search or a selection keeps no edge at all; the message says why, and what to change."""
+
+
 MOST_NAMES = 20
 """Most names that an error lists: a model's graph has hundreds."""
 

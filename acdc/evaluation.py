@@ -251,14 +251,15 @@ def curve(
     """Faithfulness of the top-n circuits of a ranking, on held-out prompts if there are any.
 
     Args:
-        shares: of all edges, rising: n = int(share · edges).
+        shares: of all edges, rising: n = int(share · edges) of the best edges, less those that dangle (MIB's rule,
+            `acdc.selection.top_pruned`), which are fewer than `Scores.top(n)` keeps.
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
         confidence: of the intervals; None: no intervals.
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
     problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
-    circuits = [selection.top(graph, scores.values, int(share * graph.n_edges), by=by) for share in shares]
+    circuits = [selection.top_pruned(graph, scores.values, int(share * graph.n_edges), by=by) for share in shares]
     outcomes = [dataset.metric, *_over_the_vocabulary(model)[:1]]
     measured, *divergence = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
     full, empty, values = measured.full, measured.circuits[0], measured.circuits[1:]  # values [size, prompt]

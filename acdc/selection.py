@@ -1,8 +1,12 @@
 """From scores to circuits: which edges to keep, on arrays only.
 
 Every rule ranks the valid edges once, best first, with ties in array order (destination, then source), so that a
-selection is deterministic and the ranks are all that the rules below need. Parts that lie on no path from the input
-to the logits are pruned afterwards unless asked otherwise.
+selection is deterministic and the ranks are all that the rules below need.
+
+An edge on no path from the input to the logits is worth nothing. `top` and `greedy` therefore count the edges that
+are left without such dangling parts: they take edges in order until `n` are *connected*. `top_pruned` is the other
+rule, that of the curves of the literature (MIB's CPR and CMD): the `n` best of all edges, of which pruning leaves
+fewer.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray
 
 By = Literal["absolute", "signed"]
@@ -19,21 +23,33 @@ RANKINGS = ("absolute", "signed")
 
 
 def top(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", prune: bool = True) -> BoolArray:
-    """The `n` best edges (all of them if the graph has fewer).
+    """The best edges of which `n` are connected (all edges if the graph has fewer); see `connected`.
 
     Args:
         values: `[n_destinations, n_sources]` scores.
         by: "absolute" ranks by magnitude, "signed" by the score itself.
-        prune: drop dangling edges afterwards, so that fewer than `n` may be left.
+        prune: False: the `n` best edges wherever they are, dangling ones too.
 
     Returns:
         `[n_destinations, n_sources]` kept edges.
+
+    Raises:
+        EmptyCircuitError: the edges only connect in circuits of more than `n`.
     """
-    return _first(graph, _best_first(graph, values, by), _count(n), prune)
+    order = _best_first(graph, values, by)
+    return connected(graph, order, _count(n)) if prune else _first(graph, order, _count(n))
+
+
+def top_pruned(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute") -> BoolArray:
+    """The `n` best edges less those that dangle, so that fewer than `n` may be left: MIB's rule for its curves.
+
+    Arguments as for `top`.
+    """
+    return graph.prune(_first(graph, _best_first(graph, values, by), _count(n)))
 
 
 def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute", prune: bool = True) -> BoolArray:
-    """The edges that score at least `t`; arguments as for `top`."""
+    """The edges that score at least `t`, less those that dangle unless `prune` is False; arguments as for `top`."""
     if np.isnan(t):
         raise AcdcError("expected a threshold, got NaN")
     edges = graph.valid & (_goodness(graph, values, by) >= t)
@@ -41,7 +57,7 @@ def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute"
 
 
 def greedy(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", prune: bool = True) -> BoolArray:
-    """From the logits, `n` times the best edge into a component that is already in; arguments as for `top`.
+    """From the logits, the best edge into a component that is in, until `n` are connected; arguments as for `top`.
 
     A component comes in with the first edge that leaves it, at most `n_sources` *events*. Between two events the
     edges taken are those already on offer and better than the edge of the next event; hence the event at which an
@@ -58,7 +74,78 @@ def greedy(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", pru
         taken_at[d] = offered[d] + np.searchsorted(highest, rank[d])
     reached = np.flatnonzero(graph.valid & (offered >= 0)[:, None])
     step = (taken_at * (graph.n_edges + 1) + rank).ravel()[reached]
-    return _first(graph, reached[np.argsort(step)], _count(n), prune)
+    order = reached[np.argsort(step)]
+    return connected(graph, order, _count(n)) if prune else _first(graph, order, _count(n))
+
+
+def connected(graph: Graph, order: IntArray, n: int) -> BoolArray:
+    """Edges taken in order until `n` of them are on paths from the input to the logits; the others are dropped.
+
+    The last edge may complete a path and bring in more than were missing. Then the last ones that can go without
+    leaving fewer than `n` go again (`trim`).
+
+    Args:
+        order: flat indices of edges, best first.
+    """
+    length = _prefix(graph, order, n)
+    return trim(graph, graph.prune(_first(graph, order, length)), order[:length][::-1], n)
+
+
+def rank_needed(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute") -> int:
+    """How many of the best edges it takes until `n` of them are connected; all if there are never so many."""
+    return _prefix(graph, _best_first(graph, values, by), _count(n))
+
+
+def _prefix(graph: Graph, order: IntArray, n: int) -> int:
+    """Length of the shortest prefix that leaves `n` edges connected: what it leaves grows with it, so by bisection."""
+    low, high = min(n, len(order)) - 1, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if graph.prune(_first(graph, order, middle)).sum() >= n else (middle, high)
+    return high if n else 0
+
+
+def trim(graph: Graph, edges: BoolArray, worst_first: IntArray, n: int) -> BoolArray:
+    """A connected circuit cut down to `n` edges: the worst go first, each with what dangles without it.
+
+    An edge stays if fewer than `n` would be left. If that leaves more than `n`, because parts can only go together,
+    the removal that leaves the most has the last word.
+
+    Args:
+        edges: a circuit in which nothing dangles.
+        worst_first: flat indices of its edges (others are ignored).
+
+    Raises:
+        EmptyCircuitError: nothing would be left.
+    """
+    candidates = worst_first[edges.ravel()[worst_first]]
+
+    def without(some: IntArray) -> BoolArray:
+        fewer = edges.copy()
+        fewer.ravel()[some] = False
+        return graph.prune(fewer)
+
+    while edges.sum() > n and len(candidates):
+        # As many at once as leave enough. What cannot go now cannot go later, when less is left.
+        low, step = 0, 1
+        while low + step <= len(candidates) and without(candidates[: low + step]).sum() >= n:
+            low, step = low + step, 2 * step
+        high = min(low + step, len(candidates) + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if without(candidates[:middle]).sum() >= n else (low, middle)
+        edges = without(candidates[:low])
+        left = candidates[low + 1 :]
+        candidates = left[edges.ravel()[left]]
+    if edges.sum() <= n:
+        return edges
+    smaller = max((without(np.array([e])) for e in worst_first[edges.ravel()[worst_first]]), key=np.sum)
+    if not smaller.any():
+        raise EmptyCircuitError(
+            f"no circuit of {n} edges: the best edges connect the input with the logits only in a circuit of "
+            f"{edges.sum()}; ask for at least {edges.sum()}"
+        )
+    return smaller
 
 
 def _events(graph: Graph, rank: IntArray) -> tuple[IntArray, IntArray]:
@@ -113,11 +200,11 @@ def _goodness(graph: Graph, values: FloatArray, by: str) -> FloatArray:
     return np.abs(values) if by == "absolute" else values
 
 
-def _first(graph: Graph, order: IntArray, n: int, prune: bool) -> BoolArray:
+def _first(graph: Graph, order: IntArray, n: int) -> BoolArray:
     """The first `n` edges of an order of flat indices as a mask."""
     edges = np.zeros(graph.valid.shape, dtype=bool)
     edges.ravel()[order[:n]] = True
-    return graph.prune(edges) if prune else edges
+    return edges
 
 
 def _count(n: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import acdc
@@ -224,13 +225,35 @@ def test_bad_input_is_one_line_and_status_2(
     assert words in result.err
 
 
-def test_an_empty_circuit_is_a_result_that_every_command_takes(command: Command) -> None:
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_an_empty_circuit_is_an_error_with_the_way_out(command: Command) -> None:
     found = command("discover", "tracr-reverse", "--method", "eap-ig", "--threshold", 1e9, "-o", "x")
-    lines = [line for line in found.err.splitlines() if not line.startswith("note: drawn with matplotlib")]
-    assert (found.status, len(lines)) == (0, 2)  # with or without Graphviz
-    assert "the circuit is empty" in lines[0]
-    assert re.fullmatch(r"checked: against the plain model in [0-9.e-]+ s", lines[1])
-    assert "edges kept        0 of 77" in found.out
+    assert (found.status, found.out, len(found.err.splitlines())) == (2, "", 1)
+    assert found.err.startswith("error: the circuit is empty: eap-ig keeps no edge at threshold 1e+09; l2 is 0 for")
+    assert "a lower threshold" in found.err
+    assert not Path("x").exists()
+    nothing = ("discover", "tracr-length", "--task-option", "distribution=fixed", "-o", "x")
+    for more in (("--method", "exact"), ("--method", "guided"), ("--method", "acdc"), ("--method", "eap-ig")):
+        undefined = command(*nothing, *more)
+        assert (undefined.status, undefined.out) == (2, "")
+        assert "l2 is 0 for the full model and 0 without any edge, so" in undefined.err.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_fewer_edges_than_asked_for_are_one_line(command: Command) -> None:
+    found = command("discover", "tracr-length", "--method", "exact", "--edges", 50, "-o", "x")
+    assert found.status == 0
+    assert "warning: 8 edges are kept instead of 50: the graph has no more" in found.err
+    found = command("discover", "tracr-reverse", "--method", "exact", "--edges", 1, "-o", "y")
+    assert found.status == 2
+    assert re.search(r"error: no circuit of 1 edges: .*; ask for at least \d", found.err)
+
+
+def test_every_command_takes_an_empty_circuit(command: Command) -> None:
+    graph = acdc.load("tracr-reverse").graph()
+    made = acdc.Provenance(model="tracr-reverse", task="tracr-reverse", metric="l2", ablation="resample", seed=0)
+    scores = acdc.Scores(graph, np.ones(graph.valid.shape), "eap-ig", made)
+    acdc.Circuit(graph, np.zeros_like(graph.valid), scores, made).save("x")
     judged = command("evaluate", "x", "--curve", "--completeness", "--minimality")
     assert judged.status == 0
     assert "nan" not in judged.out

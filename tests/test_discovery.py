@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from typing import Any
 
@@ -17,7 +18,7 @@ import acdc
 import families
 import problems
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError, TaskError
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError
 from acdc.measure import measure_circuits
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES, Targets, faithfulness
@@ -113,9 +114,8 @@ def attention_to_the_previous_token(model: Model, head: int) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_circuit_of_a_number_of_edges(method: str) -> None:
     circuit = acdc.discover(model(), dataset(), method, edges=12)
-    assert circuit.n_edges <= 12
-    if method not in ("acdc", "random"):  # ties, and chance: nothing may be left when dangling edges are pruned
-        assert circuit.n_edges > 0
+    assert circuit.n_edges == 12
+    assert circuit == circuit.prune()
     assert circuit.provenance.method == method
     assert circuit.provenance.selection["edges"] == 12
     assert (circuit.provenance.metric, circuit.provenance.task) == ("logit-difference", "mine")
@@ -156,7 +156,7 @@ def test_scores_are_positive_where_an_edge_helps(method: str, metric: str) -> No
 @pytest.mark.parametrize("method", ["eap-ig", "exact"])
 @pytest.mark.parametrize("select", ["top", "greedy"])
 @pytest.mark.parametrize("target", [0.5, 0.9])
-def test_faithfulness_of_a_ranking_is_the_smallest_top_n_that_reaches_it(
+def test_faithfulness_of_a_ranking_is_the_fewest_best_edges_that_reach_it(
     method: str, select: str, target: float
 ) -> None:
     circuit = acdc.discover(model(), dataset(), method, faithfulness=target, select=select)
@@ -165,8 +165,10 @@ def test_faithfulness_of_a_ranking_is_the_smallest_top_n_that_reaches_it(
     assert circuit.scores is not None
     assert circuit.provenance.selection["faithfulness"] == target
     assert faithfulness_of(circuit.edges, prompts(1)) >= target  # on the held-out prompts
-    one_less = circuit.scores.top(n - 1, select=select)  # type: ignore[arg-type]
-    assert faithfulness_of(one_less.edges, prompts(1)) < target
+    assert n == circuit.n_edges
+    best = (circuit.scores.top(k, select=select, prune=False).prune() for k in itertools.count())  # type: ignore[arg-type]
+    smaller = list(itertools.takewhile(lambda found: found != circuit, best))
+    assert faithfulness_of(smaller[-1].edges, prompts(1)) < target
 
 
 def test_without_held_out_prompts_faithfulness_is_that_of_the_discovery_prompts() -> None:
@@ -194,9 +196,43 @@ def test_a_task_says_how_faithful_a_circuit_must_be() -> None:
 
 
 def test_the_threshold_of_acdc_is_the_cost_per_edge() -> None:
-    sizes = [acdc.discover(model(), dataset(), "acdc", threshold=tau).n_edges for tau in (0.001, 0.1, 1e6)]
+    sizes = [acdc.discover(model(), dataset(), "acdc", threshold=tau).n_edges for tau in (0.001, 0.1, 1.0)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] > sizes[-1] == 0
+    assert sizes[0] > sizes[-1]
+
+
+@pytest.mark.parametrize("method", ["guided", "acdc", "eap", "exact"])
+def test_an_empty_circuit_is_an_error_with_the_way_out(method: str) -> None:
+    with pytest.raises(EmptyCircuitError, match=r"threshold|budget") as caught:
+        acdc.discover(model(), dataset(), method, threshold=1e6)
+    assert "Ask for more: a lower threshold" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not do the task")
+@pytest.mark.parametrize("options", [{}, {"edges": 5}, {"faithfulness": 0.9}], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_where_nothing_matters_nothing_is_found(method: str, options: dict[str, Any]) -> None:
+    """Clean and corrupted prompts are the same, so that no edge changes anything and faithfulness is undefined."""
+    same = dataclasses.replace(prompts(), corrupted=prompts().clean)
+    if "edges" in options and method in ("random", "guided"):
+        pytest.skip("gives a number of edges whatever they do")
+    with pytest.raises(EmptyCircuitError, match="faithfulness is undefined and no edge matters"):
+        acdc.discover(model(), same, method, **options)
+
+
+def test_dangling_edges_above_a_threshold_are_left_out_and_counted() -> None:
+    scores = acdc.score(model(), dataset(), "random")
+    threshold = float(np.quantile(scores.values[scores.graph.valid], 0.8))
+    above = int((scores.values >= threshold).sum())
+    circuit = scores.threshold(threshold)
+    assert circuit.provenance.selection["dangling"] == above - circuit.n_edges > 0
+
+
+@pytest.mark.parametrize("method", ["eap", "guided"])
+def test_fewer_edges_than_asked_for_is_a_warning(method: str) -> None:
+    n = model().graph().n_edges
+    with pytest.warns(UserWarning, match=f"^{n} edges are kept instead of {n + 1}: the graph has no more$"):
+        assert acdc.discover(model(), dataset(), method, edges=n + 1).n_edges == n
 
 
 def test_the_threshold_of_a_ranking_is_the_smallest_score() -> None:

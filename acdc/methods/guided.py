@@ -55,7 +55,8 @@ def guided(
         budget: largest distance from the full model, in the metric's units (mean over the prompts).
         faithfulness: the budget as a share of what separates the full model from the empty circuit, if no budget is
             given: budget = (1 − faithfulness) · separation.
-        edges: prune to at most this many edges instead, whatever the distance; nothing is certified then.
+        edges: prune to this many edges instead, whatever the distance; nothing is certified then. Never more; fewer
+            if no connected part of the circuit has exactly so many.
         steps: gradients per attribution (EAP-IG).
 
     Returns:
@@ -113,7 +114,7 @@ def _fewest_best(patching: Patching, scores: FloatArray, distance: Distance, bud
     graph = patching.graph
 
     def best(n: int) -> BoolArray:
-        return selection.top(graph, scores, n)
+        return selection.top_pruned(graph, scores, n)
 
     high = 8
     while high < graph.n_edges and distance(best(high)) > budget:
@@ -242,9 +243,14 @@ def _prune_to(
     """Remove the weakest edges in shrinking bites, scored anew in the circuit after each, down to `edges`."""
     if edges < 1:
         raise AcdcError(f"expected at least one edge, got {edges}")
-    kept = selection.top(patching.graph, scores, 4 * edges)
+    graph = patching.graph
+    kept = selection.top_pruned(graph, scores, 4 * edges)
+    if kept.sum() < edges:
+        kept = selection.top(graph, scores, 4 * edges)
     while int(kept.sum()) > edges:
         scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
         excess = int(kept.sum()) - edges
-        kept = _without(patching, kept, _weakest_first(kept, scores)[: -(-excess // 2)])
+        weakest = _weakest_first(kept, scores)
+        smaller = _without(patching, kept, weakest[: -(-excess // 2)])
+        kept = smaller if smaller.sum() >= edges else selection.trim(graph, kept, weakest, edges)
     return kept, scores

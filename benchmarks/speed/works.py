@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import acdc
+from acdc import selection
 from acdc.benchmarks.cost import count_operations
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, timed
@@ -199,7 +200,7 @@ def circuit(case: Case, settings: Settings) -> Iterator[Row]:
     patching = case.problem.patching()
     measure = bind(case.problem.outcome, patching)
     for share in (0.05, 0.5):
-        kept = scores.top(round(share * scores.graph.n_edges)).edges
+        kept = selection.top_pruned(scores.graph, scores.values, round(share * scores.graph.n_edges))
 
         def prepared(kept: BoolArray = kept) -> None:
             with torch.no_grad():

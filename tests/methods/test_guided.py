@@ -11,7 +11,7 @@ import torch
 
 import families
 import problems
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import Measure, bind
 from acdc.methods.guided import circuit_scores, guided, separation
@@ -127,10 +127,15 @@ def test_thresholds_that_exceed_the_budget_are_given_up(metric: str, monkeypatch
 
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 @pytest.mark.parametrize("edges", [1, 5, 20, 10_000])
-def test_a_number_of_edges_is_never_exceeded(edges: int, ablation: str) -> None:
+def test_a_number_of_edges_is_what_one_gets(edges: int, ablation: str) -> None:
     problem, patching, _ = make("gpt2-scaled-by-layer", ablation=ablation)
-    kept, _, _ = guided(problem, edges=edges)
-    assert kept.sum() <= edges
+    try:
+        kept, _, _ = guided(problem, edges=edges)
+    except EmptyCircuitError as error:  # the best path is longer
+        least = int(str(error).rpartition(" ")[2])
+        assert edges < least < 5
+        kept, _, _ = guided(problem, edges=(edges := least))
+    assert kept.sum() == min(edges, patching.graph.n_edges)
     assert (kept == patching.graph.prune(kept)).all()
     if edges == 10_000:
         assert (kept == patching.graph.valid).all()

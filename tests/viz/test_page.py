@@ -76,7 +76,10 @@ def test_edges_scores_and_ranks_are_those_of_the_circuit() -> None:
     assert [names[i] for i in unpacked(drawn["kept"], "<u4")] == circuit.edge_names()
     assert drawn["asked"] == circuit.n_edges
     top = circuit.scores.top(30)
-    assert data_of(write_page(top).content)["circuits"][0]["asked"] == 30 > top.n_edges
+    asked = data_of(write_page(top).content)["circuits"][0]["asked"]
+    assert asked > top.n_edges == 30
+    assert top.scores.top(asked, prune=False).prune().n_edges >= 30
+    assert top.scores.top(asked - 1, prune=False).prune().n_edges < 30
     scores = circuit.scores.values[circuit.graph.valid]
     np.testing.assert_array_equal(unpacked(drawn["scores"], "<f4"), scores.astype(np.float32))
     for n in (1, 7, 60):

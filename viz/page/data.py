@@ -19,6 +19,7 @@ from acdc.evaluation import Curve
 from acdc.graph import Graph, IntArray
 from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 from acdc.metrics import faithfulness
+from acdc.selection import rank_needed
 from acdc.tasks.published import published
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
 
@@ -146,11 +147,12 @@ def _circuit(
 
 
 def _asked(circuit: Circuit) -> int:
-    """Where the circuit stands on its ranking's scale: the edges asked for, of which pruning may have left fewer."""
+    """Where the circuit stands on its ranking's scale: how many of the best edges it takes to have it connected."""
     how = circuit.provenance.selection
-    edges = how.get("edges")
     ranked = how.get("select") == "top" and how.get("by") == "absolute"
-    return min(edges, circuit.graph.n_edges) if ranked and isinstance(edges, int) else circuit.n_edges
+    if not ranked or circuit.scores is None:
+        return circuit.n_edges
+    return rank_needed(circuit.graph, circuit.scores.values, circuit.n_edges)
 
 
 def _known(value: object) -> bool:
