@@ -20,6 +20,9 @@ from acdc.metrics import Outcome, Targets
 from acdc.patching import Patching
 from acdc.problem import Problem
 
+MOST_PROMPTS = 10
+"""Most prompts that an error names."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
@@ -46,6 +49,28 @@ class Measure:
         """`[B]` of the full model."""
         assert self.targets.full is not None
         return self.value(self.targets.full)
+
+
+def refuse_non_finite(values: Tensor | FloatArray, outcome: Outcome, of: str, *, first: int = 0) -> None:
+    """Refuse a metric that is NaN or infinite on some prompts.
+
+    Args:
+        values: `[..., prompt]`.
+        of: what was measured.
+        first: number of prompts before these.
+
+    Raises:
+        TaskError: names the metric and the prompts, counted from 1.
+    """
+    finite = torch.isfinite(torch.as_tensor(values))
+    if finite.all():
+        return
+    bad = (~finite).reshape(-1, finite.shape[-1]).any(0).nonzero().flatten().tolist()
+    names = ", ".join(str(first + i + 1) for i in bad[:MOST_PROMPTS]) + ", …" * (len(bad) > MOST_PROMPTS)
+    raise TaskError(
+        f"metric {outcome.name!r} is NaN or infinite for {of} on prompt{'s' * (len(bad) > 1)} {names}: expected a "
+        "finite number for every prompt; leave these prompts out, choose another metric, or try float32"
+    )
 
 
 def bind(outcome: Outcome, patching: Patching) -> Measure:
@@ -125,6 +150,9 @@ def measure_prompts(
 
     Returns:
         One record a metric, with the circuits in the order given.
+
+    Raises:
+        TaskError: a metric is NaN or infinite on some prompts.
     """
     chosen = [problem.outcome] if outcomes is None else list(outcomes)
     total = problem.n_batches * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
@@ -146,6 +174,10 @@ def measure_prompts(
                 problem.progress(done, total, "running circuits")
         found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
     values = [np.concatenate(column, axis=1) for column in zip(*found, strict=True)]
+    for outcome, v in zip(chosen, values, strict=True):
+        names = ("the full model", "the full model on the corrupted prompts", "a circuit")
+        for measured, of in zip((v[0], v[1], v[2:]), names, strict=True):
+            refuse_non_finite(measured, outcome, of)
     return [Measured(full=v[0], corrupted=v[1], circuits=v[2:]) for v in values]
 
 

@@ -387,3 +387,82 @@ def test_a_model_that_does_the_task_is_no_warning() -> None:
         warnings.simplefilter("error")
         acdc.discover(model(), dataset(), "eap", edges=5)
         acdc.discover(model(), dataset(), "eap-ig", edges=5, metric="kl")
+
+
+# ---- metrics that are no number ---------------------------------------------------------------------------------
+
+
+def no_number(bad: float, answer: int) -> Any:
+    """A metric that is `bad` on the prompts with this answer alone."""
+
+    def spoilt(logits: Tensor, targets: Targets) -> Tensor:
+        assert targets.answers is not None
+        return logits[..., 0].masked_fill((targets.answers == answer).any(-1), bad)
+
+    return spoilt
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_metric_that_is_no_number_on_one_prompt_is_refused(
+    method: str, bad: float, batch_size: int | None
+) -> None:
+    third = dataclasses.replace(prompts(), answers=torch.tensor([0, 0, 1, 0])[:, None, None])
+    message = "metric 'spoilt' is NaN or infinite for the full model on prompt 3: expected a finite number"
+    asked = {"metric": no_number(bad, 1), "batch_size": batch_size}
+    with pytest.raises(TaskError, match=message) as caught:
+        acdc.discover(model(), third, method, edges=5, **asked)
+    assert "->" not in str(caught.value)
+    if METHODS[method].score is not None and method != "acdc":
+        with pytest.raises(TaskError, match=message):
+            acdc.score(model(), third, method, **asked)
+    if method == "random":
+        circuit = Circuit(model().graph(), model().graph().valid, acdc.score(model(), prompts(), "random"))
+        for judge in (acdc.evaluate, acdc.completeness, acdc.minimality):
+            with pytest.raises(TaskError, match=message):
+                judge(model(), third, circuit, **asked)
+        with pytest.raises(TaskError, match=message):
+            acdc.curve(model(), third, circuit.scores, **asked)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not do the task")
+@pytest.mark.parametrize("method", ["exact", "acdc", "guided"])
+def test_a_metric_that_becomes_no_number_without_edges_names_the_metric(method: str) -> None:
+    def brittle(logits: Tensor, targets: Targets) -> Tensor:
+        """NaN as soon as anything differs a little from the full and from the empty model."""
+        assert targets.full is not None
+        assert targets.corrupted is not None
+        apart = [(logits - ends).abs().amax(-1) for ends in (targets.full, targets.corrupted)]
+        return logits[..., 0].masked_fill((apart[0] > 1e-9) & (apart[1] > 1e-9), float("nan"))
+
+    with pytest.raises(TaskError, match="metric 'brittle' is NaN or infinite") as caught:
+        acdc.discover(model(), prompts(), method, metric=brittle)
+    assert "->" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not do the task")
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "guided"])
+def test_a_metric_without_a_gradient_says_what_to_use_instead(method: str) -> None:
+    def detached(logits: Tensor) -> Tensor:
+        return logits[..., 0].detach()
+
+    def argmax(logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
+
+    for metric in (detached, argmax):
+        with pytest.raises(
+            TaskError, match=rf"metric '{metric.__name__}' has no gradient .* use method exact or acdc"
+        ):
+            acdc.discover(model(), prompts(), method, metric=metric, edges=5)
+    assert acdc.discover(model(), prompts(), "exact", metric=detached, edges=5).n_edges == 5
+
+
+def test_a_gradient_that_is_no_number_names_the_metric() -> None:
+    def root(logits: Tensor) -> Tensor:
+        return (logits[..., 0] - logits[..., 0].detach()).abs().sqrt() + logits[..., 1]
+
+    with pytest.raises(
+        TaskError, match=r"gradient of metric 'root' is NaN or infinite .* use method exact or acdc"
+    ):
+        acdc.score(model(), prompts(), "eap", metric=root)

@@ -80,9 +80,11 @@ def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
             "use eap-ig, or a performance metric such as logit-difference or projection"
         )
     total = np.zeros((problem.graph.n_ports, problem.graph.n_sources))
+    first = 0
     for i, patching in enumerate(problem.batches()):
         problem.progress(i, problem.n_batches, "attribution")
-        total += attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy()
+        total += attribute(patching, problem.outcome, alphas=alphas, first=first).double().cpu().numpy()
+        first += len(patching.prompts)
     problem.progress(problem.n_batches, problem.n_batches, "attribution")
     return _helpfulness(problem, problem.graph.from_ports(total / len(problem.prompts)))
 
@@ -114,6 +116,7 @@ def _exact(problem: Problem) -> FloatArray:
         total = before + exact_scores(
             patching,
             bind(problem.outcome, patching),
+            first=i * problem.prompts_per_batch,
             destinations=range(following if i == first else 0, graph.n_destinations),
             note=lambda d, scores, i=i, before=before: checkpoint.save(  # type: ignore[misc]
                 total=before + scores, batch=i, destination=d + 1

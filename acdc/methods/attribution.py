@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from acdc import passes
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, TaskError
 from acdc.graph import Graph
-from acdc.measure import Measure, bind
+from acdc.measure import Measure, bind, refuse_non_finite
 from acdc.metrics import Outcome
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
@@ -40,11 +40,15 @@ def path(steps: object) -> list[float]:
     return [k / steps for k in range(steps)]
 
 
-def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) -> Tensor:
+def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], first: int = 0) -> Tensor:
     """Summed scores of the prompts of one batch, `[n_ports, n_sources]`.
 
     Args:
         alphas: where gradients are taken: embedding = reference + alpha · (clean − reference); scores are the mean.
+        first: number of prompts before these, for messages.
+
+    Raises:
+        TaskError: the metric, or its gradient, is NaN or infinite, or it has no gradient.
     """
     model, graph = patching.model, patching.graph
     decomposition = model.decomposition
@@ -65,15 +69,44 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float]) 
             measure = measure or bind(outcome, patching)
             at_read = context.at_read(trace.final_input)
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
+            refuse_non_finite(value, outcome, "the full model", first=first)
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
-            gradients = torch.autograd.grad(value.sum(), ends, allow_unused=True, materialize_grads=True)
+            gradients = gradient_of(value.sum(), ends, outcome)
             passes.note(backward=len(patching.prompts))
         with torch.no_grad():
             if difference is None:
                 difference = source_differences(patching)
             _accumulate(scores, patching, trace, gradients, difference)
         del trace, ends, gradients, at_read, value  # so that the next run finds their memory free
+    refuse_bad_gradient(scores, outcome)
     return scores / len(alphas)
+
+
+def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:
+    """∂value/∂input of each input, zeros where the value does not depend on it.
+
+    Raises:
+        TaskError: the metric has no gradient.
+    """
+    other = "use method exact or acdc, or a metric that has one"
+    if not value.requires_grad:
+        raise TaskError(f"metric {outcome.name!r} has no gradient (it is detached, or picks by argmax): {other}")
+    try:
+        return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise TaskError(f"metric {outcome.name!r} has no gradient ({reason}): {other}") from error
+
+
+def refuse_bad_gradient(scores: Tensor, outcome: Outcome) -> None:
+    """Refuse scores from a gradient that is NaN or infinite, as that of a square root at 0 is."""
+    if not torch.isfinite(scores).all():
+        raise TaskError(
+            f"the gradient of metric {outcome.name!r} is NaN or infinite on these prompts: use method exact or acdc, "
+            "another metric, or float32"
+        )
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from acdc.graph import FloatArray
-from acdc.measure import Measure
+from acdc.measure import Measure, refuse_non_finite
 from acdc.methods.attribution import source_differences
 from acdc.model import forward
 from acdc.patching import Patching
@@ -27,6 +27,7 @@ def exact_scores(
     measure: Measure,
     *,
     destinations: Sequence[int] | None = None,
+    first: int = 0,
     note: Callable[[int, FloatArray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FloatArray:
@@ -34,6 +35,7 @@ def exact_scores(
 
     Args:
         destinations: those whose edges to score; None: all. The others' scores are 0.
+        first: number of prompts before these, for messages.
         note: called with each destination that is done and the scores so far.
         progress: called with (edges done, edges in all).
     """
@@ -41,7 +43,9 @@ def exact_scores(
     decomposition, trace, start = model.decomposition, patching.clean, patching.start
     state = state_of(model, trace, start, None)
     differences = source_differences(patching)  # [S, B, W, D]
-    full = measure.value(patching.clean_logits(measure.rows)).sum()
+    whole = measure.value(patching.clean_logits(measure.rows))
+    refuse_non_finite(whole, measure.outcome, "the full model", first=first)
+    full = whole.sum()
     scores = np.zeros(graph.valid.shape)
     chosen = range(graph.n_destinations) if destinations is None else destinations
     done, total = 0, int(graph.valid[list(chosen)].sum())
@@ -67,8 +71,9 @@ def exact_scores(
                     x = forward.resume(
                         decomposition, context, trace, state.mlp_x[layer] + written, layer, at_mlp=True
                     )
-            logits = forward.readout(decomposition, x, measure.rows)
-            scores[destination, chunk] = (measure.value(logits).sum(-1) - full).double().cpu().numpy()
+            value = measure.value(forward.readout(decomposition, x, measure.rows))
+            refuse_non_finite(value, measure.outcome, "the model without one edge", first=first)
+            scores[destination, chunk] = (value.sum(-1) - full).double().cpu().numpy()
             done += len(chunk)
             if progress is not None:
                 progress(done, total)

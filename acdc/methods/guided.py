@@ -22,7 +22,7 @@ from acdc.checkpoint import Arrays, number
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, bind
-from acdc.methods.attribution import attribute, path
+from acdc.methods.attribution import attribute, gradient_of, path, refuse_bad_gradient
 from acdc.methods.search import Search
 from acdc.patching import Patching
 from acdc.problem import Problem
@@ -160,9 +160,10 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
             logits = patching.logits(weights, rows=measure.rows, input_scale=alpha)
             if not logits.requires_grad:
                 continue
-            (gradient,) = torch.autograd.grad(measure.value(logits).mean(), weights)
+            (gradient,) = gradient_of(measure.value(logits).mean(), [weights], measure.outcome)
             passes.note(backward=len(patching.prompts))
         total -= gradient.double().cpu()
+    refuse_bad_gradient(total, measure.outcome)
     return np.where(kept, total.numpy() / len(alphas), 0.0)
 
 

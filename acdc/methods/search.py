@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.measure import Measure
+from acdc.measure import Measure, refuse_non_finite
 from acdc.model import forward
 from acdc.patching import Patching
 from acdc.propagate import (
@@ -80,6 +79,7 @@ class Search:
         self.patching, self.measure, self.graph = patching, measure, patching.graph
         self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
         self.tests = self.runs = 0
+        self._values: Tensor  # [row, prompt] of the last batch
         self.dearest = 0.0
         self._ports = [np.flatnonzero(self.graph.port_destination == d) for d in range(self.graph.n_destinations)]
         self._ahead = 4  # candidates to run next
@@ -222,7 +222,7 @@ class Search:
                 if tested == len(batch) or batch[tested] != i:
                     break
                 if not np.isfinite(distances[tested]):
-                    raise AcdcError("the metric became NaN or infinite while edges were removed; try float32")
+                    refuse_non_finite(self._values, self.measure.outcome, "a circuit")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
                     self.dearest = max(self.dearest, distances[tested] - self.distance)
@@ -301,7 +301,8 @@ class Search:
             seeds=seeds, from_layer=layer, rows=self.measure.rows, journal=journal,
         )  # fmt: skip
         self.runs += 1
-        return self.measure.distance(logits).mean(-1).expand(len(batch)).tolist()
+        self._values = self.measure.distance(logits)
+        return self._values.mean(-1).expand(len(batch)).tolist()
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
         if len(gone):

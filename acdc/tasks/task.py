@@ -6,13 +6,16 @@ checks that the metric has what it needs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from acdc.errors import TaskError, unknown
+from acdc.errors import AcdcError, TaskError, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.tasks.prompts import Padding, Prompts, problems
@@ -20,8 +23,8 @@ from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, sta
 
 Ablation = Literal["resample", "zero", "mean", "mean-position"]
 MetricFunction = Callable[[Tensor, Targets], Tensor]
-Metric = str | Outcome | MetricFunction
-"""The name of an outcome metric, an `Outcome`, or a function of logits and targets."""
+Metric = str | Outcome | MetricFunction | Callable[[Tensor], Tensor]
+"""The name of an outcome metric, an `Outcome`, or a function of the logits, or of logits and targets."""
 
 
 class Truth(Protocol):
@@ -89,14 +92,17 @@ class Task(Protocol):
 def resolve_metric(metric: Metric) -> Outcome:
     """The outcome metric of that name, or around that function.
 
-    A function takes logits `[..., prompt, position, vocabulary]` at the read positions and the `Targets`, and gives
-    `[..., prompt]` or `[..., prompt, position]`; more of it counts as better.
+    A function takes logits `[..., prompt, position, vocabulary]` at the read positions and, if it has a second
+    argument, the `Targets`; it gives `[..., prompt]` or `[..., prompt, position]`, and more of it counts as better.
 
     Raises:
-        AcdcError: there is no metric of that name.
+        AcdcError: there is no metric of that name, or the function takes other arguments. Later, when the metric is
+            measured: the function fails, or gives something else.
     """
     if isinstance(metric, Outcome):
-        return metric
+        if OUTCOMES.get(metric.name) is metric:
+            return metric
+        return dataclasses.replace(metric, function=_checked(metric.function, metric.name))
     if isinstance(metric, str):
         if metric not in OUTCOMES:
             raise unknown("metric", metric, OUTCOMES)
@@ -105,16 +111,35 @@ def resolve_metric(metric: Metric) -> Outcome:
         raise TaskError(f"expected a metric's name, an Outcome or a function, got {type(metric).__name__}")
     name = getattr(metric, "__name__", type(metric).__name__)
     description = (getattr(metric, "__doc__", None) or "a function of the user's").strip().splitlines()[0]
-    return Outcome(name, _per_position(metric, name), "vocabulary", True, False, False, False, description)
+    return Outcome(name, _checked(metric, name), "vocabulary", True, False, False, False, description)
 
 
-def _per_position(function: MetricFunction, name: str) -> MetricFunction:
-    """The function with values per prompt repeated over the read positions, whose mean they then are."""
+def _checked(function: Callable[..., Tensor], name: str) -> MetricFunction:
+    """The function with its failures and wrong answers as errors that name it.
+
+    Values per prompt are repeated over the read positions, whose mean they then are.
+    """
+    n_arguments = _arguments(function, name)
 
     def values(logits: Tensor, targets: Targets) -> Tensor:
-        found = function(logits, targets)
+        try:
+            found = function(*(logits, targets)[:n_arguments])
+        except (AcdcError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise TaskError(
+                f"metric {name!r} failed on logits {list(logits.shape)} (…, prompt, position, vocabulary): "
+                f"{type(error).__name__}: {reason:.300}"
+            ) from error
         *batch, positions, _ = logits.shape
-        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(found, Tensor):
+            raise TaskError(f"metric {name!r}: expected a torch tensor of values, got {type(found).__name__}")
+        if found.is_complex():
+            raise TaskError(f"metric {name!r}: expected real values, got {found.dtype}")
+        if not found.is_floating_point():
+            found = found.to(logits.dtype)
+        shape = list(found.shape)
         if shape == batch:
             return found.unsqueeze(-1).expand(*batch, positions)
         if shape != [*batch, positions]:
@@ -125,6 +150,21 @@ def _per_position(function: MetricFunction, name: str) -> MetricFunction:
         return found
 
     return values
+
+
+def _arguments(function: Callable[..., Tensor], name: str) -> int:
+    """How many arguments a metric's function takes: the logits alone, or logits and targets."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return 2
+    for n in (2, 1):
+        with contextlib.suppress(TypeError):
+            signature.bind(*range(n))
+            return n
+    raise TaskError(
+        f"metric {name!r}: expected a function of the logits, or of logits and targets, got {name}{signature}"
+    )
 
 
 def check_ablation(ablation: str) -> Ablation:
@@ -163,7 +203,7 @@ def as_dataset(
         raise TaskError(f"expected a task (acdc.tasks.load), a Dataset or Prompts, got {type(task).__name__}")
     dataset = dataclasses.replace(
         dataset,
-        metric=dataset.metric if metric is None else resolve_metric(metric),
+        metric=resolve_metric(dataset.metric if metric is None else metric),
         ablation=dataset.ablation if ablation is None else check_ablation(ablation),
     )
     check_metric(dataset.metric, dataset.discovery, dataset.name)

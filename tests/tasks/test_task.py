@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import functools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,3 +96,64 @@ def test_a_distance_comes_with_a_function() -> None:
     logits = torch.randn(2, 1, 5)
     targets = Targets(torch.ones(2, 1, dtype=torch.bool), full=torch.zeros(2, 1, 5))
     torch.testing.assert_close(metric.distance(logits, targets), logits[:, 0, 0].abs())
+
+
+class Margin(torch.nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits[..., 0] - logits[..., 1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda logits: logits[..., 0] - logits[..., 1],
+        lambda logits, *, scale=1.0: scale * (logits[..., 0] - logits[..., 1]),
+        lambda logits, targets=None: logits[..., 0] - logits[..., 1],
+        lambda *given: given[0][..., 0] - given[0][..., 1],
+        functools.partial(lambda first, logits: logits[..., first] - logits[..., 1], 0),
+        Margin(),
+        Margin().forward,
+    ],
+)
+def test_a_function_of_the_logits_alone_is_a_metric(function: Any) -> None:
+    logits, targets = torch.randn(3, 2, 1, 5), Targets(torch.ones(2, 1, dtype=torch.bool))
+    found = resolve_metric(function)(logits, targets)
+    torch.testing.assert_close(found, (logits[..., 0] - logits[..., 1])[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: 0, r"expected a function of the logits, or of logits and targets, got <lambda>\(\)"),
+        (lambda logits, targets, third: logits, r"got <lambda>\(logits, targets, third\)"),
+        (lambda logits, *, needed: logits, r"got <lambda>\(logits, \*, needed\)"),
+        (lambda logits: logits[..., 99], r"failed on logits \[2, 1, 5\] .*: IndexError: index 99"),
+        (lambda logits, targets: targets.answer, r"failed .*: AttributeError: .* no attribute 'answer'"),
+        (lambda logits: logits.detach().numpy().sum(-1), "expected a torch tensor of values, got ndarray"),
+        (lambda logits: None, "expected a torch tensor of values, got NoneType"),
+        (lambda logits: logits.sum(-1) + 1j, "expected real values, got torch.complex64"),
+        (lambda logits: logits, r"expected values \[2\] .* got \[2, 1, 5\]"),
+    ],
+)
+def test_what_goes_wrong_in_a_function_names_the_metric(function: Any, message: str) -> None:
+    logits, targets = torch.randn(2, 1, 5), Targets(torch.ones(2, 1, dtype=torch.bool))
+    with pytest.raises(TaskError, match=message) as caught:
+        resolve_metric(function)(logits, targets)
+    assert "\n" not in str(caught.value)
+    assert "metric '<lambda>'" in str(caught.value)
+    if "failed" in message:
+        assert isinstance(caught.value.__cause__, IndexError | AttributeError)
+
+
+def test_an_outcome_of_ones_own_is_checked_like_a_function() -> None:
+    own = dataclasses.replace(OUTCOMES["kl"], name="own", function=lambda logits, targets: logits.sum())
+    with pytest.raises(TaskError, match="metric 'own': expected values"):
+        as_dataset(PROMPTS, MODEL, metric=own).metric(torch.randn(2, 1, 5), Targets(torch.ones(2, 1).bool()))
+    assert resolve_metric(OUTCOMES["kl"]) is OUTCOMES["kl"]
+
+
+def test_whole_numbers_are_values() -> None:
+    metric = resolve_metric(lambda logits: logits.argmax(-1))
+    found = metric(torch.tensor([[[0.0, 2.0, 1.0]]]), Targets(torch.ones(1, 1, dtype=torch.bool)))
+    assert found.tolist() == [1.0]
+    assert found.dtype == torch.float32
