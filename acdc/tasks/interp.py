@@ -25,7 +25,7 @@ from acdc.model.tracr import BUILTIN, TracrModel, Value
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
-from acdc.tasks.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, describe, draw_prompts
+from acdc.tasks.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
 from acdc.tasks.tracr_inputs import DISTRIBUTIONS, lengths_of
 from acdc.tasks.true_circuits import TrueCircuit, Truth
 
@@ -168,6 +168,7 @@ class InterpTask:
         distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
         size: discovery prompts, and as many held out.
         seed: the prompts are drawn with.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
     """
 
     name: str
@@ -177,6 +178,7 @@ class InterpTask:
     distribution: str = DEFAULT_DISTRIBUTION
     size: int = DEFAULT_SIZE
     seed: int = 0
+    witnesses: bool = True
 
     @property
     def metric(self) -> str:
@@ -194,8 +196,8 @@ class InterpTask:
         discovery, held_out = (
             with_answers(prompts, program, record)
             for prompts in draw_prompts(
-                program, truth, distribution=self.distribution, size=self.size, seed=self.seed,
-                answered=not program.program.numerical,
+                program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
+                seed=self.seed, answered=not program.program.numerical,
             )
         )  # fmt: skip
         check_metric(self.outcome, discovery, self.name)
@@ -220,7 +222,7 @@ class InterpTask:
             return (f"{self.name}: the true circuit is known for resample ablation only, not for {self.ablation}",)
         if not truth.edges:
             return (f"{self.name}: no edge matters with {self.distribution!r} inputs; try another distribution",)
-        if len(truth.witnesses) > self.size:
+        if self.witnesses and len(truth.witnesses) > self.size:
             return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge",)
         return ()
 
@@ -233,6 +235,7 @@ def make(
     seed: int = 0,
     distribution: str | None = None,
     ablation: str | None = None,
+    witnesses: bool = True,
 ) -> InterpTask:
     """The task of a built-in model `interp-*`, or of the model in a folder.
 
@@ -241,6 +244,7 @@ def make(
         size: discovery prompts (default 32), and as many held out.
         distribution: "fixed", "mixed", "permuted" or "varied" (default).
         ablation: "resample" (default), or another, for which the true circuit is not known.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
 
     Raises:
         AcdcError: an unknown metric, distribution or ablation.
@@ -256,6 +260,7 @@ def make(
         distribution=distribution,
         size=DEFAULT_SIZE if size is None else size,
         seed=seed,
+        witnesses=check_witnesses(witnesses),
     )
 
 

@@ -145,7 +145,8 @@ def load(
         ablation: "resample", "zero", "mean" or "mean-position"; None: the task's own.
         padding: the side on which shorter prompts are filled up, "right" or "left".
         only_correct: leave out the prompts that the model gets wrong.
-        options: of the task: `corruption` and `order` of ioi, `length` of induction, `distribution` of Tracr tasks.
+        options: of the task: `corruption` and `order` of ioi, `length` of induction, `distribution` and `witnesses` of
+            Tracr tasks.
 
     Raises:
         AcdcError: an unknown name, metric or option (names the nearest), or bad lines in the file.
@@ -246,7 +247,8 @@ def _load_program(name: str, *, options: dict[str, Any], **settings: Any) -> Tas
         if options:
             raise TaskError(f"task {name!r} has no option {next(iter(options))!r}")
         return interpbench.make(name, **settings)
+    known = ["distribution", "witnesses"]
     for option in options:
-        if option != "distribution":
-            raise unknown(f"option of task {name!r}", option, ["distribution"])
+        if option not in known:
+            raise unknown(f"option of task {name!r}", option, known)
     return (interp if interp.is_interp(name) else tracr).make(name, **settings, **options)

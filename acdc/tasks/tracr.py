@@ -3,7 +3,8 @@
 A task draws clean inputs and corrupts them by other random inputs. Its distribution says in what the two differ,
 and so which circuit is the true one: the same ablation and distribution name it (`truth_for`). By default tokens,
 lengths and positions all differ ("varied"), which exercises the whole program. The pairs that show each true edge
-to matter are always among the discovery prompts, so that a search can find every edge and a miss is its own.
+to matter (witnesses, chosen with the truth) lead the discovery prompts, so that a search can find every edge and a miss
+is its own; without them, prompts are random alone, as a user's would be.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class TracrTask:
         distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
         size: discovery prompts, and as many held out.
         seed: the prompts are drawn with.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TracrTask:
     distribution: str = DEFAULT_DISTRIBUTION
     size: int = DEFAULT_SIZE
     seed: int = 0
+    witnesses: bool = True
 
     @property
     def metric(self) -> str:
@@ -69,8 +72,8 @@ class TracrTask:
             raise TaskError(f"task {self.name!r} is what the model {self.name!r} does, got model {model.name!r}")
         truth = self.truth()
         discovery, held_out = draw_prompts(
-            program, truth, distribution=self.distribution, size=self.size, seed=self.seed,
-            answered=self.outcome.needs_answers,
+            program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
+            seed=self.seed, answered=self.outcome.needs_answers,
         )  # fmt: skip
         check_metric(self.outcome, discovery, self.name)
         vocabulary = program.program.vocabulary
@@ -96,7 +99,7 @@ class TracrTask:
             return (f"{self.name}: there is no true circuit {case}",)
         if not truth.edges:
             return (f"{self.name}: no edge matters {case}; try another distribution",)
-        if len(truth.witnesses) > self.size:
+        if self.witnesses and len(truth.witnesses) > self.size:
             return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge {case}",)
         return ()
 
@@ -109,6 +112,7 @@ def make(
     seed: int = 0,
     distribution: str | None = None,
     ablation: str | None = None,
+    witnesses: bool = True,
 ) -> TracrTask:
     """The task of a Tracr model.
 
@@ -118,6 +122,7 @@ def make(
         size: discovery prompts (default 32), and as many held out.
         distribution: "fixed", "mixed", "permuted" or "varied" (default).
         ablation: "resample" (default), "zero", or a mean, for which there is no true circuit.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
 
     Raises:
         AcdcError: an unknown name, metric, distribution or ablation.
@@ -135,7 +140,19 @@ def make(
         distribution=distribution,
         size=DEFAULT_SIZE if size is None else size,
         seed=seed,
+        witnesses=check_witnesses(witnesses),
     )
+
+
+def check_witnesses(given: object) -> bool:
+    """The option `witnesses`.
+
+    Raises:
+        TaskError: it is neither true nor false.
+    """
+    if not isinstance(given, bool):
+        raise TaskError(f"expected witnesses to be true or false, got {given!r}")
+    return given
 
 
 def task_names() -> list[str]:
