@@ -44,6 +44,7 @@ from acdc.metrics import (
 )
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
+from acdc.reproduction import Reproduction, reproduction
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -60,6 +61,7 @@ class TruthComparison:
 
     Attributes:
         name: which truth.
+        edges_are: what its edges are: "true edges", or "singly necessary edges" where these need not be one circuit.
         true_positives, false_positives, missed: numbers of edges.
         precision, recall, f1: NaN where they are 0 / 0 (see `acdc.metrics.Confusion`).
     """
@@ -71,6 +73,7 @@ class TruthComparison:
     precision: float = NAN
     recall: float = NAN
     f1: float = NAN
+    edges_are: str = "true edges"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Evaluation:
             outputs.
         exact_match: fraction of read positions with the full model's most likely token; None for numerical outputs.
         truth: comparison with the known circuit, if there is one.
+        reproduction: whether it reproduces every output and needs every edge, where outputs are exact.
         normalised_faithfulness: between 0 and 1 on every prompt (see `acdc.metrics.normalised_faithfulness`).
     """
 
@@ -120,6 +124,7 @@ class Evaluation:
     normalised_faithfulness_interval: tuple[float, float] = NO_INTERVAL
     kl_interval: tuple[float, float] | None = None
     exact_match_interval: tuple[float, float] | None = None
+    reproduction: Reproduction | None = None
     changed: tuple[str, ...] = ()
 
 
@@ -230,6 +235,7 @@ def evaluate(
         normalised_faithfulness_interval=interval(share_interval, bounded),
         kl_interval=None if kl is None else interval(mean_interval, kl, within=(0, np.inf)),
         exact_match_interval=None if match is None else interval(share_interval, match),
+        reproduction=_reproduction(problem, dataset, circuit),
         changed=tuple(changed),
     )
 
@@ -351,9 +357,9 @@ def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> Truth
             raise AcdcError(
                 "the true circuit is of another graph than the circuit: give both the same graph options"
             )
-        name, edges = "given", truth.edges
+        name, edges, edges_are = "given", truth.edges, "true edges"
     elif dataset.truth is not None:
-        name, edges = dataset.truth.name, dataset.truth.mask(circuit.graph)
+        name, edges, edges_are = dataset.truth.name, dataset.truth.mask(circuit.graph), dataset.truth.edges_are
     else:
         return None
     counts = confusion(circuit.edges[circuit.graph.valid], edges[circuit.graph.valid])
@@ -365,4 +371,13 @@ def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> Truth
         precision=counts.precision,
         recall=counts.recall,
         f1=counts.f1,
+        edges_are=edges_are,
     )
+
+
+def _reproduction(problem: Problem, dataset: Dataset, circuit: Circuit) -> Reproduction | None:
+    if not dataset.exact:
+        return None
+    sets = [dataset.discovery] if dataset.held_out is None else [dataset.discovery, dataset.held_out]
+    quiet = dataclasses.replace(problem, progress=no_progress)
+    return reproduction([dataclasses.replace(quiet, prompts=prompts) for prompts in sets], circuit.edges)

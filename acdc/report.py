@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from acdc.circuit import Circuit
     from acdc.evaluation import Curve, Evaluation
     from acdc.knockouts import Completeness, Minimality
+    from acdc.reproduction import Reproduction
     from acdc.tasks.check import TaskReport
     from acdc.viz import Drawing
 
@@ -137,11 +138,22 @@ def show_evaluation(
         facts["divergence"] = f"{e.kl:.3g} nats from the full model, {e.worst_kl:.3g} at worst"
         facts["same answer"] = f"at {e.exact_match:.1%} of the positions read"
     if e.truth is not None:
-        facts["true circuit"] = (
-            f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} true edges found, "
-            f"{e.truth.false_positives} false ({e.truth.name})"
+        true = e.truth.edges_are == "true edges"
+        facts["true circuit" if true else "singly necessary"] = (
+            f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} {e.truth.edges_are} found, "
+            f"{e.truth.false_positives} {'false' if true else 'others'} ({e.truth.name})"
         )
+    if e.reproduction is not None:
+        facts["reproduces"] = _reproduced(e.reproduction)
     terminal.print_facts((facts | dict(more or {})).items())
+
+
+def _reproduced(found: Reproduction) -> str:
+    """Whether all outputs are reproduced, and every edge is needed for it."""
+    if found.reproduced < found.n_prompts:
+        return f"the outputs on {found.reproduced} of {found.n_prompts} prompts"
+    needed = "no edge can go" if found.removable is None else f"{found.removable} can go"
+    return f"all outputs on {found.n_prompts} prompts, and {needed}"
 
 
 def show_task(found: TaskReport) -> None:

@@ -129,12 +129,12 @@ circuit was measured on {population:,} prompts, which are the population, so tha
 samples of each size were drawn from it.
 
 - A **mean** has Student's t interval. Values of one sign whose standard deviation is over a third of their mean, such
-  as divergences, have their skewness removed by Hall's transformation (1992), and need 32 prompts.
+  as divergences, have their skewness removed by Hall's transformation (1992), and need 64 prompts.
 - **Faithfulness**, a ratio of means over the same prompts, has Fieller's interval. The integrals over circuit sizes,
   incompleteness and the share of an edge are such ratios too.
 - A **proportion** has the mid-P binomial interval, also where all or none of the prompts are right. It can be right by
   no more than the jumps of a binomial distribution allow, and is above 97% where no interval of that size is nearer.
-- **None** is given below 8 prompts, and where the sample is skewed by more than √n / 2: one or two prompts then make up
+- **None** is given below 8 prompts, and where the sample is skewed by more than √n / 3: a few prompts then make up
   the mean. The range over prompts is printed instead. If all prompts have one value, it is both ends.
 
 Each cell: how many of the intervals hold the true value; in brackets, in how many samples there was one, if not in all.

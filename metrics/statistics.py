@@ -22,11 +22,11 @@ Interval = tuple[float, float]
 NO_INTERVAL: Interval = (float("nan"), float("nan"))
 FEWEST = 8
 """Prompts below which there is no interval of a mean."""
-FEWEST_SKEWED = 32
+FEWEST_SKEWED = 64
 """The same for values of one sign that spread widely, such as divergences: fewer do not show their tail."""
 WIDE = 1 / 3
 """Standard deviation in means from which values of one sign count as widely spread."""
-MOST_SKEW = 0.5
+MOST_SKEW = 1 / 3
 """Skewness of the prompts, in √n, above which one or two of them make up the mean, and there is no interval."""
 SAME = 1e-6
 """Values that differ by less, as a share of the largest, are one value: single precision tells them no further."""

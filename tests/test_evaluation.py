@@ -60,7 +60,7 @@ def dataset() -> Dataset:
 @functools.cache
 def many() -> Dataset:
     """With prompts enough for intervals."""
-    return dataclasses.replace(dataset(), held_out=prompts(1, 40))
+    return dataclasses.replace(dataset(), held_out=prompts(1, 80))
 
 
 def circuit(density: float = 0.7, seed: int = 0) -> Circuit:

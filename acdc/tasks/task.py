@@ -32,6 +32,11 @@ class Truth(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def edges_are(self) -> str:
+        """What its edges are, in words: "true edges", or less where they are not one circuit."""
+        ...
+
     def mask(self, graph: Graph) -> BoolArray:
         """`[n_destinations, n_sources]` true edges of any graph of the model."""
         ...
@@ -52,6 +57,7 @@ class Dataset:
         tokens: `[prompt][position]`, texts of the clean tokens of the discovery prompts; None without a tokenizer.
         faithfulness: what a circuit should reach if the user does not say.
         truth: the true circuit for this ablation and these prompts, if it is known.
+        exact: whether outputs are free of noise, as a compiled program's, so that a circuit reproduces them or not.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Dataset:
     tokens: tuple[tuple[str, ...], ...] | None = None
     faithfulness: float = 0.95
     truth: Truth | None = None
+    exact: bool = False
 
 
 @runtime_checkable

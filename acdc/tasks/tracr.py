@@ -87,6 +87,7 @@ class TracrTask:
             warnings=self._warnings(truth),
             faithfulness=FAITHFULNESS,
             truth=truth,
+            exact=True,
             tokens=tuple(
                 tuple(str(vocabulary[token]) if real else "" for token, real in zip(row, mask, strict=True))
                 for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)
@@ -96,7 +97,7 @@ class TracrTask:
     def _warnings(self, truth: TrueCircuit | None) -> tuple[str, ...]:
         case = f"under {self.ablation} ablation with {self.distribution!r} inputs"
         if truth is None:
-            return (f"{self.name}: there is no true circuit {case}",)
+            return (f"{self.name}: no one circuit is the true one {case}; see whether it reproduces all outputs",)
         if not truth.edges:
             return (f"{self.name}: no edge matters {case}; try another distribution",)
         if self.witnesses and len(truth.witnesses) > self.size:
@@ -134,7 +135,7 @@ def make(
     chosen = check_ablation(ablation or "resample")
     return TracrTask(
         name=name,
-        description=f"{describe(name)}; the true circuit is that of {chosen} ablation with {distribution} inputs",
+        description=f"{describe(name)}; {_subject(chosen)} {chosen} ablation with {distribution} inputs",
         outcome=resolve_metric("l2" if metric is None else metric),
         ablation=chosen,
         distribution=distribution,
@@ -142,6 +143,13 @@ def make(
         seed=seed,
         witnesses=check_witnesses(witnesses),
     )
+
+
+def _subject(ablation: str) -> str:
+    """What is right under an ablation, up to its name."""
+    if ablation == "resample":
+        return "the true circuit is that of"
+    return "a circuit is right if it reproduces all outputs and no edge can go, under"
 
 
 def check_witnesses(given: object) -> bool:

@@ -70,6 +70,11 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
         """ "structural", "semantic", or the ablation and distribution like "resample/mixed"."""
         return self.kind if self.kind != "causal" else f"{self.ablation}/{self.distribution}"
 
+    @property
+    def edges_are(self) -> str:
+        """With zeros, edges that matter singly may not matter together: then they are no more than that."""
+        return "singly necessary edges" if self.ablation == "zero" else "true edges"
+
     def mask(self, graph: Graph) -> BoolArray:
         """`[n_destinations, n_sources]`: which edges of the graph are true.
 

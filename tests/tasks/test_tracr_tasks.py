@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import acdc
 from acdc.errors import AcdcError, TaskError
 from acdc.graph import Graph
 from acdc.model.tracr import TracrModel, builtin_names
@@ -15,7 +16,7 @@ from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Task
 from acdc.tasks.tracr_inputs import Pairs
 from acdc.tasks.tracr_truth import causal_edges, circuit_outputs, finest_graph, read_positions
-from acdc.tasks.true_circuits import CASES
+from acdc.tasks.true_circuits import CASES, witness_pairs
 
 
 def model_of(name: str) -> Any:
@@ -120,11 +121,31 @@ def test_prompts_depend_on_the_seed_and_are_disjoint() -> None:
     assert len(every) == len(set(every)) == 40
 
 
+def test_without_witnesses_the_prompts_are_random_alone() -> None:
+    model = model_of("tracr-shuffle-dyck")
+
+    def rows(witnesses: bool) -> list[tuple[int, ...]]:
+        prompts = tracr.make("tracr-shuffle-dyck", size=8, witnesses=witnesses).prepare(model).discovery
+        return [tuple(row) for row in torch.cat(list(vars(pairs_of(prompts)).values()), -1).tolist()]
+
+    shown = witness_pairs(model, tracr.truth_for("tracr-shuffle-dyck", "resample"))
+    assert shown is not None
+    chosen = [tuple(row) for row in torch.cat(list(vars(shown).values()), -1).tolist()]
+    assert set(chosen) <= set(rows(True))
+    assert not set(chosen) & set(rows(False))
+    assert rows(False)[: 8 - len(chosen)] == rows(True)[len(chosen) :]
+    with pytest.raises(AcdcError, match="witnesses to be true or false, got 1"):
+        acdc.tasks.load("tracr-shuffle-dyck", witnesses=1)
+
+
 def test_a_task_is_a_task_and_says_which_truth_it_is_for() -> None:
     task = tracr.make("tracr-reverse", distribution="mixed", ablation="zero")
     assert isinstance(task, Task)
     assert (task.metric, task.ablation, task.seed) == ("l2", "zero", 0)
-    assert "the true circuit is that of zero ablation with mixed inputs" in task.description
+    assert (
+        "right if it reproduces all outputs and no edge can go, under zero ablation with mixed" in task.description
+    )
+    assert "the true circuit is that of resample ablation" in tracr.make("tracr-reverse").description
     assert task.truth() == tracr.truth_for("tracr-reverse", "zero", "mixed")
     assert tracr.make("tracr-reverse", ablation="mean").truth() is None
 
