@@ -128,7 +128,7 @@ def test_without_witnesses_the_prompts_are_random_alone() -> None:
         prompts = tracr.make("tracr-shuffle-dyck", size=8, witnesses=witnesses).prepare(model).discovery
         return [tuple(row) for row in torch.cat(list(vars(pairs_of(prompts)).values()), -1).tolist()]
 
-    shown = witness_pairs(model, tracr.truth_for("tracr-shuffle-dyck", "resample"))
+    shown = witness_pairs(model.program, tracr.truth_for("tracr-shuffle-dyck", "resample"))
     assert shown is not None
     chosen = [tuple(row) for row in torch.cat(list(vars(shown).values()), -1).tolist()]
     assert set(chosen) <= set(rows(True))
