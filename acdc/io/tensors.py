@@ -56,7 +56,7 @@ def open_tensors(path: Path) -> TensorFile:
     except AcdcError:
         raise
     except Exception as error:  # both libraries raise whatever a broken file makes them stumble over
-        raise AcdcError(f"{path} cannot be read as tensors: {first_line(error)}") from None
+        raise AcdcError(f"{path} cannot be read as tensors: {reason(error)}") from None
 
 
 def build(make: Callable[[], Module], parts: int, weights: TensorFile, what: str) -> Module:
@@ -78,7 +78,7 @@ def build(make: Callable[[], Module], parts: int, weights: TensorFile, what: str
         with torch.device("meta"):
             wanted = {name: list(tensor.shape) for name, tensor in make().state_dict().items()}
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise AcdcError(f"{what}: no model has the sizes of its configuration: {first_line(error)}") from None
+        raise AcdcError(f"{what}: no model has the sizes of its configuration: {reason(error)}") from None
     given = {name: list(header.shape) for name, header in weights.headers.items()}
     wrong = [name for name in sorted(wanted.keys() | given.keys()) if wanted.get(name) != given.get(name)]
     if wrong:
@@ -92,12 +92,11 @@ def build(make: Callable[[], Module], parts: int, weights: TensorFile, what: str
     return module.eval()
 
 
-def first_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What an exception of a library says, in one line."""
-    text = str(error).strip()
-    if not text or isinstance(error, LookupError):  # whose text is but the key
-        return f"{type(error).__name__} {text}".strip()
-    return text.splitlines()[0]
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:300]}…"
+    return f"{type(error).__name__} {text}".strip() if not text or isinstance(error, LookupError) else text
 
 
 def _open_safetensors(path: Path) -> TensorFile:

@@ -17,7 +17,7 @@ import torch
 
 from acdc.errors import AcdcError
 from acdc.io.files import read_json
-from acdc.io.tensors import first_line, open_tensors
+from acdc.io.tensors import open_tensors, reason
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -128,7 +128,7 @@ def _merge(module: Any, tensors: Any, ranks: dict[str, int], options: dict[str, 
         except AcdcError:
             raise
         except Exception as error:  # whatever a broken adapter makes PEFT stumble over
-            raise AcdcError(f"{what}, which PEFT cannot apply: {first_line(error)}") from error
+            raise AcdcError(f"{what}, which PEFT cannot apply: {reason(error)}") from error
     for parameter in merged.parameters():
         parameter.requires_grad_(True)  # as from_pretrained leaves them
     if len(dtypes) == 1:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.io.files import read_json
-from acdc.io.tensors import TensorFile, first_line, open_tensors
+from acdc.io.tensors import TensorFile, open_tensors, reason
 from acdc.model.supported import DTYPES, check_config
 
 CONFIG = "config.json"
@@ -60,7 +60,7 @@ def load_module(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
         )
     except Exception as error:
-        raise AcdcError(f"cannot load model {name!r}: {first_line(error)}") from error
+        raise AcdcError(f"cannot load model {name!r}: {reason(error)}") from error
     module: torch.nn.Module
     module, loading = loaded
     made_up = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
@@ -159,13 +159,13 @@ def _check_depth(settings: dict[str, Any], n_tensors: int, name: str) -> None:
 
     kind = CONFIG_MAPPING[settings["model_type"]]
     key = kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    key = key if key in settings else "num_hidden_layers"
-    depth = settings.get(key, 1)  # what a class takes by itself is no lie of the file's
-    if type(depth) is not int or not 1 <= depth <= n_tensors:
-        raise AcdcError(
-            f"{name}: config.json says {key} = {depth!r}; expected a whole number from 1 to the {n_tensors} tensors "
-            "that the weights have"
-        )
+    for key in {key, "num_hidden_layers"} & settings.keys():  # a class takes either
+        depth = settings[key]
+        if type(depth) is not int or not 1 <= depth <= n_tensors:
+            raise AcdcError(
+                f"{name}: config.json says {key} = {depth!r}; expected a whole number from 1 to the {n_tensors} "
+                "tensors that the weights have"
+            )
     labels = settings.get("num_labels")
     if labels is not None and (type(labels) is not int or not 0 <= labels <= _MOST_LABELS):
         raise AcdcError(f"{name}: config.json says num_labels = {labels!r}; a language model has no use for that")
@@ -177,7 +177,7 @@ def _check_depth(settings: dict[str, Any], n_tensors: int, name: str) -> None:
 _RUNS_OTHER_CODE = (
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "_experts_implementation", "use_kernels", "kernel_config", "fusion_config", "distributed_config",
-    "transformers_weights",
+    "transformers_weights", "return_dict", "output_attentions", "output_hidden_states",
 )  # fmt: skip
 """Settings of how to run, and from which file; they are not the model's, and could fetch other code or weights."""
 
@@ -197,7 +197,7 @@ def _build(folder: Path, settings: dict[str, Any], name: str, trust_remote_code:
     except Exception as error:  # whatever a nonsensical setting makes the class stumble over
         raise AcdcError(
             f"cannot load model {name!r}: transformers can make no {settings['model_type']} of its config.json: "
-            f"{first_line(error)}"
+            f"{reason(error)}"
         ) from error
     for key, buffer in skeleton.named_buffers():
         if buffer.numel() > _LARGEST_BUFFER:

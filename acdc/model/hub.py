@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError
-from acdc.io.tensors import first_line
+from acdc.io.tensors import reason
 
 PATIENCE = 4.0
 """Seconds that the hub has to answer the first question; the environment's HF_HUB_ETAG_TIMEOUT comes first."""
@@ -67,7 +67,7 @@ def folder_of(
             name, revision=answer.sha, allow_patterns=_wanted(files, weights, trust_remote_code)
         )
     except Exception as error:  # a connection that breaks, a full disk, a digest that differs
-        raise AcdcError(f"cannot download model {name!r}{at} from the hub: {first_line(error)}") from error
+        raise AcdcError(f"cannot download model {name!r}{at} from the hub: {reason(error)}") from error
     return Path(found)
 
 

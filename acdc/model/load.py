@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from acdc.errors import AcdcError, unknown
+from acdc.io.tensors import reason
 from acdc.model import adapter, hub, interpbench
 from acdc.model.check import check_loaded
 from acdc.model.folder import CONFIG, load_module, read_config
@@ -125,8 +126,7 @@ def _from_files(
     except AcdcError:
         raise
     except Exception as error:  # libraries raise whatever a nonsensical file makes them stumble over
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise AcdcError(f"cannot load model {name!r}: {type(error).__name__}: {reason}") from error
+        raise AcdcError(f"cannot load model {name!r}: {type(error).__name__}: {reason(error)}") from error
 
 
 def _folder(name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from acdc.errors import AcdcError
 from acdc.io.files import check_file, read_json
-from acdc.io.tensors import first_line
+from acdc.io.tensors import reason
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 _LARGEST = 256 * 2**20  # bytes
@@ -35,7 +35,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
             return PreTrainedTokenizerFast.from_pretrained(str(folder))
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers raise whatever a broken file makes them stumble over
-        raise AcdcError(f"the tokenizer in {folder} cannot be read: {first_line(error)}") from error
+        raise AcdcError(f"the tokenizer in {folder} cannot be read: {reason(error)}") from error
 
 
 def own_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
