@@ -62,6 +62,8 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         model: name or folder of the model, as given to `acdc.load`.
+        revision: of the hub model; None: its main one, or of no hub model.
+        tokenizer: hub name or folder of its tokenizer; None: its own, or one that was given in memory.
         config_hash: short hash of its configuration.
         dtype, weights_sha256: of its weights (see `acdc.belonging`); empty if unknown, as in older files.
         d_model: its width, which peers' file formats ask for.
@@ -79,6 +81,8 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
     """
 
     model: Name = ""
+    revision: str | None = None
+    tokenizer: Name | None = None
     config_hash: str = ""
     dtype: str = ""
     weights_sha256: str = ""

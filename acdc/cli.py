@@ -35,13 +35,16 @@ from acdc.cli_options import (
     ModelName,
     OnlyCorrect,
     RandomCircuits,
+    Revision,
     Run,
     Size,
     Split,
     Task,
     TaskOption,
+    Tokenizer,
     Trust,
     given,
+    load_again,
     load_model,
     options,
     own_task,
@@ -113,6 +116,8 @@ def discover(
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
     random_circuits: RandomCircuits = 10,
     batch_size: BatchSize = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     trust_remote_code: Trust = False,
@@ -148,7 +153,10 @@ def discover(
             task_option
         )
         recipe = acdc.tasks.load(name, metric=metric, ablation=ablation, seed=seed, **settings)
-        subject = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
@@ -238,7 +246,7 @@ def evaluate(
             **settings,
         )
         found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
-        subject = load_model(made.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
@@ -355,7 +363,7 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     made = circuit.provenance
     settings: dict[str, Any] = dict(made.task_options)
     recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
-    model = load_model(made.model)
+    model = load_again(made)
     data = recipe.prepare(model)
     for line in changes(made, model, data).values():
         terminal.warn(line)

@@ -18,9 +18,11 @@ from acdc.cli_options import (
     Metric,
     ModelName,
     OnlyCorrect,
+    Revision,
     Size,
     Split,
     TaskOption,
+    Tokenizer,
     Trust,
     given,
     load_model,
@@ -124,6 +126,8 @@ def check(
     only_correct: OnlyCorrect = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     trust_remote_code: Trust = False,
@@ -141,7 +145,10 @@ def check(
         recipe = acdc.tasks.load(
             task or own_task(model), metric=metric, seed=seed, **settings, **options(task_option)
         )
-        subject = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
         found = acdc.tasks.check_task(subject, recipe, batch_size=batch_size)
     if json:
         terminal.print_json(dataclasses.asdict(found) | {"usable": found.usable})

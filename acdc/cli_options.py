@@ -13,6 +13,7 @@ from acdc import terminal
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
+    from acdc.circuit import Provenance
     from acdc.model.model import Model
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
@@ -66,6 +67,16 @@ Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.", rich_help_panel=MODEL)
 ]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit of a hub model: a training checkpoint.", rich_help_panel=MODEL),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="Hugging Face name or folder of another tokenizer than the model's own.", rich_help_panel=MODEL
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for machines, and nothing else.", rich_help_panel=OUTPUT)
 ]
@@ -103,6 +114,11 @@ def load_model(name: str, **options: Any) -> Model:
     if model.device.type == "cpu" and sum(p.numel() for p in model.module.parameters()) < 1_000_000:
         torch.set_num_threads(1)
     return model
+
+
+def load_again(made: Provenance, **options: Any) -> Model:
+    """The model that a result is of, at its revision and with its tokenizer."""
+    return load_model(made.model, revision=made.revision, tokenizer=made.tokenizer, **options)
 
 
 def own_task(model: str) -> str:

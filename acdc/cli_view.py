@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acdc import terminal
-from acdc.cli_options import MODEL, OUTPUT, BatchSize, Device, Dtype, Force, Json, Run, Trust, load_model
+from acdc.cli_options import MODEL, OUTPUT, BatchSize, Device, Dtype, Force, Json, Run, Trust, load_again
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _investigate(
         raise _BadRequest(f"expected sizes of at most {first.graph.n_edges}, the edges there are, got {max(sizes)}")
     settings: dict[str, Any] = dict(made.task_options)
     recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
-    model = load_model(made.model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
     others = [name for name in circuits if name not in same]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 
+@torch.inference_mode(False)
 def score(
     model: Model,
     task: Task | Dataset | Prompts,
@@ -75,6 +76,7 @@ def score(
     return Scores(problem.graph, values, method, _provenance(problem, dataset, method, options))
 
 
+@torch.inference_mode(False)
 def discover(
     model: Model,
     task: Task | Dataset | Prompts,
@@ -269,8 +271,9 @@ def _resumable(problem: Problem, file: str | Path | Checkpoint | None, what: Ite
 def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:
     return Provenance(
         model=problem.model.name,
+        revision=problem.model.revision,
+        tokenizer=problem.model.tokenizer_name,
         config_hash=problem.model.config_hash(),
-        **belonging(problem.model, dataset),
         d_model=problem.model.d_model,
         task=dataset.name,
         method=method,
@@ -278,4 +281,4 @@ def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[s
         ablation=problem.ablation,
         metric=problem.outcome.name,
         seed=problem.seed,
-    )
+    ).having(**belonging(problem.model, dataset))

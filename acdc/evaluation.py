@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from acdc import selection
 from acdc.belonging import changes
@@ -158,6 +159,7 @@ class Curve:
     kl_area_interval: tuple[float, float] | None = None
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: Model,
     task: Task | Dataset | Prompts,
@@ -240,6 +242,7 @@ def evaluate(
     )
 
 
+@torch.inference_mode(False)
 def curve(
     model: Model,
     task: Task | Dataset | Prompts,

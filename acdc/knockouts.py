@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import torch
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
@@ -127,6 +128,7 @@ class Minimality:
 # ---- completeness -----------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode(False)
 def completeness(
     model: Model,
     task: Task | Dataset | Prompts,
@@ -269,6 +271,7 @@ def _indices(graph: Graph, names: Collection[str]) -> IntArray:
 # ---- minimality -------------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode(False)
 def minimality(
     model: Model,
     task: Task | Dataset | Prompts,

@@ -131,17 +131,32 @@ def _renamed(weights: dict[str, torch.Tensor]) -> None:
 _CONFIGS: dict[str, Spoil] = {
     f"config-{name}": _writing("config.json", content)
     for name, content in {
-        "empty": b"", "cut": b'{"model_type": "gp', "list": b"[]", "number": b"5", "text": b'"gpt2"', "null": b"null",
-        "nested": b"[" * 100_000, "nested-objects": b'{"a":' * 50_000, "utf16": '{"model_type": "gpt2"}'.encode("utf-16"),
-        "latin1": b'{"model_type": "gpt2", "x": "\xe9"}', "zeros": b"\0" * 1000, "twice": b'{"model_type":"gpt2","model_type":"llama"}',
-        "nan": b'{"model_type": "gpt2", "layer_norm_epsilon": NaN}', "type-only": b'{"model_type": "gpt2"}',
-        "no-type": b'{"n_layer": 2}', "unknown-type": b'{"model_type": "zebra"}', "control": b'{"model_type": "\\u001b[2J"}',
-        "path": b'{"model_type": "../../gpt2"}', "gemma3": b'{"model_type": "gemma3"}', "tracr": b'{"model_type": "tracr"}',
-        "gemma3-list": b'{"model_type": "gemma3", "text_config": []}', "gemma3-empty": b'{"model_type": "gemma3", "text_config": {}}',
+        "empty": b"",
+        "cut": b'{"model_type": "gp',
+        "list": b"[]",
+        "number": b"5",
+        "text": b'"gpt2"',
+        "null": b"null",
+        "nested": b"[" * 100_000,
+        "nested-objects": b'{"a":' * 50_000,
+        "utf16": '{"model_type": "gpt2"}'.encode("utf-16"),
+        "latin1": b'{"model_type": "gpt2", "x": "\xe9"}',
+        "zeros": b"\0" * 1000,
+        "twice": b'{"model_type":"gpt2","model_type":"llama"}',
+        "nan": b'{"model_type": "gpt2", "layer_norm_epsilon": NaN}',
+        "type-only": b'{"model_type": "gpt2"}',
+        "no-type": b'{"n_layer": 2}',
+        "unknown-type": b'{"model_type": "zebra"}',
+        "control": b'{"model_type": "\\u001b[2J"}',
+        "path": b'{"model_type": "../../gpt2"}',
+        "gemma3": b'{"model_type": "gemma3"}',
+        "tracr": b'{"model_type": "tracr"}',
+        "gemma3-list": b'{"model_type": "gemma3", "text_config": []}',
+        "gemma3-empty": b'{"model_type": "gemma3", "text_config": {}}',
         "digits": b'{"model_type": "gpt2", "n_layer": ' + b"9" * 5000 + b"}",
         "surrogate": b'{"model_type": "\\ud83d"}',
     }.items()
-}  # fmt: skip
+}
 _CONFIGS |= {
     "config-is-a-folder": _replaced("config.json", Path.mkdir),
     "config-is-a-pipe": _replaced("config.json", os.mkfifo),
@@ -180,14 +195,18 @@ _WEIGHTS: dict[str, Spoil] = {
     "weights-all-nan": _tensors(lambda weights: [tensor.fill_(torch.nan) for tensor in weights.values()]),
     "weights-all-huge": _tensors(lambda weights: [tensor.fill_(1e38) for tensor in weights.values()]),
     "weights-all-zero": _tensors(lambda weights: [tensor.zero_() for tensor in weights.values()]),
-    "weights-whole-numbers": _tensors(lambda weights: weights.update({k: v.to(torch.int8) for k, v in weights.items()})),
+    "weights-whole-numbers": _tensors(
+        lambda weights: weights.update({k: v.to(torch.int8) for k, v in weights.items()})
+    ),
     "weights-a-layer-more": _tensors(
         lambda weights: weights.update(
             {k.replace(".1.", ".7."): v.clone() for k, v in weights.items() if ".1." in k}
         )
     ),
-    "weights-twice": _tensors(lambda weights: weights.update({f"module.{k}": v.clone() for k, v in weights.items()})),
-}  # fmt: skip
+    "weights-twice": _tensors(
+        lambda weights: weights.update({f"module.{k}": v.clone() for k, v in weights.items()})
+    ),
+}
 
 
 def _torch_file(write: Callable[[Path, dict[str, torch.Tensor]], object]) -> Spoil:
@@ -269,14 +288,18 @@ _INDEXES: dict[str, Spoil] = {
     "index-outside": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, f"../{shard}")}),
     "index-absolute": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, "/etc/passwd")}),
     "index-missing-shard": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, "x.safetensors")}),
-    "index-missing-tensor": _index(lambda weights, shard: {"weight_map": {**dict.fromkeys(weights, shard), "x": shard}}),
+    "index-missing-tensor": _index(
+        lambda weights, shard: {"weight_map": {**dict.fromkeys(weights, shard), "x": shard}}
+    ),
     "index-of-pickles": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, "x.bin")}),
     "index-of-numbers": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, 5)}),
     "index-of-folders": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, "..")}),
     "index-control": _index(lambda weights, shard: {"weight_map": dict.fromkeys(weights, "\x1b[2J.safetensors")}),
-    "index-empty": _index({}), "index-list": _index([]), "index-map-list": _index({"weight_map": []}),
+    "index-empty": _index({}),
+    "index-list": _index([]),
+    "index-map-list": _index({"weight_map": []}),
     "index-map-empty": _index({"weight_map": {}}),
-}  # fmt: skip
+}
 
 _TOKENIZER_TEXTS = {
     "empty": b"", "object": b"{}", "list": b"[]", "garbage": b"\x00\xff" * 100, "nested": b"[" * 100_000,
@@ -304,6 +327,10 @@ _TOKENIZERS |= {
     }.items()
 }  # fmt: skip
 
+_LORA_KEYS = (
+    "r", "lora_alpha", "peft_type", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "bias",
+    "init_lora_weights", "fan_in_fan_out", "base_model_name_or_path",
+)  # fmt: skip
 _LORA = {
     "peft_type": "LORA",
     "r": 4,
@@ -332,17 +359,25 @@ def _matrices(path: str, rank: int = 4) -> dict[str, torch.Tensor]:
 _ADAPTERS: dict[str, Spoil] = {
     "adapter-alone": lambda folder: (_adapter(_LORA)(folder), (folder / "config.json").unlink())[0],
     "adapter-without-weights": _adapter(_LORA),
-    "adapter-garbage": _adapter(b"{", {}), "adapter-list": _adapter([], {}), "adapter-empty": _adapter({}, {}),
-    "adapter-no-tensors": _adapter(_LORA, {}), "adapter-weights-garbage": _adapter(_LORA, b"\xff" * 100),
+    "adapter-garbage": _adapter(b"{", {}),
+    "adapter-list": _adapter([], {}),
+    "adapter-empty": _adapter({}, {}),
+    "adapter-no-tensors": _adapter(_LORA, {}),
+    "adapter-weights-garbage": _adapter(_LORA, b"\xff" * 100),
     "adapter-of-another-model": _adapter(_LORA, _matrices("nowhere.q_proj")),
     "adapter-of-a-norm": _adapter(_LORA, _matrices("transformer.ln_f")),
     "adapter-of-other-sizes": _adapter(_LORA, _matrices("transformer.h.0.attn.c_proj")),
     "adapter-odd-names": _adapter(_LORA, {"x\x1b[2J": torch.ones(2)}),
-    "adapter-names-code": _adapter({**_LORA, "megatron_config": {"a": 1}, "megatron_core": "antigravity"}, _matrices("transformer.h.0.attn.c_attn")),
-    "adapter-slow-pattern": _adapter({**_LORA, "alpha_pattern": {"(a+)+$": 4}}, _matrices("transformer.h.0.attn.c_attn")),
+    "adapter-names-code": _adapter(
+        {**_LORA, "megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        _matrices("transformer.h.0.attn.c_attn"),
+    ),
+    "adapter-slow-pattern": _adapter(
+        {**_LORA, "alpha_pattern": {"(a+)+$": 4}}, _matrices("transformer.h.0.attn.c_attn")
+    ),
     **{
         f"adapter-{key}-{what}": _adapter({**_LORA, key: value}, _matrices("transformer.h.0.attn.c_attn"))
-        for key in ("r", "lora_alpha", "peft_type", "target_modules", "rank_pattern", "alpha_pattern", "use_dora", "init_lora_weights", "bias", "fan_in_fan_out", "base_model_name_or_path")
+        for key in _LORA_KEYS
         for what, value in VALUES.items()
     },
-}  # fmt: skip
+}

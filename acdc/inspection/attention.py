@@ -50,6 +50,7 @@ class AttentionPatterns:
         return mean
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def attention_patterns(
     model: Model,

@@ -58,6 +58,7 @@ class DirectEffects:
         return dict(zip(self.nodes, self.difference.mean(axis=1).tolist(), strict=True))
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def direct_effects(
     model: Model,

@@ -47,6 +47,7 @@ class LogitLens:
     answer_rank: FloatArray
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def logit_lens(
     model: Model,

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from acdc.circuit import Circuit
 from acdc.evaluation import judging_problem
@@ -38,6 +39,7 @@ class RemovalEffects:
     changes: dict[str, float]
 
 
+@torch.inference_mode(False)
 def removal_effects(
     model: Model,
     task: Task | Dataset | Prompts,

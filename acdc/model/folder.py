@@ -82,8 +82,9 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         raise AcdcError(f"{name}: the folder has no {CONFIG}; expected one written by save_pretrained")
     settings = read_json(path, largest=_LARGEST_CONFIG)
     if not isinstance(settings, dict):
-        kind = type(settings).__name__
-        raise AcdcError(f"{path}: expected the JSON object that save_pretrained writes, got a {kind}")
+        raise AcdcError(
+            f"{path}: expected the JSON object that save_pretrained writes, got a {type(settings).__name__}"
+        )
     kind = settings.get("model_type")
     if not isinstance(kind, str):
         raise AcdcError(f'{path}: expected a "model_type" like "gpt2", as save_pretrained writes it, got {kind!r}')
@@ -158,8 +159,8 @@ def _check_depth(settings: dict[str, Any], n_tensors: int, name: str) -> None:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[settings["model_type"]]
-    key = kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    for key in {key, "num_hidden_layers"} & settings.keys():  # a class takes either
+    names = {"num_hidden_layers", kind.attribute_map.get("num_hidden_layers", "num_hidden_layers")}
+    for key in sorted(names & settings.keys()):  # a class takes either
         depth = settings[key]
         if type(depth) is not int or not 1 <= depth <= n_tensors:
             raise AcdcError(

@@ -78,15 +78,13 @@ def load(
 def _from_memory(module: torch.nn.Module, tokenizer: Any, revision: str | None, dtype: torch.dtype | None) -> Model:
     if revision is not None:
         raise AcdcError(f"a module in memory has no revision {revision!r}; give it to from_pretrained")
-    whole, module = module, unwrap(module)
+    module = unwrap(module)
     name = getattr(getattr(module, "config", None), "_name_or_path", "") or type(module).__name__
     is_now = next((parameter.dtype for parameter in module.parameters()), None)
     if dtype is not None and dtype != is_now:
         raise AcdcError(f"{name} is in {is_now} and is used in place; convert it first: module.to({dtype})")
-    if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = _named_tokenizer(os.fspath(tokenizer), trust_remote_code=False)
-    del whole
-    return _wrap(module, name, tokenizer)
+    tokenizer, named = _tokenizer(tokenizer, trust_remote_code=False)
+    return _wrap(module, name, tokenizer, tokenizer_name=named)
 
 
 def _from_files(
@@ -103,26 +101,26 @@ def _from_files(
         folder = _downloaded(name, folder, revision, trust_remote_code)
     elif revision is not None:
         raise AcdcError(f"{name}: what is on the disk has no revision {revision!r}; it is for models of the hub")
-    if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = _named_tokenizer(os.fspath(tokenizer), trust_remote_code=trust_remote_code)
+    tokenizer, named = _tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+    origin = {"revision": revision, "tokenizer_name": named}
     try:
         if gguf:
             module, own = load_gguf(folder, dtype, lambda config: check_config(config, name))
-            return _wrap(module.to(device), name, own if tokenizer is None else tokenizer)
+            return _wrap(module.to(device), name, own if tokenizer is None else tokenizer, **origin)
         if interpbench.is_interpbench(folder):
-            return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer)
+            return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer, **origin)
         if not (folder / CONFIG).exists() and adapter.adapter_in(folder):
             raise adapter.refuse_adapter_alone(folder, name)
         if read_config(folder, name)["model_type"] == "tracr":
             from acdc.model.tracr import TracrModel
 
-            return _wrap(TracrModel.load(folder).to(device, dtype), name, tokenizer)
+            return _wrap(TracrModel.load(folder).to(device, dtype), name, tokenizer, **origin)
         module = load_module(folder, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         if adapter.adapter_in(folder):
             module = adapter.apply_adapter(module, folder, name)
         if tokenizer is None:
             tokenizer = own_tokenizer(folder, trust_remote_code=trust_remote_code)
-        return _wrap(module, name, tokenizer)
+        return _wrap(module, name, tokenizer, **origin)
     except AcdcError:
         raise
     except Exception as error:  # libraries raise whatever a nonsensical file makes them stumble over
@@ -158,24 +156,30 @@ def _downloaded(name: str, path: Path, revision: str | None, trust_remote_code: 
         raise AcdcError(f"{near}; nor is it a local folder or a model of the Hugging Face hub: {error}") from None
 
 
-def _named_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+def _tokenizer(given: Any, *, trust_remote_code: bool) -> tuple[Any, str | None]:
+    """The tokenizer, and its name if it was given by name."""
+    if not isinstance(given, str | os.PathLike):
+        return given, None
+    name = os.fspath(given)
     folder = Path(name)
     if not folder.is_dir():
         folder = hub.folder_of(name, weights=False, trust_remote_code=trust_remote_code)
-    return load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return load_tokenizer(folder, trust_remote_code=trust_remote_code), name
 
 
-def _wrap(module: torch.nn.Module, name: str, tokenizer: Any) -> Model:
+def _wrap(module: torch.nn.Module, name: str, tokenizer: Any, **origin: str | None) -> Model:
     decomposition = decompose(module, name)
-    model = Model(name=name, module=module, tokenizer=tokenizer, decomposition=decomposition)
+    model = Model(name, module, tokenizer, decomposition, **origin)
     check_loaded(model)
     return model
 
 
 def _kind(given: Any) -> str:
-    inside = getattr(given, "model", None) or getattr(given, "module", None)
-    hint = "; load what its .model is" if isinstance(inside, torch.nn.Module) else ""
-    return f"a {type(given).__name__}{hint}" if given is not None else "None"
+    if isinstance(given, Model):
+        return "a Model, which acdc.load has given: use it as it is"
+    inside = getattr(given, "model", None)  # of a pipeline, for instance
+    hint = f"; load its .model, a {type(inside).__name__}" if isinstance(inside, torch.nn.Module) else ""
+    return f"{type(given).__name__}{hint}"
 
 
 def _device(name: str) -> torch.device:

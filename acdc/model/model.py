@@ -31,12 +31,16 @@ class Model:
         module: the `transformers` (or Tracr) module, used in place.
         tokenizer: its tokenizer, or None if there is none.
         decomposition: where the engine finds the weights.
+        revision: of the hub model, as given to `load`.
+        tokenizer_name: hub name or folder of the tokenizer, if `load` was given one.
     """
 
     name: str
     module: torch.nn.Module
     tokenizer: Any
     decomposition: Decomposition
+    revision: str | None = None
+    tokenizer_name: str | None = None
 
     @property
     def program(self) -> TracrModel | None:
