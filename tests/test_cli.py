@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -121,6 +122,28 @@ def test_a_model_and_prompts_of_ones_own(command: Command) -> None:
     assert json.loads(split.out)["folder"] == "runs/induction-2l-mine-eap-2"
     judged = command("evaluate", "runs/induction-2l-mine-eap-2", "--json")
     assert json.loads(judged.out)["n_prompts"] == 2
+
+
+def test_prompts_of_ones_own_as_a_table_or_an_array(command: Command) -> None:
+    write_prompts(Path("mine.jsonl"), right=6, wrong=0)
+    rows = [json.loads(line) for line in Path("mine.jsonl").read_text().splitlines()]
+    Path("mine.json").write_text(json.dumps(rows, indent=1))
+    with open("mine.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    found = {}
+    for name in ("mine.jsonl", "mine.json", "mine.csv"):
+        options = ("--method", "eap", "--edges", 30, "--held-out", "mine.csv", "-o", name[4:], "--json")
+        result = command("discover", "induction-2l", "--task", name, *options)
+        assert result.status == 0, result.err
+        found[name] = {k: v for k, v in json.loads(result.out).items() if k not in ("folder", "task", "seconds")}
+    assert found["mine.csv"]["n_prompts"] == 6
+    assert len({str(value["edges"]) for value in found.values()}) == 1
+    Path("mine.csv").write_text("clean;corrupted\n")
+    wrong = command("tasks", "check", "induction-2l", "mine.csv")
+    assert (wrong.status, wrong.err.count("\n")) == (2, 1)
+    assert "expected columns parted by commas, got ';'" in wrong.err
 
 
 def test_options_of_methods_and_tasks(command: Command) -> None:

@@ -18,6 +18,8 @@ from acdc.tasks.token_rows import answer_rows, mask_rows, prompt_rows
 
 Padding = Literal["left", "right"]
 
+_LONGEST = 600  # characters of a problem
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
@@ -184,8 +186,10 @@ class Prompts:
 def problems(what: str, found: Sequence[str], *, shown: int = 20) -> TaskError:
     """One error for all problems of a set of prompts: in one line if there is one, else a line each.
 
-    Of more than `shown`, the first of every kind come before others of a kind that is shown already.
+    Of more than `shown`, the first of every kind come before others of a kind that is shown already. Long ones are cut:
+    what a file holds may be of any length.
     """
+    found = [text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for text in found]
     if len(found) == 1:
         return TaskError(f"{what}: {found[0]}")
     kinds: dict[str, int] = {}

@@ -79,7 +79,7 @@ def field_problems(fields: Mapping[str, Any]) -> Iterator[str]:
             names[name] = key
         elif key not in PASSED_OVER:
             near = difflib.get_close_matches(key, [*FIELDS, *ALIASES], n=1, cutoff=0.5)
-            yield f"unknown key {key!r}, " + (
+            yield f"unknown key {key!r:.60}, " + (
                 f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FIELDS)}"
             )
     for one, other in (

@@ -130,16 +130,12 @@ def _plain(value: Any, *, deep: bool = True, depth: int = 0) -> Any:
 
 def _listed(value: Any) -> Any:
     """The numbers of a tensor or array."""
-    if isinstance(value, Tensor):
-        value = value.detach()
-        what = f"a tensor {value.dtype} {list(value.shape)} on {value.device}"
-    else:
-        what = f"an array {value.dtype} {list(value.shape)}"
     try:
         return value.tolist()
     except (RuntimeError, NotImplementedError, TypeError) as error:
+        kind = f"tensor {value.dtype} on {value.device}" if isinstance(value, Tensor) else f"array {value.dtype}"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TypeError(f"expected token ids, got {what}, which cannot be read: {reason[:100]}") from None
+        raise TypeError(f"expected token ids, got a {kind}, which cannot be read: {reason[:100]}") from None
 
 
 def _whole(value: Any) -> int:

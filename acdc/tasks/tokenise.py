@@ -271,7 +271,7 @@ def _not_next(
         else:
             hint = "start the answer with one"
         return (
-            f"answer {answer!r} merges with the end of the prompt {prompt.text[-12:]!r}, so it is not the next "
+            f"answer {answer!r:.60} merges with the end of the prompt {prompt.text[-12:]!r}, so it is not the next "
             f"token; if a space should part them, {hint}"
         )
     if len(added) != 1:
@@ -279,8 +279,8 @@ def _not_next(
         hint = ""
         if len(added) == 2 and encoder.is_space(added[0]):
             hint = "; leave out the space at its start" if prompt.whole else "; end the prompt with that space"
-        return f"answer {answer!r} is {len(added)} tokens ({pieces}), expected one{hint}"
-    return f"answer {answer!r} is unknown to the tokenizer" if encoder.is_unknown(added) else None
+        return f"answer {answer!r:.60} is {len(added)} tokens ({pieces}), expected one{hint}"
+    return f"answer {answer!r:.60} is unknown to the tokenizer" if encoder.is_unknown(added) else None
 
 
 def misaligned(pair: TokenPair) -> str | None:
