@@ -53,8 +53,8 @@ def render(chat: Chat, tokenizer: Any) -> tuple[str, tuple[str, ...]]:
         )
         template = tokenizer.get_chat_template()
     except Exception as error:  # a template is a program, and may raise what it likes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"the tokenizer's chat template refuses the messages: {reason}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"the tokenizer's chat template refuses the messages: {reason!r:.200}") from None
     remarks = [LEFT_OUT] if any(message.content.strip() not in text for message in chat) else []
     if "strftime_now" in template:
         remarks.append(DATED)

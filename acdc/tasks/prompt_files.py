@@ -220,5 +220,5 @@ def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
             try:
                 record[name] = strict_json(cell)
             except ValueError:
-                return ValueError(f"{name!r}: expected a cell in brackets to be a list in JSON, got {cell:.40}")
+                return ValueError(f"{name!r}: expected a cell in brackets to be a list in JSON, got {cell!r:.40}")
     return record

@@ -123,7 +123,7 @@ def test_what_is_wrong_with_a_chat_is_said_by_record(chatting: Callable[..., Sta
     said = str(error.value).splitlines()
     assert said[0] == "chat.json: 3 problems"
     assert said[1] == (
-        "  record 1: clean: the tokenizer's chat template refuses the messages: roles must alternate"
+        "  record 1: clean: the tokenizer's chat template refuses the messages: 'roles must alternate'"
     )
     assert said[2].startswith("  record 2: clean is 4 tokens and corrupted 6; expected equally many")
     assert said[3] == "  record 3: the corrupted prompt equals the clean one"

@@ -172,7 +172,7 @@ HEADER = "clean,corrupted,correct_idx,incorrect_idx\n"
         ("clean,corrupted,correct_idx\na,b,41\n", "'correct_idx' without 'incorrect_idx' is a year in the files of"),
         (HEADER + "a,b,1\n", "{}: line 2: expected 4 cells like the header, got 3"),
         (HEADER + "a,b,1.0,2\n", "line 2: 'correct_idx': expected a token id (a whole number from 0) or a list of them, got '1.0'"),
-        (HEADER + "a,b,1,[2 3]\n", "line 2: 'incorrect_idx': expected a cell in brackets to be a list in JSON, got [2 3]"),
+        (HEADER + "a,b,1,[2 3]\n", "line 2: 'incorrect_idx': expected a cell in brackets to be a list in JSON, got '[2 3]'"),
         (HEADER + "a,b,1,-2\n", "got '-2'"),
         (HEADER + ",b,1,2\n", "line 2: 'clean' is empty"),
         (HEADER + '"a,b,1,2\n', "line 2: not CSV: unexpected end of data"),
