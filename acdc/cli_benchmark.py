@@ -56,24 +56,25 @@ def benchmark(
     with terminal.quiet_libraries():
         import torch
 
-        from acdc.benchmarks.report import write_report
+        from acdc.benchmarks.report import check_folder, write_report
         from acdc.benchmarks.runner import run
         from acdc.benchmarks.suites import get_suite
         from acdc.benchmarks.summary import leaderboard
 
         torch.set_num_threads(threads)
         chosen = get_suite(name, cases=_split(cases))
+        check_folder(folder)
         try:
             with terminal.progress_bar() as progress:
                 rows = run(
                     chosen, folder, methods=_split(methods), seeds=_integers(seeds), retry=retry, progress=progress
                 )
+            files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
         except KeyboardInterrupt:
             terminal.say(
                 "interrupted", f"finished rows are in {folder}; the same command goes on from there", "bold"
             )
             sys.exit(terminal.interrupted_status())
-        files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
         lines = leaderboard(rows)
     for row in rows:
         if row.error is not None:

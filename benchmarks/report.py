@@ -59,6 +59,21 @@ class CaseReport:
     truth: str | None
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose files a report would replace though no benchmark made them.
+
+    Raises:
+        AcdcError: it holds such a file.
+    """
+    marks = {"report.html": b"acdc benchmark", "report.md": b"acdc benchmark", "results.csv": b"suite,case,method,"}
+    for name, mark in marks.items():
+        path = folder / name
+        if path.exists() and not (path.is_file() and mark in path.read_bytes()):
+            raise AcdcError(
+                f"{path} is not of a benchmark, and would be replaced: choose another folder with -o/--out"
+            )
+
+
 def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, Path]:
     """Write the report of a suite into the folder of its results table.
 

@@ -30,7 +30,7 @@ from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, library_versions
 from acdc.discovery import discover, score
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, WriteError, unknown
 from acdc.evaluation import curve, evaluate, judging_problem
 from acdc.graph import BoolArray, Graph
 from acdc.measure import bind, measure_circuits
@@ -68,6 +68,7 @@ def run(
 
     Raises:
         AcdcError: an unknown method, or a table of another version. What goes wrong in a row becomes a row.
+        WriteError: the folder cannot be written to, any more.
     """
     for name in methods or ():
         if name not in METHODS:
@@ -95,6 +96,8 @@ def run(
                 try:
                     subject = subject or Subject.prepare(case, seed)
                     row = run_row(suite.name, subject, name, folder=folder)
+                except WriteError:  # nor would there be room for the other rows
+                    raise
                 except Exception as error:  # whatever it is, the other rows can do without this one
                     row = Row(*key, error=_one_line(error), model=case.model, task=case.task)
                     failed.add(key)

@@ -16,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, WriteError
+from acdc.io.writing import cannot_write
 
 APPLICATION = 0x61636463  # "acdc", where SQLite files say whose they are
 VERSION = 1
@@ -124,7 +125,11 @@ class Table:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._open()
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+        except sqlite3.OperationalError as error:
+            raise WriteError(f"{str(self.path)!r} is not a results table that can be used: {error}") from None
+        except sqlite3.Error as error:
             raise AcdcError(f"{str(self.path)!r} is not a results table that can be used: {error}") from None
 
     def _open(self) -> None:
@@ -158,24 +163,42 @@ class Table:
         )
 
     def add(self, row: Row) -> None:
-        """Add a row, for good; one with this key that is there already stays, unless it is an error."""
+        """Add a row, for good; one with this key that is there already stays, unless it is an error.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         names = ", ".join(f'"{name}"' for name in FIELDS)
         update = ", ".join(f'"{name}" = excluded."{name}"' for name in FIELDS)
-        self._database.execute(
+        self._execute(
             f"INSERT INTO rows ({names}) VALUES ({', '.join('?' * len(FIELDS))}) "
             f"ON CONFLICT DO UPDATE SET {update} WHERE rows.error IS NOT NULL",
             tuple(dataclasses.astuple(row)),
         )
 
+    def _execute(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        """The rows that a query gives.
+
+        Raises:
+            WriteError: the disk is full, or the file or its folder has gone.
+        """
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise WriteError(
+                f"the results table {str(self.path)!r} cannot be used: {error}; rows that were finished stay "
+                "in it, and the same command goes on from there"
+            ) from None
+
     def has(self, key: tuple[str, str, str, int], *, errors: bool = True) -> bool:
         """Whether there is a row; with `errors=False`, one with figures."""
         query = f"SELECT 1 FROM rows WHERE ({_KEY}) = (?, ?, ?, ?)"
-        return self._database.execute(query + " AND error IS NULL" * (not errors), key).fetchone() is not None
+        return bool(self._execute(query + " AND error IS NULL" * (not errors), key))
 
     def rows(self, suite: str | None = None) -> list[Row]:
         """The rows, of one suite or all, by case, method and seed."""
         where, values = ("WHERE suite = ?", (suite,)) if suite is not None else ("", ())
-        found = self._database.execute(f"SELECT * FROM rows {where} ORDER BY {_KEY}", values)
+        found = self._execute(f"SELECT * FROM rows {where} ORDER BY {_KEY}", values)
         return [Row(**dict(self._typed(row))) for row in found]
 
     @staticmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from acdc import cli
 from acdc.benchmarks import runner
 from acdc.benchmarks.runner import Subject
 from acdc.benchmarks.table import Row, Table
+from acdc.errors import WriteError
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -69,6 +72,68 @@ def test_an_interruption_says_how_to_go_on(command: Command, monkeypatch: pytest
     assert (status, out) == (130, "")
     assert "finished rows are in here; the same command goes on from there" in err
     assert "nothing was written" not in err
+
+
+def remove_the_folder(_: Table) -> None:
+    shutil.rmtree("here")
+
+
+def remove_the_table(_: Table) -> None:
+    Path("here/results.sqlite").unlink()
+
+
+def fill_the_disk(table: Table) -> None:
+    (pages,) = table._database.execute("PRAGMA page_count").fetchone()
+    table._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def fill_the_disk_for_circuits(_: Table) -> None:
+    raise WriteError("cannot write 'circuits': No space left on device")
+
+
+@pytest.mark.parametrize("fault", [remove_the_folder, remove_the_table, fill_the_disk, fill_the_disk_for_circuits])
+def test_when_nothing_can_be_written_any_more_it_stops_in_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Table], None]
+) -> None:
+    tables: list[Table] = []
+    opened, quick = Table._open, runner.run_row
+
+    def opening(table: Table) -> None:
+        opened(table)
+        tables.append(table)
+
+    def row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+        if len(tables[-1].rows()) == 2:
+            fault(tables[-1])
+        return dataclasses.replace(quick(suite, subject, method, folder=folder), warnings="x" * 10_000)
+
+    monkeypatch.setattr(runner, "run_row", row)
+    monkeypatch.setattr(Table, "_open", opening)
+    asked = ("smoke", "--cases", "hist", "--methods", "eap,exact,guided", "-o", "here")
+    status, out, err = command(*asked)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    kept = fault in (fill_the_disk, fill_the_disk_for_circuits)
+    assert kept or not Path("here/results.sqlite").exists()
+    monkeypatch.setattr(runner, "run_row", quick)
+    with Table("here/results.sqlite") as table:
+        assert len(table.rows()) == 2 * kept
+        assert not any(row.error for row in table.rows())
+    assert command(*asked)[0] == 0
+
+
+def test_files_that_no_benchmark_made_are_not_replaced(command: Command) -> None:
+    for name in ("report.html", "report.md", "results.csv"):
+        Path("here").mkdir(exist_ok=True)
+        Path("here", name).write_text("mine")
+        status, _, err = command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")
+        assert (status, err.count("\n")) == (2, 1)
+        assert Path("here", name).read_text() == "mine"
+        assert [path.name for path in Path("here").iterdir()] == [name]
+        Path("here", name).unlink()
+    for _ in range(2):  # its own are
+        assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
+    Path("here/results.sqlite").unlink()
+    assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
 
 
 @pytest.mark.parametrize(
