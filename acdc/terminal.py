@@ -145,6 +145,9 @@ def check_new_file(path: Path, *, force: bool, own: bytes | None = None) -> bool
         raise AcdcError(f"{path} is a folder; expected a file to write, with -o/--out")
     if path.exists() and not path.is_file():
         raise AcdcError(f"{path} is not a regular file; expected a file to write, with -o/--out")
+    from acdc.io.writing import clear_leftovers
+
+    clear_leftovers(path.parent)
     replaced = force or (own is not None and path.exists() and own in path.read_bytes())
     if path.exists() and not replaced:
         raise AcdcError(f"{path} exists: choose another file with -o/--out, or replace it with --force")

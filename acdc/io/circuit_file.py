@@ -28,7 +28,7 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError, unknown
 from acdc.graph import Graph
 from acdc.io.files import complaints, parse_json, read
-from acdc.io.folders import LAST, placed, whole_folder
+from acdc.io.folders import LAST, placed, settle, whole_folder
 from acdc.io.header import graph_from_options, header
 from acdc.io.writing import write_atomically
 
@@ -74,6 +74,7 @@ class CircuitFile(pydantic.BaseModel, frozen=True, extra="forbid"):
 def save(circuit: Circuit, folder: str | Path, *, force: bool = False) -> Path:
     """Write a circuit into a folder; see `Circuit.save`."""
     folder = Path(folder)
+    settle(folder)
     if placed(folder, NAME).exists() and not force:
         raise AcdcError(f"{str(folder)!r} already holds a circuit: choose another folder, or replace it with force")
     with whole_folder(folder, force=force) as place:

@@ -135,6 +135,13 @@ def finish(folder: Path) -> None:
         ready.rmdir()
 
 
+def settle(folder: Path) -> None:
+    """Clear what was left by processes that were killed while they wrote a folder, as far as that can be done."""
+    with contextlib.suppress(OSError):
+        clear_leftovers(folder)
+        finish(folder)
+
+
 # ---- claims -----------------------------------------------------------------------------------------------------
 
 
