@@ -60,6 +60,7 @@ def run(command: Callable[[], int], place: Path, *, at: int | None = None, kind:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(err, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            warnings.simplefilter("default")  # as on the command line
             os.chdir(place)
             _install(place, seen, at, kind)
             status = command()
