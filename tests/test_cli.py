@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -392,6 +395,67 @@ def test_an_interrupted_search_goes_on_from_where_it_was(command: Command, monke
     result = command(*search)
     assert result.status == 0
     assert not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_end_interrupts_as_ctrl_c_does(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+) -> None:
+    search = ("discover", "tracr-reverse", "--method", "acdc", "--random-circuits", 0, "-o", "run")
+    number = getattr(signal, name)
+
+    def stop(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    for place, words in (
+        ((acdc, "discover"), "nothing was written"),
+        ((acdc, "evaluate"), "the same command goes on"),
+    ):
+        with monkeypatch.context() as patch:  # before anything is noted, and when the search is done but not judged
+            patch.setattr(*place, stop)
+            result = command(*search)
+        assert result.status == status
+        assert words in result.err.splitlines()[-1]
+        assert not Path("run").exists()
+    assert signal.getsignal(number) is signal.SIG_DFL
+    with monkeypatch.context() as patch:  # what was noted is enough: nothing is searched again
+        patch.setattr(Search, "_remove", stop)
+        assert command(*search).status == 0
+    assert os.listdir() == ["run"]
+
+
+def test_what_acdc_did_not_make_in_a_run_is_not_replaced(command: Command, run_folder: Path) -> None:
+    shutil.copytree(run_folder, "x")
+    for arguments, name in (
+        (["draw", "x"], "circuit.svg"),
+        (["draw", "x", "--format", "dot"], "circuit.dot"),
+        (["view", "x", "--no-model", "--no-open"], "circuit.html"),
+    ):
+        path = Path("x", name)
+        path.write_text("mine")
+        refused = command(*arguments)
+        assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
+        assert path.read_text() == "mine"
+        assert command(*arguments, "--force").status == 0
+        assert path.read_text() != "mine"
+    assert command("draw", "x").status == 0  # its own picture and page are
+    assert command("view", "x", "--no-model", "--no-open").status == 0
+
+
+def test_a_file_that_appears_while_another_is_made_is_not_replaced(
+    command: Command, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = io.export
+
+    def slowly(*arguments: Any) -> str:
+        Path("x.csv").write_text("mine")
+        return export(*arguments)
+
+    monkeypatch.setattr(io, "export", slowly)
+    result = command("export", run_folder, "--to", "csv", "-o", "x.csv")
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert Path("x.csv").read_text() == "mine"
 
 
 def write_prompts(path: Path, *, right: int, wrong: int) -> None:

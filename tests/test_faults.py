@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,11 +28,15 @@ import torch
 import acdc
 import faults
 from acdc import checkpoint, cli, cli_view
+from acdc.benchmarks import report as benchmark_report
 from acdc.benchmarks import runner
 from acdc.benchmarks.table import Row
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
+from acdc.evaluation import Evaluation
 from acdc.io import folders
+from acdc.model.model import Model
+from acdc.tasks.task import Dataset
 from acdc.viz import graphviz_renderer
 
 MODEL = "tracr-caesar"
@@ -292,6 +297,15 @@ class Sweep:
                 assert there.get(name, "lost") == data, f"{name} {where}"
 
 
+@functools.cache
+def measured() -> tuple[Model, Dataset, Evaluation]:
+    """Made once: it is not what is tested here."""
+    model = acdc.load(MODEL)
+    data = acdc.tasks.load(MODEL, size=8).prepare(model)
+    found = acdc.discover(model, data, "exact", edges=4)
+    return model, data, acdc.evaluate(model, data, found, random_circuits=0)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work that costs nothing, around file operations that are those of the commands."""
@@ -299,9 +313,11 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
     torch.set_num_threads(1)
-    model = acdc.load(MODEL)
+    model, data, evaluation = measured()
     for module in (cli, cli_view):
         monkeypatch.setattr(module, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(acdc.tasks, "load", lambda *_, **__: SimpleNamespace(prepare=lambda _: data))
+    monkeypatch.setattr(acdc, "evaluate", lambda *_, **__: evaluation)
     monkeypatch.setattr(sys.modules["acdc.viz.draw"], "_renderer", lambda _: ("graphviz", ""))
     monkeypatch.setattr(graphviz_renderer, "render", lambda *_: b'<svg id="node:logits"/>' * 100)
 
@@ -311,6 +327,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return Row(suite, name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4)
 
     monkeypatch.setattr(runner, "run_row", row)
+    monkeypatch.setattr(runner.Subject, "prepare", lambda case, seed: SimpleNamespace(case=case, seed=seed))
+    monkeypatch.setattr(benchmark_report, "figures", lambda *_: {"roc": "<svg/>"})
 
 
 @pytest.mark.usefixtures("quick")

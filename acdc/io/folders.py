@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, WriteError
 from acdc.io.writing import (
     cannot_write,
     clear_leftovers,
@@ -87,7 +87,10 @@ def _staging(target: Path) -> Iterator[Path]:
             staging = stack.enter_context(temporary_folder(beside))
         except OSError as error:
             raise cannot_write(target, error) from None
-        yield staging
+        try:
+            yield staging
+        except WriteError as error:  # the user does not know where it is first written
+            raise WriteError(str(error).replace(str(staging), str(target))) from None
 
 
 def _put(staging: Path, folder: Path, *, force: bool) -> None:
