@@ -3,7 +3,7 @@
 Whatever happens and wherever, what was there before is whole, and the same command given again succeeds and leaves
 nothing behind but its result. The full sweep is slow, and was last counted as
 
-COUNTS
+(see below)
 
 CI tries a fixed sample.
 """
