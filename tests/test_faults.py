@@ -27,7 +27,7 @@ import torch
 
 import acdc
 import faults
-from acdc import checkpoint, cli, cli_view
+from acdc import checkpoint, cli
 from acdc.benchmarks import report as benchmark_report
 from acdc.benchmarks import runner
 from acdc.benchmarks.table import Row
@@ -314,8 +314,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
     torch.set_num_threads(1)
     model, data, evaluation = measured()
-    for module in (cli, cli_view):
-        monkeypatch.setattr(module, "load_model", lambda *_, **__: model)
+    monkeypatch.setattr(cli, "load_model", lambda *_, **__: model)
     monkeypatch.setattr(acdc.tasks, "load", lambda *_, **__: SimpleNamespace(prepare=lambda _: data))
     monkeypatch.setattr(acdc, "evaluate", lambda *_, **__: evaluation)
     monkeypatch.setattr(sys.modules["acdc.viz.draw"], "_renderer", lambda _: ("graphviz", ""))
