@@ -152,6 +152,15 @@ def test_every_position_read(family: str) -> None:
     check(model, model.graph(), Prompts(prompts.clean, prompts.corrupted, prompts.mask, everywhere))
 
 
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "olmo2"])
+def test_positions_read_before_the_first_difference(family: str, padding: str) -> None:
+    prompts = make_prompts(padding=padding, shared=5)
+    positions = torch.tensor([[2, 6], [3, 4], [4, -1]])
+    model = tiny(family)
+    check(model, model.graph(), Prompts(prompts.clean, prompts.corrupted, prompts.mask, positions))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 def test_explicit_position_ids(family: str) -> None:
     prompts = make_prompts()

@@ -173,8 +173,13 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
             raise UnsupportedModelError(
                 f"{model.name}: {CHANGED}; in {model.dtype} rounding would hide the difference"
             )
-        for batch in batches:
-            _compare(model, batch, CHANGED)
+        try:
+            for batch in batches:
+                _compare(model, batch, CHANGED)
+        except RuntimeError as error:
+            if state.structure == known.loaded.structure:
+                raise
+            raise UnsupportedModelError(f"{model.name}: {CHANGED} ({error})") from error  # shapes no longer fit
         _checked[model] = _Checked(known.loaded, _state(model), compared | digests)
 
 
@@ -271,10 +276,7 @@ def _pieces(batch: _Batch, vocabulary: int) -> list[tuple[slice, Tensor]]:
 
 def _run(model: Model, batch: _Batch) -> Tensor:
     """Our final residual stream, `[B, T, D]`."""
-    try:
-        final = _trace(model, batch).final_input
-    except RuntimeError as error:  # shapes that no longer fit together
-        raise UnsupportedModelError(f"{model.name}: {CHANGED} ({error})") from None
+    final = _trace(model, batch).final_input
     assert final is not None
     return final[0]
 
@@ -297,26 +299,29 @@ def _first_difference(model: Model, alone: _Batch) -> str:
     trace = _trace(model, alone)
     with _watched(model) as (read, written):
         model.plain_logits(*alone._tensors(), positions=alone.read[0])
-    sites: list[tuple[str, Tensor, Tensor | None]] = []  # what, ours, theirs; None where it was never run
+    # What, ours, and theirs: None where the part that we know was never run.
+    sites: list[tuple[str, Tensor, Tensor | None]] = []
     for index, layer in enumerate(model.decomposition.layers):
         parts, attention = layer.parts, layer.attention
         stream = trace.attention_input[index]
         before = "the embedding" if index == 0 else f"layer {index - 1} (what it hands on)"
-        sites.append((before, stream, read.get(parts.block)))
+        sites.append((before, stream, read.get(parts.block, stream[0])))
         if parts.attention is not None and parts.attention_writes is not None:
             normed = stream if attention.norm is None else attention.norm.module(stream)
-            sites.append((f"layer {index} (norm before the attention)", normed, read.get(parts.attention)))
+            sites.append(
+                (f"layer {index} (norm before the attention)", normed, read.get(parts.attention, normed[0]))
+            )
             written_here = forward.attention_output(attention, trace.z[index])
             sites.append((f"layer {index} (attention)", written_here, written.get(parts.attention_writes)))
         stream = trace.mlp_input[index]
         normed = stream if layer.mlp_norm is None else layer.mlp_norm.module(stream)
         what = "norm before the MLP" if parts.attention is not None else "attention"
-        sites.append((f"layer {index} ({what})", normed, read.get(parts.mlp)))
+        sites.append((f"layer {index} ({what})", normed, read.get(parts.mlp, normed[0])))
         sites.append((f"layer {index} (MLP)", trace.mlp_output[index], written.get(parts.mlp_writes)))
     final, norm = trace.final_input, model.decomposition.final_norm
     assert final is not None
     if norm is not None and isinstance(norm.module, nn.Module):
-        sites.append((f"layer {model.n_layers - 1} (what it hands on)", final, read.get(norm.module)))
+        sites.append((f"layer {model.n_layers - 1} (what it hands on)", final, read.get(norm.module, final[0])))
         sites.append(("the final norm", norm.module(final), written.get(norm.module)))
     for tolerance in (1.0, 0.1, 0.01):  # small differences may add up
         for what, ours, theirs in sites:
