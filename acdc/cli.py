@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,11 +46,13 @@ from acdc.cli_options import (
     given,
     load_again,
     load_model,
+    load_task,
     options,
     own_task,
     short,
 )
 from acdc.errors import AcdcError, unknown
+from acdc.failures import TRACEBACK, explain
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
@@ -138,11 +141,13 @@ def discover(
         from acdc import viz
         from acdc.checkpoint import Checkpoint
         from acdc.io import circuit_file, folders
-        from acdc.methods import METHODS
+        from acdc.methods import METHODS, check_options
         from acdc.model.check import count_seconds
 
         if method not in METHODS:
             raise unknown("method", method, METHODS)
+        method_options = options(option)
+        check_options(method, method_options)
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
         command = _digest({**context.params, "out": None, "force": None, "json": None})
@@ -151,7 +156,7 @@ def discover(
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
             task_option
         )
-        recipe = acdc.tasks.load(name, metric=metric, ablation=ablation, seed=seed, **settings)
+        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -164,7 +169,7 @@ def discover(
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
-                checkpoint=Checkpoint(claim.progress, stays=True), **options(option),
+                checkpoint=Checkpoint(claim.progress, stays=True), **method_options,
             )  # fmt: skip
             seconds = time.perf_counter() - started - checking.total
             evaluation = acdc.evaluate(
@@ -237,14 +242,16 @@ def evaluate(
         if task in (None, made.task):
             settings = made.task_options | settings
         own_seed = made.seed or 0
-        recipe = acdc.tasks.load(
+        recipe = load_task(
             task or made.task,
+            settings,
             metric=metric or made.metric,
             ablation=ablation or made.ablation,
             seed=own_seed if seed is None else seed,
-            **settings,
         )
         found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
+        if not found_here:  # other prompts were asked for
+            warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
@@ -317,7 +324,7 @@ def draw(
         edges = _true_edges(circuit) if truth else None
         picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
     report.note(picture)
-    print(path)
+    terminal.print_line(path)
 
 
 @app.command()
@@ -356,12 +363,11 @@ app.add_typer(tasks, name="tasks")
 
 def _true_edges(circuit: Circuit) -> BoolArray:
     """The edges of the true circuit for the circuit's own task."""
-    from acdc import tasks
     from acdc.belonging import changes
 
     made = circuit.provenance
     settings: dict[str, Any] = dict(made.task_options)
-    recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
+    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
     model = load_again(made)
     data = recipe.prepare(model)
     for line in changes(made, model, data).values():
@@ -379,19 +385,18 @@ def _digest(values: object) -> str:
 def main() -> None:
     """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
     try:
-        with terminal.signals_interrupt():
+        with terminal.usable_streams(), terminal.signals_interrupt():
             status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
-    except AcdcError as error:
-        terminal.say("error", error, "bold red")
-        status = 2
-    except typer.TyperException as error:
-        terminal.say("error", error.format_message(), "bold red")
-        status = error.exit_code
-    except OSError as error:
-        terminal.say("error", f"{error.filename or 'input or output'}: {error.strerror or error}", "bold red")
-        status = 2
     except KeyboardInterrupt:
         status = 130
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # extensions written in Rust raise what is no Exception
+        if os.environ.get(TRACEBACK):
+            raise
+        failure = explain(error)
+        terminal.say("error", failure.text, "bold red")
+        status = failure.status
     if status == 130:
         status = terminal.interrupted_status()
         terminal.say("interrupted", "nothing was written", "bold")

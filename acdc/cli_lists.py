@@ -26,6 +26,7 @@ from acdc.cli_options import (
     Trust,
     given,
     load_model,
+    load_task,
     options,
     own_task,
 )
@@ -87,7 +88,7 @@ def fetch(
     if json:
         terminal.print_json({"name": name, "folder": folder})
     else:
-        print(folder)
+        terminal.print_line(folder)
 
 
 tasks = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,9 +143,8 @@ def check(
         import acdc.tasks
 
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
-        recipe = acdc.tasks.load(
-            task or own_task(model), metric=metric, seed=seed, **settings, **options(task_option)
-        )
+        settings |= options(task_option)
+        recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
             trust_remote_code=trust_remote_code,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ from acdc.errors import AcdcError, unknown
 if TYPE_CHECKING:
     from acdc.circuit import Provenance
     from acdc.model.model import Model
+    from acdc.tasks import Task as PromptTask
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
 
@@ -90,16 +90,30 @@ def given(**options: Any) -> dict[str, Any]:
 
 def options(texts: list[str] | None) -> dict[str, Any]:
     """NAME=VALUE pairs; a value is a number, true or false, a list in brackets, or text."""
-    options = {}
+    from acdc.io.files import strict_json
+
+    options: dict[str, Any] = {}
     for text in texts or ():
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier():
             raise AcdcError(f"expected an option like steps=10, got {text!r}")
+        if name in options:
+            raise AcdcError(f"option {name!r} is given twice")
         try:
-            options[name] = json.loads(value)
+            options[name] = strict_json(value)
         except ValueError:
             options[name] = value
     return options
+
+
+def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> PromptTask:
+    """The task, from settings of its own and from what commands have options for, which must not say it twice."""
+    from acdc import tasks
+
+    for taken in settings.keys() & {"name_or_path", *given}:
+        flag = "--task" if taken == "name_or_path" else f"--{taken}"
+        raise AcdcError(f"{taken!r} is no option of a task: give it by {flag}")
+    return tasks.load(name, **given, **settings)
 
 
 def load_model(name: str, **options: Any) -> Model:

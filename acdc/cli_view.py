@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acdc import terminal
-from acdc.cli_options import MODEL, OUTPUT, BatchSize, Device, Dtype, Force, Json, Run, Trust, load_again
+from acdc.cli_options import MODEL, OUTPUT, BatchSize, Device, Dtype, Force, Json, Run, Trust, load_again, load_task
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def view(
     if json:
         terminal.print_json({"page": str(page.path), "notes": list(page.notes)})
     else:
-        print(page.path)
+        terminal.print_line(page.path)
     if not (no_open or json) and not webbrowser.open(page.path.absolute().as_uri()):
         terminal.say("note", "no browser was found: open the file in one", "bold")
 
@@ -157,7 +157,6 @@ def _investigate(
     trust_remote_code: bool,
 ) -> tuple[Findings, BoolArray | None]:
     """Measurements on the first circuit's task, and the true circuit if it is known."""
-    from acdc import tasks
     from acdc.belonging import changes
     from acdc.viz.page import investigate
 
@@ -166,7 +165,7 @@ def _investigate(
     if sizes is not None and any(size > first.graph.n_edges for size in sizes):
         raise _BadRequest(f"expected sizes of at most {first.graph.n_edges}, the edges there are, got {max(sizes)}")
     settings: dict[str, Any] = dict(made.task_options)
-    recipe = tasks.load(made.task, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, **settings)
+    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
     model = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}

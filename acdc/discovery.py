@@ -18,7 +18,7 @@ from acdc.errors import AcdcError, EmptyCircuitError, unknown
 from acdc.evaluation import warn_if_useless
 from acdc.graph import BoolArray, Graph
 from acdc.measure import measure_circuits, measure_prompts
-from acdc.methods import METHODS, Method
+from acdc.methods import METHODS, Method, check_options
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
@@ -230,11 +230,7 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, scores: Scores, target:
 def _method(name: str, options: dict[str, Any]) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
-    for option in options:
-        if option not in METHODS[name].options:
-            if not METHODS[name].options:
-                raise AcdcError(f"method {name!r} has no options, got {option!r}")
-            raise unknown(f"option of {name}", option, METHODS[name].options)
+    check_options(name, options)
     return METHODS[name]
 
 

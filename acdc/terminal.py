@@ -1,23 +1,28 @@
 """What the command line needs of a terminal: messages, progress, JSON, signals.
 
-Results go to standard output and everything else to standard error, so that a result can be piped.
+Results go to standard output and everything else to standard error, so that a result can be piped. Names and messages
+come from files that others wrote, so nothing is shown as it is: what a terminal would obey, or show in another order
+than it stands there, is shown as its number (`printable`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -33,9 +38,23 @@ messages = Console(stderr=True, highlight=False, soft_wrap=True)
 # ---- messages ---------------------------------------------------------------------------------------------------
 
 
+_OBEYED = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and line feed, DEL, C1
+    r"\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f"  # direction of text, line ends, invisible operators
+    r"\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no characters; marks; invisible letters
+)
+_UNSAFE = re.compile(f"[{_OBEYED}]")
+
+
+def printable(text: object) -> str:
+    """A text as it can be shown: control characters and the like by their number, as Python writes them."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode-escape", "surrogatepass").decode(), str(text))
+
+
 def say(kind: str, message: object, style: str) -> None:
-    """A line on standard error; only a list of bad lines has a line each."""
-    messages.print(Text.assemble((f"{kind}: ", style), str(message).strip()))
+    """A line on standard error; only a list of bad lines has a line each, further in."""
+    text = re.sub(r"\n(?!  )", r"\\n", str(message).strip())
+    messages.print(Text.assemble((f"{kind}: ", style), printable(text)))
 
 
 def warn(message: object) -> None:
@@ -55,9 +74,53 @@ def quiet_libraries() -> Iterator[None]:
             shown.add(str(message))
             warn(message)
 
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with contextlib.redirect_stdout(_Shown(sys.stderr)), warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+class _Shown(io.TextIOBase):
+    """A stream that passes on what can be shown."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text.replace("\r", "\n")))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
+@contextlib.contextmanager
+def usable_streams() -> Iterator[None]:
+    """Streams that take every text whatever their encoding, and whose failure is an error and not a trace at the end.
+
+    Raises:
+        AcdcError: there is no standard output.
+        OSError: it is full, or nobody reads it.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise AcdcError("standard output is closed: send it to a file, or to /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        try:
+            sys.stdout.flush()
+        except OSError as error:  # it would fail again when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise OSError(error.errno, error.strerror, "standard output") from None
+        raise
 
 
 @contextlib.contextmanager
@@ -75,7 +138,7 @@ def progress_bar() -> Iterator[ProgressCallback]:
             nonlocal current
             if text != current:  # another stage has another speed
                 current = text
-                bars.reset(bar, description=text)
+                bars.reset(bar, description=escape(printable(text)))
             bars.update(bar, completed=done, total=total)
 
         yield progress
@@ -98,17 +161,24 @@ def plain(item: Any) -> Any:
 
 
 def print_json(value: object) -> None:
-    """JSON on standard output."""
-    sys.stdout.write(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+    """JSON on standard output, in ASCII where the output is no Unicode."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(plain(value), indent=1, ensure_ascii=not unicode)
+    sys.stdout.write(_UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+
+
+def print_line(text: object) -> None:
+    """A line on standard output."""
+    sys.stdout.write(printable(text).replace("\n", "\\n") + "\n")
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A table on standard output; its last column takes the width that is left."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     output().print(table)
 
 
@@ -116,7 +186,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Names and values, aligned, on standard output."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     for name, value in facts:
-        table.add_row(Text(name, style="bold"), Text(value))
+        table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
     output().print(table)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from acdc.checkpoint import number
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
 from acdc.measure import bind
 from acdc.methods.attribution import attribute, path
@@ -258,3 +258,25 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 """Every method by name."""
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, or values of another kind than its defaults.
+
+    Raises:
+        AcdcError: says which, and what is expected.
+    """
+    known = METHODS[name].options
+    for option, value in options.items():
+        if option not in known:
+            if not known:
+                raise AcdcError(f"method {name!r} has no options, got {option!r}")
+            raise unknown(f"option of {name}", option, known)
+        default = known[option]
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        truth = isinstance(value, bool) and not isinstance(default, bool)
+        if default is not None and (truth or not isinstance(value, kinds)):
+            what = {int: "a whole number", float: "a number", bool: "true or false"}.get(type(default), "a value")
+            raise AcdcError(f"method {name!r}: expected {option} to be {what} like {default!r}, got {value!r:.60}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise AcdcError(f"method {name!r}: {option}={str(value)[:20]}… is too large")

@@ -151,6 +151,7 @@ def load(
     Raises:
         AcdcError: an unknown name, metric or option (names the nearest), or bad lines in the file.
     """
+    _check_kinds(size=size, seed=seed, held_out=held_out, split=split, padding=padding, only_correct=only_correct)
     if only_correct:
         settings: dict[str, Any] = {
             "metric": metric,
@@ -202,6 +203,29 @@ def load(
             options=options,
         )
     return _load_program(name, metric=outcome, size=size, seed=seed, ablation=chosen, options=options)
+
+
+def _check_kinds(**given: object) -> None:
+    """Refuse arguments of the wrong kind; they come from files and command lines too."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "size": (int,),
+        "seed": (int,),
+        "held_out": (str, Path),
+        "split": (int, float),
+        "padding": (str,),
+        "only_correct": (bool,),
+    }
+    for name, value in given.items():
+        wrong = isinstance(value, bool) and bool not in kinds[name]
+        if value is not None and (wrong or not isinstance(value, kinds[name])):
+            expected = {
+                int: "a whole number",
+                float: "a number",
+                str: "a text",
+                bool: "true or false",
+                Path: "a path",
+            }
+            raise TaskError(f"expected {name} to be {expected[kinds[name][-1]]}, got {value!r:.60}")
 
 
 def _no_task(name: str, path: Path) -> AcdcError:

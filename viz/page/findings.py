@@ -92,6 +92,8 @@ def investigate(
     wanted = sorted(set(page_sizes(n_edges) if sizes is None else sizes))
     if any(size < 0 or size > n_edges for size in wanted):
         raise AcdcError(f"expected sizes between 0 and all {n_edges} edges, got {wanted}")
+    if len(wanted) == 1:  # a curve has two ends
+        wanted = sorted({*wanted, n_edges} if wanted != [n_edges] else {0, n_edges})
     effects = _affordable(model, dataset) if effects is None else effects
     shares = [min(1.0, (size + 0.5) / n_edges) for size in wanted]
     curves: dict[str, Curve] = {}
