@@ -64,6 +64,15 @@ def test_commands_and_options_exist(line: str) -> None:
     command.make_context(name, arguments)
 
 
+@pytest.mark.parametrize("language", ["json", "csv"])
+def test_files_of_prompts_are_read(language: str, tmp_path: Path) -> None:
+    (block,) = blocks(language)
+    path = tmp_path / f"prompts.{language}"
+    path.write_text(block)
+    task = acdc.tasks.load(path, metric="kl")
+    assert task.description.startswith(f"{3 if language == 'json' else 1} prompt pairs")
+
+
 def test_files_it_points_to_are_there() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     local = [link for link in links if "://" not in link]

@@ -7,6 +7,7 @@ programs could understand in two ways (a key that occurs twice, a number that no
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
@@ -172,8 +173,7 @@ def read_record(path: str | Path, schema: type[RecordType], *, largest: int = LA
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {twice!r:.60} occurs twice in one object")
     return value
 

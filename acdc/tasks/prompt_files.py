@@ -7,9 +7,11 @@ said at once.
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -196,9 +198,9 @@ def _csv(text: str) -> Found:
 
 def _header_problems(header: list[str]) -> list[str]:
     """What is wrong with the names of the columns."""
-    twice = [f"two columns are called {name!r}" for name in dict.fromkeys(header) if header.count(name) > 1]
+    twice = [f"two columns are called {name!r:.60}" for name, n in collections.Counter(header).items() if n > 1]
     named = [name for name in header if name not in _ROW_NUMBERS]
-    found = [*twice, *field_problems(dict.fromkeys(named))]
+    found = [*twice, *itertools.islice(field_problems(dict.fromkeys(named)), 20)]
     ours = {ALIASES.get(name, name) for name in named}
     found += [f"no column {x!r}" for x in ("clean", "corrupted") if not ours & {x, f"{x}_tokens"}]
     if len(header) == 1 and (mark := re.search(r"[;\t|]", header[0])):

@@ -219,7 +219,8 @@ def _usable(value: Any, name: str) -> Tensor:
     kind = "true or false" if dtype == torch.bool else "whole numbers"
     fits = not (value.is_floating_point() or value.is_complex() or value.is_quantized or value.is_meta)
     if not fits or value.layout != torch.strided or (value.dtype == torch.bool) != (dtype == torch.bool):
-        raise TaskError(f"expected {name} as a tensor of {kind}, got {value.dtype} on {value.device}")
+        hint = "; .bool() makes it one" if fits and dtype == torch.bool else ""
+        raise TaskError(f"expected {name} as a tensor of {kind}, got {value.dtype} on {value.device}{hint}")
     with torch.inference_mode(False):
         return value.clone().to(dtype) if value.is_inference() else value.to(dtype)
 

@@ -204,6 +204,9 @@ def as_dataset(
         dataset = Dataset("prompts", task, None, OUTCOMES[default], warnings=_bos_warnings(task, model))
     elif isinstance(task, Dataset):
         dataset = task
+        for prompts in (task.discovery, task.held_out):
+            if prompts is not None:
+                _check_prompts(prompts, model)
     elif isinstance(task, Task):
         dataset = task.prepare(model)
     else:

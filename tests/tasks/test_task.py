@@ -64,6 +64,14 @@ def test_prompts_beyond_the_model_are_refused() -> None:
         as_dataset(PROMPTS, StandIn(context_length=1))
 
 
+def test_prompts_put_into_a_dataset_are_checked_too() -> None:
+    dataset = dataclasses.replace(as_dataset(PROMPTS, MODEL), held_out=Prompts.from_tokens([[60]], [[1]]))
+    with pytest.raises(
+        TaskError, match="prompt 1: token id 60 in clean is outside of the model's vocabulary of 50"
+    ):
+        as_dataset(dataset, MODEL)
+
+
 def test_a_function_is_a_metric_per_prompt_or_per_position() -> None:
     def best(logits: Tensor, targets: Targets) -> Tensor:
         """Highest logit."""
