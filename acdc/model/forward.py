@@ -12,7 +12,7 @@ A head's output is linear in its attention result z `[.., d_head]`. Where the fa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -262,15 +262,38 @@ def mlp(layer: Layer, x: Tensor) -> Tensor:
     return out
 
 
+SLICE = 8192
+"""Vocabulary rows that are converted to float32 at once."""
+
+
 def readout(model: Decomposition, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    """Logits of the vocabulary rows `rows` `[R]` (None: all): `[..., D] -> [..., R]`."""
-    normed = x if model.final_norm is None else model.final_norm.module(x)
+    """Logits of the vocabulary rows `rows` `[R]` (None: all): `[..., D] -> [..., R]`, in float32 or better.
+
+    In half precision the final norm and the unembedding are computed in float32: metrics subtract logits, which may
+    share an offset so large that their differences would be lost in its rounding.
+    """
     weight = model.unembedding if rows is None else model.unembedding[rows]
     bias = model.unembedding_bias
-    logits = F.linear(normed, weight, bias if bias is None or rows is None else bias[rows])
+    bias = bias if bias is None or rows is None else bias[rows]
+    if x.dtype.itemsize < 4:
+        normed = x.float() if model.final_norm is None else _in_float32(model.final_norm.module, x)
+        parts = weight.split(SLICE)
+        biases = [None] * len(parts) if bias is None else [part.float() for part in bias.split(SLICE)]
+        logits = torch.cat([F.linear(normed, w.float(), b) for w, b in zip(parts, biases, strict=True)], dim=-1)
+    else:
+        logits = F.linear(x if model.final_norm is None else model.final_norm.module(x), weight, bias)
     if model.final_softcap is not None:
         logits = torch.tanh(logits / model.final_softcap) * model.final_softcap
     return logits
+
+
+def _in_float32(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A norm of half precision, computed in float32."""
+    if not isinstance(module, torch.nn.Module):
+        return module(x).float()
+    weights = {name: value.float() for name, value in module.named_parameters()}
+    normed: Tensor = torch.func.functional_call(module, weights, (x.float(),))
+    return normed.float()
 
 
 def embed(model: Decomposition, context: Context) -> list[Tensor]:
