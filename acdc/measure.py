@@ -161,7 +161,7 @@ def measure_prompts(
     for patching in problem.batches() if batches is None else batches:
         measures = [bind(outcome, patching) for outcome in chosen]
         rows = measures[0].rows if len(measures) == 1 else None
-        at_once = max(1, min(CIRCUITS_AT_ONCE, problem.prompts_per_batch // len(patching.prompts)))
+        at_once = min(CIRCUITS_AT_ONCE, problem.circuits_at_once(len(patching.prompts)))
         runs = [patching.clean_logits(rows)[None], patching.corrupted_logits(rows)[None]]
         pieces = [_values(measures, logits) for logits in runs]  # [piece][metric] -> [C, prompt]
         for edges in circuits:

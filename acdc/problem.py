@@ -1,4 +1,7 @@
-"""What every method is given: model, graph, prompts, metric and ablation, with batches made in one place."""
+"""What every method is given: model, graph, prompts, metric and ablation, with batches made in one place.
+
+Before prompts are run, what that needs is compared with the memory there is: it is said, and refused if it cannot fit.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-import torch
-
+from acdc import memory, precision
 from acdc.checkpoint import Checkpoint
 from acdc.errors import AcdcError
 from acdc.graph import Graph
@@ -20,6 +22,16 @@ from acdc.tasks.prompts import Prompts
 
 Progress = Callable[[int, int | None, str], None]
 """`(done, total or None if unknown, what is being done)`."""
+
+
+class Note(str):
+    """A text for `Progress` that is worth keeping, once, when the bar is gone."""
+
+
+BUDGET = 2e9
+"""Most bytes that a batch takes on a CPU, past which nothing gets faster."""
+NOTED = 1e8
+"""Bytes below which nobody needs to know."""
 
 
 def no_progress(done: int, total: int | None, text: str) -> None:
@@ -78,20 +90,82 @@ class Problem:
 
     @cached_property
     def prompts_per_batch(self) -> int:
-        """`batch_size`, or as many prompts as fit: a pass keeps every source's output, and about as much again."""
+        """`batch_size`, or as many prompts as fit in the `BUDGET`."""
         if self.batch_size is not None:
             return self.batch_size
-        d_mlp = 4 * self.model.d_model
-        per_token = (2 * self.graph.n_sources + 40) * self.model.d_model + self.graph.n_layers * d_mlp
-        size = torch.finfo(self.model.dtype).bits // 8
-        return max(1, int(_free_memory(self.model.device) / (per_token * size * self.prompts.clean.shape[1])))
+        works: tuple[memory.Work, ...] = ("runs", "gradients") if self.outcome.differentiable else ("runs",)
+        return max(1, min(self._need(work).fitting(self._room) for work in works))
+
+    def circuits_at_once(self, prompts: int) -> int:
+        """How many circuits to run as one batch on so many prompts."""
+        if self.batch_size is not None:
+            return max(1, self.batch_size // prompts)
+        return max(1, int(self._room / (prompts * self._need("runs").row)))
+
+    @cached_property
+    def _room(self) -> float:
+        """Bytes that a batch may take: half of what is free; on a CPU at most the `BUDGET`."""
+        half = self._available / 2
+        return min(half, BUDGET) if self.model.device.type == "cpu" else half
+
+    @cached_property
+    def _available(self) -> float:
+        return memory.available(self.model.device)
+
+    def _need(self, work: memory.Work) -> memory.Need:
+        return memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+
+    def _check_memory(self, work: memory.Work) -> None:
+        """Say what the work needs, if that is much.
+
+        Raises:
+            AcdcError: there is not so much; with what would fit.
+        """
+        need, at_once = self._need(work), len(self.prompts)
+        if work != "search":
+            at_once = min(at_once, self.prompts_per_batch)
+        if need.of(at_once) > self._available:
+            raise AcdcError(self._too_large(work, at_once))
+        if need.of(at_once) > NOTED:
+            free, needed = memory.size(self._available), memory.size(need.of(at_once))
+            self.progress(0, None, Note(f"about {needed} for {at_once} prompts at once; {free} is free"))
+
+    def _too_large(self, work: memory.Work, at_once: int) -> str:
+        need, free = self._need(work), self._available
+        what = "a search of all" if work == "search" else "a batch of"
+        out = memory.ways_out(self.model, self.prompts, need.fitting(free), search=work == "search")
+        return (
+            f"not enough memory: {what} {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
+            f"{memory.size(need.of(at_once))}, and {memory.size(free)} is free; {out}"
+        )
 
     def patching(self) -> Patching:
-        """All prompts at once, for searches, which keep the activations of their circuit."""
+        """All prompts at once, for searches, which keep the activations of their circuit.
+
+        In half precision, on a copy of the model in float32 if there is room for one (`acdc.precision`).
+
+        Raises:
+            AcdcError: there is not enough memory.
+        """
+        if precision.is_half(self.model.dtype):
+            return precision.searched(self)
+        return self.all_at_once()
+
+    def all_at_once(self) -> Patching:
+        """All prompts as one batch, in the model's own precision."""
+        self._check_memory("search")
         return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
 
-    def batches(self) -> Iterator[Patching]:
-        """The prompts in batches."""
+    def batches(self, *, gradients: bool = False) -> Iterator[Patching]:
+        """The prompts in batches.
+
+        Args:
+            gradients: whether they are for attribution, which needs more memory.
+
+        Raises:
+            AcdcError: there is not enough memory.
+        """
+        self._check_memory("gradients" if gradients else "runs")
         size = self.prompts_per_batch
         for start in range(0, len(self.prompts), size):
             yield Patching(
@@ -105,10 +179,3 @@ class Problem:
     @property
     def n_batches(self) -> int:
         return -(-len(self.prompts) // self.prompts_per_batch)
-
-
-def _free_memory(device: torch.device) -> float:
-    """Bytes a batch may take: half of a GPU's free memory; on a CPU 2 GB, past which nothing gets faster."""
-    if device.type == "cuda":
-        return 0.5 * torch.cuda.mem_get_info(device)[0]
-    return 2e9

@@ -199,7 +199,9 @@ def component_change(
         `[C, B, W, D]`, summed over the heads.
     """
     kept = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
-    plan = Plan(context.read.new_zeros(0), kept, np.full(graph.n_sources, EVERYWHERE))
+    demand = np.full(graph.n_sources, NOWHERE)
+    demand[graph.first_source(layer) : graph.first_source(layer) + graph.n_heads + graph.mlp] = EVERYWHERE
+    plan = Plan(context.read.new_zeros(0), kept, demand)
     pass_ = _Pass(model, graph, context, state, plan, seeds, None)
     if next(iter(seeds)) == graph.first_port(layer) + 3 * graph.n_heads:
         pass_.publish(pass_.mlp(layer))

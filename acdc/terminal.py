@@ -132,10 +132,16 @@ def progress_bar() -> Iterator[ProgressCallback]:
     shown = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
     with count_seconds() as checking, shown as bars:
         bar = bars.add_task("", total=None)
-        current = ""
+        current, noted = "", set[str]()
+        from acdc.problem import Note
 
         def progress(done: int, total: int | None, text: str) -> None:
             nonlocal current
+            if isinstance(text, Note):
+                if text not in noted:
+                    noted.add(text)
+                    say("memory", text, "bold")
+                return
             if text != current:  # another stage has another speed
                 current = text
                 bars.reset(bar, description=escape(printable(text)))

@@ -81,7 +81,7 @@ def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
         )
     total = np.zeros((problem.graph.n_ports, problem.graph.n_sources))
     first = 0
-    for i, patching in enumerate(problem.batches()):
+    for i, patching in enumerate(problem.batches(gradients=True)):
         problem.progress(i, problem.n_batches, "attribution")
         total += attribute(patching, problem.outcome, alphas=alphas, first=first).double().cpu().numpy()
         first += len(patching.prompts)

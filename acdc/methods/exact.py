@@ -14,6 +14,7 @@ import torch
 
 from acdc.graph import FloatArray
 from acdc.measure import Measure, refuse_non_finite
+from acdc.memory import tokens_at_once
 from acdc.methods.attribution import source_differences
 from acdc.model import forward
 from acdc.patching import Patching
@@ -85,4 +86,4 @@ def exact_scores(
 def _batch(patching: Patching) -> int:
     """Sources a batch: enough tokens to fill the machine."""
     tokens = patching.prompts.clean.shape[0] * (patching.prompts.clean.shape[1] - patching.start)
-    return max(1, (4096 if patching.model.device.type == "cpu" else 65536) // tokens)
+    return max(1, tokens_at_once(patching.model.device) // tokens)

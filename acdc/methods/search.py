@@ -24,6 +24,7 @@ from torch import Tensor
 
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, refuse_non_finite
+from acdc.memory import tokens_at_once
 from acdc.model import forward
 from acdc.patching import Patching
 from acdc.propagate import (
@@ -316,7 +317,7 @@ class Search:
         """Most rows of a batch, given whether it changes inputs at every position."""
         B, W = self.patching.prompts.clean.shape[0], self.patching.prompts.clean.shape[1] - self.patching.start
         tokens = B * (W if everywhere else self.patching.context.read.shape[1])
-        return max(1, (4096 if self._device.type == "cpu" else 65536) // tokens)
+        return max(1, tokens_at_once(self._device) // tokens)
 
     def _source_differences(self) -> tuple[Tensor, np.ndarray]:
         """R[s] − A[s] of the sources with kept edges, `[n, B, W, D]`, and each source's row in it."""

@@ -1,0 +1,221 @@
+"""How much memory work needs, how much there is, and what would fit.
+
+The need is worked out before the work, from the shapes of what each kind of work holds at its peak: the runs it keeps,
+what a patched pass mixes, attention scores where they are made whole, logits, and what gradients keep. It is meant to
+be an upper bound, and close: `docs/memory.md` compares it with what was measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+from acdc.metrics import Outcome
+from acdc.model.model import Model
+from acdc.tasks.prompts import Prompts
+
+Work = Literal["runs", "gradients", "search"]
+"""Patched runs (measuring, exact scores), attribution, or a search (which holds all prompts at once)."""
+
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}
+"""Tokens that fill the machine: methods run as many circuits at once as have so many, but at least one."""
+
+
+# ---- what work needs --------------------------------------------------------------------------------------------
+
+
+def tokens_at_once(device: torch.device) -> int:
+    return TOKENS_AT_ONCE.get(device.type, 65536)
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes that work needs: `fixed`, and so many a `prompt`; a `row` is a prompt more in a run of several circuits."""
+
+    fixed: float
+    prompt: float
+    row: float
+
+    def of(self, prompts: int) -> float:
+        return self.fixed + prompts * self.prompt
+
+    def fitting(self, available: float) -> int:
+        """How many prompts fit."""
+        return max(0, int((available - self.fixed) / self.prompt))
+
+
+def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablation: str, work: Work) -> Need:
+    """What work on such prompts needs beside the weights."""
+    T, P = prompts.clean.shape[1], prompts.positions.shape[1]
+    S, H, L, D = graph.n_sources, graph.n_heads, graph.n_layers, model.d_model
+    layers = model.decomposition.layers
+    attention = layers[0].attention
+    h, grouped = H * attention.q.weight.shape[1], model.n_kv_heads != H
+    h_kv = model.n_kv_heads * attention.q.weight.shape[1]
+    mlp = kept_by_gradient(layers[0].mlp, model) if graph.mlp else 0
+    size, logit = model.dtype.itemsize, max(4, model.dtype.itemsize)
+    whole = model.device.type == "mps" or attention.softcap is not None  # whether scores are made one by one
+    masks = len({(layer.attention.causal, layer.attention.window) for layer in layers})
+    vocabulary = model.vocabulary_size if outcome.rows == "vocabulary" or work == "runs" else 64
+
+    # Elements a token of a plain run, of what it leaves behind, and of one circuit of a patched run.
+    trace = L * (3 * D + 2 * h + 2 * h_kv) + 2 * D
+    kept_runs = (2 if ablation == "resample" else 3) * trace + (L * 2 * h if grouped else 0) + 2 * D
+    if ablation == "mean-position":
+        kept_runs += trace  # references of prompts that are padded on the left
+    patched = (S + 6 * H) * D + 4 * h + 2 * mlp
+    scores = 3 * H * T  # attention scores a token, and what the softmax makes of them
+    circuits = max(tokens_at_once(model.device), T)  # tokens of all circuits of all prompts together
+    fixed, token = 0.0, float(kept_runs)
+    if work == "runs":
+        token += max(patched + (scores if whole else 0), S * D)
+        fixed = circuits * (8 * D + 6 * h + 2 * mlp + scores)
+    elif work == "gradients":
+        saved = L * (6 * D + 6 * h + 2 * h_kv + mlp + (scores if whole else 0)) + L * (3 * h + D)
+        token += saved + S * D + 2 * graph.ports_per_layer * D
+    else:
+        own = graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
+        token += own + S * D + (scores if whole else 0)
+        fixed = circuits * ((S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores)
+    masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
+    read = P * min(vocabulary, model.vocabulary_size) * logit * 8
+    row = T * (patched + scores) * size + read
+    return Need(fixed * size, T * (token * size + masked) + read, row)
+
+
+def kept_by_gradient(function: Callable[[Tensor], Tensor], model: Model) -> int:
+    """Elements that autograd keeps of an MLP's run, a token, its weights apart: the widths that are really there."""
+    own = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with torch.enable_grad(), model.frozen(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        x = model.decomposition.unembedding.new_ones(1, 1, model.d_model).requires_grad_()
+        out = function(x)
+    return sum(x.untyped_storage().nbytes() // x.dtype.itemsize for x in kept.values()) + out.numel()
+
+
+# ---- what there is ----------------------------------------------------------------------------------------------
+
+
+def available(device: torch.device) -> float:
+    """Bytes that can still be had: of the GPU, or of the machine, the container and the process."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return float(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return min([_machine(), *_container(), *_process()])
+
+
+def _machine() -> float:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return 1024.0 * int(line.split()[1])
+    try:
+        pages: Any = os.sysconf("SC_AVPHYS_PAGES") if "SC_AVPHYS_PAGES" in os.sysconf_names else None
+        return float((pages or os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _container() -> Iterator[float]:
+    """What the control groups of the process leave it (version 2, then 1)."""
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, used, cache = Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"
+        elif controllers == "memory":
+            root, limit, used = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        inner = root / path.lstrip("/")
+        for folder in [inner, *inner.parents]:  # as seen from inside, the group may be the root
+            found = _lines(folder / limit), _lines(folder / used)
+            if all(part and part[0].isdigit() for part in found):
+                reclaimable = [
+                    int(x.split()[1]) for x in _lines(folder / "memory.stat") if x.startswith(f"{cache} ")
+                ]
+                yield float(int(found[0][0]) - int(found[1][0]) + sum(reclaimable[:1]))
+            if folder == root:
+                break
+
+
+def _process() -> Iterator[float]:
+    """What limits of the process (`ulimit -v`, `ulimit -d`) leave it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    used = next(iter(_lines("/proc/self/statm")), "").split()
+    if not used:
+        return
+    page = resource.getpagesize()
+    for kind, pages in ((resource.RLIMIT_AS, used[0]), (resource.RLIMIT_DATA, used[5])):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            yield float(max(0, limit - int(pages) * page))
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+# ---- saying so --------------------------------------------------------------------------------------------------
+
+
+def size(number: float) -> str:
+    """Bytes as text: 1.2 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
+
+
+def ways_out(model: Model, prompts: Prompts, fitting: int, *, search: bool) -> str:
+    """What to do about work that does not fit."""
+    if fitting >= 1 and search:
+        return f"use fewer prompts (--size {fitting}), or a method that takes prompts in batches, like eap-ig"
+    if fitting >= 1:
+        return f"use a batch size of at most {fitting} (--batch-size {fitting})"
+    narrow = "" if model.dtype.itemsize == 2 else ", --dtype bfloat16"
+    return f"use prompts shorter than {prompts.clean.shape[1]} tokens{narrow}, or a machine with more memory"
+
+
+@contextlib.contextmanager
+def explained(sentence: Callable[[], str]) -> Iterator[None]:
+    """An allocation that fails in the block is an `AcdcError` with the sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_allocation(error):
+            raise
+        error.__traceback__ = None  # the frames hold what has to be freed
+    else:
+        return
+    raise AcdcError(sentence())
+
+
+def _is_allocation(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(
+        part in text for part in ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    )
