@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from acdc import selection
+from acdc import memory, selection
 from acdc.belonging import belonging, weights_digest
 from acdc.checkpoint import Checkpoint, digest
 from acdc.circuit import Circuit, Provenance, Scores, warn_of_size
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 
+@memory.explained
 @torch.inference_mode(False)
 def score(
     model: Model,
@@ -76,6 +77,7 @@ def score(
     return Scores(problem.graph, values, method, _provenance(problem, dataset, method, options))
 
 
+@memory.explained
 @torch.inference_mode(False)
 def discover(
     model: Model,

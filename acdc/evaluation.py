@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from acdc import selection
+from acdc import memory, selection
 from acdc.belonging import changes
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
@@ -159,6 +159,7 @@ class Curve:
     kl_area_interval: tuple[float, float] | None = None
 
 
+@memory.explained
 @torch.inference_mode(False)
 def evaluate(
     model: Model,
@@ -193,7 +194,7 @@ def evaluate(
     changed = changes(circuit.provenance, model, dataset)
     for what, line in changed.items():
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
-            warnings.warn(line, stacklevel=2)
+            warnings.warn(line, stacklevel=4)
     problem = judging_problem(model, dataset, circuit.graph, batch_size=batch_size, seed=seed, progress=progress)
     nothing = np.zeros_like(circuit.edges)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
@@ -242,6 +243,7 @@ def evaluate(
     )
 
 
+@memory.explained
 @torch.inference_mode(False)
 def curve(
     model: Model,
@@ -338,7 +340,7 @@ def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
         warnings.warn(
             f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
             f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

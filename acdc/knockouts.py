@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
+from acdc import memory
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.evaluation import judging_problem
@@ -128,6 +129,7 @@ class Minimality:
 # ---- completeness -----------------------------------------------------------------------------------------------
 
 
+@memory.explained
 @torch.inference_mode(False)
 def completeness(
     model: Model,
@@ -271,6 +273,7 @@ def _indices(graph: Graph, names: Collection[str]) -> IntArray:
 # ---- minimality -------------------------------------------------------------------------------------------------
 
 
+@memory.explained
 @torch.inference_mode(False)
 def minimality(
     model: Model,

@@ -7,13 +7,14 @@ be an upper bound, and close: `docs/memory.md` compares it with what was measure
 
 from __future__ import annotations
 
-import contextlib
+import contextvars
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 Work = Literal["runs", "gradients", "search"]
 """Patched runs (measuring, exact scores), attribution, or a search (which holds all prompts at once)."""
@@ -198,18 +202,32 @@ def ways_out(model: Model, prompts: Prompts, fitting: int, *, search: bool) -> s
     return f"use prompts shorter than {prompts.clean.shape[1]} tokens{narrow}, or a machine with more memory"
 
 
-@contextlib.contextmanager
-def explained(sentence: Callable[[], str]) -> Iterator[None]:
-    """An allocation that fails in the block is an `AcdcError` with the sentence."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_allocation(error):
-            raise
-        error.__traceback__ = None  # the frames hold what has to be freed
-    else:
-        return
-    raise AcdcError(sentence())
+_doing: contextvars.ContextVar[str | None] = contextvars.ContextVar("doing", default=None)
+
+
+def expect(sentence: str) -> None:
+    """What to say should an allocation of the work that starts now fail."""
+    _doing.set(sentence)
+
+
+def explained(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function in which a failed allocation is an `AcdcError` with the sentence of the work it was for."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Given.args, **options: Given.kwargs) -> Result:
+        token = _doing.set(None)
+        try:
+            return function(*args, **options)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_allocation(error):
+                raise
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            sentence = _doing.get() or f"not enough memory: {first}"
+        finally:
+            _doing.reset(token)
+        raise AcdcError(sentence)
+
+    return wrapper
 
 
 def _is_allocation(error: Exception) -> bool:

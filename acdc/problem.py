@@ -115,7 +115,7 @@ class Problem:
     def _need(self, work: memory.Work) -> memory.Need:
         return memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
 
-    def _check_memory(self, work: memory.Work) -> None:
+    def check_memory(self, work: memory.Work) -> None:
         """Say what the work needs, if that is much.
 
         Raises:
@@ -124,8 +124,10 @@ class Problem:
         need, at_once = self._need(work), len(self.prompts)
         if work != "search":
             at_once = min(at_once, self.prompts_per_batch)
+        sentence = self._too_large(work, at_once)
         if need.of(at_once) > self._available:
-            raise AcdcError(self._too_large(work, at_once))
+            raise AcdcError(sentence)
+        memory.expect(sentence)
         if need.of(at_once) > NOTED:
             free, needed = memory.size(self._available), memory.size(need.of(at_once))
             self.progress(0, None, Note(f"about {needed} for {at_once} prompts at once; {free} is free"))
@@ -153,7 +155,7 @@ class Problem:
 
     def all_at_once(self) -> Patching:
         """All prompts as one batch, in the model's own precision."""
-        self._check_memory("search")
+        self.check_memory("search")
         return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
 
     def batches(self, *, gradients: bool = False) -> Iterator[Patching]:
@@ -165,7 +167,7 @@ class Problem:
         Raises:
             AcdcError: there is not enough memory.
         """
-        self._check_memory("gradients" if gradients else "runs")
+        self.check_memory("gradients" if gradients else "runs")
         size = self.prompts_per_batch
         for start in range(0, len(self.prompts), size):
             yield Patching(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc import memory
 from acdc.errors import unknown
 from acdc.graph import FloatArray
 from acdc.inspection.runs import input_texts, judged, plain_runs
@@ -50,6 +51,7 @@ class AttentionPatterns:
         return mean
 
 
+@memory.explained
 @torch.inference_mode(False)
 @torch.no_grad()
 def attention_patterns(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from acdc import memory
 from acdc.evaluation import is_numerical
 from acdc.graph import FloatArray, Graph
 from acdc.inspection.runs import judged, most_likely, plain_runs
@@ -58,6 +59,7 @@ class DirectEffects:
         return dict(zip(self.nodes, self.difference.mean(axis=1).tolist(), strict=True))
 
 
+@memory.explained
 @torch.inference_mode(False)
 @torch.no_grad()
 def direct_effects(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc import memory
 from acdc.errors import AcdcError
 from acdc.evaluation import is_numerical
 from acdc.graph import FloatArray, IntArray
@@ -47,6 +48,7 @@ class LogitLens:
     answer_rank: FloatArray
 
 
+@memory.explained
 @torch.inference_mode(False)
 @torch.no_grad()
 def logit_lens(

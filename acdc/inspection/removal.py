@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from acdc import memory
 from acdc.circuit import Circuit
 from acdc.evaluation import judging_problem
 from acdc.measure import CIRCUITS_AT_ONCE, measure_prompts
@@ -39,6 +40,7 @@ class RemovalEffects:
     changes: dict[str, float]
 
 
+@memory.explained
 @torch.inference_mode(False)
 def removal_effects(
     model: Model,
