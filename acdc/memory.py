@@ -28,8 +28,11 @@ from acdc.tasks.prompts import Prompts
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-Work = Literal["runs", "gradients", "search"]
-"""Patched runs (measuring, exact scores), attribution, or a search (which holds all prompts at once)."""
+Work = Literal["circuits", "exact", "gradients", "search"]
+"""Running circuits, scoring edges one by one, attribution, or a search (which holds all prompts at once)."""
+
+MARGIN = 1.2
+"""For what the allocator holds back, and for what is too small to be counted."""
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Tokens that fill the machine: methods run as many circuits at once as have so many, but at least one."""
@@ -44,18 +47,28 @@ def tokens_at_once(device: torch.device) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes that work needs: `fixed`, and so many a `prompt`; a `row` is a prompt more in a run of several circuits."""
+    """Bytes that work needs.
 
-    fixed: float
+    Attributes:
+        prompt: of each prompt.
+        token: of each token of all circuits that are run at once: as many as have `least` tokens, but one at least.
+        row: of a prompt in each circuit more that is run at once.
+        length: tokens a prompt.
+    """
+
     prompt: float
+    token: float
     row: float
+    length: int
+    least: int
 
     def of(self, prompts: int) -> float:
-        return self.fixed + prompts * self.prompt
+        tokens = prompts * self.length
+        return MARGIN * (prompts * self.prompt + self.token * max(1, self.least // tokens) * tokens)
 
-    def fitting(self, available: float) -> int:
-        """How many prompts fit."""
-        return max(0, int((available - self.fixed) / self.prompt))
+    def fitting(self, available: float, most: int) -> int:
+        """How many prompts fit, of so many."""
+        return next((n for n in range(most, 0, -1) if self.of(n) <= available), 0)
 
 
 def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablation: str, work: Work) -> Need:
@@ -64,37 +77,40 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     S, H, L, D = graph.n_sources, graph.n_heads, graph.n_layers, model.d_model
     layers = model.decomposition.layers
     attention = layers[0].attention
-    h, grouped = H * attention.q.weight.shape[1], model.n_kv_heads != H
-    h_kv = model.n_kv_heads * attention.q.weight.shape[1]
+    h, h_kv = H * attention.q.weight.shape[1], model.n_kv_heads * attention.q.weight.shape[1]
     mlp = kept_by_gradient(layers[0].mlp, model) if graph.mlp else 0
     size, logit = model.dtype.itemsize, max(4, model.dtype.itemsize)
-    whole = model.device.type == "mps" or attention.softcap is not None  # whether scores are made one by one
     masks = len({(layer.attention.causal, layer.attention.window) for layer in layers})
-    vocabulary = model.vocabulary_size if outcome.rows == "vocabulary" or work == "runs" else 64
+    capped = attention.softcap is not None
+    read = P * logit * min(model.vocabulary_size, 64 if outcome.rows == "answers" else model.vocabulary_size)
 
-    # Elements a token of a plain run, of what it leaves behind, and of one circuit of a patched run.
+    # Elements a token: what a plain run leaves behind, attention scores, and one circuit of a patched run.
     trace = L * (3 * D + 2 * h + 2 * h_kv) + 2 * D
-    kept_runs = (2 if ablation == "resample" else 3) * trace + (L * 2 * h if grouped else 0) + 2 * D
+    runs = (2 if ablation == "resample" else 3) * trace + (L * 2 * h if h_kv != h else 0) + 2 * D
     if ablation == "mean-position":
-        kept_runs += trace  # references of prompts that are padded on the left
-    patched = (S + 6 * H) * D + 4 * h + 2 * mlp
-    scores = 3 * H * T  # attention scores a token, and what the softmax makes of them
-    circuits = max(tokens_at_once(model.device), T)  # tokens of all circuits of all prompts together
-    fixed, token = 0.0, float(kept_runs)
-    if work == "runs":
-        token += max(patched + (scores if whole else 0), S * D)
-        fixed = circuits * (8 * D + 6 * h + 2 * mlp + scores)
+        runs += trace  # references of prompts that are padded on the left
+    scores = (4 if capped else 3) * H * T
+    patched = (S + 6 * H) * D + 4 * h + 2 * mlp + scores
+    kept, at_once = float(runs), 0.0
+    if work == "circuits":
+        kept += patched
+        read = P * logit * model.vocabulary_size  # the divergence from the full model is measured too
+    elif work == "exact":
+        kept, at_once = kept + S * D, 8 * D + 6 * h + 2 * mlp + scores
     elif work == "gradients":
-        saved = L * (6 * D + 6 * h + 2 * h_kv + mlp + (scores if whole else 0)) + L * (3 * h + D)
-        token += saved + S * D + 2 * graph.ports_per_layer * D
+        kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (2 if capped else 1) * H * T) + scores
+        kept += (S + 2 * graph.ports_per_layer) * D
     else:
-        own = graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
-        token += own + S * D + (scores if whole else 0)
-        fixed = circuits * ((S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores)
+        kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
+        at_once = (S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
-    read = P * min(vocabulary, model.vocabulary_size) * logit * 8
-    row = T * (patched + scores) * size + read
-    return Need(fixed * size, T * (token * size + masked) + read, row)
+    return Need(
+        prompt=T * (kept * size + masked) + 8 * read,
+        token=at_once * size + 4 * read / T,
+        row=MARGIN * (T * patched * size + 4 * read),
+        length=T,
+        least=tokens_at_once(model.device) if at_once else 0,
+    )
 
 
 def kept_by_gradient(function: Callable[[Tensor], Tensor], model: Model) -> int:

@@ -93,14 +93,14 @@ class Problem:
         """`batch_size`, or as many prompts as fit in the `BUDGET`."""
         if self.batch_size is not None:
             return self.batch_size
-        works: tuple[memory.Work, ...] = ("runs", "gradients") if self.outcome.differentiable else ("runs",)
-        return max(1, min(self._need(work).fitting(self._room) for work in works))
+        works: list[memory.Work] = ["circuits", "exact", *(["gradients"] if self.outcome.differentiable else [])]
+        return max(1, min(self._need(work).fitting(self._room, len(self.prompts)) for work in works))
 
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""
         if self.batch_size is not None:
             return max(1, self.batch_size // prompts)
-        return max(1, int(self._room / (prompts * self._need("runs").row)))
+        return max(1, int(self._room / (prompts * self._need("circuits").row)))
 
     @cached_property
     def _room(self) -> float:
@@ -112,8 +112,14 @@ class Problem:
     def _available(self) -> float:
         return memory.available(self.model.device)
 
+    @cached_property
+    def _needs(self) -> dict[memory.Work, memory.Need]:
+        return {}
+
     def _need(self, work: memory.Work) -> memory.Need:
-        return memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+        if work not in self._needs:
+            self._needs[work] = memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+        return self._needs[work]
 
     def check_memory(self, work: memory.Work) -> None:
         """Say what the work needs, if that is much.
@@ -135,7 +141,9 @@ class Problem:
     def _too_large(self, work: memory.Work, at_once: int) -> str:
         need, free = self._need(work), self._available
         what = "a search of all" if work == "search" else "a batch of"
-        out = memory.ways_out(self.model, self.prompts, need.fitting(free), search=work == "search")
+        out = memory.ways_out(
+            self.model, self.prompts, need.fitting(free, len(self.prompts)), search=work == "search"
+        )
         return (
             f"not enough memory: {what} {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
             f"{memory.size(need.of(at_once))}, and {memory.size(free)} is free; {out}"
@@ -158,16 +166,16 @@ class Problem:
         self.check_memory("search")
         return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
 
-    def batches(self, *, gradients: bool = False) -> Iterator[Patching]:
+    def batches(self, work: memory.Work = "circuits") -> Iterator[Patching]:
         """The prompts in batches.
 
         Args:
-            gradients: whether they are for attribution, which needs more memory.
+            work: what they are for.
 
         Raises:
             AcdcError: there is not enough memory.
         """
-        self.check_memory("gradients" if gradients else "runs")
+        self.check_memory(work)
         size = self.prompts_per_batch
         for start in range(0, len(self.prompts), size):
             yield Patching(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.io.files import write_atomically
+from acdc.io.writing import write_atomically
 from acdc.measure import bind, measure_prompts
 from acdc.memory import Need, Work, size
 from acdc.methods import METHODS
@@ -80,7 +80,7 @@ SHAPES = {
     "half": Shape("half precision", "GPT2", _gpt2(), 64, 48, dtype="bfloat16"),
 }  # fmt: skip
 WORKS: dict[str, Work] = {
-    "circuits": "runs", "exact": "runs", "eap-ig": "gradients", "acdc": "search", "guided": "search",
+    "circuits": "circuits", "exact": "exact", "eap-ig": "gradients", "acdc": "search", "guided": "search",
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def work(problem: Problem, name: str) -> None:
         random = graph.valid & (rng.random(graph.valid.shape) < 0.5)
         measure_prompts(problem, [np.zeros_like(random), random, graph.valid], [problem.outcome, OUTCOMES["kl"]])
     elif name == "exact":  # edges of the last destinations hold no less than those of all
-        (patching,) = problem.batches()
+        (patching,) = problem.batches("exact")
         last = range(graph.n_destinations - 4 * graph.n_heads, graph.n_destinations)
         exact_scores(patching, bind(problem.outcome, patching), destinations=last)
     elif name == "eap-ig":

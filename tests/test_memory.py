@@ -37,10 +37,10 @@ def needed(problem: Problem, work: memory.Work) -> memory.Need:
     return memory.need(problem.model, problem.graph, problem.prompts, problem.outcome, problem.ablation, work)
 
 
-@pytest.mark.parametrize("work", ["runs", "gradients", "search"])
+@pytest.mark.parametrize("work", ["circuits", "exact", "gradients", "search"])
 def test_attention_grows_with_the_square_of_the_length(work: memory.Work) -> None:
     short, long = (needed(make(T=T), work).prompt for T in (100, 1000))
-    assert long > 30 * short  # where scores are made one by one
+    assert long > 20 * short  # where scores are made one by one
 
 
 def test_long_prompts_come_in_small_batches() -> None:
@@ -72,19 +72,20 @@ def test_the_width_of_the_mlp_is_the_modules() -> None:
 
 @pytest.mark.parametrize("method", ["acdc", "guided"])
 def test_a_search_that_cannot_fit_names_how_many_prompts_can(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(memory.TOKENS_AT_ONCE, "cpu", 1)
     problem = make(size=8, T=40)
     leave(monkeypatch, needed(problem, "search").of(5) + 1)
     problem = dataclasses.replace(problem)  # what is free is looked up once
     search = METHODS[method].search
     assert search is not None
-    with pytest.raises(AcdcError, match=r"all 8 prompts of 40 tokens needs about .* is free; .*--size 5\)"):
+    with pytest.raises(AcdcError, match=r"all 8 prompts of 40 tokens needs about .* is free; .*\(--size 5\)"):
         search(problem, 0.01, None, None)
     search(dataclasses.replace(problem, prompts=problem.prompts[:5]), 0.01, None, None)
 
 
 def test_a_batch_that_was_asked_for_and_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make(size=8, T=40, batch_size=8)
-    leave(monkeypatch, needed(problem, "runs").of(3) + 1)
+    leave(monkeypatch, needed(problem, "circuits").of(3) + 1)
     problem = dataclasses.replace(problem)
     circuits = [problem.graph.valid]
     with pytest.raises(AcdcError, match=r"a batch of 8 prompts .*\(--batch-size 3\)"):

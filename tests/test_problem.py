@@ -41,9 +41,9 @@ def test_every_batch_has_the_mean_over_all_prompts(ablation: Any, size: int) -> 
 
 
 def test_a_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = max(make()._need(work).of(3) for work in ("circuits", "exact", "gradients"))
     sizes = []
-    for free in (0.0, 5e7, 1e9):
+    for free in (0.0, 2 * room, 1e9):
         monkeypatch.setattr("acdc.memory.available", lambda device, free=free: free)
         sizes.append(make().prompts_per_batch)
-    assert sizes[0] == 1
-    assert sizes == sorted(set(sizes))
+    assert sizes in ([1, 3, 5], [1, 4, 5])

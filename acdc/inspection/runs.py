@@ -38,7 +38,7 @@ def judged(
 
 def plain_runs(problem: Problem, what: str) -> Iterator[tuple[Prompts, Context, Trace]]:
     """Plain runs on the clean prompts, batch by batch."""
-    problem.check_memory("runs")
+    problem.check_memory("circuits")
     decomposition, size = problem.model.decomposition, problem.prompts_per_batch
     for start in range(0, len(problem.prompts), size):
         problem.progress(start, len(problem.prompts), what)

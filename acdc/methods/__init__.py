@@ -81,7 +81,7 @@ def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
         )
     total = np.zeros((problem.graph.n_ports, problem.graph.n_sources))
     first = 0
-    for i, patching in enumerate(problem.batches(gradients=True)):
+    for i, patching in enumerate(problem.batches("gradients")):
         problem.progress(i, problem.n_batches, "attribution")
         total += attribute(patching, problem.outcome, alphas=alphas, first=first).double().cpu().numpy()
         first += len(patching.prompts)
@@ -109,7 +109,7 @@ def _exact(problem: Problem) -> FloatArray:
     total = saved.get("total", np.zeros(graph.valid.shape))
     first, following = int(number(saved, "batch")), int(number(saved, "destination"))
     batches, edges = problem.n_batches, graph.n_edges
-    for i, patching in enumerate(problem.batches()):
+    for i, patching in enumerate(problem.batches("exact")):
         if i < first:
             continue
         before = total.copy()
