@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ import torch
 import families
 
 Spoil = Callable[[Path], None]
+
+WITNESS = Path(tempfile.gettempdir()) / "acdc-was-here"
+"""The file that the attacks among the folders would make."""
 
 FAMILIES = ("gpt2", "gpt-neox-parallel", "llama", "gemma3", "phi3", "qwen2-sliding")
 VALUES: dict[str, Any] = {
@@ -51,7 +55,7 @@ def cases() -> Iterator[tuple[str, str, Spoil]]:
             yield f"{family}-{key}-missing", family, functools.partial(_set, key=key, value=MISSING)
             for what, value in VALUES.items():
                 yield f"{family}-{key}-{what}", family, functools.partial(_set, key=key, value=value)
-    for name, spoil in {**_CONFIGS, **_WEIGHTS, **_TORCH_FILES, **_INDEXES, **_TOKENIZERS, **_ADAPTERS}.items():
+    for name, spoil in {**_CONFIGS, **_WEIGHTS, **TORCH_FILES, **_INDEXES, **_TOKENIZERS, **_ADAPTERS}.items():
         for family in ("gpt2", "llama"):
             yield f"{family}-{name}", family, spoil
 
@@ -222,7 +226,7 @@ class Attack:
     """Its pickle would run a command."""
 
     def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/acdc-was-here",)
+        return os.system, (f"touch {WITNESS}",)
 
 
 def nested_tuples(depth: int = 60) -> bytes:
@@ -246,7 +250,7 @@ def _archive(pickled: bytes, *, compressed: bool = False) -> Callable[[Path, Any
     return write
 
 
-_TORCH_FILES: dict[str, Spoil] = {
+TORCH_FILES: dict[str, Spoil] = {
     "torch-whole": _torch_file(lambda path, weights: torch.save(weights, path)),
     "torch-legacy": _torch_file(lambda path, w: torch.save(w, path, _use_new_zipfile_serialization=False)),
     "torch-wrapped": _torch_file(lambda path, weights: torch.save({"state_dict": weights}, path)),

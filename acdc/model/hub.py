@@ -18,6 +18,9 @@ from acdc.io.tensors import reason
 PATIENCE = 4.0
 """Seconds that the hub has to answer the first question; the environment's HF_HUB_ETAG_TIMEOUT comes first."""
 
+_TELLING = ("config.json", "adapter_config.json", "tokenizer_config.json", "tokenizer.json")
+"""Files of which a downloaded model or tokenizer has at least one."""
+
 _NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _SMALL = (".json", ".txt", ".model", ".jinja")
 
@@ -46,29 +49,27 @@ def folder_of(
     at = "" if revision is None else f" at revision {revision!r}"
     answer = None if huggingface_hub.constants.HF_HUB_OFFLINE else _ask(name, revision)
     if answer is None:
-        try:
-            return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
-        except Exception as error:  # whatever else it is, the model is not there
-            del error
-            why = (
-                "the environment says HF_HUB_OFFLINE"
-                if huggingface_hub.constants.HF_HUB_OFFLINE
-                else f"the Hugging Face hub could not be reached within {_patience():g} s"
-            )
-            raise AcdcError(
-                f"cannot load model {name!r}{at}: {why}, and the model was not downloaded before; check the connection "
-                "(HF_HUB_ETAG_TIMEOUT=30 waits longer), or give a local folder"
-            ) from None
+        for file in _TELLING:
+            found = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
+            if isinstance(found, str):
+                return Path(found).parent
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        why = f"could not be reached within {_patience():g} s" if not offline else "is not asked (HF_HUB_OFFLINE)"
+        raise AcdcError(
+            f"cannot load model {name!r}{at}: the Hugging Face hub {why}, and the model was not downloaded before; "
+            "check the connection (HF_HUB_ETAG_TIMEOUT=30 waits longer), or give a local folder"
+        )
     if isinstance(answer, AcdcError):
         raise answer
     files = [file.rfilename for file in answer.siblings or ()]
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=answer.sha, allow_patterns=_wanted(files, weights, trust_remote_code)
+        # The revision by its name, so that it is found under that name again without the hub.
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=_wanted(files, weights, trust_remote_code)
         )
     except Exception as error:  # a connection that breaks, a full disk, a digest that differs
         raise AcdcError(f"cannot download model {name!r}{at} from the hub: {reason(error)}") from error
-    return Path(found)
+    return Path(folder)
 
 
 def _ask(name: str, revision: str | None) -> Any:
@@ -96,7 +97,7 @@ def _ask(name: str, revision: str | None) -> Any:
                 )
             )
         except errors.RevisionNotFoundError:
-            answers.append(AcdcError(f"cannot load model {name!r}: the hub's has no revision {revision!r}"))
+            answers.append(AcdcError(f"cannot load model {name!r}: the hub's model has no revision {revision!r}"))
         except Exception:  # no connection, no name server, a proxy's page, an error of the hub: no answer
             answers.append(None)
 

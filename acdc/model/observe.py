@@ -24,7 +24,7 @@ Visible = Callable[[int, int, Tensor, Tensor], Tensor]
 
 _NAME = "acdc-observe"
 _NEAR = 64  # positions of which every pair is looked at
-_FAR = 2**20  # position of a query whose whole past is looked at, where the context has no limit
+_FAR = 2**20  # position of a query whose whole past is looked at, at most: it costs memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def observe(module: Any, attentions: Sequence[nn.Module]) -> list[Observed]:
         calls = _calls.get()
     finally:
         _calls.reset(token)
-    far = max(getattr(module.config, "max_position_embeddings", None) or _FAR, _NEAR)
+    far = min(max(getattr(module.config, "max_position_embeddings", None) or _FAR, _NEAR), _FAR)
     patterns: dict[int, tuple[bool, int | None] | None] = {}
     observed = []
     for layer, attention in enumerate(attentions):
