@@ -37,7 +37,7 @@ REFUSED = {
     "attack": "cannot be read as tensors",
     "attack-bare": "torch.save has not written it",
     "expanded": "claims more numbers than the file holds",
-    "nested-key": "has keys .* that are not texts, numbers or flat tuples",
+    "nested-key": "has keys, .*that are not texts, numbers or flat tuples",
     "nested-value": "more than 10,000,000 parts",
     "compressed": "is compressed",
     "cut-pickle": "pickle",
