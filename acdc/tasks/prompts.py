@@ -74,6 +74,8 @@ class Prompts:
             TaskError: something else was given, or clean and corrupted do not match; names every such prompt.
         """
         check_padding(padding)
+        if not isinstance(pad_id, int) or isinstance(pad_id, bool) or not 0 <= pad_id < 2**63:
+            raise TaskError(f"expected pad_id as a token id, a whole number from 0, got {pad_id!r:.60}")
         rows, real, found = prompt_rows(clean, "clean")
         other, other_real, more = prompt_rows(corrupted, "corrupted")
         if found := found + more:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +95,9 @@ GENERATORS: dict[str, Generator] = {
 _MADE_FOR = {"induction-2l": "induction", "tiny-tasks": "ioi", "tiny-tasks-gqa": "ioi"}
 
 
+_LONGEST_NAME = 255  # characters of a file's name, in the usual file systems
+
+
 class TaskInfo(NamedTuple):
     """A task as `acdc tasks` lists it."""
 
@@ -169,11 +173,15 @@ def load(
         raise TaskError(f"expected a size of at least 1 prompt, got {size}")
     if seed < 0:
         raise TaskError(f"expected a seed of at least 0, got {seed}")
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TaskError(f"expected the name of a task or a path, got {type(name_or_path).__name__}")
     name = str(name_or_path)
     path = Path(name_or_path)
+    if "\0" in name or len(name) > 4 * _LONGEST_NAME or any(len(part) > _LONGEST_NAME for part in path.parts):
+        raise TaskError(f"expected the name of a task or a path, got {name!r:.60}, which can be neither")
     program = name in _tracr_tasks() or _is_program(name)
     if name not in GENERATORS and not program:
-        if path.is_dir() or not path.exists():
+        if path.is_dir() or not os.path.lexists(path):
             raise _no_task(name, path)
         if options:
             raise TaskError(
@@ -232,7 +240,7 @@ def _no_task(name: str, path: Path) -> AcdcError:
     if path.is_dir():
         return TaskError(f"{path} is a folder; expected a task's name or a file of prompts")
     if "/" in name or path.suffix.lower() in SUFFIXES:
-        return TaskError(f"no such file: {path}; expected {FORMATS}, or the name of a task (see acdc tasks)")
+        return TaskError(f"no such file: {name!r}; expected {FORMATS}, or the name of a task (see acdc tasks)")
     error = unknown("task", name, _all_names())
     return AcdcError(f"{error}; nor is it a file")
 

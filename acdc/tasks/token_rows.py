@@ -83,7 +83,7 @@ def _row(given: Any, number: Callable[[Any], Number], single: bool) -> list[Numb
         if single:
             return [number(value)]
         number(value)
-        raise ValueError(f"expected a row of token ids, got the number {value}; put one prompt's row into a list")
+        raise ValueError(f"expected a row, got the number {value}; put one prompt's row into a list")
     if len(value) == 1 and isinstance(value[0], list):  # a row of a batch of one
         value = value[0]
     if len(kinds := set(map(type, value))) == 1 and kinds <= _PLAIN:  # each different number is looked at once

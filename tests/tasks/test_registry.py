@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +56,13 @@ def test_built_in_models_have_a_default_task() -> None:
     assert acdc.tasks.default_task("tracr-reverse") == "tracr-reverse"
     assert acdc.tasks.default_task("induction-2l") == "induction"
     assert acdc.tasks.default_task("gpt2") is None
+
+
+@pytest.mark.parametrize(
+    "name", [3, None, ["ioi"], "x" * 5000 + ".csv", "x" * 300, "a\0.csv", "/dev/null", "/nowhere/a.csv"]
+)
+def test_what_is_neither_a_task_nor_a_file_is_refused(name: Any) -> None:
+    with pytest.raises(AcdcError) as error:
+        acdc.tasks.load(name)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 300

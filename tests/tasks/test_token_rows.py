@@ -124,9 +124,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "texts": (["one", "two"], "prompt 1: clean: expected token ids, got text 'one'"),
     "one row": (
         [5, 6],
-        "prompt 1: clean: expected a row of token ids, got the number 5; put one prompt's row into",
+        "prompt 1: clean: expected a row, got the number 5; put one prompt's row into",
     ),
-    "one tensor row": (torch.tensor([5, 6]), "prompt 2: clean: expected a row of token ids, got the number 6"),
+    "one tensor row": (torch.tensor([5, 6]), "prompt 2: clean: expected a row, got the number 6"),
     "number": (torch.tensor(5), "expected clean as a row a prompt, got the single value 5"),
     "nothing": (None, "expected clean as a row a prompt, got the single value None"),
     "floats": (torch.tensor([[5.0, 6.0]]), r"prompt 1: clean: expected token ids, got the decimal fraction 5.0"),
@@ -193,6 +193,9 @@ def test_padding_that_contradicts_is_refused() -> None:
         Prompts.from_tokens(left, left, mask=[[1, 1, 0]])
     with pytest.raises(AcdcError, match="unknown padding 'up'"):
         Prompts.from_tokens(CLEAN, CORRUPTED, padding="up")  # type: ignore[arg-type]
+    for bad in (-1, "0", 1.0, True, 2**70):
+        with pytest.raises(TaskError, match="expected pad_id as a token id"):
+            Prompts.from_tokens(CLEAN, CORRUPTED, pad_id=bad)  # type: ignore[arg-type]
 
 
 def test_every_prompt_at_fault_is_named_at_once() -> None:
