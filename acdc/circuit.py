@@ -112,9 +112,12 @@ class Scores:
 
     Attributes:
         values: `[n_destinations, n_sources]` float64, 0 where there is no edge. Its size is how much the edge
-            matters; it is positive where the edge helps, and negative where it works against the task.
+            matters; its sign is that of an estimate unless it was measured (`acdc.signs`): positive where the edge
+            helps, and negative where it works against the task.
         method: name of the method that gave them.
         nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
+        removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
+            circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
     """
 
     graph: Graph
@@ -122,6 +125,7 @@ class Scores:
     method: str = ""
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
     nodes: FloatArray | None = None
+    removal: FloatArray | None = None
 
     def __post_init__(self) -> None:
         values = _array(self.values, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
@@ -136,6 +140,12 @@ class Scores:
             if not np.isfinite(nodes).all():
                 raise AcdcError("some node scores are NaN or infinite")
             object.__setattr__(self, "nodes", _frozen(nodes.copy()))
+        if self.removal is not None:
+            shape = self.graph.valid.shape
+            removal = _array(self.removal, shape, np.float64, "effects of removal", "destinations, sources")
+            if np.isinf(removal).any():
+                raise AcdcError("some effects of removal are infinite")
+            object.__setattr__(self, "removal", _frozen(removal.copy()))
 
     def top(
         self, n: int, by: selection.By = "absolute", select: Literal["top", "greedy"] = "top", *, prune: bool = True

@@ -154,7 +154,7 @@ def discover(
         problem.checkpoint.remove()
         if edges is not None:
             warn_of_size(problem.graph, found.edges, edges)
-        scores = Scores(problem.graph, found.scores, method, provenance)
+        scores = Scores(problem.graph, found.scores, method, provenance, removal=found.removal)
         made = provenance.having(selection=dict(found.selection))
         return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
     assert record.score is not None

@@ -44,6 +44,11 @@ class Measure:
         """Distance from the full model per prompt: `[..., B]`."""
         return self.outcome.distance(logits, self.targets, None if self.outcome.is_distance else self._full)
 
+    def both(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """`value` and `distance`, computed once."""
+        value = self.value(logits)
+        return value, value if self.outcome.is_distance else (value - self._full).abs()
+
     @cached_property
     def _full(self) -> Tensor:
         """`[B]` of the full model."""

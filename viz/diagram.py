@@ -1,8 +1,8 @@
 """A diagram as data: boxes, curves and texts at coordinates, ready for any renderer.
 
-One visual channel has one meaning. Edges: colour is the sign of the score, width its size, line style the port (q,
-k, v), arrowhead the verdict against a true circuit. Nodes: shape is the kind, fill the role (without one, a shade for
-the kind), outline the verdict.
+One visual channel has one meaning. Edges: colour is the sign (`acdc.signs`), width the size of the score, line style
+the port (q, k, v), arrowhead the verdict against a true circuit. Nodes: shape is the kind, fill the role (without one,
+a shade for the kind), outline the verdict.
 """
 
 from __future__ import annotations
@@ -141,6 +141,9 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
     merged = {"port": "", "head": "q, k and v merged", "layer": "heads of a layer merged"}[reduced.detail]
     if merged and (reduced.detail == "layer" or circuit.graph.qkv == "split"):
         parts.append(merged)
+    where = {"circuit": "circuit", "model": "full model"}.get(reduced.signs)
+    if where is not None and any(edge.sign for edge in reduced.edges):
+        parts.append(f"helps, hinders: measured by removing the edge alone from the {where}")
     if reduced.left_out:
         parts.append(
             f"only the {len(reduced.edges):,} strongest lines drawn, {reduced.left_out:,} weaker ones left out"
@@ -179,9 +182,7 @@ def _edge(edge: DrawnEdge, curve: list[Point], strongest: float, style: Style, s
 def _color(edge: DrawnEdge, style: Style) -> str:
     if not edge.kept:
         return style.absent
-    if not edge.score:
-        return style.unsigned
-    return style.positive if edge.score > 0 else style.negative
+    return {1: style.positive, -1: style.negative, 0: style.unsigned}[edge.sign]
 
 
 def _layer_labels(boxes: dict[str, Box], x: float, style: Style) -> list[DiagramText]:

@@ -88,11 +88,12 @@ def make_legend(
     legend = Legend(style, left, right, left, top - 1.2 * style.font_size)
     thin, thick = style.line
     middle = thin + 0.4 * (thick - thin)
-    signs = {(edge.score or 0) > 0 for edge in reduced.edges if edge.kept and edge.score}
-    if True in signs:
-        legend.line("score > 0", style.positive, middle)
-    if False in signs:
-        legend.line("score < 0", style.negative, middle)
+    signs = {edge.sign for edge in reduced.edges if edge.kept}
+    meanings = ("score > 0", "score < 0") if reduced.signs == "score" else ("helps", "hinders")
+    if 1 in signs:
+        legend.line(meanings[0], style.positive, middle)
+    if -1 in signs:
+        legend.line(meanings[1], style.negative, middle)
     if strongest:
         legend.line(f"|score| {number(strongest)}", style.unsigned, thick)
         if sum(edge.kept for edge in reduced.edges) > 1:

@@ -16,6 +16,7 @@ import numpy as np
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
+from acdc.signs import Signs, edge_signs
 
 Detail = Literal["port", "head", "layer"]
 DETAILS = ("port", "head", "layer")
@@ -33,6 +34,7 @@ class DrawnEdge:
         kept: whether it is in the circuit (otherwise only in the truth).
         verdict: against the truth: "hit", "false" (in the circuit only), "missed" (in the truth only); "" without.
         count: how many edges of the graph it stands for.
+        sign: 1 or -1; 0 where there is none, or where the measured signs of the edges it stands for differ.
     """
 
     source: str
@@ -42,6 +44,7 @@ class DrawnEdge:
     kept: bool
     verdict: Verdict
     count: int
+    sign: int = 0
 
     @property
     def name(self) -> str:
@@ -55,12 +58,14 @@ class Reduced:
     Attributes:
         nodes: verdict of each component, in execution order.
         left_out: number of drawn-level edges left out, the weakest.
+        signs: where the edges' signs are from (`acdc.signs.Signs.source`).
     """
 
     edges: tuple[DrawnEdge, ...]
     nodes: dict[str, Verdict]
     detail: Detail
     left_out: int
+    signs: str = ""
 
 
 def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int) -> Reduced:
@@ -79,7 +84,7 @@ def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, 
         edges = _edges(circuit, true, detail)
     drawn = edges if len(edges) <= max_edges else _strongest(edges, max_edges)
     nodes = _nodes(drawn, true is not None) if drawn else _ends(circuit.graph)
-    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn))
+    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn), edge_signs(circuit).source)
 
 
 def _ends(graph: Graph) -> dict[str, Verdict]:
@@ -122,6 +127,7 @@ def component(name: str, detail: Detail) -> str:
 def _edges(circuit: Circuit, true: BoolArray | None, detail: Detail) -> list[DrawnEdge]:
     """All edges at a level of detail, in array order of the first edge each stands for."""
     graph, values = circuit.graph, circuit.scores.values if circuit.scores is not None else None
+    signs = edge_signs(circuit)
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
         destination = graph.destinations[d]
@@ -135,8 +141,18 @@ def _edges(circuit: Circuit, true: BoolArray | None, detail: Detail) -> list[Dra
         if true is not None:
             verdict = "missed" if not inside else "hit" if any(true[index] for index in inside) else "false"
         score = None if values is None or not inside else float(sum(values[index] for index in inside))
-        drawn.append(DrawnEdge(source, destination, port, score, bool(inside), verdict, len(inside or members)))
+        sign = _sign(signs, inside, score)
+        count = len(inside or members)
+        drawn.append(DrawnEdge(source, destination, port, score, bool(inside), verdict, count, sign))
     return drawn
+
+
+def _sign(signs: Signs, edges: list[tuple[int, int]], score: float | None) -> int:
+    """The sign of a line that stands for these edges."""
+    own = {int(signs.values[index]) for index in edges}
+    if not signs.measured:
+        return int(np.sign(score or 0.0)) if own - {0} else 0
+    return own.pop() if len(own) == 1 else 0  # alone is not together, unless they agree
 
 
 def _nodes(edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:

@@ -22,10 +22,11 @@ def _by_destination(circuit: Circuit) -> dict[str, list[DrawnEdge]]:
 
 
 def _edge_text(edge: DrawnEdge) -> Text:
-    """Like `a0.h1 +0.52`, blue for positive scores and orange for negative ones."""
+    """Like `a0.h1 +0.52`, blue for edges that help and orange for those that hinder, as far as that is known."""
     if edge.score is None:
         return Text(edge.source)
-    return Text.assemble(edge.source, (f" {edge.score:+.2g}", "dark_orange" if edge.score < 0 else "dodger_blue1"))
+    colour = {1: "dodger_blue1", -1: "dark_orange", 0: ""}[edge.sign]
+    return Text.assemble(edge.source, (f" {edge.score:+.2g}", colour))
 
 
 def table(circuit: Circuit, *, most: int = 40) -> Table:

@@ -29,6 +29,7 @@ class RemovalEffects:
         prompts: "held-out" or "discovery".
         full, empty, circuit: mean metric of the full model, the circuit without edges, and the circuit.
         changes: metric without the edge less metric of the circuit, by edge.
+        higher_is_better: whether more of the metric means the behaviour is done better.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class RemovalEffects:
     empty: float
     circuit: float
     changes: dict[str, float]
+    higher_is_better: bool = True
 
 
 @memory.explained
@@ -81,4 +83,5 @@ def removal_effects(
         empty=empty,
         circuit=whole,
         changes={graph.edge_name(d, s): value - whole for (d, s), value in zip(edges, without, strict=True)},
+        higher_is_better=dataset.metric.higher_is_better,
     )

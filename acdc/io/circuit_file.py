@@ -86,7 +86,8 @@ def write(circuit: Circuit, folder: Path) -> None:
     """Write the files of a circuit into a folder that takes its place when all are written (`whole_folder`)."""
     scores, stored, content = circuit.scores, None, b""  # an empty file: there are no scores
     if scores is not None:
-        tensors = {"values": scores.values} | ({} if scores.nodes is None else {"nodes": scores.nodes})
+        found = {"values": scores.values, "nodes": scores.nodes, "removal": scores.removal}
+        tensors = {name: array for name, array in found.items() if array is not None}
         content = safetensors.numpy.save(tensors)
         digest = hashlib.sha256(content).hexdigest()
         stored = ScoresFile(method=scores.method, provenance=scores.provenance, sha256=digest)
@@ -165,7 +166,7 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> None:
 
 
 def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
-    n_bytes = 8 * (graph.valid.size + graph.n_sources)
+    n_bytes = 8 * (2 * graph.valid.size + graph.n_sources)
     content = read(path, largest=n_bytes + _LARGEST_HEADER)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
         raise AcdcError(f"{SCORES} is damaged, or belongs to another circuit (its digest differs)")
@@ -173,10 +174,11 @@ def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
         tensors = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise AcdcError(f"{SCORES} cannot be read: {error}") from None
-    known = "values" in tensors and tensors.keys() <= {"values", "nodes"}
+    known = "values" in tensors and tensors.keys() <= {"values", "nodes", "removal"}
     if not known or any(not np.issubdtype(t.dtype, np.floating) for t in tensors.values()):
         raise AcdcError(f"{SCORES}: expected a floating-point tensor 'values', got {sorted(tensors)}")
-    return Scores(graph, tensors["values"], stored.method, stored.provenance, tensors.get("nodes"))
+    rest = {name: tensors.get(name) for name in ("nodes", "removal")}
+    return Scores(graph, tensors["values"], stored.method, stored.provenance, **rest)
 
 
 def _check_agreement(record: CircuitFile, circuit: Circuit) -> None:

@@ -27,11 +27,13 @@ class Found:
     Attributes:
         edges: kept edges; scores: a score of every edge; both `[n_destinations, n_sources]`.
         selection: how much was kept, with defaults worked out, in the metric's units.
+        removal: how much worse the metric gets without each kept edge alone, NaN elsewhere; None if not measured.
     """
 
     edges: BoolArray
     scores: FloatArray
     selection: Mapping[str, float]
+    removal: FloatArray | None = None
 
 
 ScoreFunction = Callable[..., FloatArray]
@@ -169,7 +171,13 @@ def _acdc(
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)
-    return Found(kept, kept.astype(np.float64), {"threshold": tau})
+    alone = Search(patching, measure, kept)
+    alone.sweep(
+        lambda _new, _old: False,
+        expected=False,
+        progress=lambda done, total: problem.progress(done, total, "removing each kept edge"),
+    )
+    return Found(kept, kept.astype(np.float64), {"threshold": tau}, alone.removal())
 
 
 def _cheaper_than(tau: float) -> Accept:
@@ -219,9 +227,12 @@ def _guided(
             f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc"
         )
     target = {} if faithfulness is None else {"faithfulness": faithfulness}
-    kept, change, budget = guided(problem, budget=threshold, edges=edges, steps=steps, **target)
+    removal: list[FloatArray] = []
+    kept, change, budget = guided(
+        problem, budget=threshold, edges=edges, steps=steps, certified=removal.append, **target
+    )
     how = {"edges": edges} if edges is not None else {"budget": budget, **target}
-    return Found(kept, _helpfulness(problem, change), how)
+    return Found(kept, _helpfulness(problem, change), how, removal[0] if removal else None)
 
 
 METHODS: dict[str, Method] = {

@@ -48,6 +48,7 @@ def guided(
     faithfulness: float = 0.95,
     edges: int | None = None,
     steps: int = 5,
+    certified: Callable[[FloatArray], None] | None = None,
 ) -> tuple[BoolArray, FloatArray, float]:
     """Prune to a certified circuit, or to a number of edges.
 
@@ -58,6 +59,8 @@ def guided(
         edges: prune to this many edges instead, whatever the distance; nothing is certified then. Never more; fewer
             if no connected part of the circuit has exactly so many.
         steps: gradients per attribution (EAP-IG).
+        certified: called once with how much worse the metric gets when each kept edge alone is removed
+            `[n_destinations, n_sources]`, NaN elsewhere; not called if a number of edges is asked for.
 
     Returns:
         Kept edges and a score of every edge (mean over the prompts of the metric's first-order change when it goes,
@@ -79,7 +82,8 @@ def guided(
 
     start = problem.checkpoint.load(
         {name: (graph.valid.shape, np.bool_) for name in ("best", "kept", "needed")}
-        | {"scores": (graph.valid.shape, np.float64), "fits": ((1,), np.bool_), "stage": ((1,), np.int64)}
+        | {name: (graph.valid.shape, np.float64) for name in ("scores", "without")}
+        | {"fits": ((1,), np.bool_), "stage": ((1,), np.int64)}
         | {name: ((1,), np.float64) for name in ("budget", "threshold", "dearest")},
         endless=("threshold",),
     )
@@ -96,7 +100,9 @@ def guided(
             return np.zeros_like(graph.valid), scores, budget
         best = _fewest_best(patching, scores, distance, GUESSING * budget)
         start = {"best": best, "scores": scores, "budget": np.array(budget)}
-    kept = _certified(patching, measure, start, distance, problem)
+    kept, removal = _certified(patching, measure, start, distance, problem)
+    if certified is not None:
+        certified(removal)
     scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), start["scores"])
     return kept, scores, number(start, "budget")
 
@@ -169,23 +175,23 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
 
 def _certified(
     patching: Patching, measure: Measure, start: Arrays, distance: Distance, problem: Problem
-) -> BoolArray:
-    """A circuit of the best edges from which no edge can go.
+) -> tuple[BoolArray, FloatArray]:
+    """A circuit of the best edges from which no edge can go, and how much worse the metric gets without each.
 
     Args:
         start: the best edges, scores and budget, and how far the tests are if some are done.
     """
     while True:
-        kept = _test(patching, measure, start, problem)
+        kept, removal = _test(patching, measure, start, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
         connected = patching.graph.prune(kept)
         if (connected == kept).all() or distance(connected) > number(start, "budget"):
-            return kept
+            return kept, removal
         start = {name: start[name] for name in ("best", "scores", "budget")}
         start |= {"kept": connected, "threshold": np.array(math.inf), "fits": np.array(True)}
 
 
-def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> BoolArray:
+def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> tuple[BoolArray, FloatArray]:
     """Exact tests under one threshold after another, until no edge can go on its own.
 
     The threshold falls until a search of the best edges stays within the budget, and then rises, in what is left.
@@ -198,6 +204,7 @@ def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem)
     dearest = number(start, "dearest")  # cost of what an interrupted search has let go
     needed: BoolArray = start.get("needed", np.zeros_like(best)).copy()
     search = Search(patching, measure, start.get("kept", best))
+    search.without = start.get("without", search.without).copy()
 
     def may_exceed(threshold: float) -> bool:
         """Whether edges that cost no more, all of them together, can exceed the budget."""
@@ -209,7 +216,7 @@ def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem)
     def note(stage: int) -> None:
         problem.checkpoint.save(
             best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, threshold=threshold, fits=fits,
-            dearest=max(dearest, search.dearest), stage=stage,
+            dearest=max(dearest, search.dearest), stage=stage, without=search.without,
         )  # fmt: skip
 
     def progress(done: int, total: int) -> None:
@@ -235,7 +242,7 @@ def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem)
                 threshold /= 2
             search = Search(patching, measure, best)
         after, dearest = None, 0.0
-    return search.kept
+    return search.kept, search.removal()
 
 
 def _prune_to(

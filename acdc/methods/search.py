@@ -71,7 +71,8 @@ class Search:
 
     Attributes:
         kept: edges that are left.
-        distance: mean over the prompts of the metric's distance from the full model.
+        distance: mean over the prompts of the metric's distance from the full model; value: of the metric.
+        without: `[n_destinations, n_sources]` value without each edge, when it was last tested and stayed.
         dearest: largest rise of the distance that the removal of an edge has caused.
         tests: edges tested by running them; runs: batches run.
     """
@@ -80,7 +81,9 @@ class Search:
         self.patching, self.measure, self.graph = patching, measure, patching.graph
         self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
         self.tests = self.runs = 0
-        self._values: Tensor  # [row, prompt] of the last batch
+        self.without = np.zeros(self.kept.shape)
+        self._values: Tensor  # [row, prompt] of the metric in the last batch
+        self._metric: list[float]  # [row], their means
         self.dearest = 0.0
         self._ports = [np.flatnonzero(self.graph.port_destination == d) for d in range(self.graph.n_destinations)]
         self._ahead = 4  # candidates to run next
@@ -88,7 +91,8 @@ class Search:
         self._weights = self._port_weights()
         with torch.no_grad():
             self._state, logits = self._start()
-            self.distance = float(measure.distance(logits).mean())
+            value, distance = measure.both(logits)
+            self.value, self.distance = float(value.mean()), float(distance.mean())
 
     def _port_weights(self) -> Tensor:
         ports = np.ascontiguousarray(self.graph.to_ports(self.kept))
@@ -170,6 +174,14 @@ class Search:
             done += len(edges.source)
         return total - int(self.kept.sum())
 
+    def removal(self) -> FloatArray:
+        """`[n_destinations, n_sources]`: how much worse the metric gets without each kept edge alone; NaN elsewhere.
+
+        Right if every kept edge was tested in the circuit as it is.
+        """
+        change = self.without - self.value
+        return np.where(self.kept, 0.0 - change if self.measure.outcome.higher_is_better else change, np.nan)
+
     def _stage(self, destination: int) -> int:
         return int(self.graph.port_stage[self._ports[destination][0]])
 
@@ -213,6 +225,7 @@ class Search:
             while right and i < len(goes):
                 if edges.level[i] == NOWHERE:  # no kept path leads to the logits
                     goes[i] = accept(self.distance, self.distance)
+                    self.without[edges.destination[i], edges.source[i]] = self.value
                     i += 1
                     continue
                 edge = (int(edges.destination[i]), int(edges.source[i]))
@@ -228,7 +241,9 @@ class Search:
                 if goes[i]:
                     self.dearest = max(self.dearest, distances[tested] - self.distance)
                     self.distance, last, stayed = distances[tested], tested, []
+                    self.value = self._metric[tested]
                 else:
+                    self.without[edge] = self._metric[tested]
                     stayed.append(edge)
                 right = bool(goes[i] == guess[tested])
                 i, tested = i + 1, tested + 1
@@ -302,8 +317,9 @@ class Search:
             seeds=seeds, from_layer=layer, rows=self.measure.rows, journal=journal,
         )  # fmt: skip
         self.runs += 1
-        self._values = self.measure.distance(logits)
-        return self._values.mean(-1).expand(len(batch)).tolist()
+        self._values, distance = self.measure.both(logits)
+        self._metric = self._values.mean(-1).expand(len(batch)).tolist()
+        return distance.mean(-1).expand(len(batch)).tolist()
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
         if len(gone):

@@ -118,7 +118,13 @@ def test_hovering_tells_score_rank_sign_and_effect(open_page: Open) -> None:
     page = open_page({"one": circuit}, findings=Findings(effects={"one": effects}))
     page.mouse.move(*between(page, "input", "logits"))
     tip = page.inner_text("#tip")
-    for words in ("input → logits", "−2.5, hinders", f"2 of {graph.n_edges}", "logit-difference +1 (+25%)"):
+    for words in (
+        "input → logits",
+        "−2.5",
+        "measured\nhinders",
+        f"2 of {graph.n_edges}",
+        "logit-difference +1 (+25%)",
+    ):
         assert words in tip
     page.hover(node("input"))
     assert "embedding" in page.inner_text("#tip")

@@ -20,6 +20,7 @@ from acdc.graph import Graph, IntArray
 from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 from acdc.metrics import faithfulness
 from acdc.selection import rank_needed
+from acdc.signs import edge_signs, signs_of
 from acdc.tasks.published import published
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
 
@@ -138,12 +139,33 @@ def _circuit(
         "kept": _packed(number[np.flatnonzero(circuit.edges[graph.valid])], "<u4"),
         "asked": _asked(circuit),
         "scores": scores,
+        "signs": _packed(_measured_signs(circuit, effects)[graph.valid][edges], "<i1"),
+        "scoreSigns": edge_signs(circuit).source == "score",
         "order": order,
         "facts": {key: value for key, value in facts.items() if value},
         "measured": _measured(circuit, effects),
         "curve": None if curve is None else _curve(curve, graph),
         "effects": None if effects is None else _effects(effects, graph, number),
     }
+
+
+def _measured_signs(circuit: Circuit, effects: RemovalEffects | None) -> IntArray:
+    """`[n_destinations, n_sources]`: 1 where an edge helps, -1 where it hinders, 0 where that was not measured.
+
+    By removal from the circuit on the page's own prompts, and where that was not measured as it was when the circuit
+    was found.
+    """
+    signs = edge_signs(circuit)
+    found = signs.values.copy() if signs.measured else np.zeros_like(signs.values)
+    if effects is None:
+        return found
+    if signs.source != "circuit":
+        found[:] = 0  # removal from the full model is another question
+    index = [circuit.graph.edge(name) for name in effects.changes]
+    worse = np.array(list(effects.changes.values())) * (-1 if effects.higher_is_better else 1)
+    for edge, sign in zip(index, signs_of(worse), strict=True):
+        found[edge] = sign
+    return found
 
 
 def _asked(circuit: Circuit) -> int:

@@ -11,6 +11,7 @@ export const unpack = {
   u8: (text) => new Uint8Array(bytes(text)),
   u16: (text) => new Uint16Array(bytes(text)),
   u32: (text) => new Uint32Array(bytes(text)),
+  i8: (text) => new Int8Array(bytes(text)),
   f32: (text) => new Float32Array(bytes(text)),
 };
 
@@ -87,7 +88,7 @@ function readCircuit(raw, index, edges) {
     effects = { ...raw.effects, of };
   }
   const scores = raw.scores === null ? null : unpack.f32(raw.scores);
-  return { ...raw, index, kept: unpack.u32(raw.kept), scores, order, rank, effects };
+  return { ...raw, index, kept: unpack.u32(raw.kept), scores, signs: unpack.i8(raw.signs), order, rank, effects };
 }
 
 /** An edge's name, like `a0.h1->a1.h0<q>`. */

@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 import { PORTS, counted, number, signed } from "./format.js";
 import { headView } from "./heads.js";
+import { lineSign } from "./looks.js";
 import { section } from "./overview.js";
 import { directOf, factList, lineFacts, lineTitle, nodeFacts } from "./tooltip.js";
 import { edgeNames } from "./view.js";
@@ -226,7 +227,10 @@ function linesOf(view, title, lines, end, actions) {
         { class: "bar-track" },
         el("span", {
           class: line.score < 0 ? "bar negative" : "bar positive",
-          css: { width: `${view.strongest ? (50 * size(line)) / view.strongest : 0}%` },
+          css: {
+            background: `var(--${["negative", "unsigned", "positive"][lineSign(line) + 1]})`,
+            width: `${view.strongest ? (50 * size(line)) / view.strongest : 0}%`,
+          },
         }),
       ),
       el("span", { class: "bar-value" }, line.score === null ? "" : signed(line.score)),

@@ -1,6 +1,7 @@
 // How lines look, on the canvas and in exported pictures: one channel, one meaning.
 //
-// Colour is the sign of the score or, in a comparison, the circuit; width the size of the score; dashes the port.
+// Colour is the sign, measured if it was, else the score's if that has one, or, in a comparison, the circuit; width the
+// size of the score; dashes the port.
 
 import { svgEl } from "./dom.js";
 
@@ -34,8 +35,14 @@ export function palette() {
 
 export function lineColour(line, colours) {
   if (line.side) return { both: colours.both, a: colours["only-a"], b: colours["only-b"] }[line.side];
-  if (!line.score) return colours.unsigned;
-  return line.score > 0 ? colours.positive : colours.negative;
+  const sign = lineSign(line);
+  return sign === 0 ? colours.unsigned : sign > 0 ? colours.positive : colours.negative;
+}
+
+/** 1 or -1 by what was measured, else by the score if its sign is an estimate of that; 0 if nothing is known. */
+export function lineSign(line) {
+  if (line.mixed) return 0;
+  return line.sign || (line.scored ? Math.sign(line.score ?? 0) : 0);
 }
 
 /** The root of the score's size, so that weak lines stay visible; thinner if there are many. */
@@ -69,8 +76,11 @@ export function legendOf(view, roles, colours) {
   const entries = [];
   const line = (colour, meaning, dash = [], width = 2) => entries.push({ colour, dash, width, meaning });
   if (view.b === null) {
-    if (view.lines.some((x) => x.score > 0)) line(colours.positive, "score > 0: helps");
-    if (view.lines.some((x) => x.score < 0)) line(colours.negative, "score < 0: hinders");
+    if (view.lines.some((x) => x.sign > 0)) line(colours.positive, "helps: worse without it");
+    if (view.lines.some((x) => x.sign < 0)) line(colours.negative, "hinders: better without it");
+    const estimated = view.lines.filter((x) => !x.sign).map(lineSign);
+    if (estimated.some((sign) => sign > 0)) line(colours.positive, "score > 0, an estimate");
+    if (estimated.some((sign) => sign < 0)) line(colours.negative, "score < 0, an estimate");
   } else {
     for (const [side, name] of [
       ["both", "both"],

@@ -12,12 +12,12 @@ export function lineFacts(view, line) {
   if (line.side) facts.push(["in", SIDES[line.side]]);
   if (line.score !== null) {
     const what = line.edges.length > 1 ? "score, summed" : "score";
-    const sign = line.score > 0 ? ", helps" : line.score < 0 ? ", hinders" : "";
-    facts.push([b === null ? what : `${what} in A`, signed(line.score) + sign]);
+    facts.push([b === null ? what : `${what} in A`, signed(line.score)]);
     if (Number.isFinite(line.rank) && line.rank < 0xffffffff) {
       facts.push([line.edges.length > 1 ? "best rank" : "rank", `${count(line.rank)} of ${count(a.order.length)}`]);
     }
   }
+  if (line.sign) facts.push([b === null ? "measured" : "measured in A", line.sign > 0 ? "helps" : "hinders"]);
   if (line.otherScore !== null) facts.push(["score in B", signed(line.otherScore)]);
   for (const [circuit, inside, where] of [
     [a, line.inA, b === null ? "" : " from A"],

@@ -65,6 +65,9 @@ function collect(data, state, a, b, maskA, maskB, shownAs, hidden) {
         port,
         score: null,
         otherScore: null,
+        sign: null,
+        mixed: false,
+        scored: a.scoreSigns,
         rank: Infinity,
         edges: [],
         inA: 0,
@@ -73,6 +76,8 @@ function collect(data, state, a, b, maskA, maskB, shownAs, hidden) {
       found.set(id, line);
     }
     line.edges.push(e);
+    line.mixed ||= line.sign !== null && line.sign !== a.signs[e]; // measured for single edges, and they disagree
+    line.sign = line.mixed ? 0 : a.signs[e];
     line.inA += inA;
     line.inB += inB;
     if (a.scores !== null) {

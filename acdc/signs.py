@@ -1,0 +1,71 @@
+"""Whether an edge helps or hinders: what a picture may say of it.
+
+An edge *helps* if the metric gets worse when the edge alone is removed, and *hinders* if it gets better. That has to be
+measured. Searches measure it in the circuit they find, `exact` in the full model. A first-order score only has the sign
+of an estimate; of a metric that is a distance from the full model not even that, since the gradient of a distance
+vanishes at the full model and says nothing of the way there elsewhere. Other scores (of chance, of ACDC's sweep) have
+no sign at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from acdc.graph import IntArray
+
+if TYPE_CHECKING:
+    from acdc.circuit import Circuit
+
+ROUNDING = 1e-6
+"""A change smaller than this share of the largest is none."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signs:
+    """What is known of the edges' signs.
+
+    Attributes:
+        values: `[n_destinations, n_sources]`: 1, -1, or 0 where an edge has no sign.
+        source: what from: "circuit" or "model" if removal from it was measured, so that 1 is an edge that helps and -1
+            one that hinders; "score" if the signs are those of scores; "" if there are none.
+    """
+
+    values: IntArray
+    source: Literal["circuit", "model", "score", ""]
+
+    @property
+    def measured(self) -> bool:
+        return self.source in ("circuit", "model")
+
+
+def edge_signs(circuit: Circuit) -> Signs:
+    """The signs of a circuit's edges, and of the others where its scores tell them."""
+    scores = circuit.scores
+    if scores is None:
+        return Signs(np.zeros(circuit.edges.shape, dtype=np.int64), "")
+    if scores.removal is not None and (np.isfinite(scores.removal) == circuit.edges).all():
+        return Signs(signs_of(np.where(circuit.edges, scores.removal, 0.0)), "circuit")
+    if scores.method == "exact":
+        return Signs(signs_of(scores.values), "model")
+    if _has_no_sign(scores.method, scores.provenance.metric):
+        return Signs(np.zeros(circuit.edges.shape, dtype=np.int64), "")
+    return Signs(np.sign(scores.values).astype(np.int64), "score")
+
+
+def signs_of(changes: np.ndarray) -> IntArray:
+    """1 and -1 by the sign of measured changes, 0 where there is none but rounding."""
+    return np.where(np.abs(changes) > ROUNDING * np.abs(changes).max(initial=0), np.sign(changes), 0).astype(
+        np.int64
+    )
+
+
+def _has_no_sign(method: str, metric: str) -> bool:
+    from acdc.methods import METHODS  # which imports torch
+    from acdc.metrics import OUTCOMES
+
+    if method in ("acdc", "random"):
+        return True
+    return method in METHODS and metric in OUTCOMES and OUTCOMES[metric].is_distance
