@@ -56,12 +56,12 @@ class Measure:
         return self.value(self.targets.full)
 
 
-def refuse_non_finite(values: Tensor | FloatArray, outcome: Outcome, of: str, *, first: int = 0) -> None:
+def refuse_non_finite(values: Tensor | FloatArray, outcome: Outcome, where: str, *, first: int = 0) -> None:
     """Refuse a metric that is NaN or infinite on some prompts.
 
     Args:
         values: `[..., prompt]`.
-        of: what was measured.
+        where: what was measured, as in "for the full model".
         first: number of prompts before these.
 
     Raises:
@@ -73,7 +73,7 @@ def refuse_non_finite(values: Tensor | FloatArray, outcome: Outcome, of: str, *,
     bad = (~finite).reshape(-1, finite.shape[-1]).any(0).nonzero().flatten().tolist()
     names = ", ".join(str(first + i + 1) for i in bad[:MOST_PROMPTS]) + ", …" * (len(bad) > MOST_PROMPTS)
     raise TaskError(
-        f"metric {outcome.name!r} is NaN or infinite for {of} on prompt{'s' * (len(bad) > 1)} {names}: expected a "
+        f"metric {outcome.name!r} is NaN or infinite {where} on prompt{'s' * (len(bad) > 1)} {names}: expected a "
         "finite number for every prompt; leave these prompts out, choose another metric, or try float32"
     )
 
@@ -180,9 +180,9 @@ def measure_prompts(
         found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
     values = [np.concatenate(column, axis=1) for column in zip(*found, strict=True)]
     for outcome, v in zip(chosen, values, strict=True):
-        names = ("the full model", "the full model on the corrupted prompts", "a circuit")
-        for measured, of in zip((v[0], v[1], v[2:]), names, strict=True):
-            refuse_non_finite(measured, outcome, of)
+        names = ("for the full model", "for the full model on the corrupted prompts", "for a circuit")
+        for measured, where in zip((v[0], v[1], v[2:]), names, strict=True):
+            refuse_non_finite(measured, outcome, where)
     return [Measured(full=v[0], corrupted=v[1], circuits=v[2:]) for v in values]
 
 

@@ -69,7 +69,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
             measure = measure or bind(outcome, patching)
             at_read = context.at_read(trace.final_input)
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
-            refuse_non_finite(value, outcome, "the full model", first=first)
+            refuse_non_finite(value, outcome, "for the full model", first=first)
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
             gradients = gradient_of(value.sum(), ends, outcome)
             passes.note(backward=len(patching.prompts))

@@ -45,7 +45,7 @@ def exact_scores(
     state = state_of(model, trace, start, None)
     differences = source_differences(patching)  # [S, B, W, D]
     whole = measure.value(patching.clean_logits(measure.rows))
-    refuse_non_finite(whole, measure.outcome, "the full model", first=first)
+    refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
     full = whole.sum()
     scores = np.zeros(graph.valid.shape)
     chosen = range(graph.n_destinations) if destinations is None else destinations
@@ -73,7 +73,7 @@ def exact_scores(
                         decomposition, context, trace, state.mlp_x[layer] + written, layer, at_mlp=True
                     )
             value = measure.value(forward.readout(decomposition, x, measure.rows))
-            refuse_non_finite(value, measure.outcome, "the model without one edge", first=first)
+            refuse_non_finite(value, measure.outcome, "for the model without one edge", first=first)
             scores[destination, chunk] = (value.sum(-1) - full).double().cpu().numpy()
             done += len(chunk)
             if progress is not None:

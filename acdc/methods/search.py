@@ -236,7 +236,7 @@ class Search:
                 if tested == len(batch) or batch[tested] != i:
                     break
                 if not np.isfinite(distances[tested]):
-                    refuse_non_finite(self._values, self.measure.outcome, "a circuit")
+                    refuse_non_finite(self._values, self.measure.outcome, "while edges were removed")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
                     self.dearest = max(self.dearest, distances[tested] - self.distance)
