@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ import problems
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
+from acdc.knockouts import _toggle
 from acdc.measure import bind
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
 from acdc.patching import Patching
+from acdc.problem import Problem
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset
 
@@ -179,6 +182,36 @@ def test_an_edge_is_shown_where_it_matters_most() -> None:
         less = base.copy()
         less[edge] = False
         assert most.change == pytest.approx(metric(base) - metric(less), abs=1e-12)
+
+
+def test_sets_that_hold_the_edge_itself_show_it_by_adding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edge that is knocked out beside others is measured by putting it back."""
+    few, graph = circuit(0.3), model().graph()
+    edges = np.argwhere(few.edges)
+    gone = few.edges.copy()
+    gone[tuple(edges[::2].T)] = False  # every other edge is in the set
+    problem = Problem(model(), graph, prompts(), OUTCOMES["logit-difference"])
+    values = _toggle(problem, gone, edges).mean(axis=1)
+    assert values[0] == pytest.approx(metric(gone))
+    for (d, s), value in zip(edges, values[1:], strict=True):
+        other = gone.copy()
+        other[d, s] = not gone[d, s]
+        assert value == pytest.approx(metric(other))
+
+    # With everything knocked out beside it, an edge into the logits is worth what it adds to the empty circuit.
+    class Everything:
+        def random(self, shape: Any = None) -> Any:
+            return 0.9 if shape is None else np.zeros(shape)
+
+    direct = Circuit.from_names(graph, ["input->logits", "input->m0", "m0->logits"])
+    monkeypatch.setattr("acdc.knockouts.np.random.default_rng", lambda _: Everything())
+    monkeypatch.setattr("acdc.knockouts._size", lambda a, b: float(abs((a - b).mean() - signed) < 1e-9))
+    none = np.zeros_like(direct.edges)
+    signed = metric(graph.edges_from_names(["input->logits"])) - metric(none)
+    found = acdc.minimality(model(), prompts(), direct, random_sets=1, confidence=None).edges
+    shown = {importance.edge: importance for importance in found}["input->logits"]
+    assert shown.change == pytest.approx(signed)
+    assert set(shown.without) == {"input->m0", "m0->logits"}
 
 
 def test_a_true_circuit_is_minimal_and_an_edge_too_many_is_not() -> None:

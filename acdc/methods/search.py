@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.measure import Measure, refuse_non_finite
 from acdc.memory import tokens_at_once
@@ -237,6 +238,7 @@ class Search:
                     break
                 if not np.isfinite(distances[tested]):
                     refuse_non_finite(self._values, self.measure.outcome, "while edges were removed")
+                    raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
                     self.dearest = max(self.dearest, distances[tested] - self.distance)

@@ -34,8 +34,11 @@ def make(
 
 
 def assert_certified(kept: BoolArray, budget: float, patching: Patching, measure: Measure) -> None:
-    """Within the budget as it is, and over it without any one edge; nothing dangles."""
+    """Within the budget as it is, and over it without any one edge, or without all that dangles if anything does."""
     assert problems.distance(patching, measure, kept) <= budget * (1 + SLACK)
+    connected = patching.graph.prune(kept)
+    if (connected != kept).any():  # its biases are needed, where a reference does not hold them
+        assert problems.distance(patching, measure, connected) > budget * (1 - SLACK)
     for circuit in problems.all_but_one(patching.graph, kept):
         assert problems.distance(patching, measure, circuit) > budget * (1 - SLACK)
 
@@ -180,6 +183,42 @@ def test_a_budget_is_in_the_units_of_the_metric() -> None:
 def test_impossible_requests_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AcdcError, match=message):
         guided(make("gpt2-scaled-by-layer")[0], **options)
+
+
+def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dangles is let go together if the budget allows, and then single edges may go that could not before."""
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    graph = patching.graph
+    chain, dangling = ["input->m0", "m0->m1", "m1->logits"], ["input->a0.h0<q>"]
+    results = [
+        graph.edges_from_names(names) for names in (chain + dangling, [*chain, "a0.h0->m0"], ["input->logits"])
+    ]
+    starts: list[dict[str, Any]] = []
+
+    def tested(_patching: Any, _measure: Any, start: dict[str, Any], _problem: Any) -> tuple[BoolArray, FloatArray]:
+        starts.append(start)
+        kept = results[len(starts) - 1]
+        return kept, np.where(kept, float(len(starts)), np.nan)
+
+    monkeypatch.setattr(module, "_test", tested)
+    first = {
+        "best": graph.valid,
+        "scores": np.zeros(graph.valid.shape),
+        "budget": np.array(1.0),
+        "needed": graph.valid,
+    }
+    kept, removal = module._certified(patching, measure, first, lambda _: 0.5, problem)
+    assert len(starts) == 3
+    assert (kept == results[2]).all()
+    assert np.nanmax(removal) == 3
+    for start in starts[1:]:
+        assert (start["kept"] == graph.edges_from_names(chain)).all()
+        assert start["threshold"] == np.inf
+        assert start["fits"]
+        assert "needed" not in start  # every edge is tested again
+    starts.clear()
+    kept, _ = module._certified(patching, measure, first, lambda _: 1.5, problem)
+    assert (len(starts), graph.edge_names(kept)) == (1, graph.edge_names(results[0]))  # what dangles is needed
 
 
 # ---- scores inside a circuit ------------------------------------------------------------------------------------
