@@ -27,6 +27,7 @@ from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.io import write_atomically
+from acdc.io.files import spreadsheet_cell
 from acdc.methods import METHODS
 from acdc.model.load import builtin_models
 
@@ -211,7 +212,9 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow(names)
     for row in rows:
         values = (getattr(row, name) for name in names)
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
+        writer.writerow(
+            [f"{value:.6g}" if isinstance(value, float) else spreadsheet_cell(value) for value in values]
+        )
     return file.getvalue()
 
 

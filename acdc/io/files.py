@@ -109,6 +109,12 @@ def read_text(path: str | Path, *, largest: int = LARGEST) -> str:
     return decode(read(path, largest=largest), repr(str(path)))
 
 
+def spreadsheet_cell(value: Any) -> Any:
+    """A value for a cell of a table: a text that a spreadsheet would take for a formula gets a quote before it."""
+    formula = isinstance(value, str) and value.lstrip(" \t\r\n")[:1] in ("=", "+", "-", "@")
+    return f"'{value}" if formula else value
+
+
 # ---- JSON -------------------------------------------------------------------------------------------------------
 
 

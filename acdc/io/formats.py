@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ class Format:
         description: one line for the list of formats.
         write: `(circuit) -> text`; None if circuits can't be written in it.
         read: `(content, graph or None) -> circuit`; None if circuits can't be read from it.
+        lost: `(circuit) -> what of it does not come back`, in words.
     """
 
     name: str
@@ -31,6 +33,23 @@ class Format:
     description: str
     write: Callable[[Circuit], str] | None
     read: Callable[[bytes, Graph | None], Circuit] | None
+    lost: Callable[[Circuit], list[str]] = lambda circuit: []
+
+
+def _no_node_scores(circuit: Circuit) -> list[str]:
+    return ["node scores"] if circuit.scores is not None and circuit.scores.nodes is not None else []
+
+
+def _no_other_scores(circuit: Circuit) -> list[str]:
+    known = circuit.scores is not None and circuit.n_edges < circuit.graph.n_edges
+    return ["scores of edges that are not kept"] * known + _no_node_scores(circuit)
+
+
+def _no_ports(circuit: Circuit) -> list[str]:
+    graph = circuit.graph
+    lost = ["the way back: circuits cannot be read from it", "the provenance", "the options of the graph"]
+    lost += ["which of q, k and v an edge enters (their scores are added up)"] * (graph.qkv == "split")
+    return lost + ["scores of edges that are not kept", "node scores"][: 2 if circuit.scores else 0]
 
 
 FORMATS: dict[str, Format] = {
@@ -38,16 +57,38 @@ FORMATS: dict[str, Format] = {
     for record in (
         Format("mib", ".json", "graph JSON of the EAP and MIB code bases: every edge", mib.write, mib.read),
         Format("eap-pt", ".pt", "tensor file of the EAP code base: every edge", None, mib.read_pt),
-        Format("node-link", ".json", "node-link JSON (networkx, d3)", networks.write_json, networks.read_json),
-        Format("graphml", ".graphml", "GraphML (Gephi, yEd)", networks.write_graphml, networks.read_graphml),
-        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read),
-        Format("csv", ".csv", "table source,destination,score,kept: every edge", table.write, table.read),
+        Format(
+            "node-link",
+            ".json",
+            "node-link JSON (networkx, d3)",
+            networks.write_json,
+            networks.read_json,
+            _no_other_scores,
+        ),
+        Format(
+            "graphml",
+            ".graphml",
+            "GraphML (Gephi, yEd)",
+            networks.write_graphml,
+            networks.read_graphml,
+            _no_other_scores,
+        ),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read, _no_other_scores),
+        Format(
+            "csv",
+            ".csv",
+            "table source,destination,score,kept: every edge",
+            table.write,
+            table.read,
+            _no_node_scores,
+        ),
         Format(
             "circuit-tracer",
             ".json",
             "attribution graph JSON (circuit-tracer, Neuronpedia)",
             circuit_tracer.write,
             None,
+            _no_ports,
         ),
     )
 }
@@ -55,11 +96,18 @@ FORMATS: dict[str, Format] = {
 
 
 def export(circuit: Circuit, format: str) -> str:
-    """The circuit as text in a format of `FORMATS`."""
+    """The circuit as text in a format of `FORMATS`.
+
+    Warns:
+        UserWarning: the format does not hold all of the circuit; says what is lost.
+    """
     record = _format(format, "write")
     if record.write is None:
         raise AcdcError(f"circuits can be read from {format!r} but not written: {', '.join(_able('write'))} can be")
-    return record.write(circuit)
+    text = record.write(circuit)
+    if lost := record.lost(circuit):
+        warnings.warn(f"the format {format} does not hold {', '.join(lost)}", stacklevel=2)
+    return text
 
 
 def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None = None) -> Circuit:

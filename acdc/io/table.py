@@ -1,6 +1,7 @@
 """CSV: one line for every edge of the graph, `source,destination,score,kept`.
 
-The table does not name its graph, but since every edge is there, the names tell it.
+A fifth column, `acdc`, holds the header in the first line of edges and nothing in the others. Tables without it can be
+read too: since every edge is there, the names tell the graph, all but what `input` stands for.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from acdc.circuit import Circuit, Provenance
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.io.edges import circuit_from_edges, number
-from acdc.io.files import decode
-from acdc.io.header import graph_from_options
+from acdc.io.files import decode, parse_json
+from acdc.io.header import from_header, graph_from_options, header_text
 
 COLUMNS = ["source", "destination", "score", "kept"]
+HEADER = "acdc"
 _WHAT = "CSV"
 
 
@@ -30,15 +32,24 @@ def write(circuit: Circuit) -> str:
     scores = [""] * len(where) if circuit.scores is None else circuit.scores.values[graph.valid].tolist()
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(COLUMNS)
+    table.writerow([*COLUMNS, HEADER])
+    head = header_text(circuit)
     for (d, s), score, inside in zip(where, scores, kept, strict=True):
-        table.writerow([graph.sources[s], graph.destinations[d], score, "true" if inside else "false"])
+        table.writerow([graph.sources[s], graph.destinations[d], score, "true" if inside else "false", head])
+        head = ""
     return out.getvalue()
 
 
 def read(content: bytes, graph: Graph | None = None) -> Circuit:
-    """A circuit from a table; without `graph`, the table must list every edge."""
-    rows = list(csv.reader(io.StringIO(decode(content, f"the {_WHAT}"))))
+    """A circuit from a table; without a header or `graph`, the table must list every edge."""
+    try:
+        rows = list(csv.reader(io.StringIO(decode(content, f"the {_WHAT}"))))
+    except csv.Error as error:
+        raise AcdcError(f"the {_WHAT} cannot be read: {error}") from None
+    head = None
+    if rows and rows[0] == [*COLUMNS, HEADER]:
+        head = next((row[-1] for row in rows[1:] if len(row) > len(COLUMNS) and row[-1].strip()), None)
+        rows = [row[: len(COLUMNS)] for row in rows]
     if not rows or rows[0] != COLUMNS:
         raise AcdcError(
             f"the {_WHAT} needs the columns {','.join(COLUMNS)}, got {','.join(rows[0]) if rows else ''!r}"
@@ -57,8 +68,11 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         kept[name] = inside
         if row[2].strip():
             scores[name] = number(row[2], name)
-    found = _graph(set(kept)) if graph is None else graph
-    return circuit_from_edges(found, kept, scores, Provenance(versions={}), _WHAT)
+    if head is None:
+        found, provenance = _graph(set(kept)) if graph is None else graph, Provenance(versions={})
+    else:
+        found, provenance = from_header(parse_json(head, f"the header of the {_WHAT}"), graph, f"the {_WHAT}")
+    return circuit_from_edges(found, kept, scores, provenance, _WHAT)
 
 
 def _graph(names: set[str]) -> Graph:

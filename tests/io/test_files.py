@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from acdc.errors import AcdcError
-from acdc.io.files import check_file, parse_json, read, read_json, read_record, read_text
+from acdc.io.files import check_file, parse_json, read, read_json, read_record, read_text, spreadsheet_cell
 
 
 @pytest.fixture
@@ -152,3 +152,9 @@ def test_a_record_takes_the_types_it_says_and_no_others(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(AcdcError, match=r"record\.json"):
             read_record(path, _Record)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
+def test_a_text_that_starts_a_formula_is_quoted(text: str) -> None:
+    assert spreadsheet_cell(text) == "'" + text
+    assert [spreadsheet_cell(value) for value in ("a=1", -2.5, None, "")] == ["a=1", -2.5, None, ""]

@@ -1,0 +1,59 @@
+"""No bad input ends in a traceback: it is refused in one line with status 2, or it was not so bad.
+
+A sample runs always. The full sweep is slow, and prints its counts: `pytest -m slow -s tests/test_bad_files.py`.
+"""
+
+from __future__ import annotations
+
+import collections
+import warnings
+from pathlib import Path
+
+import pytest
+
+from bad_files import Good, bad_inputs, makers, outcome
+
+SWEEP = {
+    "circuit.json": 450,
+    "scores.safetensors": 150,
+    "prompts": 300,
+    "model folders": 200,
+    "pickles and torch files": 200,
+    "imports": 300,
+    "options": 250,
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
+    return Good(tmp_path_factory.mktemp("good"))
+
+
+def _sweep(good: Good, kind: str, count: int, seed: str, folder: Path) -> collections.Counter[str]:
+    counts: collections.Counter[str] = collections.Counter()
+    failed = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for number, given in enumerate(bad_inputs(makers(good)[kind], count, f"{seed}/{kind}", folder)):
+            result, message = outcome(given)
+            counts[result] += 1
+            if result == "failed":
+                failed.append(f"{kind} {number}: {given if isinstance(given, list) else 'import'}: {message}")
+    if failed:
+        pytest.fail(f"{dict(counts)}\n" + "\n\n".join(failed))
+    return counts
+
+
+@pytest.mark.parametrize("kind", SWEEP)
+def test_a_sample_of_bad_inputs(good: Good, kind: str, tmp_path: Path) -> None:
+    counts = _sweep(good, kind, 8, "sample", tmp_path)
+    assert counts.total() == 8
+    assert counts["refused"] >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SWEEP)
+def test_the_full_sweep(good: Good, kind: str, tmp_path: Path) -> None:
+    counts = _sweep(good, kind, SWEEP[kind], "sweep", tmp_path)
+    print(f"\n{kind}: {counts.total()} inputs, {dict(counts)}")
+    assert counts["refused"] > counts["accepted"]
