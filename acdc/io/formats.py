@@ -36,16 +36,16 @@ class Format:
     lost: Callable[[Circuit], list[str]] = lambda circuit: []
 
 
-def _no_node_scores(circuit: Circuit) -> list[str]:
+def _nodes_lost(circuit: Circuit) -> list[str]:
     return ["node scores"] if circuit.scores is not None and circuit.scores.nodes is not None else []
 
 
-def _no_other_scores(circuit: Circuit) -> list[str]:
+def _scores_lost(circuit: Circuit) -> list[str]:
     known = circuit.scores is not None and circuit.n_edges < circuit.graph.n_edges
-    return ["scores of edges that are not kept"] * known + _no_node_scores(circuit)
+    return ["scores of edges that are not kept"] * known + _nodes_lost(circuit)
 
 
-def _no_ports(circuit: Circuit) -> list[str]:
+def _much_lost(circuit: Circuit) -> list[str]:
     graph = circuit.graph
     lost = ["the way back: circuits cannot be read from it", "the provenance", "the options of the graph"]
     lost += ["which of q, k and v an edge enters (their scores are added up)"] * (graph.qkv == "split")
@@ -63,7 +63,7 @@ FORMATS: dict[str, Format] = {
             "node-link JSON (networkx, d3)",
             networks.write_json,
             networks.read_json,
-            _no_other_scores,
+            _scores_lost,
         ),
         Format(
             "graphml",
@@ -71,16 +71,16 @@ FORMATS: dict[str, Format] = {
             "GraphML (Gephi, yEd)",
             networks.write_graphml,
             networks.read_graphml,
-            _no_other_scores,
+            _scores_lost,
         ),
-        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read, _no_other_scores),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read, _scores_lost),
         Format(
             "csv",
             ".csv",
             "table source,destination,score,kept: every edge",
             table.write,
             table.read,
-            _no_node_scores,
+            _nodes_lost,
         ),
         Format(
             "circuit-tracer",
@@ -88,7 +88,7 @@ FORMATS: dict[str, Format] = {
             "attribution graph JSON (circuit-tracer, Neuronpedia)",
             circuit_tracer.write,
             None,
-            _no_ports,
+            _much_lost,
         ),
     )
 }
