@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 
 import acdc
+import families
 import tiny_gguf
 from acdc import checkpoint, cli, io, viz
 from acdc.methods.search import Search
@@ -524,6 +527,21 @@ def test_fetching_a_model_says_what_is_missing(
         assert failed.status == 2
         assert message in failed.err
         assert failed.err.count("\n") == 1
+
+
+def test_a_tokenizer_by_name_is_kept_with_the_result(command: Command, tmp_path: Path) -> None:
+    families.module("llama").save_pretrained(tmp_path / "model")
+    words = {word: i for i, word in enumerate(["?", "a", "b", "c", "d", "e"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained("words")
+    pair = {"clean": "a b c a", "corrupted": "a c b a", "answers": " b", "wrong_answers": " c"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    given = ("discover", "model", "--task", "pairs.jsonl", "--method", "eap", "--edges", 20, "-o", "run")
+    assert "tokenizer" in command(*given).err
+    assert command(*given, "--tokenizer", "words").status == 0
+    assert acdc.Circuit.load(tmp_path / "run").provenance.tokenizer == "words"
+    assert command("evaluate", "run").status == 0
 
 
 def test_a_gguf_file_says_that_it_was_quantised(command: Command, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 
+import acdc
 import families
+from acdc.cli_options import load_again
 from acdc.errors import AcdcError
 from acdc.model import hub
 from acdc.model.load import load
@@ -51,6 +53,15 @@ def test_a_revision_without_the_hub(
     wanted = downloaded["main" if revision is None else "step3"]
     assert torch.equal(model.module.lm_head.weight, wanted.lm_head.weight)
     assert (model.name, model.revision) == ("org/tiny", revision)
+
+
+def test_results_know_their_revision(downloaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, ConnectionError("no route"))
+    prompts = acdc.Prompts.from_tokens([[5, 9, 3, 7]], [[5, 9, 4, 7]], [1], [2])
+    made = acdc.score(load("org/tiny", revision="step3"), prompts, "eap").provenance
+    assert (made.model, made.revision) == ("org/tiny", "step3")
+    again: Any = load_again(made).module
+    assert torch.equal(again.lm_head.weight, downloaded["step3"].lm_head.weight)
 
 
 @pytest.mark.parametrize(
