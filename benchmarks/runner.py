@@ -37,6 +37,7 @@ from acdc.measure import bind, measure_circuits
 from acdc.methods import DEFAULT_SHARE, METHODS
 from acdc.methods.guided import separation
 from acdc.metrics import faithfulness, ground_truth
+from acdc.model.check import check_prompts
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
 from acdc.tasks.task import Dataset
@@ -131,6 +132,7 @@ class Subject:
                 lambda: model.module(prompts.clean, attention_mask=prompts.mask, position_ids=prompts.position_ids),
                 model.device,
             )
+        check_prompts(model, prompts)  # here, so that it is in no method's cost
         return cls(case, seed, model, data, graph, truth, plain.flops)
 
 
