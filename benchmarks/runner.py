@@ -132,7 +132,9 @@ class Subject:
                 lambda: model.module(prompts.clean, attention_mask=prompts.mask, position_ids=prompts.position_ids),
                 model.device,
             )
-        check_prompts(model, prompts)  # here, so that it is in no method's cost
+        for some in (data.discovery, data.held_out):
+            if some is not None:
+                check_prompts(model, some)  # here, so that it is in no method's cost
         return cls(case, seed, model, data, graph, truth, plain.flops)
 
 
