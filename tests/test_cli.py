@@ -535,7 +535,7 @@ def test_a_tokenizer_by_name_is_kept_with_the_result(command: Command, tmp_path:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained("words")
-    pair = {"clean": "a b c a", "corrupted": "a c b a", "answers": " b", "wrong_answers": " c"}
+    pair = {"clean": "a b c a", "corrupted": "a c b a", "answers": " c", "wrong_answers": " b"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     given = ("discover", "model", "--task", "pairs.jsonl", "--method", "eap", "--edges", 20, "-o", "run")
     assert "tokenizer" in command(*given).err

@@ -36,7 +36,7 @@ def test_a_sample(number: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_odd_folder(tmp_path: Path) -> None:
-    """5,500 folders. Each in a process of its own, with 20 seconds and 12 GB."""
+    """5,524 folders, each in a process of its own, with 20 seconds and 12 GB."""
     odd_folders.WITNESS.unlink(missing_ok=True)
     counts = collections.Counter[str]()
     for family in odd_folders.FAMILIES:
