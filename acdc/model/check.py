@@ -195,10 +195,16 @@ def _batches(prompts: Prompts, device: torch.device) -> list[_Batch]:
         mask = some.mask if some.corrupted_mask is None else some.corrupted_mask
         ids = some.position_ids if some.corrupted_position_ids is None else some.corrupted_position_ids
         runs.append((some.corrupted, mask, ids))
-    return [
-        _Batch(tokens, mask, _counted_positions(mask) if ids is None else ids, some.positions)
-        for tokens, mask, ids in runs
-    ]
+    found = []
+    for tokens, mask, ids in runs:
+        # A corrupted prompt may be shorter than its clean one: at padding there is nothing to compare.
+        real = mask.gather(1, some.positions.clamp(min=0))
+        read = some.positions.where(real, -1)
+        here = (read >= 0).any(1)
+        if bool(here.any()):
+            ids = _counted_positions(mask) if ids is None else ids
+            found.append(_Batch(tokens[here], mask[here], ids[here], read[here]))
+    return found
 
 
 def _counted_positions(mask: Tensor) -> Tensor:

@@ -435,3 +435,13 @@ def test_logits_that_are_not_finite_are_left_to_the_metric() -> None:
     model.module.transformer.h[1].mlp.c_fc.weight.data[0, 0] = torch.inf  # type: ignore[union-attr, index]
     with pytest.raises(AcdcError, match="not finite"):
         numbers(model)
+
+
+def test_corrupted_prompts_that_are_shorter_are_compared_where_they_have_tokens() -> None:
+    model = acdc.load("interp-shift")
+    prompts = acdc.tasks.load("interp-shift").prepare(model).discovery
+    mask = prompts.corrupted_mask
+    assert mask is not None
+    read = prompts.positions >= 0
+    assert not bool(mask.gather(1, prompts.positions.clamp(min=0))[read].all())
+    check_prompts(model, prompts)
