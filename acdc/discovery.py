@@ -140,6 +140,8 @@ def discover(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     problem = _resumable(problem, checkpoint, ("discover", method, options, given, dataset.faithfulness))
+    if record.search is not None:
+        problem.check_memory("search")
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
     warn_if_useless(dataset, full, empty)
     if faithfulness is None and not given:

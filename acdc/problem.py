@@ -24,8 +24,10 @@ Progress = Callable[[int, int | None, str], None]
 """`(done, total or None if unknown, what is being done)`."""
 
 
-class Note(str):
-    """A text for `Progress` that is worth keeping, once, when the bar is gone."""
+class Need(str):
+    """A text for `Progress` that says what memory the work needs, in `bytes`."""
+
+    bytes: float = 0.0
 
 
 BUDGET = 2e9
@@ -136,7 +138,9 @@ class Problem:
         memory.expect(sentence)
         if need.of(at_once) > NOTED:
             free, needed = memory.size(self._available), memory.size(need.of(at_once))
-            self.progress(0, None, Note(f"about {needed} for {at_once} prompts at once; {free} is free"))
+            text = Need(f"about {needed} for {at_once} prompts at once; {free} is free")
+            text.bytes = need.of(at_once)
+            self.progress(0, None, text)
 
     def _too_large(self, work: memory.Work, at_once: int) -> str:
         need, free = self._need(work), self._available

@@ -132,14 +132,14 @@ def progress_bar() -> Iterator[ProgressCallback]:
     shown = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
     with count_seconds() as checking, shown as bars:
         bar = bars.add_task("", total=None)
-        current, noted = "", set[str]()
-        from acdc.problem import Note
+        current, largest = "", 0.0
+        from acdc.problem import Need
 
         def progress(done: int, total: int | None, text: str) -> None:
-            nonlocal current
-            if isinstance(text, Note):
-                if text not in noted:
-                    noted.add(text)
+            nonlocal current, largest
+            if isinstance(text, Need):
+                if text.bytes > largest:
+                    largest = text.bytes
                     say("memory", text, "bold")
                 return
             if text != current:  # another stage has another speed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 
 import acdc
 import problems
-from acdc import memory
+from acdc import memory, terminal
 from acdc.errors import AcdcError
 from acdc.measure import measure_prompts
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES
 from acdc.patching import Patching
-from acdc.problem import Note, Problem
+from acdc.problem import Need, Problem
 from acdc.tasks.prompts import Prompts
 
 
@@ -106,7 +107,7 @@ def test_work_that_needs_much_says_how_much(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     monkeypatch.setattr("acdc.problem.NOTED", 1.0)
     leave(monkeypatch, 3e9)
-    problem = make(progress=lambda done, total, text: said.append(text) if isinstance(text, Note) else None)
+    problem = make(progress=lambda done, total, text: said.append(text) if isinstance(text, Need) else None)
     problem.patching()
     (text,) = said
     assert memory.size(needed(problem, "search").of(5)) in text
@@ -169,3 +170,24 @@ def test_limits_of_the_process_and_its_container_count(monkeypatch: pytest.Monke
     assert memory.available(torch.device("cpu")) == 900_000
     del files["/proc/self/cgroup"]
     assert memory.available(torch.device("cpu")) == 5_120_000
+
+
+def test_the_command_line_says_it_in_a_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, unless later work needs more."""
+    monkeypatch.setattr("acdc.problem.NOTED", 1.0)
+    with terminal.progress_bar() as progress:
+        problem = make(progress=progress)
+        problem.check_memory("search")
+        problem.check_memory("search")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"memory: about .* for 5 prompts at once; .* is free", line)
+
+
+def test_a_search_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make()
+    leave(monkeypatch, needed(problem, "circuits").of(5) + 1)
+    monkeypatch.setattr(Patching, "logits", lambda *_, **__: pytest.fail("ran"))
+    with pytest.raises(AcdcError, match="a search of all 5 prompts"):
+        acdc.discover(problem.model, problem.prompts, "acdc")
