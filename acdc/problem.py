@@ -95,7 +95,9 @@ class Problem:
         """`batch_size`, or as many prompts as fit in the `BUDGET`."""
         if self.batch_size is not None:
             return self.batch_size
-        works: list[memory.Work] = ["circuits", "exact", *(["gradients"] if self.outcome.differentiable else [])]
+        works: list[memory.Work] = ["circuits", "exact"]
+        if self.outcome.differentiable:
+            works.append("gradients")
         return max(1, min(self._need(work).fitting(self._room, len(self.prompts)) for work in works))
 
     def circuits_at_once(self, prompts: int) -> int:
