@@ -38,7 +38,7 @@ ODD: list[Any] = [
     "a\0b", [], [1], [[]], [None], {}, {"a": 1}, "../../etc/passwd", "/dev/zero", float("nan"), float("inf"), "¹", "٣",
 ]  # fmt: skip
 
-QUICK = ["--method", "random", "--edges", "3", "--random-circuits", "0"]
+QUICK = ["--method", "random", "--threshold", "0", "--random-circuits", "0"]
 EVALUATE = (
     "--task --metric --ablation --size --split --held-out --seed --batch-size --device --dtype --random-circuits"
 )
@@ -64,22 +64,18 @@ class Good:
         torch.manual_seed(0)
         config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=50, n_positions=32, bos_token_id=1)
         GPT2LMHeadModel(config).save_pretrained(self.model)
-        self.hooked.mkdir()
-        torch.save(hooked_folder.weights(dict(hooked_folder.CONFIG)), self.hooked / "ll_model.pth")
-        (self.hooked / "ll_model_cfg.pkl").write_bytes(pickle.dumps(dict(hooked_folder.CONFIG)))
-        edges = [("blocks.0.attn.hook_result", "blocks.1.hook_q_input"), ("hook_embed", "blocks.0.hook_mlp_in")]
-        (self.hooked / "edges.pkl").write_bytes(pickle.dumps(edges))
+        hooked_folder.write_case(self.hooked)
         pair = {"clean_tokens": [5, 9], "corrupted_tokens": [5, 7], "answer_tokens": 9, "wrong_tokens": [3]}
         texts = {
-            "clean": "When Ann and Bob",
-            "corrupted": "When Ann and Tom",
-            "answers": " a",
-            "wrong_answers": " b",
+            "clean": "Helen has files",
+            "corrupted": "Paul has files",
+            "answers": "from",
+            "wrong_answers": "are",
         }
         self.prompts = folder / "good.jsonl"
         self.prompts.write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"clean_tokens": [6, 9]}) + "\n")
         lines = "".join(json.dumps(value) + "\n" for value in (pair, texts))
-        table = "clean,corrupted,correct_idx,incorrect_idx\nWhen Ann,When Bob,3,4\nThe cat,The dog,5,6\n"
+        table = "clean,corrupted,correct_idx,incorrect_idx\nHelen has,Paul has,3,4\nPaul has,Kate has,5,6\n"
         self.files = {"a.jsonl": lines, "b.json": json.dumps([pair, pair]), "c.csv": table}
         formats = [name for name, record in acdc.io.FORMATS.items() if record.write and record.read]
         plain = acdc.Circuit(self.circuit.graph, self.circuit.edges, self.circuit.scores, self.circuit.provenance)
@@ -252,9 +248,7 @@ def makers(good: Good) -> dict[str, Maker]:
         return lambda: acdc.io.import_circuit(content, name, graph)
 
     def options(dice: random.Random, folder: Path) -> Given:
-        value = (
-            str(dice.choice(ODD)).replace("\0", "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        )
+        value = str(dice.choice(ODD)).replace("\0", "").encode(errors="replace").decode()
         command, names = dice.choice(
             [
                 (["discover", "tracr-hist", *QUICK, "-o", str(folder / "out")], DISCOVER),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bad_files import Good, bad_inputs, makers, outcome
+from acdc.io import import_circuit
+from bad_files import QUICK, Good, bad_inputs, makers, outcome
 
 SWEEP = {
     "circuit.json": 450,
@@ -42,6 +43,23 @@ def _sweep(good: Good, kind: str, count: int, seed: str, folder: Path) -> collec
     if failed:
         pytest.fail(f"{dict(counts)}\n" + "\n\n".join(failed))
     return counts
+
+
+def test_what_is_spoiled_was_good(good: Good, tmp_path: Path) -> None:
+    """Otherwise all would be refused for one and the same reason."""
+    out = ["-o", str(tmp_path / "out")]
+    commands = [["discover", str(good.model), "--task", str(good.prompts), *QUICK, *out]]
+    commands += [["discover", str(good.hooked), "--qkv", "merged", "--inputs", "split", *QUICK, *out]]
+    commands += [["evaluate", str(good.run), "--random-circuits", "0"]]
+    for name, text in good.files.items():
+        (tmp_path / name).write_text(text)
+        commands += [["discover", "tiny-tasks", "--task", str(tmp_path / name), *QUICK, *out]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for command in commands:
+            assert outcome([*command, *(["--force"] if "-o" in command else [])])[0] == "accepted", command
+    for name, content in good.exports.items():
+        assert import_circuit(content, name) == good.circuit
 
 
 @pytest.mark.parametrize("kind", SWEEP)
