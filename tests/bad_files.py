@@ -69,8 +69,8 @@ class Good:
         texts = {
             "clean": "Helen has files",
             "corrupted": "Paul has files",
-            "answers": "from",
-            "wrong_answers": "are",
+            "answers": " from",
+            "wrong_answers": " are",
         }
         self.prompts = folder / "good.jsonl"
         self.prompts.write_text(json.dumps(pair) + "\n" + json.dumps(pair | {"clean_tokens": [6, 9]}) + "\n")
