@@ -237,9 +237,9 @@ class _TakenError(AcdcError):
 
 @contextlib.contextmanager
 def _claim(folder: Path, command: str, force: bool) -> Iterator[Claim]:
-    if folder.exists() and not folder.is_dir():
-        raise AcdcError(f"{folder} is a file; expected a folder to write, with -o/--out")
     place = Path(os.path.realpath(folder))
+    if os.path.lexists(place) and not place.is_dir():
+        raise AcdcError(f"{folder} is a file, or links to itself; expected a folder to write, with -o/--out")
     with contextlib.ExitStack() as stack:
         for parent in reversed(place.parents):
             if not parent.exists():

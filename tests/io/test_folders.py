@@ -160,6 +160,19 @@ def test_a_linked_folder_stays_a_link() -> None:
     assert set(os.listdir("disk")) == {"circuit.json", "circuit.svg"}
 
 
+def test_what_is_no_folder_is_refused_before_the_work() -> None:
+    Path("file").write_text("mine")
+    Path("loop").symlink_to("loop")
+    Path("to-file").symlink_to("file")
+    for name in ("file", "loop", "to-file", "file/x"):
+        with (
+            pytest.raises(AcdcError, match=name),
+            claimed(Path(name), default=Path("x"), command=COMMAND, force=True),
+        ):
+            pytest.fail("not refused")
+    assert every_file() == {"file": "mine", "to-file": "mine"}
+
+
 def test_the_folder_one_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("here").mkdir()
     monkeypatch.chdir("here")
