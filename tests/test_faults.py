@@ -40,7 +40,7 @@ from acdc.tasks.task import Dataset
 from acdc.viz import graphviz_renderer
 
 MODEL = "tracr-caesar"
-DISCOVER = ("discover", MODEL, "--edges", "4", "--size", "8", "--random-circuits", "0")
+DISCOVER = ("discover", MODEL, "--edges", "4", "--size", "8", "--random-circuits", "0", "--json")
 RANDOM = (*DISCOVER, "--method", "random")
 EXACT = (*DISCOVER, "--method", "exact")
 BENCHMARK = ("benchmark", "smoke", "--cases", "hist", "--methods", "eap", "-o", "b")
@@ -337,6 +337,16 @@ def test_a_fault_loses_nothing(case: Case, tmp_path: Path) -> None:
     some = random.Random(case.name).sample(range(len(sweep.operations)), SAMPLE)
     for i, at in enumerate(some):
         sweep.check(at, faults.KINDS[i % len(faults.KINDS)])
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_only_reads_writes_nothing(tmp_path: Path) -> None:
+    a_run()
+    before = content(tmp_path)
+    for arguments in (["evaluate", "out"], ["export", "out", "--to", "csv"], ["models"], ["tasks"], ["methods"]):
+        outcome = faults.run(functools.partial(acdc_command, *arguments), tmp_path)
+        assert (outcome.status, outcome.operations) == (0, ()), outcome.err
+    assert content(tmp_path) == before
 
 
 @pytest.mark.slow
