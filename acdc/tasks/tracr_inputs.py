@@ -13,6 +13,7 @@ edges a search can see at all:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -72,17 +73,29 @@ def random_pairs(model: TracrModel, n: int, *, distribution: str, rng: np.random
     """`n` pairs of inputs drawn from the distribution."""
     if distribution not in DISTRIBUTIONS:
         raise unknown("distribution", distribution, DISTRIBUTIONS)
-    program = model.program
     mixed = distribution in ("mixed", "varied")
+    clean, corrupted = (random_inputs(model.program, n, rng=rng, mixed=mixed) for _ in range(2))
+    return pairs_of_inputs(model, list(zip(clean, corrupted, strict=True)), distribution=distribution, rng=rng)
+
+
+def pairs_of_inputs(
+    model: TracrModel,
+    pairs: Sequence[tuple[Sequence[Value], Sequence[Value]]],
+    *,
+    distribution: str,
+    rng: np.random.Generator,
+) -> Pairs:
+    """Clean and corrupted inputs as a pair each, with corrupted positions permuted if the distribution says so."""
+    program = model.program
     T = lengths_of(program)[-1] + (program.bos is not None)
+    pad = program.vocabulary.index(program.pad)
     sides: list[Tensor] = []
-    for permuted in (False, distribution in ("permuted", "varied")):
-        tokens, mask = model.encode(random_inputs(program, n, rng=rng, mixed=mixed))
+    for side, permuted in enumerate((False, distribution in ("permuted", "varied"))):
+        tokens, mask = model.encode([pair[side] for pair in pairs])
         fill = T - tokens.shape[1]
-        pad = program.vocabulary.index(program.pad)
         tokens = torch.nn.functional.pad(tokens, (0, fill), value=pad)
         mask = torch.nn.functional.pad(mask, (0, fill), value=False)
-        positions = np.tile(np.arange(T), (n, 1))
+        positions = np.tile(np.arange(T), (len(pairs), 1))
         if permuted:
             first = int(program.bos is not None)
             positions[:, first:] = rng.permuted(positions[:, first:], axis=1)

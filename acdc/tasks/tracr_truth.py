@@ -139,8 +139,19 @@ def read_positions(model: TracrModel, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str) -> Tensor:
-    """`[n_destinations, n_sources, B]`: how far replacing each edge alone moves the output, at most."""
+def written_values(model: TracrModel, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`[n_sources, B, T, D]`: what each source writes on inputs as `TracrModel.encode` gives them."""
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    return torch.stack(_Runner(model).sources(tokens, positions, mask))
+
+
+@torch.no_grad()
+def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolArray | None = None) -> Tensor:
+    """`[n_destinations, n_sources, B]`: how far replacing each edge alone moves the output, at most.
+
+    Args:
+        only: `[n_destinations, n_sources]` the edges to replace; the others are 0. None: all.
+    """
     runner = _Runner(model)
     graph = runner.graph
     mask = pairs.clean_mask
@@ -150,6 +161,7 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str) -> Tensor:
     outputs = runner.logits(total[-1])
     ignored = ~read_positions(model, mask)
     effects = torch.zeros(graph.n_destinations, graph.n_sources, len(pairs), dtype=torch.float64)
+    tried = graph.valid if only is None else graph.valid & only
     for layer in range(graph.n_layers):
         first = graph.first_source(layer)
         x, after_heads = total[first - 1], total[first - 1 + graph.n_heads]
@@ -160,8 +172,10 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str) -> Tensor:
             )
             if port < 3 and not runner.alive(layer, head):
                 continue
-            for s in map(int, np.flatnonzero(graph.valid[d])):
+            for s in map(int, np.flatnonzero(tried[d])):
                 change = reference[s] - clean[s]
+                if not change.any():
+                    continue
                 if port == 3:
                     difference = runner.mlp(layer, after_heads + change) - clean[first + graph.n_heads]
                     residual = total[first + graph.n_heads] + difference
@@ -177,7 +191,7 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str) -> Tensor:
                     else runner.rest(residual, mask, layer, from_mlp=True)
                 )
                 effects[d, s] = (patched - outputs).abs().amax(-1).masked_fill(ignored, 0).amax(-1)
-    for s in range(graph.n_sources):
+    for s in map(int, np.flatnonzero(tried[-1])):
         moved = runner.logits(reference[s] - clean[s])
         effects[-1, s] = moved.abs().amax(-1).masked_fill(ignored, 0).amax(-1)
     return effects

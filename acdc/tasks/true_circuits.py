@@ -6,6 +6,7 @@ edge there is true if any finest edge it contains is.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +20,13 @@ from acdc.io.files import read_record
 from acdc.io.writing import write_atomically
 from acdc.model.tracr import TracrModel, Value
 from acdc.tasks.tracr_inputs import Pairs, random_pairs
+from acdc.tasks.tracr_search import all_pairs, telling_pairs
 from acdc.tasks.tracr_truth import (
     TOLERANCE,
     Causes,
     causal_edges,
     circuit_outputs,
+    edge_effects,
     finest_graph,
     read_positions,
     structural_edges,
@@ -57,6 +60,8 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
         ablation, distribution: what a causal circuit is for; None for the others.
         edges: names of its edges in the finest graph.
         witnesses: pairs that together show every edge to change the output when it alone is replaced.
+        acting, semantic: of how many semantic edges, how many were seen to act; None where that is not known.
+        exhaustive: whether every pair of inputs was tried. If not, an edge that never acted may still do so.
     """
 
     kind: Literal["structural", "semantic", "causal"]
@@ -64,6 +69,9 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
     distribution: str | None = None
     edges: tuple[str, ...]
     witnesses: tuple[Witness, ...] = ()
+    acting: int | None = None
+    semantic: int | None = None
+    exhaustive: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +82,14 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
     def edges_are(self) -> str:
         """With zeros, edges that matter singly may not matter together: then they are no more than that."""
         return "singly necessary edges" if self.ablation == "zero" else "true edges"
+
+    @property
+    def scope(self) -> str:
+        """Its name, and how much of what the weights can carry was seen to act."""
+        if self.semantic is None:
+            return self.name
+        every = ", all pairs of inputs tried" if self.exhaustive else ""
+        return f"{self.name}, {self.acting} of {self.semantic} semantic edges seen to act{every}"
 
     def mask(self, graph: Graph) -> BoolArray:
         """`[n_destinations, n_sources]`: which edges of the graph are true.
@@ -135,17 +151,26 @@ class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
 def derive_truth(model: TracrModel, *, seed: int = 0) -> Truth:
     """Every true circuit of a model; pairs are added until they show no new edge.
 
+    Random pairs come first, then pairs of inputs that make the program do what it rarely does (`tracr_search`), and all
+    there are while some semantic edge has not been seen to act and they are not too many.
+
+    Warns:
+        UserWarning: some semantic edges were never seen to act: if they can, the truths lack them.
+
     Raises:
         AcdcError: keeping a causal circuit alone does not reproduce the output.
     """
     graph = finest_graph(model)
+    semantic = structural_edges(model, semantic=True)
     circuits = [
         TrueCircuit(kind="structural", edges=tuple(graph.edge_names(structural_edges(model)))),
-        TrueCircuit(kind="semantic", edges=tuple(graph.edge_names(structural_edges(model, semantic=True)))),
+        TrueCircuit(kind="semantic", edges=tuple(graph.edge_names(semantic))),
     ]
+    silent = semantic.copy()
     for ablation, distribution in CASES:
-        causes = _all_causes(model, ablation=ablation, distribution=distribution, seed=seed)
+        causes, exhaustive = _all_causes(model, semantic, ablation=ablation, distribution=distribution, seed=seed)
         _verify(model, causes, ablation=ablation, distribution=distribution, seed=seed + 1)
+        silent &= ~causes.edges
         circuits.append(
             TrueCircuit(
                 kind="causal",
@@ -153,7 +178,17 @@ def derive_truth(model: TracrModel, *, seed: int = 0) -> Truth:
                 distribution=distribution,
                 edges=tuple(graph.edge_names(causes.edges)),
                 witnesses=_witnesses(model, causes.witnesses),
+                acting=int((causes.edges & semantic).sum()),
+                semantic=int(semantic.sum()),
+                exhaustive=exhaustive,
             )
+        )
+    if silent.any():
+        warnings.warn(
+            f"{model.program.name}: {silent.sum()} of {semantic.sum()} semantic edges were never seen to act, on any "
+            f"input tried: {', '.join(graph.edge_names(silent)[:5])}{', …' if silent.sum() > 5 else ''}; if they can, "
+            "the true circuits lack them",
+            stacklevel=2,
         )
     return Truth(model=model.program.name, circuits=tuple(circuits))
 
@@ -176,7 +211,10 @@ def witness_pairs(model: TracrModel, circuit: TrueCircuit) -> Pairs | None:
     return pairs
 
 
-def _all_causes(model: TracrModel, *, ablation: str, distribution: str, seed: int) -> Causes:
+def _all_causes(
+    model: TracrModel, semantic: BoolArray, *, ablation: str, distribution: str, seed: int
+) -> tuple[Causes, bool]:
+    """What matters, and whether every pair of inputs was tried."""
     rng = np.random.default_rng(seed)
     pairs = random_pairs(model, 400, distribution=distribution, rng=rng)
     causes = causal_edges(model, pairs, ablation=ablation)
@@ -184,12 +222,33 @@ def _all_causes(model: TracrModel, *, ablation: str, distribution: str, seed: in
         pairs = pairs + random_pairs(model, len(pairs), distribution=distribution, rng=rng)
         more = causal_edges(model, pairs, ablation=ablation)
         if np.array_equal(more.edges, causes.edges):
-            return more
+            break
         causes = more
+    pairs = more.witnesses
+    while True:  # the witnesses stand for what has been seen
+        pairs = pairs + telling_pairs(model, distribution=distribution, rng=rng)
+        more = causal_edges(model, pairs, ablation=ablation)
+        if np.array_equal(more.edges, causes.edges):
+            break
+        causes, pairs = more, more.witnesses
+    every = all_pairs(model, ablation=ablation, distribution=distribution)
+    if every is None or not (semantic & ~causes.edges).any():
+        return causes, False
+    for some in every:
+        silent = semantic & ~causes.edges
+        if not silent.any():
+            return causes, False
+        effects = edge_effects(model, some, ablation=ablation, only=silent).amax((0, 1)).numpy()
+        if effects.max() > TOLERANCE:
+            shown = some[torch.from_numpy(np.argsort(-effects)[:64].copy())]
+            causes = causal_edges(model, causes.witnesses + shown, ablation=ablation)
+    return causes, True
 
 
 def _verify(model: TracrModel, causes: Causes, *, ablation: str, distribution: str, seed: int) -> None:
-    pairs = random_pairs(model, 1000, distribution=distribution, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    pairs = random_pairs(model, 1000, distribution=distribution, rng=rng)
+    pairs = pairs + telling_pairs(model, distribution=distribution, rng=rng)
     full, circuit = circuit_outputs(model, pairs, causes.edges, ablation=ablation)
     error = float((full - circuit).abs().amax(-1)[read_positions(model, pairs.clean_mask)].max())
     if error > TOLERANCE:
