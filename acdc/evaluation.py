@@ -63,6 +63,7 @@ class TruthComparison:
     Attributes:
         name: which truth.
         edges_are: what its edges are: "true edges", or "singly necessary edges" where these need not be one circuit.
+        scope: its name, and how many of the semantic edges were seen to act, where that is known.
         true_positives, false_positives, missed: numbers of edges.
         precision, recall, f1: NaN where they are 0 / 0 (see `acdc.metrics.Confusion`).
     """
@@ -75,6 +76,7 @@ class TruthComparison:
     recall: float = NAN
     f1: float = NAN
     edges_are: str = "true edges"
+    scope: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,9 +364,10 @@ def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> Truth
             raise AcdcError(
                 "the true circuit is of another graph than the circuit: give both the same graph options"
             )
-        name, edges, edges_are = "given", truth.edges, "true edges"
+        name, edges, edges_are, scope = "given", truth.edges, "true edges", "given"
     elif dataset.truth is not None:
-        name, edges, edges_are = dataset.truth.name, dataset.truth.mask(circuit.graph), dataset.truth.edges_are
+        known = dataset.truth
+        name, edges, edges_are, scope = known.name, known.mask(circuit.graph), known.edges_are, known.scope
     else:
         return None
     counts = confusion(circuit.edges[circuit.graph.valid], edges[circuit.graph.valid])
@@ -377,6 +380,7 @@ def _compare(circuit: Circuit, dataset: Dataset, truth: Circuit | None) -> Truth
         recall=counts.recall,
         f1=counts.f1,
         edges_are=edges_are,
+        scope=scope,
     )
 
 

@@ -141,7 +141,7 @@ def show_evaluation(
         true = e.truth.edges_are == "true edges"
         facts["true circuit" if true else "singly necessary"] = (
             f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} {e.truth.edges_are} found, "
-            f"{e.truth.false_positives} {'false' if true else 'others'} ({e.truth.name})"
+            f"{e.truth.false_positives} {'false' if true else 'others'} ({e.truth.scope or e.truth.name})"
         )
     if e.reproduction is not None:
         facts["reproduces"] = _reproduced(e.reproduction)

@@ -31,7 +31,7 @@ from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, library_versions
 from acdc.discovery import discover, score
 from acdc.errors import AcdcError, WriteError, unknown
-from acdc.evaluation import curve, evaluate, judging_problem
+from acdc.evaluation import Evaluation, curve, evaluate, judging_problem
 from acdc.graph import BoolArray, Graph
 from acdc.measure import bind, measure_circuits
 from acdc.methods import DEFAULT_SHARE, METHODS
@@ -40,7 +40,9 @@ from acdc.metrics import faithfulness, ground_truth
 from acdc.model.check import check_prompts
 from acdc.model.model import Model
 from acdc.problem import Problem, Progress, no_progress
+from acdc.tasks.interp import InterpTask
 from acdc.tasks.task import Dataset
+from acdc.tasks.tracr import TracrTask
 
 BASELINE = "random"
 GRADIENT_AT_CLEAN = ("eap",)
@@ -109,12 +111,17 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A case made ready with one seed."""
+    """A case made ready with one seed.
+
+    Attributes:
+        blind: the task without the prompts that were chosen with the truth; None if it has none.
+    """
 
     case: Case
     seed: int
     model: Model
     data: Dataset
+    blind: Dataset | None
     graph: Graph
     truth: BoolArray | None
     forward_flops: int
@@ -126,6 +133,9 @@ class Subject:
         data = recipe.prepare(model)
         graph = model.graph(qkv=case.qkv, inputs=case.inputs)
         truth = None if data.truth is None else data.truth.mask(graph)
+        blind = None
+        if truth is not None and isinstance(recipe, TracrTask | InterpTask):
+            blind = dataclasses.replace(recipe, witnesses=False).prepare(model)
         prompts = data.discovery
         with torch.no_grad():
             _, plain = measure(
@@ -135,7 +145,7 @@ class Subject:
         for some in (data.discovery, data.held_out):
             if some is not None:
                 check_prompts(model, some)  # here, so that it is in no method's cost
-        return cls(case, seed, model, data, graph, truth, plain.flops)
+        return cls(case, seed, model, data, blind, graph, truth, plain.flops)
 
 
 def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
@@ -158,6 +168,9 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
         figures = _against_truth(scores, circuit, subject.truth)
         if ranking_cost is not None:
             figures |= _curves(subject, scores)
+        if subject.blind is not None:
+            found = discover(model, subject.blind, method, **options)
+            figures["found_without_witnesses"] = bool((found.edges == subject.truth).all())
     circuit.save(folder / circuit_folder(suite, case.name, method, subject.seed), force=True)
     if subject.truth is not None:
         made = Provenance(model=model.name, task=data.name, ablation=data.ablation, d_model=model.d_model)
@@ -175,7 +188,7 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
         ranking=ranking, n_edges_total=graph.n_edges, n_edges=circuit.n_edges,
         faithfulness=judged.faithfulness, discovery_faithfulness=judged.discovery_faithfulness,
         random_faithfulness=statistics.fmean(judged.random_faithfulness),
-        kl=judged.kl, exact_match=judged.exact_match,
+        kl=judged.kl, exact_match=judged.exact_match, **_reproduction(judged),
         **_flat(cost, subject, ""), **_flat(ranking_cost, subject, "ranking_"), **figures,
     )  # fmt: skip
 
@@ -212,6 +225,13 @@ def _against_truth(scores: Scores, circuit: Circuit, truth: BoolArray | None) ->
         "recovered_at_some_threshold": ground_truth.recovered_at_some_threshold(ranked, true),
         "roc": json.dumps(_corners(roc.false_positive_rate, roc.true_positive_rate)),
     }
+
+
+def _reproduction(judged: Evaluation) -> dict[str, Any]:
+    found = judged.reproduction
+    if found is None:
+        return {}
+    return {"reproduces": found.reproduced == found.n_prompts, "minimal": found.removable is None}
 
 
 def _corners(x: np.ndarray, y: np.ndarray) -> list[list[float]]:

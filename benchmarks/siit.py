@@ -24,8 +24,9 @@ from acdc.benchmarks.interchange import Run, contexts, run, trainable
 from acdc.benchmarks.siit_alignment import Alignment, Swap
 from acdc.model import tracr
 from acdc.model.tracr import TracrModel
-from acdc.tasks.interp import InterpRecord, all_inputs
+from acdc.tasks.interp import InterpRecord
 from acdc.tasks.tracr_inputs import Pairs
+from acdc.tasks.tracr_search import all_inputs
 
 MOST_INPUTS = 4000
 HELD_OUT = 0.2
@@ -43,7 +44,7 @@ class Inputs:
 
     def __init__(self, program: TracrModel, *, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        every = list(all_inputs(program))
+        every = list(all_inputs(program.program))
         order = torch.randperm(len(every), generator=generator)[:MOST_INPUTS]
         self.tokens, self.mask = program.encode([every[i] for i in order])
         n = round(HELD_OUT * len(order))

@@ -43,6 +43,8 @@ class Line:
         figures: means by the name of the row's field; a field that is undefined on every case is not there.
         found, found_at_some_threshold: share of the cases on which its circuit, or its ranking cut at the best
             threshold, is exactly the true circuit; None if no truth is known.
+        found_blind: the same share without the prompts that were chosen with the truth; None if there are none.
+        right: share on which its circuit reproduces all outputs and needs every edge; None where outputs are noisy.
         costs: medians by the name of the row's field.
     """
 
@@ -52,6 +54,8 @@ class Line:
     figures: Mapping[str, Estimate]
     found: Estimate | None
     found_at_some_threshold: Estimate | None
+    found_blind: Estimate | None
+    right: Estimate | None
     costs: Mapping[str, float]
 
 
@@ -110,6 +114,8 @@ def mean_curve(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
 def _line(method: str, rows: list[Row]) -> Line:
     good = [row for row in rows if row.error is None]
     known = any(row.truth is not None for row in good)
+    blind = any(row.found_without_witnesses is not None for row in good)
+    exact = any(row.reproduces is not None for row in good)
     figures = {}
     for name in FIGURES:
         values = _per_case(good, lambda row, name=name: getattr(row, name))  # type: ignore[misc]
@@ -124,6 +130,8 @@ def _line(method: str, rows: list[Row]) -> Line:
         method, len(by_case(rows)), len(rows) - len(good), figures,
         _share(rows, lambda row: row.hamming == 0) if known else None,
         _share(rows, lambda row: bool(row.recovered_at_some_threshold)) if known else None,
+        _share(rows, lambda row: bool(row.found_without_witnesses)) if blind else None,
+        _share(rows, lambda row: bool(row.reproduces and row.minimal)) if exact else None,
         costs,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from acdc.errors import AcdcError, WriteError
 from acdc.io.writing import cannot_write
 
 APPLICATION = 0x61636463  # "acdc", where SQLite files say whose they are
-VERSION = 1
+VERSION = 2
 FILE = "results.sqlite"
 
 
@@ -37,6 +37,9 @@ class Row:
             without a ranking: the kept edges above all others).
         edge_auc … recovered_at_some_threshold: of the ranking, by magnitude, against the truth.
         precision … missed: of the circuit that the method gives without being told a size.
+        reproduces, minimal: where outputs are exact: whether this circuit gives all of them, and no edge of it can go.
+        found_without_witnesses: whether the method gives exactly the truth from prompts that are random alone; the
+            task's own are led by pairs chosen with the truth.
         faithfulness: of this circuit on held-out prompts; discovery_faithfulness: on the prompts it was found on;
             random_faithfulness: mean of random circuits of its size.
         kl, exact_match: of this circuit on held-out prompts; None for numerical outputs.
@@ -77,6 +80,9 @@ class Row:
     true_positives: int | None = None
     false_positives: int | None = None
     missed: int | None = None
+    reproduces: bool | None = None
+    minimal: bool | None = None
+    found_without_witnesses: bool | None = None
     faithfulness: float | None = None
     discovery_faithfulness: float | None = None
     random_faithfulness: float | None = None

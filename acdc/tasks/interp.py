@@ -9,7 +9,6 @@ alignment: edges that carry something in the program carry it in the network, an
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 from acdc.tasks.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
-from acdc.tasks.tracr_inputs import DISTRIBUTIONS, lengths_of
+from acdc.tasks.tracr_inputs import DISTRIBUTIONS
+from acdc.tasks.tracr_search import all_inputs
 from acdc.tasks.true_circuits import TrueCircuit, Truth
 
 RECORD = "interp.json"
@@ -110,7 +110,7 @@ def output_values(model: TracrModel) -> tuple[Value, ...]:
     program = model.program
     if program.output_vocabulary is not None:
         return program.output_vocabulary
-    tokens, mask = model.encode(list(all_inputs(model)))
+    tokens, mask = model.encode(list(all_inputs(program)))
     with torch.no_grad():
         found = model(tokens, attention_mask=mask)[:, int(program.bos is not None) :, 0]
     values: list[Value] = []
@@ -118,17 +118,6 @@ def output_values(model: TracrModel) -> tuple[Value, ...]:
         if not values or value - float(values[-1]) > APART:
             values.append(round(value, 4))
     return tuple(values)
-
-
-def all_inputs(model: TracrModel) -> itertools.chain[tuple[Value, ...]]:
-    """Every input of a program, the short ones first."""
-    program = model.program
-    return itertools.chain.from_iterable(
-        itertools.permutations(program.tokens, length)
-        if program.distinct
-        else itertools.product(program.tokens, repeat=length)
-        for length in lengths_of(program)
-    )
 
 
 # ---- models -----------------------------------------------------------------------------------------------------

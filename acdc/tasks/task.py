@@ -37,6 +37,11 @@ class Truth(Protocol):
         """What its edges are, in words: "true edges", or less where they are not one circuit."""
         ...
 
+    @property
+    def scope(self) -> str:
+        """Its name, and how sure it is that no edge lacks."""
+        ...
+
     def mask(self, graph: Graph) -> BoolArray:
         """`[n_destinations, n_sources]` true edges of any graph of the model."""
         ...

@@ -111,7 +111,7 @@ def _changed(program: TracrProgram, values: Input, rng: np.random.Generator, *, 
 
 def _that_do_something_new(model: TracrModel, inputs: list[Input], seen: set[tuple[int, int, int]]) -> list[Input]:
     """The inputs on which some source writes, in some direction, a value that none before has written."""
-    new = []
+    new: list[Input] = []
     for start in range(0, len(inputs), AT_ONCE):
         some = inputs[start : start + AT_ONCE]
         tokens, mask = model.encode(some)
@@ -198,6 +198,6 @@ def all_pairs(model: TracrModel, *, ablation: str, distribution: str) -> Iterato
     pairs = ((x, x) for x in inputs) if zero else itertools.product(list(inputs), repeat=2)
     rng = np.random.default_rng(0)
     return (
-        pairs_of_inputs(model, list(some), distribution="mixed" if mixed else "fixed", rng=rng)
-        for some in iter(lambda: list(itertools.islice(pairs, AT_ONCE)), [])
+        pairs_of_inputs(model, some, distribution="mixed" if mixed else "fixed", rng=rng)
+        for some in iter(lambda: tuple(itertools.islice(pairs, AT_ONCE)), ())
     )

@@ -95,7 +95,7 @@ def test_the_figures_of_the_table_are_in_the_report(folder: Path) -> None:
     for text in (html, markdown):
         assert "acdc benchmark tiny" in text
         assert re.search(
-            r"acdc(</code>|`), told nothing but the task, gives exactly the true circuit on\s2 of 2", text
+            r"acdc(</code>|`), told nothing but the task, gives exactly\s+the true circuit on\s2 of 2", text
         )
         assert "resample" in html
         for method in ("acdc", "guided", "eap", "random"):
