@@ -194,8 +194,10 @@ def all_pairs(model: TracrModel, *, ablation: str, distribution: str) -> Iterato
     zero = ablation == "zero"
     if (n if zero else n * n) > MOST_PAIRS or (not zero and distribution in ("permuted", "varied")):
         return None
-    inputs = all_inputs(program, mixed=mixed)
-    pairs = ((x, x) for x in inputs) if zero else itertools.product(list(inputs), repeat=2)
+    inputs = list(all_inputs(program, mixed=mixed))
+    pairs: Iterator[tuple[Input, Input]] = (
+        zip(inputs, inputs, strict=True) if zero else itertools.product(inputs, inputs)
+    )
     rng = np.random.default_rng(0)
     return (
         pairs_of_inputs(model, some, distribution="mixed" if mixed else "fixed", rng=rng)
