@@ -87,11 +87,10 @@ KEY = FIELDS[:7]
 
 def plan() -> Iterator[tuple[str, str, int, int]]:
     """(Ablation, distribution, prompts, seed) in the order in which they are run: what is claimed first."""
-    others = [case for case in CASES if case != DEFAULT]
     every = list(itertools.product([*CASES], SIZES, SEEDS))
-    first = [(DEFAULT, n, seed) for seed in SEEDS for n in (32, 64, 16, 128, 256)]
-    then = [(case, n, 0) for n in (32, 64, 16, 128, 256) for case in others]
-    for (ablation, distribution), n, seed in dict.fromkeys([*first[:10], *then, *first[10:], *every]):
+    first = [(case, 32, 0) for case in (DEFAULT, ("zero", "mixed"), *CASES)]
+    then = [(DEFAULT, n, seed) for seed in SEEDS for n in SIZES] + [(case, n, 0) for n in SIZES for case in CASES]
+    for (ablation, distribution), n, seed in dict.fromkeys([*first, *then, *every]):
         yield ablation, distribution, n, seed
 
 
@@ -236,10 +235,10 @@ def _thinned(rows: Sequence[Row], total: int) -> str:
         text += (
             f"The plan is {total:,} searches (six cases, five sizes, five seeds, {len(builtin_names())} programs, two "
             f"methods, with and without witnesses). {len(rows):,} of them have been run, the default case first; where "
-            "a cell has fewer than five a program, or is empty, the rest has not. The same command goes on with them. "
+            "a cell has fewer than five a program, or is empty, the rest has not. The same command goes on with them."
         )
     if errors:
-        text += f"{errors:,} more found no prompts: there are too few different inputs of that kind for so many. "
+        text += f" {errors:,} found no prompts: there are too few different inputs of that kind for so many. "
     return text + "\n"
 
 
