@@ -14,7 +14,7 @@ from acdc.checkpoint import Checkpoint
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import Outcome
-from acdc.model.check import check_prompts
+from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.model import Model
 from acdc.patching import Patching
 from acdc.references import Ablation, References, mean_references
@@ -76,6 +76,7 @@ class Problem:
             pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
             differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
+        refuse_unfit(self.model)
         check_prompts(self.model, self.prompts[: self.prompts_per_batch])
 
     @cached_property

@@ -156,12 +156,9 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
     prompts are run too where they are masked or placed otherwise than the clean ones.
 
     Raises:
-        UnsupportedModelError: naming the first part that differs, and by how much; or the module has come to another
-            dtype or device, or to drop out at random.
+        UnsupportedModelError: naming the first part that differs, and by how much.
     """
     with _counted():
-        refuse_dropout(model.module, model.name)
-        _refuse_moved(model)
         batches = _batches(prompts, model.device)
         digests = {batch.digest() for batch in batches}
         state = _state(model)
@@ -449,8 +446,14 @@ def _some_values(tensor: Tensor) -> bytes:
     return some.view(torch.uint8).numpy().tobytes() if len(some) else b""
 
 
-def _refuse_moved(model: Model) -> None:
-    """Refuse weights that are in another dtype or on another device than when the model was loaded."""
+def refuse_unfit(model: Model) -> None:
+    """Refuse what shows without a run.
+
+    Raises:
+        UnsupportedModelError: the module drops out at random, or its weights are in another dtype or on another device
+            than when the model was loaded.
+    """
+    refuse_dropout(model.module, model.name)
     for name, parameter in model.module.named_parameters():
         if (parameter.dtype, parameter.device) != (model.dtype, model.device):
             raise UnsupportedModelError(
