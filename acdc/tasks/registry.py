@@ -171,6 +171,8 @@ def load(
     side = check_padding(padding)
     if size is not None and size < 1:
         raise TaskError(f"expected a size of at least 1 prompt, got {size}")
+    if size is not None and size > MOST_PROMPTS:
+        raise TaskError(f"expected a size of at most {MOST_PROMPTS:,} prompts, got {size:,}")
     if seed < 0:
         raise TaskError(f"expected a seed of at least 0, got {seed}")
     if not isinstance(name_or_path, (str, os.PathLike)):
@@ -211,6 +213,10 @@ def load(
             options=options,
         )
     return _load_program(name, metric=outcome, size=size, seed=seed, ablation=chosen, options=options)
+
+
+MOST_PROMPTS = 1_000_000
+"""Prompts of the largest task that is made; more would be drawn for hours."""
 
 
 def _check_kinds(**given: object) -> None:
