@@ -1,0 +1,268 @@
+"""Methods on real language models: `python -m acdc.benchmarks.real` measures cell by cell, and writes docs/real.
+
+A cell is one method on one task of one model: its ranking is cut at fixed shares of all edges, and each circuit is
+measured on held-out prompts. Every cell has a file of its own, written when it is done, so that the command goes on
+from where it was stopped, and several processes may share the work. Which cells are missing stands in the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import acdc
+from acdc import selection
+from acdc.benchmarks.cost import measure
+from acdc.benchmarks.speed.report import machine
+from acdc.errors import AcdcError
+from acdc.evaluation import judging_problem
+from acdc.io.files import read_json
+from acdc.io.writing import write_atomically
+from acdc.measure import measure_prompts
+from acdc.metrics import (
+    OUTCOMES,
+    faithfulness,
+    faithfulness_interval,
+    magnitude_interval,
+    mean_interval,
+    share_interval,
+)
+from acdc.model.model import Model
+from acdc.model.pretrained import PRETRAINED
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Of all edges."""
+METHODS = ("eap", "eap-ig", "clean-corrupted", "random")
+TASKS = {
+    "smollm2-135m-q4": ("ioi", "gendered-pronoun", "fact-recall", "sva"),
+    "gemma-3-270m-q4": ("ioi", "greater-than", "induction", "gendered-pronoun", "fact-recall", "docstring"),
+}
+"""The tasks that each model does on most held-out prompts, by `acdc tasks check`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The circuit of one share of the edges, on held-out prompts; an interval is (low, high), NaN if there is none.
+
+    Attributes:
+        n_edges: left after pruning.
+        kl: nats from the full model; unfaithfulness: |1 − faithfulness|; same_answer: share of read positions.
+    """
+
+    share: float
+    n_edges: int
+    kl: float
+    kl_interval: tuple[float, float]
+    unfaithfulness: float
+    unfaithfulness_interval: tuple[float, float]
+    same_answer: float
+    same_answer_interval: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method on one task of one model.
+
+    Attributes:
+        seconds: of the ranking by the wall clock; processor_seconds: of all threads; peak_bytes: of tensors.
+        forward, backward: passes of the model on one prompt.
+    """
+
+    model: str
+    task: str
+    method: str
+    metric: str
+    n_prompts: int
+    n_held_out: int
+    n_edges_total: int
+    seconds: float
+    processor_seconds: float
+    peak_bytes: int
+    forward: int
+    backward: int
+    sizes: tuple[Size, ...]
+    machine: str
+
+
+def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
+    """Rank by the method on `size` prompts, and measure its circuits on as many others."""
+    data = acdc.tasks.load(task, size=size).prepare(model)
+    assert data.held_out is not None
+    start = time.process_time()
+    scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
+    processor_seconds = (time.process_time() - start) / 2  # once watched, once timed
+    graph = scores.graph
+    circuits = [selection.top_pruned(graph, scores.values, int(share * graph.n_edges)) for share in SHARES]
+    outcomes = [data.metric, OUTCOMES["kl"], OUTCOMES["exact-match"]]
+    problem = judging_problem(model, data, graph)
+    own, kl, same = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
+    full, empty = own.full, own.circuits[0]
+    sizes = tuple(
+        Size(
+            share=share,
+            n_edges=int(edges.sum()),
+            kl=float(nats.mean()),
+            kl_interval=mean_interval(nats, within=(0, np.inf)),
+            unfaithfulness=abs(
+                1 - faithfulness(float(value.mean()), full=float(full.mean()), empty=float(empty.mean()))
+            ),
+            unfaithfulness_interval=_from_one(faithfulness_interval(value, full, empty)),
+            same_answer=float(match.mean()),
+            same_answer_interval=share_interval(match),
+        )
+        for share, edges, value, nats, match in zip(
+            SHARES, circuits, own.circuits[1:], kl.circuits[1:], same.circuits[1:], strict=True
+        )
+    )
+    return Cell(
+        model=model.name, task=task, method=method, metric=data.metric.name, n_prompts=len(data.discovery),
+        n_held_out=len(data.held_out), n_edges_total=graph.n_edges, seconds=cost.seconds,
+        processor_seconds=processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward, backward=cost.backward,
+        sizes=sizes, machine=machine(),
+    )  # fmt: skip
+
+
+def _from_one(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return magnitude_interval((1 - high, 1 - low))
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def path_of(folder: Path, model: str, task: str, method: str) -> Path:
+    return folder / "cells" / f"{model}--{task}--{method}.json"
+
+
+def save(folder: Path, cell: Cell) -> None:
+    path = path_of(folder, cell.model, cell.task, cell.method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = json.loads(json.dumps(dataclasses.asdict(cell)), parse_constant=lambda _: None)
+    write_atomically(path, json.dumps(values, indent=1) + "\n")
+
+
+def read(path: Path) -> Cell:
+    """A cell that `save` wrote."""
+    values = read_json(path)
+    for size in values["sizes"]:
+        for name in ("kl", "unfaithfulness", "same_answer"):
+            low, high = size[f"{name}_interval"]
+            size[f"{name}_interval"] = (_number(low), _number(high))
+    return Cell(**{**values, "sizes": tuple(Size(**size) for size in values["sizes"])})
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+# ---- report -----------------------------------------------------------------------------------------------------
+
+
+def markdown(cells: Sequence[Cell], missing: Sequence[tuple[str, str, str]], command: str) -> str:
+    parts = [
+        f"""# Real language models
+
+How faithful are circuits cut from a ranking, on models that people trained? Each method ranks all edges on one set of
+prompts; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. KL is
+in nats from the full model; |1 − f| is the distance of the faithfulness from 1 by the task's own metric; in brackets
+are 95% intervals over the prompts, where there is one (docs/intervals.md). The models had 4-bit weights, dequantised:
+their numbers are not those of the full models.
+
+Made by `{command}`, which goes on where it was stopped. Cells that were not run:
+{", ".join("/".join(cell) for cell in missing) or "none"}."""
+    ]
+    for model, task in dict.fromkeys((cell.model, cell.task) for cell in cells):
+        these = [cell for cell in cells if (cell.model, cell.task) == (model, task)]
+        first = these[0]
+        parts.append(
+            f"## {task} on {model}\n\n{first.n_prompts} prompts, {first.n_held_out} held out, "
+            f"{first.n_edges_total:,} edges; metric {first.metric}."
+        )
+        for title, name in (("KL", "kl"), ("|1 − f|", "unfaithfulness"), ("same answer", "same_answer")):
+            head = [title, *(f"{share:.1%}" for share in SHARES)]
+            body = [[cell.method, *(_shown(size, name) for size in cell.sizes)] for cell in these]
+            parts.append(_table(head, body))
+    head = ["model", "task", "method", "s", "processor s", "forward", "backward", "peak memory"]
+    body = [
+        [cell.model, cell.task, cell.method, f"{cell.seconds:.3g}", f"{cell.processor_seconds:.3g}",
+         str(cell.forward), str(cell.backward), f"{cell.peak_bytes / 1e9:.2f} GB"]
+        for cell in cells
+    ]  # fmt: skip
+    machines = ", ".join(dict.fromkeys(cell.machine for cell in cells))
+    parts.append(f"## What the rankings cost\n\nPasses are of one prompt; measured on {machines}.")
+    parts.append(_table(head, body))
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(size: Size, name: str) -> str:
+    low, high = getattr(size, f"{name}_interval")
+    value = f"{getattr(size, name):.2f}"
+    return value if np.isnan(low) else f"{value} [{low:.2f}, {high:.2f}]"
+
+
+def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    columns = list(head)
+    lines = [columns, ["---"] * len(columns), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# ---- command ----------------------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m acdc.benchmarks.real", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=list(PRETRAINED), default=list(TASKS), help="default: all")
+    parser.add_argument("--tasks", nargs="+", help="of those each model does; default: all")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all rankings")
+    parser.add_argument("--size", type=int, default=64, help="prompts, and as many held out")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/real"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    wanted = [
+        (model, task, method)
+        for model in options.models
+        for task in TASKS[model]
+        if options.tasks is None or task in options.tasks
+        for method in options.methods
+    ]
+    loaded: dict[str, Model] = {}
+    for name, task, method in wanted:
+        if path_of(options.output, name, task, method).exists():
+            continue
+        loaded = {name: loaded[name] if name in loaded else acdc.load(name)}  # one at a time
+        cell = compute(loaded[name], task, method, size=options.size)
+        save(options.output, cell)
+        report(options.output)
+        print(f"{name}, {task}, {method}: {cell.seconds:.3g} s", flush=True)
+    report(options.output)
+
+
+def report(folder: Path) -> None:
+    """Write the README of all cells that are there."""
+    every: list[tuple[Any, ...]] = [(m, t, method) for m in TASKS for t in TASKS[m] for method in METHODS]
+    done = [cell for cell in every if path_of(folder, *cell).exists()]
+    cells = [read(path_of(folder, *cell)) for cell in done]
+    missing = [cell for cell in every if cell not in done]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "README.md", markdown(cells, missing, "python -m acdc.benchmarks.real"))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except AcdcError as error:
+        sys.exit(f"error: {error}")

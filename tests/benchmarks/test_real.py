@@ -1,0 +1,66 @@
+"""Cells of the report on real models: measured as the library measures, a file each, and missing ones are named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import acdc
+from acdc.benchmarks import real
+from acdc.model.pretrained import PRETRAINED
+
+
+@pytest.fixture(scope="module")
+def cell() -> real.Cell:
+    return real.compute(acdc.load("tiny-tasks-gqa"), "ioi", "eap", size=16)
+
+
+def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("ioi", size=16).prepare(model)
+    curve = acdc.curve(model, data, acdc.score(model, data, "eap"), shares=real.SHARES)
+    assert cell.n_prompts == cell.n_held_out == 16
+    assert [size.n_edges for size in cell.sizes] == list(curve.n_edges)
+    np.testing.assert_allclose([size.kl for size in cell.sizes], curve.kl)
+    np.testing.assert_allclose(
+        [size.unfaithfulness for size in cell.sizes], [abs(1 - f) for f in curve.faithfulness]
+    )
+    assert (cell.forward, cell.backward) == (2 * 16, 16)
+    assert cell.sizes[-1].kl < cell.sizes[0].kl
+
+
+def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
+    undefined = dataclasses.replace(cell.sizes[0], kl_interval=(float("nan"), float("inf")))
+    real.save(tmp_path, dataclasses.replace(cell, sizes=(undefined, *cell.sizes[1:])))
+    again = real.read(real.path_of(tmp_path, cell.model, cell.task, cell.method))
+    assert np.isnan(again.sizes[0].kl_interval).all()
+    np.testing.assert_equal([vars(size) for size in again.sizes[1:]], [vars(size) for size in cell.sizes[1:]])
+    assert dataclasses.replace(again, sizes=cell.sizes) == cell
+
+
+def test_the_command_goes_on_and_names_what_is_missing(
+    cell: real.Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "TASKS", {cell.model: ("ioi", "sva")})
+    monkeypatch.setitem(PRETRAINED, cell.model, next(iter(PRETRAINED.values())))
+    computed: list[tuple[str, str]] = []
+
+    def compute(model: acdc.Model, task: str, method: str, *, size: int) -> real.Cell:
+        computed.append((task, method))
+        if task == "sva":
+            raise KeyboardInterrupt
+        return dataclasses.replace(cell, method=method)
+
+    monkeypatch.setattr(real, "compute", compute)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            real.main(["--models", cell.model, "--methods", "eap", "random", "-o", str(tmp_path)])
+    assert computed == [("ioi", "eap"), ("ioi", "random"), ("sva", "eap"), ("sva", "eap")]
+    text = (tmp_path / "README.md").read_text()
+    assert f"## ioi on {cell.model}" in text
+    assert f"{cell.model}/ioi/eap-ig" in text
+    assert f"{cell.model}/sva/eap" in text
+    assert f"{cell.model}/ioi/eap," not in text
