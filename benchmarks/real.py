@@ -178,7 +178,7 @@ are 95% intervals over the prompts, where there is one (docs/intervals.md). The 
 their numbers are not those of the full models.
 
 Made by `{command}`, which goes on where it was stopped. Cells that were not run:
-{", ".join("/".join(cell) for cell in missing) or "none"}."""
+{_listed(missing)}."""
     ]
     for model, task in dict.fromkeys((cell.model, cell.task) for cell in cells):
         these = [cell for cell in cells if (cell.model, cell.task) == (model, task)]
@@ -187,7 +187,7 @@ Made by `{command}`, which goes on where it was stopped. Cells that were not run
             f"## {task} on {model}\n\n{first.n_prompts} prompts, {first.n_held_out} held out, "
             f"{first.n_edges_total:,} edges; metric {first.metric}."
         )
-        for title, name in (("KL", "kl"), ("|1 − f|", "unfaithfulness"), ("same answer", "same_answer")):
+        for title, name in (("KL", "kl"), ("\\|1 − f\\|", "unfaithfulness"), ("same answer", "same_answer")):
             head = [title, *(f"{share:.1%}" for share in SHARES)]
             body = [[cell.method, *(_shown(size, name) for size in cell.sizes)] for cell in these]
             parts.append(_table(head, body))
@@ -201,6 +201,16 @@ Made by `{command}`, which goes on where it was stopped. Cells that were not run
     parts.append(f"## What the rankings cost\n\nPasses are of one prompt; measured on {machines}.")
     parts.append(_table(head, body))
     return "\n\n".join(parts) + "\n"
+
+
+def _listed(cells: Sequence[tuple[str, str, str]]) -> str:
+    """Which methods of which task and model, in words."""
+    tasks = dict.fromkeys((model, task) for model, task, _ in cells)
+    parts = [
+        f"{task} on {model} ({', '.join(method for *which, method in cells if which == [model, task])})"
+        for model, task in tasks
+    ]
+    return "; ".join(parts) or "none"
 
 
 def _shown(size: Size, name: str) -> str:
