@@ -14,7 +14,7 @@ from acdc import memory, selection
 from acdc.belonging import belonging, weights_digest
 from acdc.checkpoint import Checkpoint, digest
 from acdc.circuit import Circuit, Provenance, Scores, warn_of_size
-from acdc.errors import AcdcError, EmptyCircuitError, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
 from acdc.evaluation import warn_if_useless
 from acdc.graph import BoolArray, Graph
 from acdc.measure import measure_circuits, measure_prompts
@@ -130,8 +130,8 @@ def discover(
         raise AcdcError(f"expected one of edges, threshold and faithfulness, got {' and '.join(given)}")
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
-    if edges is not None and edges < 1:
-        raise AcdcError(f"expected at least one edge, got {edges}")
+    if edges is not None:
+        check_whole("a number of edges", edges, least=1)
     if threshold is not None and not threshold >= 0:  # NaN too
         raise AcdcError(f"expected a threshold of at least 0, got {threshold}")
     if select not in ("top", "greedy"):

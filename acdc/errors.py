@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 
@@ -24,6 +25,26 @@ class WriteError(AcdcError):
 
 class EmptyCircuitError(AcdcError):
     """A search or a selection keeps no edge at all; the message says why, and what to change."""
+
+
+def check_type(what: str, given: object, kind: type | tuple[type, ...]) -> None:
+    """Refuse an argument of another type.
+
+    Raises:
+        AcdcError: says what was expected, and the type that was given.
+    """
+    if not isinstance(given, kind):
+        raise AcdcError(f"expected {what}, got {type(given).__name__}")
+
+
+def check_whole(what: str, given: object, *, least: int) -> None:
+    """Refuse what is no whole number (True is none), or too small a one.
+
+    Raises:
+        AcdcError: says what was expected and given.
+    """
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < least:
+        raise AcdcError(f"expected {what} of at least {least}, got {given!r:.60}")
 
 
 MOST_NAMES = 20

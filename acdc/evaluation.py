@@ -18,7 +18,7 @@ import torch
 from acdc import memory, selection
 from acdc.belonging import changes
 from acdc.circuit import Circuit, Scores
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_type, check_whole
 from acdc.graph import BoolArray, Graph
 from acdc.measure import measure_circuits, measure_prompts
 from acdc.metrics import (
@@ -192,6 +192,8 @@ def evaluate(
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
     """
+    check_type("a Circuit", circuit, Circuit)
+    check_whole("a number of random circuits", random_circuits, least=0)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     changed = changes(circuit.provenance, model, dataset)
     for what, line in changed.items():
@@ -269,6 +271,7 @@ def curve(
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
         confidence: of the intervals; None: no intervals.
     """
+    check_type("Scores (acdc.score)", scores, Scores)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
     problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)

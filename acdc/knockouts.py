@@ -19,7 +19,7 @@ import torch
 
 from acdc import memory
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_type, unknown
 from acdc.evaluation import judging_problem
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray, node_kind
 from acdc.measure import CIRCUITS_AT_ONCE, measure_prompts
@@ -166,6 +166,7 @@ def completeness(
         AcdcError: the circuit is of another graph than the model's, or a class names no component of it.
     """
     _check_counts(random_sets=random_sets, greedy_steps=greedy_steps, greedy_candidates=greedy_candidates)
+    check_type("a Circuit", circuit, Circuit)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = circuit.graph
     problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
@@ -303,6 +304,7 @@ def minimality(
         AcdcError: the circuit is of another graph than the model's.
     """
     _check_counts(random_sets=random_sets)
+    check_type("a Circuit", circuit, Circuit)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph, edges = circuit.graph, np.argwhere(circuit.edges)
     at_once = CIRCUITS_AT_ONCE - 1  # and the circuit they are compared with

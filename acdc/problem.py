@@ -11,7 +11,7 @@ from functools import cached_property
 
 from acdc import memory, precision
 from acdc.checkpoint import Checkpoint
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_type, check_whole
 from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.check import check_prompts, refuse_unfit
@@ -66,10 +66,10 @@ class Problem:
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise AcdcError(f"expected a batch size of at least 1, got {self.batch_size}")
-        if self.seed < 0:
-            raise AcdcError(f"expected a seed of at least 0, got {self.seed}")
+        if self.batch_size is not None:
+            check_whole("a batch size", self.batch_size, least=1)
+        check_whole("a seed", self.seed, least=0)
+        check_type("a graph (Model.graph)", self.graph, Graph)
         given = self.graph
         expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
         if given != expected:

@@ -329,7 +329,7 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
         ("guided", {"threshold": -1.0}, "threshold of at least 0, got -1"),
         ("acdc", {"threshold": -1.0}, "threshold of at least 0, got -1"),
         ("eap", {"threshold": float("nan")}, "threshold of at least 0, got nan"),
-        ("guided", {"edges": 0}, "at least one edge, got 0"),
+        ("guided", {"edges": 0}, "number of edges of at least 1, got 0"),
         ("guided", {"faithfulness": 0}, "above 0 and at most 1, got 0"),
         ("guided", {"faithfulness": 2}, "above 0 and at most 1, got 2"),
         ("eap", {"batch_size": 0}, "batch size of at least 1, got 0"),

@@ -1,8 +1,14 @@
-"""Errors for unknown names."""
+"""Errors for unknown names, and for arguments of other types."""
 
 from __future__ import annotations
 
-from acdc.errors import unknown
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import acdc
+from acdc.errors import AcdcError, unknown
 
 
 def test_near_misses_are_named() -> None:
@@ -17,3 +23,29 @@ def test_few_names_are_listed_and_many_are_cut() -> None:
 
 def test_what_is_not_even_a_name_is_unknown_too() -> None:
     assert str(unknown("order", 3, ["abba"])) == "unknown order 3: known: abba"
+
+
+def test_arguments_of_other_types_are_refused_by_name() -> None:
+    model = acdc.load("tracr-reverse")
+    task = acdc.tasks.load("tracr-reverse", size=4)
+    graph = model.graph()
+    circuit = acdc.Circuit(graph, graph.valid)
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (lambda: acdc.evaluate(None, task, circuit), "a model"),  # type: ignore[arg-type]
+        (lambda: acdc.evaluate(model, task, graph), "a Circuit, got Graph"),  # type: ignore[arg-type]
+        (lambda: acdc.completeness(model, task, graph), "a Circuit, got Graph"),  # type: ignore[arg-type]
+        (lambda: acdc.minimality(model, task, None), "a Circuit, got NoneType"),  # type: ignore[arg-type]
+        (lambda: acdc.curve(model, task, circuit), "Scores"),  # type: ignore[arg-type]
+        (lambda: acdc.evaluate(model, task, circuit, random_circuits=-1), "random circuits of at least 0"),
+        (lambda: acdc.evaluate(model, task, circuit, batch_size=2.5), "a batch size"),  # type: ignore[arg-type]
+        (lambda: acdc.score(model, task, "eap-ig", seed=True), "a seed"),
+        (lambda: acdc.score(model, task, "eap-ig", graph=circuit), "a graph"),  # type: ignore[arg-type]
+        (lambda: acdc.discover(model, task, edges=np.zeros(3)), "a number of edges"),  # type: ignore[arg-type]
+        (lambda: acdc.load("tracr-reverse", tokenizer=[1]), "a tokenizer"),
+        (lambda: acdc.load("tracr-reverse", device=10**30), "a device"),  # type: ignore[arg-type]
+        (lambda: acdc.load("tracr-reverse", dtype=np.zeros(3)), "dtype"),  # type: ignore[arg-type]
+        (lambda: acdc.load("tracr-reverse", trust_remote_code="no"), "True or False"),  # type: ignore[arg-type]
+    ]
+    for call, message in wrong:
+        with pytest.raises(AcdcError, match=message):
+            call()

@@ -18,7 +18,7 @@ def number(value: Any, edge: str) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a whole number may be larger than any float
         raise AcdcError(f"the score of {edge!r}: expected a number, got {value!r:.60}") from None
 
 

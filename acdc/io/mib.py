@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -125,7 +124,10 @@ def _with_node_scores(circuit: Circuit, nodes: dict[str, Any]) -> Circuit:
     """The circuit with node scores, if every source has one."""
     given = [nodes.get(name) for name in circuit.graph.sources]
     values = [node.get("score") if isinstance(node, dict) else None for node in given]
-    if circuit.scores is None or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+    if circuit.scores is None or not all(isinstance(v, int | float) for v in values):
         return circuit
-    scores = dataclasses.replace(circuit.scores, nodes=np.array(values, dtype=np.float64))
+    numbers = np.array([number(v, name) for v, name in zip(values, circuit.graph.sources, strict=True)])
+    if not np.isfinite(numbers).all():  # unscored
+        return circuit
+    scores = dataclasses.replace(circuit.scores, nodes=numbers)
     return dataclasses.replace(circuit, scores=scores)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 from xml.etree.ElementTree import ParseError
+from xml.parsers import expat
 
 import networkx as nx
 
@@ -18,7 +19,7 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.io.edges import circuit_from_edges, number
-from acdc.io.files import decode, parse_json
+from acdc.io.files import DEEPEST, decode, parse_json
 from acdc.io.header import from_header, header, header_text
 
 
@@ -59,17 +60,46 @@ def read_graphml(content: bytes, graph: Graph | None = None) -> Circuit:
     """A circuit from GraphML."""
     what = "GraphML"
     text = decode(content, f"the {what}")
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise AcdcError(f"the {what} has a document type or entities, which are not read")
     try:
+        _check_xml(text, what)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # networkx warns of undeclared keys, and guesses
             network = nx.parse_graphml(text)
-    except (ParseError, nx.NetworkXException, UserWarning, ValueError, KeyError, TypeError) as error:
+    except (
+        ParseError,
+        expat.ExpatError,
+        nx.NetworkXException,
+        UserWarning,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:
         raise AcdcError(f"the {what} cannot be read: {error}") from None
     head = network.graph.get("acdc")
     head = parse_json(head, f"the header of the {what}") if isinstance(head, str) else None
     return circuit_from_network(network.edges(data=True), head, graph, what)
+
+
+def _check_xml(text: str, what: str) -> None:
+    """Refuse XML that costs more than its size, before any of it is kept."""
+    depth = 0
+
+    def opened(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise AcdcError(f"the {what} has more than {DEEPEST} elements inside one another")
+
+    def closed(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def refuse(*_: object) -> None:
+        raise AcdcError(f"the {what} has a document type or entities, which are not read")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler, parser.StartDoctypeDeclHandler = opened, closed, refuse
+    parser.Parse(text, True)
 
 
 def circuit_from_network(

@@ -185,7 +185,7 @@ _RUNS_OTHER_CODE = (
 
 def _build(folder: Path, settings: dict[str, Any], name: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """The configuration, and a module of its class without memory."""
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     settings = {key: value for key, value in settings.items() if key not in _RUNS_OTHER_CODE}
     try:
@@ -193,17 +193,38 @@ def _build(folder: Path, settings: dict[str, Any], name: str, trust_remote_code:
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=True)
         else:
             config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a nonsensical setting makes the class stumble over
-        raise AcdcError(
-            f"cannot load model {name!r}: transformers can make no {settings['model_type']} of its config.json: "
-            f"{reason(error)}"
-        ) from error
+        raise _makes_nothing(name, settings["model_type"], error) from error
+    return config, without_memory(config, name, trust_remote_code=trust_remote_code)
+
+
+def without_memory(config: Any, name: str, *, trust_remote_code: bool = False) -> torch.nn.Module:
+    """The module that a configuration asks for, on torch's meta device.
+
+    Raises:
+        AcdcError: transformers can make none of it, or it has a table that is computed and far too large.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            skeleton: torch.nn.Module = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:
+        raise _makes_nothing(name, config.model_type, error) from error
     for key, buffer in skeleton.named_buffers():
         if buffer.numel() > _LARGEST_BUFFER:
-            raise AcdcError(f"cannot load model {name!r}: by its config.json {key} has {buffer.numel():,} numbers")
-    return config, skeleton
+            raise AcdcError(
+                f"cannot load model {name!r}: by its configuration {key} has {buffer.numel():,} numbers"
+            )
+    return skeleton
+
+
+def _makes_nothing(name: str, kind: str, error: Exception) -> AcdcError:
+    return AcdcError(
+        f"cannot load model {name!r}: transformers can make no {kind} of its configuration: {reason(error)}"
+    )
 
 
 _WRAPPERS = re.compile(r"((model|transformer|gpt_neox|language_model|module|_orig_mod)\.)+")

@@ -1,7 +1,8 @@
 """GGUF files: weights of llama.cpp, mostly quantised, read by transformers and dequantised once, on loading.
 
 What a file says of itself (magic, architecture, whole or cut off, types of its tensors) is looked at before any
-weight is, so that a file that cannot be used is refused at once and in words. A dequantised model is an ordinary
+weight is, and the model that it asks for is made without memory and has to be no larger than its tensors, so that a
+file that cannot be used is refused at once and in words. A dequantised model is an ordinary
 one in memory; that its weights once had four bits stays written in its config.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
+import re
 import struct
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,8 +21,10 @@ from typing import Any
 import torch
 
 from acdc.errors import AcdcError, UnsupportedModelError
+from acdc.model.folder import without_memory
 
 _MAGIC = b"GGUF"
+_LAYER = re.compile(r"blk\.([0-9]{1,9})\.")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
 
@@ -49,13 +53,15 @@ def load_gguf(path: Path, dtype: torch.dtype, check: Callable[[Any], None]) -> t
     missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
     if missing:
         raise AcdcError(f"{path}: reading GGUF needs {' and '.join(missing)}: pip install 'acdc-circuits[gguf]'")
-    quantised = _look_at(path)
+    quantised, n_numbers = _look_at(path)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder, file = str(path.absolute().parent), path.name
     with contextlib.redirect_stderr(io.StringIO()):  # a bar, even where bars are turned off
         try:
-            check(AutoConfig.from_pretrained(folder, gguf_file=file))
+            config = AutoConfig.from_pretrained(folder, gguf_file=file)
+            check(config)
+            _check_size(config, n_numbers, path)
             module: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
         except (ValueError, KeyError, OSError, RuntimeError, ImportError, AttributeError, TypeError) as error:
@@ -76,8 +82,23 @@ def weights_note(config: Any) -> str:
     return f"{bits}-bit weights ({kind}), dequantised" if bits.isdigit() else f"{kind} weights, dequantised"
 
 
-def _look_at(path: Path) -> str:
-    """How the file's weights are quantised, "" if they are not; refuses what cannot be loaded."""
+def _check_size(config: Any, n_numbers: int, path: Path) -> None:
+    """Refuse a model that is larger than the tensors it is to be made of, before it takes memory."""
+    asked = sum(parameter.numel() for parameter in without_memory(config, str(path)).parameters())
+    if asked > n_numbers:
+        raise AcdcError(
+            f"{path}: the GGUF file asks for a model of {asked:,} numbers, and its tensors hold {n_numbers:,}; "
+            "get it again"
+        )
+
+
+def _look_at(path: Path) -> tuple[str, int]:
+    """How the file's weights are quantised, "" if they are not, and how many numbers they are.
+
+    Raises:
+        AcdcError: the file is damaged or cut off, or has other layers than it names.
+        UnsupportedModelError: of an architecture that transformers does not read.
+    """
     from gguf import GGUFReader, LlamaFileType
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -93,11 +114,14 @@ def _look_at(path: Path) -> str:
         kinds = collections.Counter[str]()
         for tensor in reader.tensors:
             kinds[tensor.tensor_type.name] += int(tensor.n_elements)
+        depth = reader.fields.get(f"{architecture}.block_count")
+        n_layers = None if depth is None else int(depth.contents())
+        layers = {int(found[1]) for tensor in reader.tensors if (found := _LAYER.match(tensor.name))}
         named = reader.fields.get("general.file_type")
         whole = "" if named is None else LlamaFileType(int(named.contents())).name.removeprefix("MOSTLY_")
     except KeyError:
         raise AcdcError(f"{path}: the GGUF file does not say its architecture") from None
-    except (ValueError, IndexError, OSError, OverflowError, MemoryError, struct.error, UnicodeError) as error:
+    except (ValueError, TypeError, IndexError, OSError, OverflowError, MemoryError, struct.error) as error:
         raise AcdcError(
             f"{path} ({size} bytes) is damaged or cut off: it cannot be read as GGUF ({_first_line(error)}); "
             "get it again"
@@ -107,10 +131,11 @@ def _look_at(path: Path) -> str:
             f"{path}: transformers does not read GGUF files of architecture {architecture!r}; "
             f"it reads {', '.join(GGUF_SUPPORTED_ARCHITECTURES)}"
         )
+    if layers != set(range(len(layers))) or n_layers not in (None, len(layers)):
+        raise AcdcError(f"{path}: the GGUF file asks for {n_layers} layers, and has {len(layers)}; get it again")
     quantised = [kind for kind, _ in kinds.most_common() if kind not in _FLOATS]
-    if not quantised:
-        return ""
-    return whole if whole.startswith(("Q", "IQ")) else quantised[0]
+    named_well = whole.startswith(("Q", "IQ"))
+    return (whole if named_well else quantised[0]) if quantised else "", kinds.total()
 
 
 def _first_line(error: BaseException) -> str:

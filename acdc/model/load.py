@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_type, unknown
 from acdc.io.tensors import reason
 from acdc.model import adapter, hub, interpbench
 from acdc.model.check import check_loaded
@@ -71,6 +71,7 @@ def load(
         name = os.fspath(model)
         if not name or "\0" in name:
             raise AcdcError(f"expected a model's name, a folder or a transformers module, got {name!r}")
+        check_type("trust_remote_code to be True or False", trust_remote_code, bool)
         where = _device(device), _dtype(dtype) or torch.float32
         return _from_files(name, tokenizer, revision, *where, trust_remote_code)
 
@@ -158,8 +159,12 @@ def _downloaded(name: str, path: Path, revision: str | None, trust_remote_code: 
 
 def _tokenizer(given: Any, *, trust_remote_code: bool) -> tuple[Any, str | None]:
     """The tokenizer, and its name if it was given by name."""
-    if not isinstance(given, str | os.PathLike):
+    if given is not None and not isinstance(given, str | os.PathLike):
+        if not (callable(given) and hasattr(given, "decode")):
+            raise AcdcError(f"expected a tokenizer, its name or its folder, got {type(given).__name__}")
         return given, None
+    if given is None:
+        return None, None
     name = os.fspath(given)
     folder = Path(name)
     if not folder.is_dir():
@@ -183,13 +188,14 @@ def _kind(given: Any) -> str:
 
 
 def _device(name: str) -> torch.device:
+    check_type("a device like 'cpu' or 'cuda:1'", name, (str, torch.device))
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise unknown("device", name, ("cpu", "cuda", "mps", "auto")) from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise unknown("device", name, ("cpu", "cuda", "mps", "auto"))
@@ -205,6 +211,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
         return DTYPES[dtype]
-    if dtype is not None and dtype not in DTYPES.values():
+    if dtype is not None and (not isinstance(dtype, torch.dtype) or dtype not in DTYPES.values()):
         raise unknown("dtype", str(dtype).removeprefix("torch."), DTYPES)
     return dtype

@@ -15,7 +15,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from acdc.errors import AcdcError, TaskError, unknown
+from acdc.errors import AcdcError, TaskError, check_type, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.tasks.prompts import Padding, Prompts, problems
@@ -203,6 +203,7 @@ def as_dataset(
     Raises:
         TaskError: the prompts don't fit the model, or the metric needs answers they don't have.
     """
+    check_type("a model (acdc.load)", model, ModelLike)
     if isinstance(task, Prompts):
         default = "kl" if task.answers is None or task.wrong is None else "logit-difference"
         _check_prompts(task, model)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -26,6 +26,7 @@ STARTS_TWICE = "the prompts start with BOS twice"
 SPACED = "answers start with a space, but the prompts end with white space: the model may never write that"
 
 
+@runtime_checkable
 class ModelLike(Protocol):
     """What a task needs to know of a model; `acdc.model.Model` has it."""
 

@@ -275,6 +275,13 @@ def test_damaged_files_are_refused_or_read(format: str, data: st.DataObject) -> 
         ("node-link", '{"links": []}', "does not say which graph"),
         ("graphml", "<graphml", "cannot be read"),
         ("graphml", "<!DOCTYPE x [<!ENTITY a 'b'>]><graphml/>", "document type"),
+        ("graphml", "<graphml>" + "<a>" * 1000, "inside one another"),
+        (
+            "mib",
+            '{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {}, "edges": {"m0->logits": '
+            f'{{"in_graph": true, "score": {10**400}}}}}}}',
+            "expected a number",
+        ),
         ("dot", "graph {a -- b}", "not a digraph|cannot be read"),
         ("dot", "digraph {a -> b [", "ends inside"),
         ("csv", "source,target\n", "needs the columns"),

@@ -96,3 +96,24 @@ def test_note(kind: str | None, note: str) -> None:
         dequantised_from = kind
 
     assert gguf.weights_note(Config()) == note
+
+
+@pytest.mark.parametrize(
+    ("key", "claimed"),
+    [
+        ("add_block_count", 2**32 - 1),
+        ("add_block_count", 1),
+        ("add_vocab_size", 2**26),
+        ("add_embedding_length", 2**17),
+        ("add_feed_forward_length", 2**31),
+    ],
+)
+def test_a_file_that_asks_for_another_model_than_its_tensors_are_is_refused_before_it_is_built(
+    key: str, claimed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = getattr(tiny_gguf.gguf.GGUFWriter, key)
+    monkeypatch.setattr(tiny_gguf.gguf.GGUFWriter, key, lambda writer, _: add(writer, claimed))
+    path = tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.llama())
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(AcdcError, match="the GGUF file asks for"):
+        load(path)
