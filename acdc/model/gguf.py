@@ -38,6 +38,17 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
+def check_installed(wanted: str) -> None:
+    """Raises an AcdcError if the packages that read GGUF are not there.
+
+    Args:
+        wanted: the file or the model that needs them.
+    """
+    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
+    if missing:
+        raise AcdcError(f"{wanted}: reading GGUF needs {' and '.join(missing)}: pip install 'acdc-circuits[gguf]'")
+
+
 def load_gguf(path: Path, dtype: torch.dtype, check: Callable[[Any], None]) -> tuple[torch.nn.Module, Any]:
     """The `transformers` module in a GGUF file, dequantised, and its tokenizer.
 
@@ -50,9 +61,7 @@ def load_gguf(path: Path, dtype: torch.dtype, check: Callable[[Any], None]) -> t
         AcdcError: the file is damaged, or `gguf` and `accelerate` are not installed.
         UnsupportedModelError: of an architecture that transformers does not read.
     """
-    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
-    if missing:
-        raise AcdcError(f"{path}: reading GGUF needs {' and '.join(missing)}: pip install 'acdc-circuits[gguf]'")
+    check_installed(str(path))
     quantised, n_numbers = _look_at(path)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

