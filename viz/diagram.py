@@ -94,7 +94,7 @@ def make_diagram(
         y -= 1.35 * style.font_size
         texts.append(DiagramText(line, left, y, style.font_size, style.quiet))
     title = _default_title(circuit) if title is None else clean(title)
-    title_lines = _wrapped(title, right - left, style.title_size)
+    title_lines = _wrapped(title, right - left, 1.15 * style.title_size)  # bold is wider
     top += (1.4 * len(title_lines) + 0.3) * style.title_size if title_lines else 0.0
     for i, line in enumerate(title_lines):
         height = top - (0.7 + 1.4 * i) * style.title_size
@@ -124,8 +124,13 @@ def _roles(circuit: Circuit, roles: Mapping[str, Collection[str]] | None) -> Map
 
 
 def _wrapped(text: str, width: float, size: float) -> list[str]:
-    wide = text_width(text, size) / max(len(text), 1)
-    return textwrap.wrap(text, max(8, int(width / wide))) if text else []
+    """Lines that are no wider; one of the fewest letters may be."""
+    if not text:
+        return []
+    most = max(8, int(width * len(text) / text_width(text, size)))
+    while most > 8 and any(text_width(line, size) > width for line in textwrap.wrap(text, most)):
+        most -= 1
+    return textwrap.wrap(text, most)
 
 
 def _default_title(circuit: Circuit) -> str:

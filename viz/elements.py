@@ -98,11 +98,7 @@ def text_width(text: str, size: float) -> float:
         if unicodedata.east_asian_width(character) in "WF":
             return 1.05
         return (
-            0.32
-            if character in " .,:;|!'()[]fijlrt"
-            else 0.75
-            if character.isupper() or character in "mw"
-            else 0.59
+            0.35 if character in " .,:;|!'()[]fijlrt" else 0.8 if character.isupper() or character in "mw" else 0.63
         )
 
     return sum(map(width, text)) * size

