@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _PIECE = 16 * 2**20
 """Bytes that are hashed at a time, in whole rows of the first dimension."""
 
+_COLUMNS = 512
+"""64-bit numbers in a row of a checksum's table."""
+
 _Mark = tuple[object, ...]
 _known: weakref.WeakKeyDictionary[torch.nn.Module, tuple[list[_Mark], str]] = weakref.WeakKeyDictionary()
 
@@ -111,19 +114,28 @@ def _digest(tensor: Tensor) -> bytes:
 
 
 def _mark(name: str, tensor: Tensor) -> _Mark:
-    """What tells whether a tensor is the same and unchanged, without a look at all of it.
+    """What tells whether a tensor is the same and unchanged: where it is, and a sum that any edit changes.
 
-    A change in place counts the version up, unless it is made through `tensor.data`; most of those show in a few
-    numbers from all over the tensor.
+    A change in place counts the version up, unless it is made through `tensor.data` or NumPy, as ablations often are.
     """
     tensor = tensor.detach()
     version = None if tensor.is_inference() else tensor._version
-    sample = tensor.reshape(-1)[:: max(1, tensor.numel() // 16)] if tensor.is_contiguous() else tensor[:1]
-    return (
-        name,
-        tensor.data_ptr(),
-        tuple(tensor.shape),
-        str(tensor.dtype),
-        version,
-        tuple(sample.flatten().tolist()),
-    )
+    return name, tensor.data_ptr(), tuple(tensor.shape), str(tensor.dtype), version, _checksum(tensor)
+
+
+def _checksum(tensor: Tensor) -> bytes:
+    """Of all bytes of a tensor, several times faster than SHA-256.
+
+    The bytes are laid out as a table of 64-bit numbers, of which every row and every column is summed, so that numbers
+    that changed their places show too.
+    """
+    flat = tensor.reshape(-1).view(torch.uint8)
+    size = len(flat) - len(flat) % (8 * _COLUMNS)
+    table = flat[:size]
+    if table.storage_offset() % 8:
+        table = table.clone()
+    table = table.view(torch.int64).view(-1, _COLUMNS)
+    found = hashlib.sha256()
+    for part in (table.sum(0), table.sum(1), flat[size:]):
+        found.update(part.cpu().contiguous().numpy().tobytes())
+    return found.digest()

@@ -144,6 +144,7 @@ def discover(
         problem.check_memory("search")
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
     warn_if_useless(dataset, full, empty)
+    rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
     if faithfulness is None and not given:
         faithfulness = dataset.faithfulness
     provenance = _provenance(problem, dataset, method, options)
@@ -155,6 +156,8 @@ def discover(
         found = record.search(problem, threshold, target, edges, **options)
         problem.checkpoint.remove()
         if edges is not None:
+            if np.abs(found.scores).max() <= rounding:
+                raise EmptyCircuitError(f"{method} finds no edge that matters: {_nothing(dataset, full, empty)}")
             warn_of_size(problem.graph, found.edges, edges)
         scores = Scores(problem.graph, found.scores, method, provenance, removal=found.removal)
         made = provenance.having(selection=dict(found.selection))
@@ -162,7 +165,6 @@ def discover(
     assert record.score is not None
     scores = Scores(problem.graph, record.score(problem, **options), method, provenance)
     problem.checkpoint.remove()
-    rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
     if np.abs(scores.values).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
     if threshold is not None:

@@ -54,6 +54,10 @@ def test_tensors_that_do_not_lie_in_one_piece_of_memory() -> None:
         lambda p: torch.nn.init.zeros_(p),
         lambda p: p.data.mul_(2),
         lambda p: setattr(p, "data", torch.ones_like(p)),
+        lambda p: p.data[3, 5].add_(1e-6),
+        lambda p: p.data.copy_(p.data[torch.arange(len(p)).roll(1)]),
+        lambda p: p.data.copy_(p.data[:, torch.arange(p.shape[1]).roll(1)]),
+        lambda p: p.detach().numpy().__setitem__((2, 1), 0.0),
         lambda p: None,
     ],
 )

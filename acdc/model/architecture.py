@@ -21,29 +21,44 @@ class Norm:
     """A LayerNorm or RMSNorm of the model, with the facts its closed-form gradient needs.
 
     Attributes:
-        module: the family's own module; `[..., d_model] -> [..., d_model]`.
-        weight: `[d_model]`, the module's own, in place.
-        eps: added to the variance (or mean square).
+        module: the family's own module; `[..., d_model] -> [..., d_model]`. Its weight and its ε are read at each
+            use, as both may change.
         centred: LayerNorm (mean removed) or RMSNorm.
         plus_one: whether the normalised input is multiplied by 1 + weight (Gemma).
     """
 
-    module: Callable[[Tensor], Tensor]
-    weight: Tensor
-    eps: float
+    module: Any
     centred: bool
     plus_one: bool = False
 
     @property
     def gain(self) -> Tensor:
-        """`[d_model]`, what the normalised input is multiplied by; computed at each use, as weights may change."""
-        return 1 + self.weight if self.plus_one else self.weight
+        """`[d_model]`, what the normalised input is multiplied by."""
+        weight: Tensor = self.module.weight.detach()
+        return 1 + weight if self.plus_one else weight
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance (or mean square)."""
+        eps: float = self.module.variance_epsilon if hasattr(self.module, "variance_epsilon") else self.module.eps
+        return eps
 
     def inverse_scale(self, x: Tensor) -> Tensor:
         """1 / σ of each token, `[..., 1]`, in float32 or better."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         variance = x.var(-1, unbiased=False, keepdim=True) if self.centred else x.square().mean(-1, keepdim=True)
         return torch.rsqrt(variance + self.eps)
+
+    def closed_form(self, x: Tensor) -> Tensor:
+        """What the module computes if it is the norm that its closed-form gradient takes it to be: `[..., d_model]`.
+
+        In float32 or better.
+        """
+        inverse = self.inverse_scale(x)
+        x = x.to(inverse.dtype)
+        centre = x - x.mean(-1, keepdim=True) if self.centred else x
+        constant: Tensor = self.module(torch.zeros_like(x[..., :1, :], dtype=self.module.weight.dtype))
+        return centre * inverse * self.gain + constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +170,12 @@ class Decomposition:
 
 def layer_norm(module: Any) -> Norm:
     """A `torch.nn.LayerNorm`."""
-    return Norm(module=module, weight=module.weight.detach(), eps=module.eps, centred=True)
+    return Norm(module=module, centred=True)
 
 
 def rms_norm(module: Any, *, plus_one: bool = False) -> Norm:
     """A `transformers` RMSNorm; `plus_one` where it multiplies by 1 + weight (Gemma)."""
-    eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
-    return Norm(module=module, weight=module.weight.detach(), eps=eps, centred=False, plus_one=plus_one)
+    return Norm(module=module, centred=False, plus_one=plus_one)
 
 
 def rows(weight: Tensor, bias: Tensor | None, n_heads: int) -> Projection:

@@ -173,8 +173,8 @@ def check_prompts(model: Model, prompts: Prompts) -> None:
         try:
             for batch in batches:
                 _compare(model, batch, CHANGED)
-        except RuntimeError as error:
-            if state.structure == known.loaded.structure:
+        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+            if state.structure == known.loaded.structure or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise UnsupportedModelError(f"{model.name}: {CHANGED} ({error})") from error  # shapes no longer fit
         _checked[model] = _Checked(known.loaded, _state(model), compared | digests)
@@ -220,7 +220,10 @@ def _compare(model: Model, batch: _Batch, reason: str, *, finite: bool = False) 
     Args:
         finite: refuse logits that are not, too; otherwise they are left to who reads them.
     """
-    final = _run(model, batch)
+    trace = _trace(model, batch)
+    _check_norms(model, trace, reason)
+    assert trace.final_input is not None
+    final = trace.final_input[0]
     pieces = _pieces(batch, model.vocabulary_size)
     if max(_difference(model, batch, final, rows, columns) for rows, columns in pieces) <= 1:
         return
@@ -239,6 +242,25 @@ def _compare(model: Model, batch: _Batch, reason: str, *, finite: bool = False) 
         )
 
 
+def _check_norms(model: Model, trace: forward.Trace, reason: str) -> None:
+    """Refuse a norm whose module does something else than its closed form, on which gradients and shares rely."""
+    assert trace.final_input is not None
+    norms = [(f"layer {i} (norm before the attention)", layer.attention.norm) for i, layer in enumerate(
+        model.decomposition.layers
+    )]  # fmt: skip
+    norms.append(("the final norm", model.decomposition.final_norm))
+    for (what, norm), x in zip(norms, [*trace.attention_input, trace.final_input], strict=True):
+        if norm is None:
+            continue
+        theirs, ours = norm.module(x), norm.closed_form(x)
+        error = (theirs - ours).abs().max() / theirs.abs().max().clamp(min=1e-12)
+        if bool(torch.isfinite(theirs).all()) and not error <= _TOLERANCE[model.dtype]:
+            raise UnsupportedModelError(
+                f"{model.name}: {what} differs from the closed form of its family by {float(error):.1e} of its scale, "
+                f"so that gradients would be wrong; {reason}"
+            )
+
+
 def _difference(model: Model, batch: _Batch, final: Tensor, rows: slice, columns: Tensor) -> float:
     """Largest difference of the logits at some read positions, as a multiple of what is allowed.
 
@@ -249,6 +271,11 @@ def _difference(model: Model, batch: _Batch, final: Tensor, rows: slice, columns
     """
     plain = model.plain_logits(batch.token_ids[rows], batch.mask[rows], batch.position_ids[rows], positions=columns)
     real = (batch.read[rows][:, :, None] == columns).any(1)  # [B, column]
+    if plain.shape[-1] != model.vocabulary_size:
+        raise UnsupportedModelError(
+            f"{model.name}: the plain forward gives {plain.shape[-1]} logits, and the decomposed one "
+            f"{model.vocabulary_size}; {CHANGED}"
+        )
     plain, x = plain[real], final[rows][:, columns][real]  # [N, vocabulary], [N, D]
     if not bool(torch.isfinite(plain).all()):
         return torch.inf
@@ -275,13 +302,6 @@ def _pieces(batch: _Batch, vocabulary: int) -> list[tuple[slice, Tensor]]:
         own = batch.read[row][batch.read[row] >= 0].unique()
         pieces += [(slice(row, row + 1), some) for some in own.split(max(1, _LOGITS_AT_ONCE // vocabulary))]
     return pieces
-
-
-def _run(model: Model, batch: _Batch) -> Tensor:
-    """Our final residual stream, `[B, T, D]`."""
-    final = _trace(model, batch).final_input
-    assert final is not None
-    return final[0]
 
 
 def _trace(model: Model, batch: _Batch) -> forward.Trace:

@@ -259,4 +259,4 @@ def decompose(model: HookedModel) -> Decomposition:
 
 
 def _norm(module: HookedNorm | None) -> Norm | None:
-    return None if module is None else Norm(module=module, weight=module.weight, eps=module.eps, centred=True)
+    return None if module is None else Norm(module=module, centred=True)

@@ -179,8 +179,22 @@ def _lora(model: Model) -> None:
             parameter.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))  # makes no new version
 
 
-RIGHT = (train, load_weights, change_gains)
-"""What is done to weights in place."""
+def _norms(model: Model) -> list[Any]:
+    return [part for part in model.module.modules() if "Norm" in type(part).__name__]
+
+
+def give_norms_other_data(model: Model) -> None:
+    for norm in _norms(model):
+        norm.weight.data = noisy(norm.weight)
+
+
+def change_epsilons(model: Model) -> None:
+    for norm in _norms(model):
+        setattr(norm, "variance_epsilon" if hasattr(norm, "variance_epsilon") else "eps", 0.7)
+
+
+RIGHT = (train, load_weights, change_gains, give_norms_other_data, change_epsilons)
+"""What is done to weights and norms in place."""
 
 WRONG_AFTERWARDS: dict[str, tuple[Callable[[Model], Any], str]] = {
     "other weights": (load_weights_without_copying, "first in "),
@@ -200,6 +214,11 @@ WRONG_AFTERWARDS: dict[str, tuple[Callable[[Model], Any], str]] = {
         lambda m: second(m).parts.block.register_forward_pre_hook(lambda _, x: (x[0] * 2, *x[1:])),
         r"first in layer 0 \(what it hands on\)|layer 1",
     ),
+    "hook on a norm": (
+        lambda m: m.decomposition.final_norm.module.register_forward_hook(lambda _, x, out: 2 * out),  # type: ignore[union-attr]
+        "the final norm differs from the closed form of its family",
+    ),
+    "vocabulary": (lambda m: m.module.resize_token_embeddings(60, mean_resizing=False), "gives 60 logits"),  # type: ignore[operator]
     "another forward": (_of_another_forward, r"first in layer 1 \(attention\)"),
     "scale": (lambda m: setattr(second(m).parts.attention, "scaling", 3.0), r"first in layer 1 \(attention\)"),
     "dtype": (lambda m: m.module.to(torch.bfloat16), r"is in torch\.bfloat16 .* loaded in torch\.float32"),
