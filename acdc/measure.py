@@ -16,7 +16,7 @@ from torch import Tensor
 
 from acdc.errors import TaskError
 from acdc.graph import BoolArray, FloatArray
-from acdc.metrics import Outcome, Targets
+from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.patching import Patching
 from acdc.problem import Problem
 
@@ -106,7 +106,28 @@ def bind(outcome: Outcome, patching: Patching) -> Measure:
                 f"the model's logits on the {name} prompts are not finite (NaN or infinite); try float32"
             )
     targets = Targets(prompts.positions >= 0, answers, wrong, full=clean, corrupted=corrupted)
-    return Measure(outcome, rows, targets)
+    measure = Measure(outcome, rows, targets)
+    if OUTCOMES.get(outcome.name) is not outcome and len(prompts) > 1:
+        _refuse_company(measure, clean)
+    return measure
+
+
+@torch.no_grad()
+def _refuse_company(measure: Measure, logits: Tensor) -> None:
+    """Refuse a user's metric that gives a prompt another value alone than beside others, or another each time.
+
+    Args:
+        logits: `[B, P, R]`.
+    """
+    t, first = measure.targets, slice(0, 1)
+    parts = (x if x is None else x[first] for x in (t.answers, t.wrong, t.full, t.corrupted))
+    alone = dataclasses.replace(measure, targets=Targets(t.position_mask[first], *parts))
+    here, there = measure.value(logits[None])[0, 0], alone.value(logits[None, first])[0, 0]
+    if not torch.allclose(here, there, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise TaskError(
+            f"metric {measure.outcome.name!r} is {float(here):.4g} for the first prompt beside others and "
+            f"{float(there):.4g} alone: expected a value that depends on the prompt only, the same each time"
+        )
 
 
 def _locate(ids: Tensor | None, rows: Tensor) -> Tensor | None:

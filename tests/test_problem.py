@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+import acdc
 import problems
+from acdc.errors import TaskError
 from acdc.metrics import OUTCOMES
 from acdc.problem import Problem
 
@@ -47,3 +49,13 @@ def test_a_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("acdc.memory.available", lambda device, free=free: free)
         sizes.append(make().prompts_per_batch)
     assert sizes in ([1, 3, 5], [1, 4, 5])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [lambda logits: logits[..., 1].softmax(-2), lambda logits: logits[..., 1] * torch.rand(logits.shape[:-1])],
+    ids=["of all prompts together", "another each time"],
+)
+def test_a_metric_whose_value_of_a_prompt_is_not_its_own_is_refused(metric: Any) -> None:
+    with pytest.raises(TaskError, match=r"beside others and .* alone"):
+        acdc.score(problems.tiny("gpt2"), problems.make_prompts(), "eap", metric=metric)
