@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, WriteError
+from acdc.io.files import read
 from acdc.io.writing import (
     cannot_write,
     clear_leftovers,
@@ -38,6 +39,7 @@ from acdc.io.writing import (
 READY = ".acdc-ready"
 LAST = "circuit.json"
 """Moved into place last: other programs take a folder for a run when it is there."""
+_LARGEST_RECORD = 100_000  # bytes
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY)
 
 
@@ -66,6 +68,10 @@ def whole_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(folder))
     if target.exists() and not target.is_dir():
         raise AcdcError(f"{str(folder)!r} is a file; expected a folder to write")
+    try:
+        _make_parent(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
     with _staging(target) as staging:
         yield staging
         try:
@@ -74,6 +80,13 @@ def whole_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
             raise AcdcError(f"{error.filename} exists: choose another folder, or replace it with force") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
+
+
+def _make_parent(folder: str | Path) -> None:
+    """Make the folder that a folder is to be in; refuse a path that would not lead there, like `missing/../name`."""
+    Path(os.path.realpath(folder)).parent.mkdir(parents=True, exist_ok=True)
+    if not Path(folder).parent.is_dir():
+        raise AcdcError(f"cannot write {folder}: there is no folder {Path(folder).parent}")
 
 
 @contextlib.contextmanager
@@ -245,7 +258,7 @@ def _claim(folder: Path, command: str, force: bool) -> Iterator[Claim]:
             if not parent.exists():
                 stack.callback(_remove_empty, parent)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            _make_parent(folder)
             path, claim = _hidden(folder, "claim"), Claim(folder, _hidden(folder, "progress"), force)
             stack.callback(os.close, _take(path, claim, command))
             stack.callback(_release, path, claim)
@@ -357,8 +370,8 @@ def _being_written(folder: Path, record: dict[str, Any], path: Path) -> str:
 def _record(path: Path) -> dict[str, Any]:
     """Whose a claim is; empty if there is none that can be read."""
     try:
-        record = json.loads(path.read_bytes()[:10_000])
-    except (OSError, ValueError, RecursionError):
+        record = json.loads(read(path, largest=_LARGEST_RECORD))
+    except (AcdcError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

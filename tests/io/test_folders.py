@@ -173,6 +173,26 @@ def test_what_is_no_folder_is_refused_before_the_work() -> None:
     assert every_file() == {"file": "mine", "to-file": "mine"}
 
 
+def test_a_path_that_would_not_lead_to_what_is_written_is_refused_before_the_work() -> None:
+    with (
+        pytest.raises(AcdcError, match="there is no folder missing"),
+        claimed(Path("missing/../out"), default=Path("runs/x"), command=COMMAND, force=False),
+    ):
+        pytest.fail("the work began")
+    with pytest.raises(AcdcError, match="there is no folder missing"), folders.whole_folder("missing/../out"):
+        pytest.fail("the work began")
+    assert not list(Path().iterdir())
+
+
+def test_a_pipe_in_the_place_of_a_claim_does_not_wait_for_ever() -> None:
+    os.mkfifo(".out.claim")
+    with (
+        pytest.raises(AcdcError, match="cannot write out"),
+        claimed(Path("out"), default=Path("runs/x"), command=COMMAND, force=False),
+    ):
+        pytest.fail("the work began")
+
+
 def test_the_folder_one_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("here").mkdir()
     monkeypatch.chdir("here")
