@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -193,6 +194,7 @@ def evaluate(
         AcdcError: the circuit belongs to another graph than the model's.
     """
     check_type("a Circuit", circuit, Circuit)
+    check_type("a Circuit or None as the truth", truth, (Circuit, NoneType))
     check_whole("a number of random circuits", random_circuits, least=0)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     changed = changes(circuit.provenance, model, dataset)

@@ -36,6 +36,7 @@ def test_arguments_of_other_types_are_refused_by_name() -> None:
         (lambda: acdc.completeness(model, task, graph), "a Circuit, got Graph"),  # type: ignore[arg-type]
         (lambda: acdc.minimality(model, task, None), "a Circuit, got NoneType"),  # type: ignore[arg-type]
         (lambda: acdc.curve(model, task, circuit), "Scores"),  # type: ignore[arg-type]
+        (lambda: acdc.evaluate(model, task, circuit, truth=graph), "as the truth, got Graph"),  # type: ignore[arg-type]
         (lambda: acdc.evaluate(model, task, circuit, random_circuits=-1), "random circuits of at least 0"),
         (lambda: acdc.evaluate(model, task, circuit, batch_size=2.5), "a batch size"),  # type: ignore[arg-type]
         (lambda: acdc.score(model, task, "eap-ig", seed=True), "a seed"),
