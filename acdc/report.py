@@ -57,9 +57,9 @@ def _rounded(value: float) -> str:
 
 
 def _interval(interval: tuple[float, float]) -> str:
-    """The interval in brackets, or nothing if there is none."""
+    """The interval in brackets, or nothing if there is none, or none that says anything."""
     low, high = interval
-    return "" if math.isnan(low) else f" [{_rounded(low)}, {_rounded(high)}]"
+    return f" [{_rounded(low)}, {_rounded(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def show_curve(curve: Curve) -> None:
@@ -121,7 +121,7 @@ def show_evaluation(
     elif found_here:
         facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
     least, greatest = e.faithfulness_range
-    if math.isnan(e.faithfulness_interval[0]) and not math.isnan(least):
+    if not _interval(e.faithfulness_interval) and not math.isnan(least):
         facts["prompt by prompt"] = (
             f"{_rounded(least)} to {_rounded(greatest)}; no interval could be trusted from these {e.n_prompts}"
         )
