@@ -37,14 +37,16 @@ def check_type(what: str, given: object, kind: type | tuple[type, ...]) -> None:
         raise AcdcError(f"expected {what}, got {type(given).__name__}")
 
 
-def check_whole(what: str, given: object, *, least: int) -> None:
-    """Refuse what is no whole number (True is none), or too small a one.
+def check_whole(what: str, given: object, *, least: int, most: int | None = None) -> None:
+    """Refuse what is no whole number (True is none), or too small or too large a one.
 
     Raises:
         AcdcError: says what was expected and given.
     """
     if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < least:
         raise AcdcError(f"expected {what} of at least {least}, got {given!r:.60}")
+    if most is not None and given > most:
+        raise AcdcError(f"expected {what} of at most {most}, got {given!r:.60}")
 
 
 MOST_NAMES = 20
@@ -57,4 +59,4 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> AcdcError:
     near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:MOST_NAMES])}{more}"
-    return AcdcError(f"unknown {kind} {given!r}: {hint}")
+    return AcdcError(f"unknown {kind} {given!r:.200}: {hint}")

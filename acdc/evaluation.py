@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 
 NAN = float("nan")
+MOST_RANDOM_CIRCUITS = 100_000
+"""To compare a circuit with; more would tell nothing new."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,7 @@ def evaluate(
     """
     check_type("a Circuit", circuit, Circuit)
     check_type("a Circuit or None as the truth", truth, (Circuit, NoneType))
-    check_whole("a number of random circuits", random_circuits, least=0)
+    check_whole("a number of random circuits", random_circuits, least=0, most=MOST_RANDOM_CIRCUITS)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     changed = changes(circuit.provenance, model, dataset)
     for what, line in changed.items():

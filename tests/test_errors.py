@@ -21,6 +21,10 @@ def test_few_names_are_listed_and_many_are_cut() -> None:
     assert message.endswith("a18.h0, a19.h0 and 30 more")
 
 
+def test_a_name_of_any_length_gives_a_line_that_can_be_read() -> None:
+    assert len(str(unknown("edge", "x" * 10**5, ["input->logits"]))) < 300
+
+
 def test_what_is_not_even_a_name_is_unknown_too() -> None:
     assert str(unknown("order", 3, ["abba"])) == "unknown order 3: known: abba"
 
@@ -38,6 +42,7 @@ def test_arguments_of_other_types_are_refused_by_name() -> None:
         (lambda: acdc.curve(model, task, circuit), "Scores"),  # type: ignore[arg-type]
         (lambda: acdc.evaluate(model, task, circuit, truth=graph), "as the truth, got Graph"),  # type: ignore[arg-type]
         (lambda: acdc.evaluate(model, task, circuit, random_circuits=-1), "random circuits of at least 0"),
+        (lambda: acdc.evaluate(model, task, circuit, random_circuits=10**30), "random circuits of at most 100000"),
         (lambda: acdc.evaluate(model, task, circuit, batch_size=2.5), "a batch size"),  # type: ignore[arg-type]
         (lambda: acdc.score(model, task, "eap-ig", seed=True), "a seed"),
         (lambda: acdc.score(model, task, "eap-ig", graph=circuit), "a graph"),  # type: ignore[arg-type]
