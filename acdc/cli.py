@@ -127,7 +127,10 @@ def discover(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="Folder to write; otherwise runs/MODEL-TASK-METHOD.", rich_help_panel=OUTPUT
+            "-o",
+            "--out",
+            help="Folder to write; otherwise runs/MODEL-TASK-METHOD, with a number where that is taken.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     force: Force = False,

@@ -53,10 +53,15 @@ MOST_NAMES = 20
 """Most names that an error lists: a model's graph has hundreds."""
 
 
+def near_misses(given: object, known: Iterable[str]) -> list[str]:
+    """The closest of the known names, at most three; none if nothing is close."""
+    return difflib.get_close_matches(str(given), sorted(known), n=3, cutoff=0.5)
+
+
 def unknown(kind: str, given: object, known: Iterable[str]) -> AcdcError:
     """An error for a name that is not in a registry, with the closest names that are."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    near = near_misses(given, names)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names[:MOST_NAMES])}{more}"
     return AcdcError(f"unknown {kind} {given!r:.200}: {hint}")

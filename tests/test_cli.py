@@ -10,9 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,33 +23,9 @@ import families
 import tiny_gguf
 from acdc import checkpoint, cli, io, viz
 from acdc.methods.search import Search
+from command_line import Command, write_prompts
 
 COMMANDS = ("discover", "evaluate", "draw", "export", "models", "models fetch", "tasks", "tasks check", "methods")
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Run `acdc …` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["acdc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capfd.readouterr()
-        return Result(int(exit.value.code or 0), out, err)
-
-    return run
 
 
 QUICK = ("discover", "tracr-reverse", "--method", "eap-ig", "--edges", 10, "--random-circuits", 2)
@@ -370,16 +345,6 @@ def test_without_graphviz_the_picture_is_drawn_all_the_same(
     assert Path("a.svg").stat().st_size > 0
 
 
-def test_lists(command: Command) -> None:
-    listed = json.loads(command("models", "--json").out)
-    assert "induction-2l" in listed["models"]
-    assert "smollm2-135m-q4" in listed["pretrained"]
-    assert "ioi" in {row["name"] for row in json.loads(command("tasks", "--json").out)}
-    assert {"guided", "acdc", "eap"} <= {row["name"] for row in json.loads(command("methods", "--json").out)}
-    for what, name in (("models", "tracr-reverse"), ("tasks", "greater-than"), ("methods", "eap-ig")):
-        assert name in command(what).out
-
-
 def test_an_interrupted_search_goes_on_from_where_it_was(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     search = ("discover", "tracr-reverse", "--method", "acdc", "--random-circuits", 0, "--json", "-o", "run")
     stages = iter(range(100))
@@ -461,45 +426,6 @@ def test_a_file_that_appears_while_another_is_made_is_not_replaced(
     assert Path("x.csv").read_text() == "mine"
 
 
-def write_prompts(path: Path, *, right: int, wrong: int) -> None:
-    """Prompts that induction-2l gets right, and as many as asked with answer and wrong answer exchanged."""
-    prompts = acdc.tasks.load("induction", size=right + wrong).prepare(acdc.load("induction-2l")).discovery
-    assert prompts.answers is not None
-    assert prompts.wrong is not None
-    rows = []
-    for i in range(right + wrong):
-        answers = [int(prompts.answers[i, 0, 0]), int(prompts.wrong[i, 0, 0])]
-        names = ("answer_tokens", "wrong_tokens") if i < right else ("wrong_tokens", "answer_tokens")
-        tokens = {"clean_tokens": prompts.clean[i].tolist(), "corrupted_tokens": prompts.corrupted[i].tolist()}
-        rows.append(tokens | dict(zip(names, answers, strict=True)))
-    path.write_text("\n".join(map(json.dumps, rows)))
-
-
-def test_a_task_is_checked_before_anyone_looks_for_its_circuit(command: Command) -> None:
-    good = command("tasks", "check", "induction-2l", "--size", 8)
-    assert good.status == 0
-    assert "usable" in good.out
-    write_prompts(Path("mine.jsonl"), right=1, wrong=3)
-    check = ("tasks", "check", "induction-2l", "mine.jsonl", "--json")
-    bad = command(*check)
-    assert bad.status == 1
-    report = json.loads(bad.out)
-    assert not report["usable"]
-    assert "does not do this task" in report["problems"][0]
-    right = command(*check, "--only-correct")
-    assert right.status == 0
-    assert json.loads(right.out)["discovery"]["n_prompts"] == 1
-
-
-def test_a_circuit_found_on_correct_prompts_is_judged_on_those(command: Command) -> None:
-    write_prompts(Path("mine.jsonl"), right=3, wrong=2)
-    found = command("discover", "induction-2l", "--task", "mine.jsonl", "--only-correct", "-o", "run", "--json")
-    assert found.status == 0
-    assert (
-        json.loads(found.out)["n_prompts"] == json.loads(command("evaluate", "run", "--json").out)["n_prompts"] == 3
-    )
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_an_example(command: Command, name: str) -> None:
     result = command(*name.split(), "--help")
@@ -512,21 +438,6 @@ def test_help_lists_every_command_and_loads_nothing_heavy(command: Command) -> N
     heavy = "{'torch', 'transformers', 'numpy', 'networkx', 'matplotlib'} & {*sys.modules}"
     script = f"import sys, acdc.cli; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_fetching_a_model_says_what_is_missing(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACDC_CACHE", str(tmp_path / "cache"))
-    for arguments, message in (
-        (("models", "fetch", "smollm2"), "did you mean smollm2-135m-q4"),
-        (("models", "fetch", "gemma-3-270m-q4"), "https://ai.google.dev/gemma/terms"),
-        (("discover", "smollm2-135m-q4", "--task", "ioi"), "acdc models fetch smollm2-135m-q4"),
-    ):
-        failed = command(*arguments)
-        assert failed.status == 2
-        assert message in failed.err
-        assert failed.err.count("\n") == 1
 
 
 def test_a_tokenizer_by_name_is_kept_with_the_result(command: Command, tmp_path: Path) -> None:

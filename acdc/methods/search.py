@@ -255,7 +255,8 @@ class Search:
                 settled[:] = False
             for edge in stayed:
                 settled[edge] = True
-            self._remove(edges, first + np.flatnonzero(goes[first:i]), plan)
+            if goes[first:i].any():
+                self._remove(edges, first + np.flatnonzero(goes[first:i]), plan)
             if right:
                 self._ahead = 2 * max(1, len(batch))
             else:
@@ -324,12 +325,11 @@ class Search:
         return distance.mean(-1).expand(len(batch)).tolist()
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
-        if len(gone):
-            self.kept[edges.destination[gone], edges.source[gone]] = False
-            ports = np.flatnonzero(np.isin(self.graph.port_destination, edges.destination[gone]))
-            plan.kept[ports] = self.kept[self.graph.port_destination[ports]]
-            here = torch.as_tensor(ports, device=self._device)
-            self._weights[0, here] = torch.as_tensor(plan.kept[ports], device=self._device).to(self._weights.dtype)
+        self.kept[edges.destination[gone], edges.source[gone]] = False
+        ports = np.flatnonzero(np.isin(self.graph.port_destination, edges.destination[gone]))
+        plan.kept[ports] = self.kept[self.graph.port_destination[ports]]
+        here = torch.as_tensor(ports, device=self._device)
+        self._weights[0, here] = torch.as_tensor(plan.kept[ports], device=self._device).to(self._weights.dtype)
 
     def _largest_batch(self, everywhere: bool) -> int:
         """Most rows of a batch, given whether it changes inputs at every position."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from acdc.errors import AcdcError, check_type, unknown
+from acdc.errors import AcdcError, check_type, near_misses, unknown
 from acdc.io.tensors import reason
 from acdc.model import adapter, hub, interpbench
 from acdc.model.check import check_loaded
@@ -153,7 +153,10 @@ def _downloaded(name: str, path: Path, revision: str | None, trust_remote_code: 
     except AcdcError as error:
         if "/" in name:
             raise
-        near = unknown("model", name, builtin_models())
+        known = builtin_models()
+        if not near_misses(name, known):
+            raise AcdcError(f"{error}; `acdc models` lists those that need no hub") from None
+        near = unknown("model", name, known)
         raise AcdcError(f"{near}; nor is it a local folder or a model of the Hugging Face hub: {error}") from None
 
 

@@ -85,6 +85,13 @@ def test_an_unknown_name_gives_near_misses() -> None:
         load("tracr-revers")
 
 
+def test_a_hub_name_like_no_built_in_one_is_told_what_the_hub_said() -> None:
+    with pytest.raises(
+        AcdcError, match=r"^cannot load model 'gpt2': the Hugging Face hub is not asked .*acdc models"
+    ):
+        load("gpt2")
+
+
 def test_an_unknown_hub_name() -> None:
     with pytest.raises(AcdcError, match="cannot load model 'nobody/nothing'"):
         load("nobody/nothing")

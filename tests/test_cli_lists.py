@@ -1,0 +1,60 @@
+"""`acdc models`, `acdc tasks` and `acdc methods`: what they list, and what they say of a model and its task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command_line import Command, write_prompts
+
+
+def test_lists(command: Command) -> None:
+    listed = json.loads(command("models", "--json").out)
+    assert "induction-2l" in listed["models"]
+    assert "smollm2-135m-q4" in listed["pretrained"]
+    assert "ioi" in {row["name"] for row in json.loads(command("tasks", "--json").out)}
+    assert {"guided", "acdc", "eap"} <= {row["name"] for row in json.loads(command("methods", "--json").out)}
+    for what, name in (("models", "tracr-reverse"), ("tasks", "greater-than"), ("methods", "eap-ig")):
+        assert name in command(what).out
+
+
+def test_fetching_a_model_says_what_is_missing(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACDC_CACHE", str(tmp_path / "cache"))
+    for arguments, message in (
+        (("models", "fetch", "smollm2"), "did you mean smollm2-135m-q4"),
+        (("models", "fetch", "gemma-3-270m-q4"), "https://ai.google.dev/gemma/terms"),
+        (("discover", "smollm2-135m-q4", "--task", "ioi"), "acdc models fetch smollm2-135m-q4"),
+    ):
+        failed = command(*arguments)
+        assert failed.status == 2
+        assert message in failed.err
+        assert failed.err.count("\n") == 1
+
+
+def test_a_task_is_checked_before_anyone_looks_for_its_circuit(command: Command) -> None:
+    good = command("tasks", "check", "induction-2l", "--size", 8)
+    assert good.status == 0
+    assert "usable" in good.out
+    write_prompts(Path("mine.jsonl"), right=1, wrong=3)
+    check = ("tasks", "check", "induction-2l", "mine.jsonl", "--json")
+    bad = command(*check)
+    assert bad.status == 1
+    report = json.loads(bad.out)
+    assert not report["usable"]
+    assert "does not do this task" in report["problems"][0]
+    right = command(*check, "--only-correct")
+    assert right.status == 0
+    assert json.loads(right.out)["discovery"]["n_prompts"] == 1
+
+
+def test_a_circuit_found_on_correct_prompts_is_judged_on_those(command: Command) -> None:
+    write_prompts(Path("mine.jsonl"), right=3, wrong=2)
+    found = command("discover", "induction-2l", "--task", "mine.jsonl", "--only-correct", "-o", "run", "--json")
+    assert found.status == 0
+    assert (
+        json.loads(found.out)["n_prompts"] == json.loads(command("evaluate", "run", "--json").out)["n_prompts"] == 3
+    )
