@@ -96,12 +96,16 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         kept += patched
         read = P * logit * model.vocabulary_size  # the divergence from the full model is measured too
     elif work == "exact":
-        kept, at_once = kept + S * D, 8 * D + 6 * h + 2 * mlp + scores
+        kept, at_once = kept + S * D, 8 * D + 6 * h + 4 * mlp + scores
     elif work == "gradients":
-        kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (2 if capped else 1) * H * T) + scores
+        # Capped scores are made one by one, and leave holes between those that gradients keep.
+        kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (5 if capped else 1) * H * T) + scores
         kept += (S + 2 * graph.ports_per_layer) * D
     else:
         kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
+        kept += L * (
+            mlp + 2 * D + (2 if capped else 1) * H * T
+        )  # gradients in the circuit, by which `guided` ranks its edges
         at_once = (S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
     return Need(

@@ -22,7 +22,7 @@ import families
 
 Spoil = Callable[[Path], None]
 
-WITNESS = Path(tempfile.gettempdir()) / "acdc-was-here"
+WITNESS = Path(tempfile.gettempdir()) / f"acdc-was-here-{os.getpid()}"
 """The file that the attacks among the folders would make."""
 
 FAMILIES = ("gpt2", "gpt-neox-parallel", "llama", "gemma3", "phi3", "qwen2-sliding")

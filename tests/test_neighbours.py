@@ -51,8 +51,18 @@ def assert_same(ours: list[FloatArray], theirs: list[FloatArray]) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * max(1.0, float(np.abs(b).max())))
 
 
+QUICK = ("gpt2", "gemma2", *families.ROTATE_BY_LENGTH)
+"""Learned positions, windows, and rotations that the length decides."""
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
-@pytest.mark.parametrize("family", [*families.FAMILIES, *families.ROTATE_BY_LENGTH])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in QUICK else pytest.mark.slow)
+        for family in (*families.FAMILIES, *families.ROTATE_BY_LENGTH)
+    ],
+)
 def test_padding_and_batches_change_nothing(family: str, ablation: str) -> None:
     model = problems.tiny(family)
     alone = numbers(model, ablation, "right", 1, "eap")
