@@ -103,9 +103,8 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         kept += (S + 2 * graph.ports_per_layer) * D
     else:
         kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
-        kept += L * (
-            mlp + 2 * D + (2 if capped else 1) * H * T
-        )  # gradients in the circuit, by which `guided` ranks its edges
+        # Gradients in the circuit, by which `guided` ranks its edges.
+        kept += L * (mlp + 2 * D + (2 if capped else 1) * H * T)
         at_once = (S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
     return Need(
