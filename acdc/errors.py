@@ -45,7 +45,7 @@ def check_whole(what: str, given: object, *, least: int, most: int | None = None
     """
     if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < least:
         raise AcdcError(f"expected {what} of at least {least}, got {given!r:.60}")
-    if most is not None and given > most:
+    if most is not None and int(given) > most:
         raise AcdcError(f"expected {what} of at most {most}, got {given!r:.60}")
 
 
