@@ -17,7 +17,7 @@ from acdc.circuit import Circuit, Provenance, Scores, warn_of_size
 from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
 from acdc.evaluation import warn_if_useless
 from acdc.graph import BoolArray, Graph
-from acdc.measure import measure_circuits, measure_prompts
+from acdc.measure import measure_circuits
 from acdc.methods import METHODS, Method, check_options
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
@@ -70,8 +70,6 @@ def score(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     problem = _resumable(problem, checkpoint, ("score", method, options))
-    if method == "random":  # the one that does not measure
-        measure_prompts(problem, [])
     values = record.score(problem, **options)
     problem.checkpoint.remove()
     return Scores(problem.graph, values, method, _provenance(problem, dataset, method, options))

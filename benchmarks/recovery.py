@@ -165,7 +165,9 @@ With *witnesses*, the prompts are led by pairs that were chosen with the truth t
 are random, as a user's would be, and what no prompt shows cannot be found.
 
 {tables}
+
 {thinned}
+
 Searches without witnesses that are not right, at the default (resample ablation, inputs that differ in tokens, lengths
 and positions) and 32 prompts: {missed}.
 
@@ -204,8 +206,8 @@ def document(rows: Sequence[Row]) -> str:
     seconds = statistics.fmean(row.seconds for row in rows) if rows else 0.0
     return DOCUMENT.format(
         judged=2 * JUDGED_ON,
-        tables=tables,
-        thinned=_thinned(rows, total),
+        tables=tables.rstrip(),
+        thinned=_thinned(rows, total).strip(),
         missed=missed or "none",
         cost=f"{seconds:.2f} seconds of processor time a search, on average.",
     )
@@ -239,7 +241,7 @@ def _thinned(rows: Sequence[Row], total: int) -> str:
         )
     if errors:
         text += f" {errors:,} found no prompts: there are too few different inputs of that kind for so many. "
-    return text + "\n"
+    return text
 
 
 # ---- command ----------------------------------------------------------------------------------------------------

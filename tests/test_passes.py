@@ -11,7 +11,7 @@ from acdc.passes import Passes, count_passes
 @pytest.mark.parametrize("batch_size", [None, 7])
 @pytest.mark.parametrize(
     ("method", "forward", "backward"),
-    [("eap", 2, 1), ("clean-corrupted", 3, 2), ("eap-ig", 7, 5), ("random", 0, 0)],
+    [("eap", 2, 1), ("clean-corrupted", 3, 2), ("eap-ig", 7, 5), ("random", 2, 0)],
 )
 def test_attribution_costs_what_the_registry_says(
     method: str, forward: int, backward: int, batch_size: int | None

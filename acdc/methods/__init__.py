@@ -12,7 +12,7 @@ import torch
 from acdc.checkpoint import number
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
-from acdc.measure import bind
+from acdc.measure import bind, measure_prompts
 from acdc.methods.attribution import attribute, path
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
@@ -131,6 +131,7 @@ def _exact(problem: Problem) -> FloatArray:
 
 
 def _random(problem: Problem) -> FloatArray:
+    measure_prompts(problem, [])  # as with every method, a metric that is no number on some prompt is refused
     return np.where(problem.graph.valid, np.random.default_rng(problem.seed).random(problem.graph.valid.shape), 0.0)
 
 
@@ -265,7 +266,7 @@ METHODS: dict[str, Method] = {
             "exact", "scores", "exact edge activation patching: the metric without each edge alone",
             "a partial run per edge", "Syed et al. 2023, arXiv 2310.10348", score=_exact,
         ),
-        Method("random", "scores", "random scores: what every method must beat", "none", "", score=_random),
+        Method("random", "scores", "random scores: what every method must beat", "2 forward", "", score=_random),
     )
 }  # fmt: skip
 """Every method by name."""
