@@ -35,6 +35,7 @@ class Cost:
         peak_bytes: of tensors made by it and alive at once, beyond those there were before.
         forward, backward: passes of the model on one prompt (`acdc.passes`); partial ones count as whole.
         flops: floating-point operations of matrix products.
+        processor_seconds: of all threads, in the run whose seconds count.
     """
 
     seconds: float
@@ -42,6 +43,7 @@ class Cost:
     forward: int
     backward: int
     flops: int
+    processor_seconds: float
 
 
 def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
@@ -53,15 +55,16 @@ def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     with count_passes() as passes, _Watch() as watch:
         compute()
     peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else watch.peak
-    seconds: list[float] = []
-    while not seconds or (len(seconds) < 3 and sum(seconds) < SHORT):
+    runs: list[tuple[float, float]] = []
+    while not runs or (len(runs) < 3 and sum(seconds for seconds, _ in runs) < SHORT):
         _synchronize(device)
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         with count_seconds() as checking:
             result = compute()
         _synchronize(device)
-        seconds.append(time.perf_counter() - start - checking.total)
-    return result, Cost(min(seconds), peak, passes.forward, passes.backward, watch.flops)
+        runs.append((time.perf_counter() - start - checking.total, time.process_time() - processor))
+    seconds, processor_seconds = min(runs)
+    return result, Cost(seconds, peak, passes.forward, passes.backward, watch.flops, processor_seconds)
 
 
 def count_operations(compute: Callable[[], T]) -> tuple[T, int]:

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,7 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
     """Rank by the method on `size` prompts, and measure its circuits on as many others."""
     data = acdc.tasks.load(task, size=size).prepare(model)
     assert data.held_out is not None
-    start = time.process_time()
     scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
-    processor_seconds = (time.process_time() - start) / 2  # once watched, once timed
     graph = scores.graph
     circuits = [selection.top_pruned(graph, scores.values, int(share * graph.n_edges)) for share in SHARES]
     outcomes = [data.metric, OUTCOMES["kl"], OUTCOMES["exact-match"]]
@@ -126,8 +123,8 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
     return Cell(
         model=model.name, task=task, method=method, metric=data.metric.name, n_prompts=len(data.discovery),
         n_held_out=len(data.held_out), n_edges_total=graph.n_edges, seconds=cost.seconds,
-        processor_seconds=processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward, backward=cost.backward,
-        sizes=sizes, machine=machine(),
+        processor_seconds=cost.processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward,
+        backward=cost.backward, sizes=sizes, machine=machine(),
     )  # fmt: skip
 
 

@@ -23,4 +23,5 @@ def test_operations_and_peak_memory_of_a_small_computation() -> None:
     assert cost.flops == 2 * 100**3
     assert cost.peak_bytes == 80_000
     assert cost.seconds > 0
+    assert cost.processor_seconds > 0
     assert (cost.forward, cost.backward) == (0, 0)
