@@ -80,7 +80,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     h, h_kv = H * attention.q.weight.shape[1], model.n_kv_heads * attention.q.weight.shape[1]
     mlp = kept_by_gradient(layers[0].mlp, model) if graph.mlp else 0
     size, logit = model.dtype.itemsize, max(4, model.dtype.itemsize)
-    masks = len({(layer.attention.causal, layer.attention.window) for layer in layers})
+    masks = len({layer.attention.sees for layer in layers})
     capped = attention.softcap is not None
     read = P * logit * min(model.vocabulary_size, 64 if outcome.rows == "answers" else model.vocabulary_size)
 

@@ -86,7 +86,8 @@ class Patching:
         """Whether clean and corrupted runs differ in their token ids only (as far as attention is concerned)."""
         prompts = self.prompts
         same_mask = prompts.corrupted_mask is None or bool((prompts.corrupted_mask == prompts.mask).all())
-        return same_mask and (prompts.corrupted_position_ids is None or self.model.decomposition.rotary is None)
+        attends_by_position = self.model.decomposition.attends_by_position
+        return same_mask and (prompts.corrupted_position_ids is None or not attends_by_position)
 
     def _first_position(self) -> int:
         """First position at which anything can differ from the reference run."""

@@ -361,7 +361,8 @@ class _Pass:
         q, k, v = (
             self._projection(index, attention, i, heads, changed[i], x[i], read=read and i == 0) for i in range(3)
         )
-        z = forward.scaled_by_post_norm(attention, forward.attend(attention, q, k, v, context, read=read))
+        z = forward.attend(attention, q, k, v, context, heads=_some(heads, graph.n_heads), read=read)
+        z = forward.scaled_by_post_norm(attention, z)
         reference = take(state.reference_z[index], heads)
         if read:
             reference = context.at_read(reference)

@@ -101,7 +101,6 @@ def attention_patterns(
 def _weights(attention: Attention, trace: Trace, layer: int, context: Context) -> Tensor:
     """Attention weights `[H, B, query, key]` of a run."""
     q, k = trace.q[layer][:, 0], forward.per_head(attention, trace.k[layer])[:, 0]
-    scores = q @ k.transpose(-1, -2) * attention.scale
-    if attention.softcap is not None:
-        scores = torch.tanh(scores / attention.softcap) * attention.softcap
-    return (scores + context.bias_for(attention, read=False)).softmax(-1)
+    if attention.gate is not None:
+        q = q[..., : -attention.gate.width]
+    return forward.attention_weights(attention, q[:, None], k[:, None], context)[:, 0]

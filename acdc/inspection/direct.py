@@ -164,7 +164,7 @@ def _direction(
     shift = torch.zeros_like(rows[..., 0])
     if bias is not None:
         shift = ((bias[ids.clamp(min=0)].to(dtype)[..., None] * real).sum(-2) / number)[..., 0]
-    if is_numerical(model):
-        return rows, shift
-    mean_bias = 0.0 if bias is None else bias.to(dtype).mean()
-    return rows - decomposition.unembedding.to(dtype).mean(0), shift - mean_bias
+    if not is_numerical(model):
+        rows = rows - decomposition.unembedding.to(dtype).mean(0)
+        shift = shift - (0.0 if bias is None else bias.to(dtype).mean())
+    return rows * decomposition.logit_scale, shift * decomposition.logit_scale

@@ -15,6 +15,9 @@ from torch import Tensor
 
 Rotary = Callable[[Tensor, Tensor], Mapping[str, tuple[Tensor, Tensor]]]
 
+EPSILONS = ("variance_epsilon", "eps", "epsilon", "norm_eps")
+"""Names under which norms keep their ε."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
@@ -25,22 +28,28 @@ class Norm:
             use, as both may change.
         centred: LayerNorm (mean removed) or RMSNorm.
         plus_one: whether the normalised input is multiplied by 1 + weight (Gemma).
+        epsilon: ε, of a module that does not keep it (OLMo).
     """
 
     module: Any
     centred: bool
     plus_one: bool = False
+    epsilon: float | None = None
 
     @property
     def gain(self) -> Tensor:
-        """`[d_model]`, what the normalised input is multiplied by."""
-        weight: Tensor = self.module.weight.detach()
-        return 1 + weight if self.plus_one else weight
+        """`[d_model]`, what the normalised input is multiplied by; `[]` of a norm without weights."""
+        weight: Tensor | None = getattr(self.module, "weight", None)
+        if weight is None:
+            return torch.ones(())
+        return 1 + weight.detach() if self.plus_one else weight.detach()
 
     @property
     def eps(self) -> float:
         """What is added to the variance (or mean square)."""
-        eps: float = self.module.variance_epsilon if hasattr(self.module, "variance_epsilon") else self.module.eps
+        if self.epsilon is not None:
+            return self.epsilon
+        eps: float = next(getattr(self.module, name) for name in EPSILONS if hasattr(self.module, name))
         return eps
 
     def inverse_scale(self, x: Tensor) -> Tensor:
@@ -54,11 +63,28 @@ class Norm:
 
         In float32 or better.
         """
-        inverse = self.inverse_scale(x)
+        inverse, dtype = self.inverse_scale(x), x.dtype
         x = x.to(inverse.dtype)
         centre = x - x.mean(-1, keepdim=True) if self.centred else x
-        constant: Tensor = self.module(torch.zeros_like(x[..., :1, :], dtype=self.module.weight.dtype))
+        constant: Tensor = self.module(torch.zeros_like(x[..., :1, :], dtype=dtype))
         return centre * inverse * self.gain + constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """The second half of a projection that goes through a latent vector (DeepSeek's latent attention).
+
+    What the first matrix gives is `[rank + rest]`: the latent is normalised and goes through a matrix of each head;
+    the rest is handed to every head as it is, after that.
+
+    Attributes:
+        norm: of the latent, `[..., rank] -> [..., rank]`.
+        up: `[head, d_up, rank]`; bias: `[head, d_up]`.
+    """
+
+    norm: Callable[[Tensor], Tensor] | None
+    up: Tensor
+    bias: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +92,57 @@ class Projection:
     """The q, k or v projection of a layer, per head.
 
     Attributes:
-        weight: `[head, d_head, d_model]`, a view of the model's weight (key/value heads for k and v).
+        weight: `[head, d_head, d_model]`, a view of the model's weight (key/value heads for k and v; one head,
+            shared by all, before a latent).
         bias: `[head, d_head]` or None.
         norm: normalisation after the projection (Qwen3, Gemma 3: per head; OLMo-2: over all heads at once).
         norm_across_heads: whether `norm` acts on `[..., head * d_head]`.
+        norm_after_rotary: whether `norm` comes after the rotary embedding.
+        latent: what follows the matrix, in latent attention.
+        clip: bound of the absolute value of what the matrix gives (OLMo, DBRX).
     """
 
     weight: Tensor
     bias: Tensor | None
     norm: Callable[[Tensor], Tensor] | None = None
     norm_across_heads: bool = False
+    norm_after_rotary: bool = False
+    latent: Latent | None = None
+    clip: float | None = None
+
+    @property
+    def n_heads(self) -> int:
+        """Number of heads of the finished projection."""
+        return (self.weight if self.latent is None else self.latent.up).shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class RotaryUse:
+    """How a layer uses rotary tables.
+
+    Attributes:
+        table: key into the context's rotary tables.
+        first: of the dimensions of a head that are rotated; as many as the table is wide.
+        interleaved: pairs are neighbours (0, 1), (2, 3), … and not the halves (GPT-J); the table stays that of halves.
+    """
+
+    table: str
+    first: int = 0
+    interleaved: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """What z is multiplied by before the output weights: `activation` of further rows of the q projection.
+
+    A model that gates has one more projection; the gate belongs to the query's destination.
+
+    Attributes:
+        width: rows a head: 1, or the size of z.
+    """
+
+    activation: Callable[[Tensor], Tensor]
+    width: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +157,13 @@ class Attention:
         scale: multiplies q·k.
         softcap: soft cap of the attention scores (Gemma 2).
         window: number of positions a query sees, itself included; None sees all.
+        chunk: a query sees positions of its own chunk of so many only (Llama 4); None sees all.
         causal: whether a query sees only earlier positions and itself.
-        rotary: key into the context's rotary tables.
+        rotary: how queries and keys are rotated.
+        slopes: `[head]`, ALiBi: what scores fall by with each position of distance.
+        sinks: `[head]`, scores that take their share of the attention and give nothing (gpt-oss).
+        gate: of z.
+        multiplier: of z, where what attention writes is multiplied (Granite).
         post_norm: applied to the sum of the heads (Gemma 2 and 3, OLMo-2).
     """
 
@@ -104,9 +176,23 @@ class Attention:
     scale: float
     softcap: float | None = None
     window: int | None = None
+    chunk: int | None = None
     causal: bool = True
-    rotary: str | None = None
+    rotary: RotaryUse | None = None
+    slopes: Tensor | None = None
+    sinks: Tensor | None = None
+    gate: Gate | None = None
+    multiplier: float = 1.0
     post_norm: Norm | None = None
+
+    @property
+    def n_heads(self) -> int:
+        return self.w_o.shape[0]
+
+    @property
+    def sees(self) -> tuple[bool, int | None, int | None]:
+        """What the mask depends on: (causal, window, chunk)."""
+        return self.causal, self.window, self.chunk
 
     @property
     def coupled(self) -> bool:
@@ -153,6 +239,7 @@ class Decomposition:
         position_embedding: the same for position ids; None for rotary models.
         rotary: `(x, position_ids) -> {key: (cos, sin)}`, each `[batch, position, rotary]`; None without rotary.
         unembedding: `[vocabulary, d_model]`.
+        logit_scale: multiplies the logits (Cohere).
         final_softcap: soft cap of the logits.
         parallel: the MLP reads the block's input, not the heads of its own layer.
     """
@@ -164,8 +251,15 @@ class Decomposition:
     final_norm: Norm | None
     unembedding: Tensor
     unembedding_bias: Tensor | None = None
+    logit_scale: float = 1.0
     final_softcap: float | None = None
     parallel: bool = False
+
+    @property
+    def attends_by_position(self) -> bool:
+        """Whether attention depends on position ids."""
+        attentions = [layer.attention for layer in self.layers]
+        return self.rotary is not None or any(x.slopes is not None or x.chunk is not None for x in attentions)
 
 
 def layer_norm(module: Any) -> Norm:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from acdc import passes
 from acdc.model import rotary
-from acdc.model.architecture import Attention, Decomposition, Layer, Projection
+from acdc.model.architecture import Attention, Decomposition, Latent, Layer, Projection, RotaryUse
 
 Heads = Sequence[int] | None  # None: all heads of the layer
 
@@ -33,7 +33,8 @@ class Context:
         token_ids, position_ids: `[B, T]`.
         start: first position of the window, W = T - start.
         read: `[B, P]` read positions, counted from `start`.
-        bias: per attention window, `[B, W, T]` added to attention scores.
+        bias: per kind of mask, `[B, W, T]` added to attention scores.
+        distance: `[B, W, T]` by how many positions a key is before a query; None if no layer has ALiBi.
         rotary: per key, (cos, sin) `[B, W, rotary]`.
         dense: whether the read positions are the whole window, so that the two need not be told apart.
         where: index of the read positions into `[B, W]`; slices if they are the same range in every prompt, so that
@@ -44,7 +45,8 @@ class Context:
     position_ids: Tensor
     start: int
     read: Tensor
-    bias: Mapping[tuple[bool, int | None], Tensor]
+    bias: Mapping[tuple[bool, int | None, int | None], Tensor]
+    distance: Tensor | None
     rotary: Mapping[str, tuple[Tensor, Tensor]]
     dense: bool
     where: tuple[slice | Tensor, slice | Tensor]
@@ -56,7 +58,7 @@ class Context:
         return x[(..., *self.where, slice(None))]
 
     def bias_for(self, attention: Attention, *, read: bool) -> Tensor:
-        bias = self.bias[attention.causal, attention.window]
+        bias = self.bias[attention.sees]
         return self.at_read(bias) if read else bias
 
 
@@ -83,22 +85,28 @@ def make_context(
     positions = torch.arange(T, device=token_ids.device)
     distance = positions[start:, None] - positions[None, :]  # [W, T]
     bias = {}
-    for key in {(layer.attention.causal, layer.attention.window) for layer in model.layers}:
-        causal, window = key
+    for key in {layer.attention.sees for layer in model.layers}:
+        causal, window, chunk = key
         visible = mask[:, None, :].expand(B, T - start, T)
         if causal:
             visible = visible & (distance >= 0)
         if window is not None:
             visible = visible & (distance < window)
+        if chunk is not None:
+            chunks = position_ids // chunk
+            visible = visible & (chunks[:, start:, None] == chunks[:, None, :])
         visible = visible | (distance == 0)  # a padding query sees itself, so that no row is empty
         bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(
             ~visible, lowest
         )
+    apart = None
+    if any(layer.attention.slopes is not None for layer in model.layers):
+        apart = (position_ids[:, start:, None] - position_ids[:, None, :]).to(weight.dtype)
     tables = rotary.tables(model, mask, position_ids)
     rotated = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
     where = _where(read - start)
     dense = where == (slice(None), slice(0, T - start))
-    return Context(token_ids, position_ids, start, read - start, bias, rotated, dense, where)
+    return Context(token_ids, position_ids, start, read - start, bias, apart, rotated, dense, where)
 
 
 def _where(read: Tensor) -> tuple[slice | Tensor, slice | Tensor]:
@@ -127,7 +135,8 @@ def project(
         `[h, C, B, P, d_head]`.
     """
     normed = x if attention.norm is None else attention.norm.module(x)
-    return finish_projection(attention, port, raw_projection(attention, port, normed, heads), context, read=read)
+    raw = raw_projection(attention, port, normed, heads)
+    return finish_projection(attention, port, raw, context, heads=heads, read=read)
 
 
 def raw_projection(attention: Attention, port: str, normed: Tensor, heads: Heads = None) -> Tensor:
@@ -135,11 +144,11 @@ def raw_projection(attention: Attention, port: str, normed: Tensor, heads: Heads
     projection: Projection = getattr(attention, port)
     h, C, B, P, D = normed.shape
     n_own, d_head, _ = projection.weight.shape
-    if h == 1 and heads is None and attention.q.weight.shape[0] > 1:  # one input for all heads
+    if h == 1 and heads is None and attention.n_heads > 1:  # one input for all heads
         weight, bias = projection.weight.reshape(n_own * d_head, D), projection.bias
         flat = F.linear(normed[0], weight, None if bias is None else bias.reshape(-1))
         return flat.view(C, B, P, n_own, d_head).permute(3, 0, 1, 2, 4)
-    group = attention.q.weight.shape[0] // n_own
+    group = attention.n_heads // n_own
     index = None if heads is None and group == 1 else [head // group for head in heads or range(h)]
     weight = _of_heads(projection.weight, index)
     out = torch.bmm(normed.reshape(h, C * B * P, D), weight.transpose(1, 2))
@@ -158,26 +167,53 @@ def _of_heads(x: Tensor, heads: Heads) -> Tensor:
 
 
 def finish_projection(
-    attention: Attention, port: str, out: Tensor, context: Context, *, read: bool = False
+    attention: Attention, port: str, out: Tensor, context: Context, *, heads: Heads = None, read: bool = False
 ) -> Tensor:
-    """Query/key normalisation and rotary embedding of raw projections `[h, C, B, P, d_head]`."""
+    """What follows the matrix, on raw projections `[h, C, B, P, d_head]`: latent, normalisation, rotary embedding.
+
+    The rows of a gate, behind those of the query, stay as they are.
+    """
     projection: Projection = getattr(attention, port)
-    if projection.norm is not None:
-        if projection.norm_across_heads:
-            n_own, group = projection.weight.shape[0], out.shape[0] // projection.weight.shape[0]
-            if group > 1:
-                out = _grouped_norm_across_heads(projection, out, group)
-            else:
-                flat = out.permute(1, 2, 3, 0, 4).flatten(-2)
-                out = projection.norm(flat).unflatten(-1, (n_own, -1)).permute(3, 0, 1, 2, 4)
-        else:
-            out = projection.norm(out)
+    if projection.clip is not None:
+        out = out.clamp(-projection.clip, projection.clip)
+    if projection.latent is not None:
+        out = _through_latent(projection.latent, out, heads)
+    gate: Tensor | None = None
+    if port == "q" and attention.gate is not None:
+        out, gate = out.split((out.shape[-1] - attention.gate.width, attention.gate.width), dim=-1)
+    if projection.norm is not None and not projection.norm_after_rotary:
+        out = _normalised(projection, out)
     if port != "v" and attention.rotary is not None:
-        cos, sin = context.rotary[attention.rotary]
+        cos, sin = context.rotary[attention.rotary.table]
         if read:
             cos, sin = context.at_read(cos), context.at_read(sin)
-        out = _rotate(out, cos, sin)
-    return out
+        out = _rotate(attention.rotary, out, cos, sin)
+    if projection.norm is not None and projection.norm_after_rotary:
+        out = _normalised(projection, out)
+    return out if gate is None else torch.cat((out, gate), dim=-1)
+
+
+def _through_latent(latent: Latent, out: Tensor, heads: Heads) -> Tensor:
+    """Raw projections `[h or 1, C, B, P, rank + rest]` to those of each head `[h, C, B, P, d_up + rest]`."""
+    inner, rest = out.split((latent.up.shape[-1], out.shape[-1] - latent.up.shape[-1]), dim=-1)
+    inner = inner if latent.norm is None else latent.norm(inner)
+    up = _of_heads(latent.up, heads)
+    head = torch.einsum("hcbpr,her->hcbpe", inner.expand(len(up), *inner.shape[1:]), up)
+    if latent.bias is not None:
+        head = head + _of_heads(latent.bias, heads)[:, None, None, None]
+    return torch.cat((head, rest.expand(len(up), *rest.shape[1:])), dim=-1) if rest.shape[-1] else head
+
+
+def _normalised(projection: Projection, out: Tensor) -> Tensor:
+    """Query or key normalisation of `[h, C, B, P, d_head]`."""
+    assert projection.norm is not None
+    if not projection.norm_across_heads:
+        return projection.norm(out)
+    n_own, group = projection.n_heads, out.shape[0] // projection.n_heads
+    if group > 1:
+        return _grouped_norm_across_heads(projection, out, group)
+    flat = out.permute(1, 2, 3, 0, 4).flatten(-2)
+    return projection.norm(flat).unflatten(-1, (n_own, -1)).permute(3, 0, 1, 2, 4)
 
 
 def _grouped_norm_across_heads(projection: Projection, out: Tensor, group: int) -> Tensor:
@@ -192,48 +228,94 @@ def _grouped_norm_across_heads(projection: Projection, out: Tensor, group: int) 
     return normed.permute(4, 0, 1, 2, 3, 5).flatten(0, 1)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    rotated, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    first, second = rotated.chunk(2, dim=-1)
-    rotated = (rotated * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)  # OLMo-2: tables in float32
-    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
+def _rotate(use: RotaryUse, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    before, rotated, rest = x.split((use.first, cos.shape[-1], x.shape[-1] - use.first - cos.shape[-1]), dim=-1)
+    if use.interleaved:
+        half = cos.shape[-1] // 2
+        cos, sin = (table[..., :half].repeat_interleave(2, dim=-1) for table in (cos, sin))
+        first, second = rotated[..., ::2], rotated[..., 1::2]
+        turned = torch.stack((-second, first), dim=-1).flatten(-2)
+    else:
+        first, second = rotated.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+    rotated = (rotated * cos + turned * sin).to(x.dtype)  # OLMo-2: tables in float32
+    parts = [part for part in (before, rotated, rest) if part.shape[-1]]
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else rotated
 
 
 def per_head(attention: Attention, x: Tensor) -> Tensor:
     """Keys or values per key/value head `[g, ...]` repeated for every query head `[h, ...]`."""
-    group = attention.q.weight.shape[0] // x.shape[0]
+    group = attention.n_heads // x.shape[0]
     return x if group == 1 else x.repeat_interleave(group, dim=0)
 
 
 def attend(
-    attention: Attention, q: Tensor, k: Tensor, v: Tensor, context: Context, *, read: bool = False
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    context: Context,
+    *,
+    heads: Heads = None,
+    read: bool = False,
 ) -> Tensor:
     """Attention results z.
 
     Args:
         q: `[h, C or 1, B, P, d_head]`; k, v: `[h, C or 1, B, T, d_head]`.
+        heads: which heads they are of; None if all.
 
     Returns:
         z `[h, C, B, P, d_head]`, before any post-norm scale.
     """
-    bias = context.bias_for(attention, read=read)  # [B, P, T]
-    if attention.softcap is None and q.shape[1] == k.shape[1] == v.shape[1] == 1:
-        z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)
-        return z[:, None]
+    gate: Tensor | None = None
+    if attention.gate is not None:
+        q, gate = q.split((q.shape[-1] - attention.gate.width, attention.gate.width), dim=-1)
+    plain = attention.softcap is None and attention.sinks is None
+    if plain and q.shape[1] == k.shape[1] == v.shape[1] == 1:
+        bias = _score_bias(attention, context, heads, read=read)  # [1 or h, 1, B, P, T]
+        z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias[:, 0], scale=attention.scale)
+        z = z[:, None]
+    else:
+        z = attention_weights(attention, q, k, context, heads=heads, read=read) @ v
+    if gate is not None:
+        assert attention.gate is not None
+        z = z * attention.gate.activation(gate)
+    return z
+
+
+def attention_weights(
+    attention: Attention, q: Tensor, k: Tensor, context: Context, *, heads: Heads = None, read: bool = False
+) -> Tensor:
+    """Whom each query attends to, `[h, C, B, P, T]`; arguments as in `attend`, a gate left away."""
     scores = q @ k.transpose(-1, -2) * attention.scale  # [h, C, B, P, T]
     if attention.softcap is not None:
         scores = torch.tanh(scores / attention.softcap) * attention.softcap
-    return (scores + bias).softmax(-1) @ v
+    scores = scores + _score_bias(attention, context, heads, read=read)
+    if attention.sinks is None:
+        return scores.softmax(-1)
+    sinks = _of_heads(attention.sinks, heads)[:, None, None, None, None].expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :-1]
+
+
+def _score_bias(attention: Attention, context: Context, heads: Heads, *, read: bool) -> Tensor:
+    """What is added to the scores: `[1 or h, 1, B, P, T]`."""
+    bias = context.bias_for(attention, read=read)[None, None]
+    if attention.slopes is None:
+        return bias
+    assert context.distance is not None
+    distance = context.at_read(context.distance) if read else context.distance
+    return bias - _of_heads(attention.slopes, heads)[:, None, None, None, None] * distance
 
 
 def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:
-    """z divided by the scale of the post-norm, if there is one. Needs all heads: `[H, C, B, P, d_head]`."""
-    if attention.post_norm is None:
-        return z
-    total = torch.einsum("hcbpe,hed->cbpd", z, attention.w_o)
-    if attention.b_o is not None:
-        total = total + attention.b_o
-    return z * attention.post_norm.inverse_scale(total).to(z.dtype)
+    """z divided by the scale of the post-norm, and times the multiplier. Needs all heads: `[H, C, B, P, d_head]`."""
+    if attention.post_norm is not None:
+        total = torch.einsum("hcbpe,hed->cbpd", z, attention.w_o)
+        if attention.b_o is not None:
+            total = total + attention.b_o
+        z = z * attention.post_norm.inverse_scale(total).to(z.dtype)
+    return z if attention.multiplier == 1.0 else z * attention.multiplier
 
 
 def write(attention: Attention, z: Tensor, *, heads: Heads = None) -> Tensor:
@@ -282,6 +364,8 @@ def readout(model: Decomposition, x: Tensor, rows: Tensor | None = None) -> Tens
         logits = torch.cat([F.linear(normed, w.float(), b) for w, b in zip(parts, biases, strict=True)], dim=-1)
     else:
         logits = F.linear(x if model.final_norm is None else model.final_norm.module(x), weight, bias)
+    if model.logit_scale != 1.0:
+        logits = logits * model.logit_scale
     if model.final_softcap is not None:
         logits = torch.tanh(logits / model.final_softcap) * model.final_softcap
     return logits

@@ -60,7 +60,7 @@ class Model:
 
     @property
     def n_heads(self) -> int:
-        return self.decomposition.layers[0].attention.q.weight.shape[0]
+        return self.decomposition.layers[0].attention.n_heads
 
     @property
     def n_kv_heads(self) -> int:
