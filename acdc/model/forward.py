@@ -273,9 +273,10 @@ def attend(
         q, gate = q.split((q.shape[-1] - attention.gate.width, attention.gate.width), dim=-1)
     plain = attention.softcap is None and attention.sinks is None
     if plain and q.shape[1] == k.shape[1] == v.shape[1] == 1:
-        bias = _score_bias(attention, context, heads, read=read)  # [1 or h, 1, B, P, T]
-        z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias[:, 0], scale=attention.scale)
-        z = z[:, None]
+        bias = _score_bias(attention, context, heads, read=read)
+        z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)[
+            :, None
+        ]
     else:
         z = attention_weights(attention, q, k, context, heads=heads, read=read) @ v
     if gate is not None:
@@ -291,7 +292,8 @@ def attention_weights(
     scores = q @ k.transpose(-1, -2) * attention.scale  # [h, C, B, P, T]
     if attention.softcap is not None:
         scores = torch.tanh(scores / attention.softcap) * attention.softcap
-    scores = scores + _score_bias(attention, context, heads, read=read)
+    bias = _score_bias(attention, context, heads, read=read)
+    scores = scores + (bias if bias.dim() == 3 else bias[:, None])
     if attention.sinks is None:
         return scores.softmax(-1)
     sinks = _of_heads(attention.sinks, heads)[:, None, None, None, None].expand(*scores.shape[:-1], 1)
@@ -299,13 +301,13 @@ def attention_weights(
 
 
 def _score_bias(attention: Attention, context: Context, heads: Heads, *, read: bool) -> Tensor:
-    """What is added to the scores: `[1 or h, 1, B, P, T]`."""
-    bias = context.bias_for(attention, read=read)[None, None]
+    """What is added to the scores: `[B, P, T]`, or `[h, B, P, T]` where heads differ."""
+    bias = context.bias_for(attention, read=read)
     if attention.slopes is None:
         return bias
     assert context.distance is not None
     distance = context.at_read(context.distance) if read else context.distance
-    return bias - _of_heads(attention.slopes, heads)[:, None, None, None, None] * distance
+    return bias - _of_heads(attention.slopes, heads)[:, None, None, None] * distance
 
 
 def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:

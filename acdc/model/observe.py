@@ -85,7 +85,7 @@ def observe(module: Any, attentions: Sequence[nn.Module]) -> list[Observed]:
     """
     token = _calls.set({})
     try:
-        with _exchanged(module):
+        with exchanged(module, _NAME):
             ids = torch.zeros(1, 2, dtype=torch.long, device=module.get_output_embeddings().weight.device)
             module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         calls = _calls.get()
@@ -116,14 +116,14 @@ def observe(module: Any, attentions: Sequence[nn.Module]) -> list[Observed]:
 
 
 @contextlib.contextmanager
-def _exchanged(module: nn.Module) -> Iterator[None]:
-    """Our functions in place of the module's own."""
+def exchanged(module: nn.Module, name: str) -> Iterator[None]:
+    """The attention and mask functions registered under a name in place of the module's own."""
     parts = (getattr(part, "config", None) for part in module.modules())
     configs: dict[int, Any] = {id(config): config for config in parts if hasattr(config, "_attn_implementation")}
     own = {key: config._attn_implementation for key, config in configs.items()}
     try:
         for config in configs.values():
-            config._attn_implementation = _NAME
+            config._attn_implementation = name
         yield
     finally:
         for key, config in configs.items():
