@@ -19,33 +19,35 @@ if TYPE_CHECKING:
     from acdc import tasks as tasks
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
-    from acdc.evaluation import Curve, Evaluation, curve, evaluate
+    from acdc.evaluation.completeness import Completeness, completeness
+    from acdc.evaluation.curve import Curve, curve
+    from acdc.evaluation.evaluate import Evaluation, evaluate
+    from acdc.evaluation.minimality import Minimality, minimality
     from acdc.graph import Graph
-    from acdc.knockouts import Completeness, Minimality, completeness, minimality
-    from acdc.model.compile import compile
     from acdc.model.load import builtin_models, load
     from acdc.model.model import Model
+    from acdc.tasks.programs.compile import compile
     from acdc.tasks.prompts import Prompts
 
 _WHERE = {
     "Circuit": "acdc.circuit",
-    "Completeness": "acdc.knockouts",
-    "Curve": "acdc.evaluation",
-    "Evaluation": "acdc.evaluation",
+    "Completeness": "acdc.evaluation.completeness",
+    "Curve": "acdc.evaluation.curve",
+    "Evaluation": "acdc.evaluation.evaluate",
     "Graph": "acdc.graph",
-    "Minimality": "acdc.knockouts",
+    "Minimality": "acdc.evaluation.minimality",
     "Model": "acdc.model.model",
     "Prompts": "acdc.tasks.prompts",
     "Provenance": "acdc.circuit",
     "Scores": "acdc.circuit",
     "builtin_models": "acdc.model.load",
-    "compile": "acdc.model.compile",
-    "completeness": "acdc.knockouts",
-    "curve": "acdc.evaluation",
+    "compile": "acdc.tasks.programs.compile",
+    "completeness": "acdc.evaluation.completeness",
+    "curve": "acdc.evaluation.curve",
     "discover": "acdc.discovery",
-    "evaluate": "acdc.evaluation",
+    "evaluate": "acdc.evaluation.evaluate",
     "load": "acdc.model.load",
-    "minimality": "acdc.knockouts",
+    "minimality": "acdc.evaluation.minimality",
     "score": "acdc.discovery",
 }
 

@@ -1,5 +1,5 @@
 """`python -m acdc`: the command line without the installed script."""
 
-from acdc.cli import main
+from acdc.cli.main import main
 
 main()

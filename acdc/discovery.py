@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from acdc import memory, selection
-from acdc.belonging import belonging, weights_digest
-from acdc.checkpoint import Checkpoint, digest
-from acdc.circuit import Circuit, Provenance, Scores, warn_of_size
+from acdc.circuit import Circuit, Provenance, Scores, selection
+from acdc.circuit.circuit import warn_of_size
+from acdc.engine import memory
+from acdc.engine.belonging import belonging, weights_digest
+from acdc.engine.measure import measure_circuits
+from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
-from acdc.evaluation import warn_if_useless
+from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, Graph
-from acdc.measure import measure_circuits
 from acdc.methods import METHODS, Method, check_options
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
-from acdc.problem import Problem, Progress, no_progress
+from acdc.store.resume import Checkpoint, digest
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 

@@ -25,14 +25,14 @@ import acdc
 from acdc.benchmarks.figures import to_svg
 from acdc.benchmarks.speed.report import machine
 from acdc.benchmarks.suites import Case, get_suite
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import Patching
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.io.writing import write_atomically
-from acdc.measure import Measure, bind
 from acdc.methods.guided import guided, separation
 from acdc.methods.search import Search
-from acdc.patching import Patching
-from acdc.problem import Problem
+from acdc.store.writing import write_atomically
 from acdc.viz.plots import COLORS
 
 TRIES = 6

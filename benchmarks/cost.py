@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from acdc.model.check import count_seconds
-from acdc.passes import count_passes
+from acdc.model.passes import count_passes
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Cost:
     Attributes:
         seconds: by the wall clock, the best of up to three runs, less those of comparing it with the plain model.
         peak_bytes: of tensors made by it and alive at once, beyond those there were before.
-        forward, backward: passes of the model on one prompt (`acdc.passes`); partial ones count as whole.
+        forward, backward: passes of the model on one prompt (`acdc.model.passes`); partial ones count as whole.
         flops: floating-point operations of matrix products.
         processor_seconds: of all threads, in the run whose seconds count.
     """

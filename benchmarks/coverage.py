@@ -18,10 +18,9 @@ import numpy as np
 import typer
 
 import acdc
-from acdc.evaluation import judging_problem
+from acdc.engine.measure import measure_prompts
+from acdc.evaluation.judging import judging_problem
 from acdc.graph import FloatArray
-from acdc.io import write_atomically
-from acdc.measure import measure_prompts
 from acdc.metrics import (
     OUTCOMES,
     faithfulness,
@@ -29,6 +28,7 @@ from acdc.metrics import (
     mean_interval,
     proportion_interval,
 )
+from acdc.store.writing import write_atomically
 
 SUBJECTS = (
     ("tiny-tasks-gqa", "ioi"),

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acdc.io import write_atomically
+from acdc.store.writing import write_atomically
 
 _BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")

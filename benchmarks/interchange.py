@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from acdc.model import forward, gpt2
+from acdc.model import forward
 from acdc.model.architecture import Decomposition
+from acdc.model.families import gpt2
 from acdc.model.forward import Context
-from acdc.tasks.tracr_inputs import Pairs
+from acdc.tasks.programs.inputs import Pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run(model: Decomposition, context: Context, *, swapped: Tensor | None = None
 
 
 def trainable(model: GPT2LMHeadModel) -> Decomposition:
-    """A GPT-2 in place, as `acdc.model.gpt2.decompose` has it, but with weights that gradients reach."""
+    """A GPT-2 in place, as `acdc.model.families.gpt2.decompose` has it, but with weights that gradients reach."""
     plain = gpt2.decompose(model)
     layers = []
     blocks: list[Any] = list(model.transformer.h)

@@ -1,4 +1,4 @@
-"""What work needs in memory, as `acdc.memory` works it out and as it is measured: `docs/memory.md`.
+"""What work needs in memory, as `acdc.engine.memory` works it out and as it is measured: `docs/memory.md`.
 
 Each kind of work on each shape runs in a process of its own, in which the peak of the resident set is reset after
 loading (Linux). The models are random; only their shapes matter.
@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.io.writing import write_atomically
-from acdc.measure import bind, measure_prompts
-from acdc.memory import Need, Work, size
+from acdc.engine.measure import bind, measure_prompts
+from acdc.engine.memory import Need, Work, size
+from acdc.engine.problem import Problem
 from acdc.methods import METHODS
 from acdc.methods.exact import exact_scores
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
-from acdc.problem import Problem
+from acdc.store.writing import write_atomically
 from acdc.tasks.prompts import Prompts
 
 

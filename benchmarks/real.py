@@ -19,14 +19,12 @@ import numpy as np
 import torch
 
 import acdc
-from acdc import selection
 from acdc.benchmarks.cost import measure
 from acdc.benchmarks.speed.report import machine
+from acdc.circuit import selection
+from acdc.engine.measure import measure_prompts
 from acdc.errors import AcdcError
-from acdc.evaluation import judging_problem
-from acdc.io.files import read_json
-from acdc.io.writing import write_atomically
-from acdc.measure import measure_prompts
+from acdc.evaluation.judging import judging_problem
 from acdc.metrics import (
     OUTCOMES,
     faithfulness,
@@ -37,6 +35,8 @@ from acdc.metrics import (
 )
 from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED
+from acdc.store.reading import read_json
+from acdc.store.writing import write_atomically
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Of all edges."""

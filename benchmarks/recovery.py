@@ -24,13 +24,13 @@ import numpy as np
 import typer
 
 import acdc
-from acdc.io import write_atomically
+from acdc.engine.problem import Problem
+from acdc.evaluation.reproduction import reproduction
 from acdc.metrics import proportion_interval
 from acdc.model.model import Model
-from acdc.model.tracr import builtin_names
-from acdc.problem import Problem
-from acdc.reproduction import reproduction
-from acdc.tasks.true_circuits import CASES
+from acdc.model.programs.tracr import builtin_names
+from acdc.store.writing import write_atomically
+from acdc.tasks.programs.truth import CASES
 
 METHODS = ("guided", "acdc")
 SIZES = (16, 32, 64, 128, 256)

@@ -26,10 +26,10 @@ from acdc.benchmarks.summary import Estimate, by_case, leaderboard
 from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
-from acdc.io import write_atomically
-from acdc.io.files import spreadsheet_cell
 from acdc.methods import METHODS
 from acdc.model.load import builtin_models
+from acdc.store.reading import spreadsheet_cell
+from acdc.store.writing import write_atomically
 
 LONG_FIELDS = ("roc", "curve", "reasons", "machine")
 """Fields that `results.csv` leaves out."""

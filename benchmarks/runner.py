@@ -24,25 +24,27 @@ import numpy as np
 import torch
 
 import acdc
-from acdc import selection
 from acdc.benchmarks.cost import Cost, measure
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.table import FILE, Row, Table
-from acdc.circuit import Circuit, Provenance, Scores, library_versions
+from acdc.circuit import Circuit, Provenance, Scores, selection
+from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
+from acdc.engine.measure import bind, measure_circuits
+from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, WriteError, unknown
-from acdc.evaluation import Evaluation, curve, evaluate, judging_problem
+from acdc.evaluation.curve import curve
+from acdc.evaluation.evaluate import Evaluation, evaluate
+from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, Graph
-from acdc.measure import bind, measure_circuits
 from acdc.methods import DEFAULT_SHARE, METHODS
 from acdc.methods.guided import separation
 from acdc.metrics import faithfulness, ground_truth
 from acdc.model.check import check_prompts
 from acdc.model.model import Model
-from acdc.problem import Problem, Progress, no_progress
-from acdc.tasks.interp import InterpTask
+from acdc.tasks.programs.interp import InterpTask
+from acdc.tasks.programs.tracr import TracrTask
 from acdc.tasks.task import Dataset
-from acdc.tasks.tracr import TracrTask
 
 BASELINE = "random"
 GRADIENT_AT_CLEAN = ("eap",)

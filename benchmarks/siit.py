@@ -22,11 +22,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from acdc.benchmarks.interchange import Run, contexts, run, trainable
 from acdc.benchmarks.siit_alignment import Alignment, Swap
-from acdc.model import tracr
-from acdc.model.tracr import TracrModel
-from acdc.tasks.interp import InterpRecord
-from acdc.tasks.tracr_inputs import Pairs
-from acdc.tasks.tracr_search import all_inputs
+from acdc.model.programs import tracr
+from acdc.model.programs.tracr import TracrModel
+from acdc.tasks.programs.inputs import Pairs
+from acdc.tasks.programs.interp import InterpRecord
+from acdc.tasks.programs.rare_inputs import all_inputs
 
 MOST_INPUTS = 4000
 HELD_OUT = 0.2

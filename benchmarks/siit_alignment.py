@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acdc.graph import Graph
-from acdc.model import tracr
-from acdc.model.tracr import TracrModel
-from acdc.tasks.true_circuits import Truth
+from acdc.model.programs import tracr
+from acdc.model.programs.tracr import TracrModel
+from acdc.tasks.programs.truth import Truth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from acdc.benchmarks.siit import Answers, Inputs, Trial
 from acdc.benchmarks.siit_alignment import Alignment, Swap
-from acdc.tasks.interp import InterpRecord
+from acdc.tasks.programs.interp import InterpRecord
 
 ACCURACY, INTERCHANGE, OUTSIDE = 0.99, 0.95, 0.01
 """What a network must reach: accuracy, and interchange accuracy of each node, at least; outside effect, at most."""

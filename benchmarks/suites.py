@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from acdc.benchmarks.tiny_corpus import TASKS
 from acdc.errors import AcdcError, unknown
-from acdc.model.interpbench import is_interpbench
-from acdc.model.tracr import builtin_names
-from acdc.tasks import interp
+from acdc.model.programs.interpbench import is_interpbench
+from acdc.model.programs.tracr import builtin_names
+from acdc.tasks.programs import interp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, WriteError
-from acdc.io.writing import cannot_write
+from acdc.store.writing import cannot_write
 
 APPLICATION = 0x61636463  # "acdc", where SQLite files say whose they are
 VERSION = 2

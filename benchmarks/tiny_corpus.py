@@ -19,8 +19,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from acdc.tasks import docstring, fact_recall, gendered_pronoun, greater_than, ioi, sva
-from acdc.tasks.words import FEMALE_NAMES, MALE_NAMES
+from acdc.tasks.language import docstring, fact_recall, gendered_pronoun, greater_than, ioi, sva
+from acdc.tasks.language.words import FEMALE_NAMES, MALE_NAMES
 
 ARROW = "→"
 WORD = re.compile(r"\d{1,2}|[^\W\d]+|[^\w\s]+")

@@ -17,10 +17,10 @@ import torch
 from acdc.benchmarks.tracr_program import Program
 from acdc.benchmarks.tracr_programs import PROGRAMS
 from acdc.errors import AcdcError, unknown
-from acdc.model.compile import check, compile_model
-from acdc.model.rasp import rasp_modules
-from acdc.model.tracr import BUILTIN, TracrModel
-from acdc.tasks.true_circuits import derive_truth
+from acdc.model.programs.rasp import rasp_modules
+from acdc.model.programs.tracr import BUILTIN, TracrModel
+from acdc.tasks.programs.compile import check, compile_model
+from acdc.tasks.programs.truth import derive_truth
 
 
 def compile_program(program: Program) -> TracrModel:

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from acdc.model.tracr import Value
+from acdc.model.programs.tracr import Value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,10 +25,10 @@ from acdc.benchmarks.siit import Recipe, train
 from acdc.benchmarks.siit_alignment import Alignment
 from acdc.benchmarks.siit_check import shortcomings, verify
 from acdc.errors import AcdcError, unknown
-from acdc.io import write_atomically
-from acdc.model.tracr import BUILTIN, TracrModel
-from acdc.tasks.interp import InterpRecord
-from acdc.tasks.true_circuits import Truth
+from acdc.model.programs.tracr import BUILTIN, TracrModel
+from acdc.store.writing import write_atomically
+from acdc.tasks.programs.interp import InterpRecord
+from acdc.tasks.programs.truth import Truth
 
 RECIPES: dict[str, Recipe] = {
     "shift": Recipe(steps=1200, seed=2),

@@ -46,8 +46,8 @@ from acdc.benchmarks.tiny_corpus import (
     vocabulary,
 )
 from acdc.errors import unknown
-from acdc.io import write_atomically
 from acdc.model.load import BUILTIN
+from acdc.store.writing import write_atomically
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "pad_token": "<pad>"}
 CONTEXT = 64

@@ -27,7 +27,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import acdc
 import hooked_folder
-from acdc import cli
+from acdc.cli import main as cli
 from acdc.errors import AcdcError
 
 Given = list[str] | Callable[[], object]
@@ -77,9 +77,9 @@ class Good:
         lines = "".join(json.dumps(value) + "\n" for value in (pair, texts))
         table = "clean,corrupted,correct_idx,incorrect_idx\nHelen has,Paul has,3,4\nPaul has,Kate has,5,6\n"
         self.files = {"a.jsonl": lines, "b.json": json.dumps([pair, pair]), "c.csv": table}
-        formats = [name for name, record in acdc.io.FORMATS.items() if record.write and record.read]
+        formats = [name for name, record in acdc.formats.FORMATS.items() if record.write and record.read]
         plain = acdc.Circuit(self.circuit.graph, self.circuit.edges, self.circuit.scores, self.circuit.provenance)
-        self.exports = {name: acdc.io.export(plain, name).encode() for name in formats}
+        self.exports = {name: acdc.formats.export(plain, name).encode() for name in formats}
 
 
 # ---- ways to spoil ----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def makers(good: Good) -> dict[str, Maker]:
         name, content = dice.choice(list(good.exports.items()))
         content = spoiled_bytes(dice, content)
         graph = dice.choice([None, good.circuit.graph])
-        return lambda: acdc.io.import_circuit(content, name, graph)
+        return lambda: acdc.formats.import_circuit(content, name, graph)
 
     def options(dice: random.Random, folder: Path) -> Given:
         value = str(dice.choice(ODD)).replace("\0", "").encode(errors="replace").decode()

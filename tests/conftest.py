@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import torch
 
-from acdc import cli
+from acdc.cli import main as cli
 from command_line import Command, Result
 
 torch.set_num_threads(1)

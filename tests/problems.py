@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 import families
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import Patching
 from acdc.graph import BoolArray, FloatArray, Graph
-from acdc.measure import Measure, bind
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
-from acdc.patching import Patching
 from acdc.tasks.prompts import Prompts
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc.io import import_circuit
+from acdc.formats import import_circuit
 from bad_files import QUICK, Good, bad_inputs, makers, outcome
 
 SWEEP = {

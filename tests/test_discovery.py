@@ -18,15 +18,15 @@ import acdc
 import families
 import problems
 from acdc.circuit import Circuit
+from acdc.engine.measure import measure_circuits
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError
-from acdc.measure import measure_circuits
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES, Targets, faithfulness
 from acdc.model.model import Model
-from acdc.problem import Problem
+from acdc.tasks.programs.tracr import truth_for
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset
-from acdc.tasks.tracr import truth_for
 
 RANKINGS = [name for name, method in METHODS.items() if method.gives == "scores"]
 

@@ -30,15 +30,17 @@ import torch
 
 import acdc
 import faults
-from acdc import checkpoint, cli, terminal
 from acdc.benchmarks import report as benchmark_report
 from acdc.benchmarks import runner
 from acdc.benchmarks.table import Row
 from acdc.circuit import Circuit
+from acdc.cli import main as cli
+from acdc.cli import terminal
 from acdc.errors import AcdcError
-from acdc.evaluation import Evaluation
-from acdc.io import folders
+from acdc.evaluation.evaluate import Evaluation
 from acdc.model.model import Model
+from acdc.store import folders
+from acdc.store import resume as checkpoint
 from acdc.tasks.task import Dataset
 from acdc.viz import graphviz_renderer
 

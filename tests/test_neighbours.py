@@ -12,13 +12,13 @@ from torch import Tensor
 import acdc
 import families
 import problems
+from acdc.engine.measure import measure_prompts
+from acdc.engine.patching import ABLATIONS
+from acdc.engine.problem import Problem
 from acdc.graph import FloatArray
-from acdc.measure import measure_prompts
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
-from acdc.patching import ABLATIONS
-from acdc.problem import Problem
 from acdc.tasks.prompts import Padding, Prompts
 
 LENGTHS = (7, 5, 3, 7, 2)  # a rotary embedding that remembers has 5 go on from 7

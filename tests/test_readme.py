@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 import acdc
-from acdc import cli
+from acdc.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

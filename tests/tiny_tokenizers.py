@@ -13,8 +13,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from acdc.tasks.language.sva import NOUNS
 from acdc.tasks.registry import GENERATORS
-from acdc.tasks.sva import NOUNS
 from acdc.tasks.tokenise import TextPair
 
 SPECIAL = ["<unk>", "<s>", "<pad>"]

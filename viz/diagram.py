@@ -1,8 +1,8 @@
 """A diagram as data: boxes, curves and texts at coordinates, ready for any renderer.
 
-One visual channel has one meaning. Edges: colour is the sign (`acdc.signs`), width the size of the score, line style
-the port (q, k, v), arrowhead the verdict against a true circuit. Nodes: shape is the kind, fill the role (without one,
-a shade for the kind), outline the verdict.
+One visual channel has one meaning. Edges: colour is the sign (`acdc.circuit.signs`), width the size of the score, line
+style the port (q, k, v), arrowhead the verdict against a true circuit. Nodes: shape is the kind, fill the role (without
+one, a shade for the kind), outline the verdict.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _roles(circuit: Circuit, roles: Mapping[str, Collection[str]] | None) -> Map
     """The roles given, or else those of the published circuit of this task in this model."""
     if roles is not None:
         return roles
-    from acdc.tasks.published import published  # which imports torch
+    from acdc.evaluation.published import published  # which imports torch
 
     known = published(circuit.provenance.model, circuit.provenance.task)
     return {} if known is None else known.roles

@@ -12,7 +12,7 @@ import graphviz
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray
-from acdc.io import write_atomically
+from acdc.store.writing import write_atomically
 from acdc.viz import graphviz_renderer, tikz
 from acdc.viz.diagram import make_diagram
 from acdc.viz.reduce import Detail

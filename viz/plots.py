@@ -23,7 +23,7 @@ from acdc.metrics import precision_recall_curve, roc_auc, roc_curve
 from acdc.viz.style import STYLES
 
 if TYPE_CHECKING:
-    from acdc.evaluation import Curve
+    from acdc.evaluation.curve import Curve
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#f0e442")
 MARKERS = "os^Dv<>P"

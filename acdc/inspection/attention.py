@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc import memory
+from acdc.engine import memory
+from acdc.engine.problem import Progress, no_progress
 from acdc.errors import unknown
 from acdc.graph import FloatArray
 from acdc.inspection.runs import input_texts, judged, plain_runs
@@ -18,7 +19,6 @@ from acdc.model import forward
 from acdc.model.architecture import Attention
 from acdc.model.forward import Context, Trace
 from acdc.model.model import Model
-from acdc.problem import Progress, no_progress
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from acdc import memory
-from acdc.evaluation import is_numerical
+from acdc.engine import memory
+from acdc.engine.problem import Progress, no_progress
+from acdc.engine.references import input_sources
+from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, Graph
 from acdc.inspection.runs import judged, most_likely, plain_runs
 from acdc.model import forward
 from acdc.model.forward import Context, Trace
 from acdc.model.model import Model
-from acdc.problem import Progress, no_progress
-from acdc.references import input_sources
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

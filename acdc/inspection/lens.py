@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc import memory
+from acdc.engine import memory
+from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError
-from acdc.evaluation import is_numerical
+from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, IntArray
 from acdc.inspection.runs import input_texts, judged, most_likely, output_texts, plain_runs
 from acdc.model import forward
 from acdc.model.model import Model
-from acdc.problem import Progress, no_progress
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

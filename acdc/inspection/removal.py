@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from acdc import memory
 from acdc.circuit import Circuit
-from acdc.evaluation import judging_problem
-from acdc.measure import CIRCUITS_AT_ONCE, measure_prompts
+from acdc.engine import memory
+from acdc.engine.measure import CIRCUITS_AT_ONCE, measure_prompts
+from acdc.engine.problem import Progress, no_progress
+from acdc.evaluation.judging import judging_problem
 from acdc.model.model import Model
-from acdc.problem import Progress, no_progress
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from acdc.evaluation import judging_problem
+from acdc.engine.problem import Problem, Progress, no_progress
+from acdc.engine.references import full_context
+from acdc.evaluation.judging import judging_problem
 from acdc.graph import Graph
 from acdc.model import forward
 from acdc.model.forward import Context, Trace
 from acdc.model.model import Model
-from acdc.problem import Problem, Progress, no_progress
-from acdc.references import full_context
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import token_texts

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from acdc.checkpoint import number
+from acdc.engine.measure import bind, measure_prompts
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
-from acdc.measure import bind, measure_prompts
 from acdc.methods.attribution import attribute, path
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
 from acdc.methods.search import Accept, Search
-from acdc.problem import Problem
+from acdc.store.resume import number
 
 
 @dataclasses.dataclass(frozen=True)

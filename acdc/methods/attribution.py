@@ -22,15 +22,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from acdc import passes
+from acdc.engine.measure import Measure, bind, refuse_non_finite
+from acdc.engine.patching import Patching
+from acdc.engine.references import full_context
 from acdc.errors import AcdcError, TaskError
 from acdc.graph import Graph
-from acdc.measure import Measure, bind, refuse_non_finite
 from acdc.metrics import Outcome
-from acdc.model import forward
+from acdc.model import forward, passes
 from acdc.model.architecture import Attention, Norm
-from acdc.patching import Patching
-from acdc.references import full_context
 
 
 def path(steps: object) -> list[float]:

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from acdc.engine.measure import Measure, refuse_non_finite
+from acdc.engine.memory import tokens_at_once
+from acdc.engine.patching import Patching
+from acdc.engine.propagate import component_change
+from acdc.engine.state import state_of
 from acdc.graph import FloatArray
-from acdc.measure import Measure, refuse_non_finite
-from acdc.memory import tokens_at_once
 from acdc.methods.attribution import source_differences
 from acdc.model import forward
-from acdc.patching import Patching
-from acdc.propagate import component_change
-from acdc.state import state_of
 
 
 @torch.no_grad()

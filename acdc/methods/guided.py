@@ -17,15 +17,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from acdc import passes, selection
-from acdc.checkpoint import Arrays, number
+from acdc.circuit import selection
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import Patching
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.measure import Measure, bind
 from acdc.methods.attribution import attribute, gradient_of, path, refuse_bad_gradient
 from acdc.methods.search import Search
-from acdc.patching import Patching
-from acdc.problem import Problem
+from acdc.model import passes
+from acdc.store.resume import Arrays, number
 
 Distance = Callable[[BoolArray], float]
 

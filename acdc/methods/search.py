@@ -22,13 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.measure import Measure, refuse_non_finite
-from acdc.memory import tokens_at_once
-from acdc.model import forward
-from acdc.patching import Patching
-from acdc.propagate import (
+from acdc.engine.measure import Measure, refuse_non_finite
+from acdc.engine.memory import tokens_at_once
+from acdc.engine.patching import Patching
+from acdc.engine.propagate import (
     AT_READ,
     EVERYWHERE,
     NOWHERE,
@@ -39,7 +36,10 @@ from acdc.propagate import (
     source_demand,
     take,
 )
-from acdc.state import Journal, State, state_of
+from acdc.engine.state import Journal, State, state_of
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.model import forward
 
 Accept = Callable[[float, float], bool]
 """`(distance without the edge, distance with it) -> whether the edge may go`."""

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from acdc import passes
 from acdc.errors import UnsupportedModelError
-from acdc.model import forward
+from acdc.model import forward, passes
 from acdc.model.supported import refuse_dropout
 
 if TYPE_CHECKING:

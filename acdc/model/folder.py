@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, UnsupportedModelError
-from acdc.io.files import read_json
-from acdc.io.tensors import TensorFile, open_tensors, reason
 from acdc.model.supported import DTYPES, check_config
+from acdc.store.reading import read_json
+from acdc.store.tensors import TensorFile, open_tensors, reason
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

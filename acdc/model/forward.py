@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acdc import passes
-from acdc.model import rotary
+from acdc.model import passes, rotary
 from acdc.model.architecture import Attention, Decomposition, Latent, Layer, Projection, RotaryUse
 
 Heads = Sequence[int] | None  # None: all heads of the layer

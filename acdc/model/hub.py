@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError
-from acdc.io.tensors import reason
+from acdc.store.tensors import reason
 
 PATIENCE = 4.0
 """Seconds that the hub has to answer the first question; the environment's HF_HUB_ETAG_TIMEOUT comes first."""

@@ -10,15 +10,17 @@ from typing import Any
 import torch
 
 from acdc.errors import AcdcError, check_type, near_misses, unknown
-from acdc.io.tensors import reason
-from acdc.model import adapter, hub, interpbench
+from acdc.model import hub
+from acdc.model import lora as adapter
 from acdc.model.check import check_loaded
 from acdc.model.folder import CONFIG, load_module, read_config
 from acdc.model.gguf import is_gguf, load_gguf
 from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED, fetched_folder
+from acdc.model.programs import interpbench
 from acdc.model.supported import DTYPES, check_config, decompose, unwrap
 from acdc.model.tokenizer import load_tokenizer, own_tokenizer
+from acdc.store.tensors import reason
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -113,7 +115,7 @@ def _from_files(
         if not (folder / CONFIG).exists() and adapter.adapter_in(folder):
             raise adapter.refuse_adapter_alone(folder, name)
         if read_config(folder, name)["model_type"] == "tracr":
-            from acdc.model.tracr import TracrModel
+            from acdc.model.programs.tracr import TracrModel
 
             return _wrap(TracrModel.load(folder).to(device, dtype), name, tokenizer, **origin)
         module = load_module(folder, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)

@@ -19,7 +19,7 @@ from acdc.model.architecture import Decomposition
 from acdc.model.gguf import weights_note
 
 if TYPE_CHECKING:
-    from acdc.model.tracr import TracrModel
+    from acdc.model.programs.tracr import TracrModel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Model:
     @property
     def program(self) -> TracrModel | None:
         """The module as a `TracrModel`, or None if the model is not a compiled program."""
-        from acdc.model.tracr import TracrModel
+        from acdc.model.programs.tracr import TracrModel
 
         return self.module if isinstance(self.module, TracrModel) else None
 

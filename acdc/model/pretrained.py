@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, unknown
-from acdc.io.writing import clear_leftovers, temporary_folder
+from acdc.store.writing import clear_leftovers, temporary_folder
 
 _CHUNK = 1 << 20
 

@@ -15,8 +15,9 @@ import torch
 from torch.nn.modules.dropout import _DropoutNd
 
 from acdc.errors import AcdcError, UnsupportedModelError
-from acdc.model import gpt2, gpt_neox, hooked, llama, tracr
 from acdc.model.architecture import Decomposition
+from acdc.model.families import gpt2, gpt_neox, llama
+from acdc.model.programs import hooked, tracr
 
 FAMILIES: dict[str, Callable[[Any], Decomposition]] = {
     "gpt2": gpt2.decompose,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError
-from acdc.io.files import check_file, read_json
-from acdc.io.tensors import reason
+from acdc.store.reading import check_file, read_json
+from acdc.store.tensors import reason
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
 _LARGEST = 256 * 2**20  # bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, TaskError
-from acdc.io.files import read_text, strict_json
+from acdc.store.reading import read_text, strict_json
 from acdc.tasks.prompts import problems
 from acdc.tasks.records import ALIASES, FIELDS, field_problems, pair_of
 from acdc.tasks.tokenise import TextPair, TokenPair

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acdc.errors import AcdcError, TaskError, unknown
-from acdc.tasks import (
+from acdc.tasks import file_task, generate
+from acdc.tasks.check import OnlyCorrect
+from acdc.tasks.generate import Generator
+from acdc.tasks.language import (
     arithmetic,
     choice,
     docstring,
     fact_recall,
-    file_task,
     gendered_pronoun,
-    generate,
     greater_than,
     induction,
     ioi,
     sva,
 )
-from acdc.tasks.check import OnlyCorrect
-from acdc.tasks.generate import Generator
 from acdc.tasks.prompt_files import FORMATS, SUFFIXES
 from acdc.tasks.prompts import check_padding
 from acdc.tasks.task import Metric, Task, check_ablation, resolve_metric
@@ -257,8 +256,8 @@ def _all_names() -> list[str]:
 
 def _is_program(name: str) -> bool:
     """Whether it is the folder of a model with its true circuits, or the name of a built-in one trained for them."""
-    from acdc.model.interpbench import is_interpbench
-    from acdc.tasks import interp
+    from acdc.model.programs.interpbench import is_interpbench
+    from acdc.tasks.programs import interp
 
     path = Path(name)
     compiled = (path / "truth.json").is_file() and (path / "config.json").is_file()
@@ -266,20 +265,20 @@ def _is_program(name: str) -> bool:
 
 
 def _tracr_tasks() -> dict[str, str]:
-    from acdc.tasks import tracr
+    from acdc.tasks.programs import tracr
 
     return {name: tracr.describe(name) for name in tracr.task_names()}
 
 
 def _interp_tasks() -> dict[str, str]:
-    from acdc.tasks import interp
+    from acdc.tasks.programs import interp
 
     return {name: interp.describe_task(name) for name in interp.builtin_names()}
 
 
 def _load_program(name: str, *, options: dict[str, Any], **settings: Any) -> Task:
-    from acdc.model.interpbench import is_interpbench
-    from acdc.tasks import interp, interpbench, tracr
+    from acdc.model.programs.interpbench import is_interpbench
+    from acdc.tasks.programs import interp, interpbench, tracr
 
     if is_interpbench(name):
         if options:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from acdc.benchmarks.peers.compare import Agreement
 from acdc.benchmarks.speed.report import machine
-from acdc.circuit import library_versions
-from acdc.io.writing import write_atomically
+from acdc.circuit.provenance import library_versions
+from acdc.store.writing import write_atomically
 
 Entry = tuple[str, Agreement]
 """Name of the shape and batch, and the agreement."""

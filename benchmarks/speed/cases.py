@@ -10,10 +10,10 @@ import torch
 import transformers
 
 import acdc
+from acdc.engine.problem import Problem
 from acdc.graph import FloatArray
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
-from acdc.problem import Problem
 from acdc.tasks.prompts import Prompts
 
 

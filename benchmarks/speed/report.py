@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from acdc.benchmarks.speed.works import Row
-from acdc.circuit import library_versions
-from acdc.io.files import parse_json, read
-from acdc.io.writing import write_atomically
+from acdc.circuit.provenance import library_versions
+from acdc.store.reading import parse_json, read
+from acdc.store.writing import write_atomically
 from acdc.viz.plots import COLORS, MARKERS
 
 FORMAT = 1

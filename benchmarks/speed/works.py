@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 import acdc
-from acdc import selection
 from acdc.benchmarks.cost import count_operations
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, timed
-from acdc.circuit import Scores
+from acdc.circuit import Scores, selection
+from acdc.engine.measure import bind, measure_circuits
 from acdc.graph import BoolArray, Graph
-from acdc.measure import bind, measure_circuits
 from acdc.methods import DEFAULT_SHARE
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation

@@ -9,12 +9,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import acdc
 from acdc.benchmarks.interchange import contexts, run, trainable
-from acdc.model import tracr
+from acdc.engine.patching import Patching
 from acdc.model.load import decompose
-from acdc.model.tracr import TracrModel
-from acdc.patching import Patching
+from acdc.model.programs import tracr
+from acdc.model.programs.tracr import TracrModel
+from acdc.tasks.programs.inputs import Pairs, random_pairs
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.tracr_inputs import Pairs, random_pairs
 
 PROGRAM = TracrModel.load("tracr-only-unique")
 

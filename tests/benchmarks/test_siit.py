@@ -15,8 +15,8 @@ from acdc.benchmarks.siit_alignment import Alignment, Swap
 from acdc.benchmarks.siit_check import shortcomings, verify
 from acdc.benchmarks.train_interp import RECIPES, make, summary
 from acdc.errors import AcdcError
-from acdc.model.tracr import TracrModel
-from acdc.tasks.interp import InterpRecord
+from acdc.model.programs.tracr import TracrModel
+from acdc.tasks.programs.interp import InterpRecord
 
 RECIPE = Recipe(d_model=8, n_heads=2, d_mlp=8, steps=6, batch_size=8)
 

@@ -14,8 +14,8 @@ from acdc.benchmarks.speed import __main__ as command
 from acdc.benchmarks.speed import clock, report, works
 from acdc.benchmarks.speed.cases import SHAPES, Case, Shape
 from acdc.benchmarks.speed.works import WORKS, Row, Settings
+from acdc.engine.measure import bind
 from acdc.graph import Graph
-from acdc.measure import bind
 from acdc.methods.exact import exact_scores
 
 TINY = Shape("tiny", 2, 2, 16, 40, acdc_shares=(0.5,))

@@ -7,7 +7,7 @@ import pytest
 import acdc
 from acdc.benchmarks.suites import SUITES, get_suite
 from acdc.errors import AcdcError
-from acdc.model.tracr import builtin_names
+from acdc.model.programs.tracr import builtin_names
 
 
 def test_the_tracr_suite_is_every_shipped_program_with_a_truth() -> None:

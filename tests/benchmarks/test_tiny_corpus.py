@@ -10,8 +10,8 @@ import pytest
 
 from acdc.benchmarks import tiny_corpus as corpus
 from acdc.benchmarks.tiny_corpus import ARROW, TASKS, WORD, Line, linked_line, plain_line, vocabulary
-from acdc.tasks import docstring, fact_recall, greater_than, sva
-from acdc.tasks.words import FEMALE_NAMES, MALE_NAMES
+from acdc.tasks.language import docstring, fact_recall, greater_than, sva
+from acdc.tasks.language.words import FEMALE_NAMES, MALE_NAMES
 
 
 def draw(name: str, *, held_out: bool, count: int = 300) -> list[Line]:

@@ -3,7 +3,7 @@
 import pytest
 
 import acdc
-from acdc.model.tracr import builtin_names
+from acdc.model.programs.tracr import builtin_names
 
 
 @pytest.mark.parametrize("inputs", ["split", "single"])

@@ -8,8 +8,8 @@ from acdc.benchmarks.tracr_export import compile_program, main
 from acdc.benchmarks.tracr_library import LIBRARY
 from acdc.benchmarks.tracr_own import OWN
 from acdc.benchmarks.tracr_programs import PROGRAMS
-from acdc.model.rasp import rasp_modules
-from acdc.model.tracr import BUILTIN, TracrModel, builtin_names
+from acdc.model.programs.rasp import rasp_modules
+from acdc.model.programs.tracr import BUILTIN, TracrModel, builtin_names
 
 
 def test_size_of_the_suite() -> None:

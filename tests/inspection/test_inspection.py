@@ -12,8 +12,8 @@ import acdc
 import families
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
+from acdc.evaluation.minimality import minimality
 from acdc.inspection import attention_patterns, direct_effects, logit_lens, removal_effects
-from acdc.knockouts import minimality
 from acdc.tasks.prompts import Prompts
 from problems import make_prompts, tiny
 

@@ -13,14 +13,14 @@ from torch import Tensor
 import families
 import oracle
 import problems
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import ABLATIONS, Patching, full_context, mean_references
+from acdc.engine.problem import Problem
 from acdc.graph import FloatArray, Graph
-from acdc.measure import Measure, bind
 from acdc.methods import METHODS
 from acdc.methods.attribution import attribute, source_differences
 from acdc.metrics import OUTCOMES
 from acdc.model import forward
-from acdc.patching import ABLATIONS, Patching, full_context, mean_references
-from acdc.problem import Problem
 from acdc.tasks.prompts import Prompts
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import families
 import problems
+from acdc.engine.patching import Patching
 from acdc.methods.exact import exact_scores
-from acdc.patching import Patching
 
 
 def check(patching: Patching, measure: Any) -> None:

@@ -11,14 +11,14 @@ import torch
 
 import families
 import problems
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import Patching
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
-from acdc.measure import Measure, bind
 from acdc.methods.guided import circuit_scores, guided, separation
 from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
-from acdc.patching import Patching
-from acdc.problem import Problem
 
 module = importlib.import_module("acdc.methods.guided")  # `acdc.methods.guided` itself is the function
 SLACK = 1e-9  # of rounding, as a share of the budget

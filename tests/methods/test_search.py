@@ -12,12 +12,12 @@ import torch
 import families
 import oracle
 import problems
+from acdc.engine.measure import Measure
+from acdc.engine.patching import Patching
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.measure import Measure
 from acdc.methods.guided import separation
 from acdc.methods.search import Accept, Search
-from acdc.patching import Patching
 
 
 def acdc_rule(patching: Patching, measure: Measure, share: float) -> Accept:

@@ -19,14 +19,14 @@ import acdc
 import families
 import hooked_folder
 import problems
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.metrics import OUTCOMES
 from acdc.model import check
 from acdc.model.architecture import Attention, Layer
 from acdc.model.check import check_loaded, check_prompts, count_seconds
 from acdc.model.model import Model
-from acdc.passes import count_passes
-from acdc.problem import Problem
+from acdc.model.passes import count_passes
 from acdc.tasks.prompts import Prompts
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import acdc
-from acdc import cli
 from acdc.circuit import Circuit, Provenance, Scores
+from acdc.cli import main as cli
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.viz.page import bundle, findings, investigate, page_sizes, write_page

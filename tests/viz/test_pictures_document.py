@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from acdc import cli
+from acdc.cli import main as cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "pictures.md").read_text(encoding="utf-8")

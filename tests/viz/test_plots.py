@@ -7,7 +7,7 @@ import pytest
 
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.evaluation import Curve
+from acdc.evaluation.curve import Curve
 from acdc.graph import Graph
 from acdc.viz import plots
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.io import write_atomically
+from acdc.store.writing import write_atomically
 from acdc.viz.page.bundle import Page, make_html
 from acdc.viz.page.data import page_data
 from acdc.viz.page.findings import Findings, investigate, page_sizes

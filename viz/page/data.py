@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from acdc.circuit import Circuit
-from acdc.evaluation import Curve
+from acdc.circuit.selection import rank_needed
+from acdc.circuit.signs import edge_signs, signs_of
+from acdc.evaluation.curve import Curve
+from acdc.evaluation.published import published
 from acdc.graph import Graph, IntArray
 from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 from acdc.metrics import faithfulness
-from acdc.selection import rank_needed
-from acdc.signs import edge_signs, signs_of
-from acdc.tasks.published import published
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
 
 VERSION = 1

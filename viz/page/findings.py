@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acdc.circuit import Circuit, Scores
+from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError
-from acdc.evaluation import Curve, curve, is_numerical
+from acdc.evaluation.curve import Curve, curve
+from acdc.evaluation.judging import is_numerical
 from acdc.inspection import (
     AttentionPatterns,
     DirectEffects,
@@ -24,8 +26,7 @@ from acdc.inspection import (
     logit_lens,
     removal_effects,
 )
-from acdc.passes import count_passes
-from acdc.problem import Progress, no_progress
+from acdc.model.passes import count_passes
 from acdc.tasks import as_dataset
 
 if TYPE_CHECKING:

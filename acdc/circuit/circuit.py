@@ -1,0 +1,296 @@
+"""Scores and circuits: what methods give, as frozen records on a graph.
+
+`Scores` is one number an edge; `Circuit` is a set of edges, so that circuits of one graph can be intersected,
+united and compared like sets. Both carry their `Provenance`: what made them, from which model and data, and how to
+make them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from acdc.circuit import selection
+from acdc.circuit.provenance import Provenance
+from acdc.errors import AcdcError, unknown
+from acdc.graph import BoolArray, FloatArray, Graph
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """One score for every edge of a graph.
+
+    Attributes:
+        values: `[n_destinations, n_sources]` float64, 0 where there is no edge. Its size is how much the edge
+            matters; its sign is that of an estimate unless it was measured (`acdc.circuit.signs`): positive where the
+            edge helps, and negative where it works against the task.
+        method: name of the method that gave them.
+        nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
+        removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
+            circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
+    """
+
+    graph: Graph
+    values: FloatArray
+    method: str = ""
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    nodes: FloatArray | None = None
+    removal: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        values = _array(self.values, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
+        values = np.where(self.graph.valid, values, 0.0)
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            edge = self.graph.edge_name(*bad[0])
+            raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
+        object.__setattr__(self, "values", _frozen(values))
+        if self.nodes is not None:
+            nodes = _array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
+            if not np.isfinite(nodes).all():
+                raise AcdcError("some node scores are NaN or infinite")
+            object.__setattr__(self, "nodes", _frozen(nodes.copy()))
+        if self.removal is not None:
+            shape = self.graph.valid.shape
+            removal = _array(self.removal, shape, np.float64, "effects of removal", "destinations, sources")
+            if np.isinf(removal).any():
+                raise AcdcError("some effects of removal are infinite")
+            object.__setattr__(self, "removal", _frozen(removal.copy()))
+
+    def top(
+        self, n: int, by: selection.By = "absolute", select: Literal["top", "greedy"] = "top", *, prune: bool = True
+    ) -> Circuit:
+        """The circuit of the best edges, `n` of them on paths from the input to the logits.
+
+        Edges on no such path are left out, and the next best are taken for them. A warning says so if the result
+        has fewer edges than `n`, and why.
+
+        Args:
+            by: "absolute" ranks by magnitude, "signed" by the score itself.
+            select: "top" takes the best edges wherever they are; "greedy" starts from the logits and always takes
+                the best edge into a component that is already in.
+            prune: False: the `n` best edges as they are, on a path or not.
+
+        Raises:
+            EmptyCircuitError: the edges only connect in circuits of more than `n`.
+        """
+        rules = {"top": selection.top, "greedy": selection.greedy}
+        if select not in rules:
+            raise unknown("selection", str(select), rules)
+        edges = rules[select](self.graph, self.values, n, by=by, prune=prune)
+        warn_of_size(self.graph, edges, n)
+        return self._circuit(edges, {"select": select, "edges": n, "by": by, "prune": prune})
+
+    def threshold(self, t: float, by: selection.By = "absolute", *, prune: bool = True) -> Circuit:
+        """The circuit of the edges that score at least `t`; arguments as for `top`.
+
+        With `prune`, the provenance's selection says how many of them dangle and are left out ("dangling").
+        """
+        edges = selection.threshold(self.graph, self.values, t, by=by, prune=prune)
+        reached = selection.threshold(self.graph, self.values, t, by=by, prune=False)
+        how = {"select": "threshold", "threshold": t, "by": by, "prune": prune}
+        return self._circuit(edges, how | {"dangling": int((reached & ~edges).sum())})
+
+    def _circuit(self, edges: BoolArray, how: dict[str, Any]) -> Circuit:
+        return Circuit(self.graph, edges, self, self.provenance.having(selection=how))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Circuit:
+    """A set of edges of a graph.
+
+    `a & b`, `a | b`, `a - b` and `a ^ b` are those of sets and keep the scores of `a`; `a == b` compares graphs and
+    edges only; `"a0.h1->m2" in circuit` asks for one edge.
+
+    Attributes:
+        edges: `[n_destinations, n_sources]` bool, True at kept edges.
+        scores: the scores it was chosen from, if any.
+    """
+
+    graph: Graph
+    edges: BoolArray
+    scores: Scores | None = None
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        edges = _array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
+        bad = np.argwhere(edges & ~self.graph.valid)
+        if len(bad):
+            raise AcdcError(
+                f"{len(bad)} kept edges are not edges of the graph, the first {self.graph.edge_name(*bad[0])!r}: "
+                "its source is not executed before its destination"
+            )
+        if self.scores is not None and self.scores.graph != self.graph:
+            raise AcdcError(_other_graph("the circuit's scores", self.scores.graph, self.graph))
+        object.__setattr__(self, "edges", _frozen(edges.copy()))
+
+    @classmethod
+    def from_names(cls, graph: Graph, names: list[str], **fields: Any) -> Circuit:
+        """The circuit of the named edges, like `["input->m0", "m0->logits"]`."""
+        return cls(graph, graph.edges_from_names(names), **fields)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def n_edges(self) -> int:
+        """Number of kept edges."""
+        return int(self.edges.sum())
+
+    def edge_names(self) -> list[str]:
+        """Names of the kept edges, in array order."""
+        return self.graph.edge_names(self.edges)
+
+    def edge_scores(self) -> dict[str, float | None]:
+        """Score of each kept edge by name, in array order; None without scores."""
+        values = [None] * self.n_edges if self.scores is None else self.scores.values[self.edges].tolist()
+        return dict(zip(self.edge_names(), values, strict=True))
+
+    def nodes(self) -> list[str]:
+        """Names of the components in the circuit (inputs, heads, MLPs, logits), in execution order.
+
+        A component is in if an edge leaves it, or enters a destination that is its own (keys and values shared by a
+        group of heads are not).
+        """
+        graph = self.graph
+        inside = np.append(self.edges.any(axis=0), False)  # [n_sources + 1], the last for the logits
+        pairs = np.unique(np.stack([graph.port_destination, graph.port_source]), axis=1)
+        own = np.bincount(pairs[0], minlength=graph.n_destinations) == 1
+        inside[pairs[1][(own & self.edges.any(axis=1))[pairs[0]]]] = True
+        return [name for name, kept in zip([*graph.sources, "logits"], inside, strict=True) if kept]
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self.edges[self.graph.edge(name)])
+
+    def __repr__(self) -> str:
+        made = " ".join(filter(None, [self.provenance.method, self.provenance.task, self.provenance.model]))
+        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges{', ' * bool(made)}{made})"
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """A directed graph as `Graph.to_networkx` gives it, with the attribute `score` where scores are known."""
+        result = self.graph.to_networkx(self.edges)
+        if self.scores is not None:
+            for name, score in self.edge_scores().items():
+                source, _, destination = name.partition("->")
+                result.edges[source, destination]["score"] = score
+            if self.scores.nodes is not None:
+                index = self.graph.source_index
+                for name in result.nodes.keys() & index.keys():
+                    result.nodes[name]["score"] = float(self.scores.nodes[index[name]])
+        return result
+
+    def _repr_html_(self) -> str:
+        """Picture and numbers for notebooks; this and `_repr_svg_` are where the engine reaches up to `acdc.viz`."""
+        from acdc.viz.notebook import circuit_html
+
+        return circuit_html(self)
+
+    def _repr_svg_(self) -> str:
+        """The picture alone."""
+        from acdc.viz import draw
+
+        return draw(self).content.decode()
+
+    # ---- making others -----------------------------------------------------------------------------------------
+
+    def prune(self) -> Circuit:
+        """Without the edges on no path from the input to the logits."""
+        return dataclasses.replace(
+            self, edges=self.graph.prune(self.edges), provenance=self.provenance.having(measured={})
+        )
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.and_, "&")
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.or_, "|")
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, lambda a, b: a & ~b, "-")
+
+    def __xor__(self, other: Circuit) -> Circuit:
+        return self._combined(other, operator.xor, "^")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return self.graph == other.graph and bool((self.edges == other.edges).all())
+
+    def __hash__(self) -> int:
+        return hash((self.graph, self.edges.tobytes()))
+
+    def _combined(self, other: Circuit, rule: Callable[[BoolArray, BoolArray], BoolArray], sign: str) -> Circuit:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        if self.graph != other.graph:
+            raise AcdcError(_other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
+        mine, its = dict(self.provenance), dict(other.provenance)
+        shared = {name: value for name, value in mine.items() if value == its[name]}
+        for name in ("measured", "selection", "command"):  # these belong to the operands
+            shared.pop(name, None)
+        shared["method"] = f"({self.provenance.method}) {sign} ({other.provenance.method})"
+        return Circuit(self.graph, rule(self.edges, other.edges), self.scores, Provenance(**shared))
+
+    # ---- files -------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write `circuit.json`, and `scores.safetensors` beside it, into a folder (made if need be).
+
+        Args:
+            force: replace the circuit that the folder already holds.
+        """
+        from acdc.circuit.folder import save
+
+        return save(self, folder, force=force)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Circuit:
+        """Read what `save` wrote.
+
+        Raises:
+            AcdcError: there is no circuit, or its files are damaged, incomplete or of an unknown version.
+        """
+        from acdc.circuit.folder import load
+
+        return load(folder)
+
+
+def _array(
+    given: npt.ArrayLike, shape: tuple[int, ...], dtype: npt.DTypeLike, what: str, axes: str
+) -> npt.NDArray[Any]:
+    """The argument as an array, its shape checked."""
+    array = np.asarray(given)
+    if dtype == np.bool_ and array.dtype != np.bool_:
+        raise AcdcError(f"expected {what} to be boolean, got {array.dtype}")
+    if array.shape != shape:
+        raise AcdcError(f"expected {what} of shape {list(shape)} ({axes}), got {list(array.shape)}")
+    return array.astype(dtype, copy=False)
+
+
+def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
+    """Say, two calls up, that there are fewer edges than were asked for, and why."""
+    kept = int(edges.sum())
+    if kept < asked:
+        why = "the graph has no more" if kept == graph.n_edges else "the next ones only connect several at a time"
+        warnings.warn(f"{kept} edges are kept instead of {asked}: {why}", stacklevel=3)
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    array.setflags(write=False)
+    return array
+
+
+def _other_graph(what: str, given: Graph, expected: Graph) -> str:
+    """Message for two graphs that should be one, naming what differs."""
+    pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+    difference = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
+    return f"{what} is of another graph: {difference}"

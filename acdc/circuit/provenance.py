@@ -1,0 +1,94 @@
+"""What made a result: method, model, prompts, options and versions, and how to make it again."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pydantic
+
+if TYPE_CHECKING:
+    pass
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    versions = {}
+    for name in ("acdc-circuits", "numpy", "torch", "transformers"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays, tuples and sets as what JSON has, and names of files that are no text as text."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _plain(str(value)) if isinstance(value, Path) else value
+
+
+Record = Annotated[dict[str, pydantic.JsonValue], pydantic.BeforeValidator(_plain)]
+
+
+Name = Annotated[str, pydantic.BeforeValidator(_plain)]
+
+
+class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What made a result, and how to make it again.
+
+    Attributes:
+        model: name or folder of the model, as given to `acdc.load`.
+        revision: of the hub model; None: its main one, or of no hub model.
+        tokenizer: hub name or folder of its tokenizer; None: its own, or one that was given in memory.
+        config_hash: short hash of its configuration.
+        dtype, weights_sha256: of its weights (see `acdc.engine.belonging`); empty if unknown, as in older files.
+        d_model: its width, which peers' file formats ask for.
+        task: name of the task.
+        task_options: how it was loaded, if not by its defaults (size, split, its own options).
+        prompts_sha256, held_out_sha256: of the prompts' tokens, answers and positions; empty if unknown, or if there
+            are none.
+        method: name of the method.
+        options: the method's options.
+        selection: how edges were chosen from scores.
+        ablation, metric, seed: as the method was run with.
+        versions: of the libraries it was run with.
+        command: the command line, as a list of arguments.
+        measured: numbers measured on the result, by name (a faithfulness, for instance).
+    """
+
+    model: Name = ""
+    revision: str | None = None
+    tokenizer: Name | None = None
+    config_hash: str = ""
+    dtype: str = ""
+    weights_sha256: str = ""
+    d_model: int | None = None
+    task: Name = ""
+    task_options: Record = {}
+    prompts_sha256: str = ""
+    held_out_sha256: str = ""
+    method: str = ""
+    options: Record = {}
+    selection: Record = {}
+    ablation: str = ""
+    metric: str = ""
+    seed: int | None = None
+    versions: dict[str, str] = pydantic.Field(default_factory=library_versions)
+    command: tuple[Name, ...] = ()
+    measured: Record = {}
+
+    def having(self, **changes: Any) -> Provenance:
+        """A copy with some fields changed, validated."""
+        return Provenance(**{**dict(self), **changes})

@@ -1,0 +1,124 @@
+"""`acdc benchmark`: methods against cases, as a table that resumes and a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acdc.cli import terminal
+from acdc.errors import AcdcError
+
+
+def benchmark(
+    suite: Annotated[
+        str | None,
+        typer.Argument(
+            help="tracr (default), tracr-zero, interp, smoke, trained, or a folder of InterpBench models.",
+            show_default=False,
+        ),
+    ] = None,
+    suite_option: Annotated[str | None, typer.Option("--suite", metavar="SUITE", help="The same.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Comma-separated; otherwise all. Random scores are always added."),
+    ] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Comma-separated names or patterns, like 'sort*'; otherwise all."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Comma-separated, of the prompts and all that is random.")
+    ] = "0",
+    retry: Annotated[bool, typer.Option("--retry", help="Run rows again that ended in an error.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a process, the same for every method.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder of the table and the report; otherwise runs/benchmark-SUITE."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines, and nothing else.")] = False,
+) -> None:
+    """Compare methods on known circuits, and write a report.
+
+    What the folder's table has already is not run again, so an interrupted benchmark goes on where it was, and
+    several processes can work on one folder.
+
+    Example: acdc benchmark tracr --methods guided,acdc,eap-ig -o runs/tracr
+    """
+    name = suite or suite_option or "tracr"
+    if suite_option not in (None, name):
+        raise AcdcError(f"expected one suite, got {suite!r} and --suite {suite_option!r}")
+    folder = out or Path("runs") / f"benchmark-{Path(name).name}"
+    with terminal.quiet_libraries():
+        import torch
+
+        from acdc.benchmarks.report import check_folder, write_report
+        from acdc.benchmarks.runner import run
+        from acdc.benchmarks.suites import get_suite
+        from acdc.benchmarks.summary import leaderboard
+
+        torch.set_num_threads(threads)
+        chosen = get_suite(name, cases=_split(cases))
+        check_folder(folder)
+        try:
+            with terminal.progress_bar() as progress:
+                rows = run(
+                    chosen, folder, methods=_split(methods), seeds=_integers(seeds), retry=retry, progress=progress
+                )
+            files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
+        except KeyboardInterrupt:
+            terminal.say(
+                "interrupted", f"finished rows are in {folder}; the same command goes on from there", "bold"
+            )
+            sys.exit(terminal.interrupted_status())
+        lines = leaderboard(rows)
+    for row in rows:
+        if row.error is not None:
+            terminal.warn(f"{row.case}, {row.method}, seed {row.seed}: {row.error}")
+    if json:
+        terminal.print_json(
+            {
+                "rows": [dataclasses.asdict(row) for row in rows],
+                "leaderboard": [dataclasses.asdict(line) for line in lines],
+                "files": files,
+            }
+        )
+        return
+    figures = ("f1", "edge_auc", "average_precision", "faithfulness", "cmd")
+    shown = [figure for figure in figures if any(figure in line.figures for line in lines)]
+    terminal.print_table(
+        ("method", "cases", "truth found", *(figure.replace("_", " ") for figure in shown), "seconds"),
+        (
+            (
+                line.method,
+                f"{line.cases}" + (f" ({line.errors} errors)" if line.errors else ""),
+                "" if line.found is None else f"{line.found.mean:.0%}",
+                *(f"{line.figures[figure].mean:.3f}" if figure in line.figures else "" for figure in shown),
+                f"{line.costs['seconds']:.3g}" if "seconds" in line.costs else "",
+            )
+            for line in lines
+        ),
+    )
+    print()
+    terminal.print_facts((kind, str(path)) for kind, path in files.items())
+
+
+def _split(text: str | None) -> list[str] | None:
+    """The names in a comma-separated list; None stays."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise AcdcError(f"expected comma-separated names, got {text!r}")
+    return names
+
+
+def _integers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise AcdcError(f"expected comma-separated whole numbers as seeds, like 0,1,2, got {text!r}")
+    return [int(part) for part in parts]

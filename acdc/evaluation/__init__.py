@@ -1,0 +1,1 @@
+"""Judging a circuit: faithfulness, curves, completeness, minimality, and what is known of it."""

@@ -1,0 +1,94 @@
+"""What all judgements of a circuit share: the prompts it is judged on, what else is measured there, and how sure."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from acdc.circuit import Circuit, selection
+from acdc.engine.problem import Problem, Progress, no_progress
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.metrics import NO_INTERVAL, OUTCOMES, Outcome, magnitude_interval, ratio_interval, relative_difference
+from acdc.model.model import Model
+
+if TYPE_CHECKING:
+    from acdc.tasks.task import Dataset
+
+
+NAN = float("nan")
+
+
+def judging_problem(
+    model: Model,
+    dataset: Dataset,
+    graph: Graph,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Problem:
+    """The prompts a circuit is judged on: the held-out ones, or the discovery prompts if there are no others."""
+    judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
+    return Problem(model, graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress)
+
+
+def over_the_vocabulary(model: Model) -> list[Outcome]:
+    """The metrics that are measured whatever the task's own: none for numerical outputs."""
+    return [] if is_numerical(model) else [OUTCOMES["kl"], OUTCOMES["exact-match"]]
+
+
+def intervals(confidence: float | None) -> Callable[..., tuple[float, float]]:
+    """Apply a function that gives an interval, with this confidence; without one, no interval."""
+    if confidence is None:
+        return lambda *_, **__: NO_INTERVAL
+    return lambda function, *arrays, **options: function(*arrays, confidence=confidence, **options)
+
+
+def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
+    """Warn if the model does the task no better on clean prompts than with everything ablated."""
+    if full == empty or (dataset.metric.higher_is_better and full <= empty):
+        warnings.warn(
+            f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
+            f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
+            stacklevel=5,
+        )
+
+
+def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArray]:
+    """Random circuits of the same number of edges, grown from the logits so that every edge leads there."""
+    rng = np.random.default_rng(seed)
+    graph = circuit.graph
+    return [selection.greedy(graph, rng.random(graph.valid.shape), circuit.n_edges, prune=False) for _ in range(n)]
+
+
+def is_numerical(model: Model) -> bool:
+    """Whether outputs are numbers rather than logits (some programs)."""
+    return model.vocabulary_size == 1
+
+
+Interval = tuple[float, float]
+
+
+def size(a: FloatArray, b: FloatArray) -> float:
+    """|a − b| of means over the prompts."""
+    return abs(float((a - b).mean()))
+
+
+def share_of_separation(
+    a: FloatArray, b: FloatArray, full: FloatArray, empty: FloatArray, confidence: float | None
+) -> tuple[float, Interval]:
+    """|a − b| as a share of |full − empty|, of means over the prompts, and its interval."""
+    share = float(relative_difference(*(x.mean() for x in (a, b)), full=full.mean(), empty=empty.mean()))
+    if confidence is None:
+        return share, NO_INTERVAL
+    return share, magnitude_interval(ratio_interval(a - b, full - empty, confidence=confidence))
+
+
+def check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 0:
+            raise AcdcError(f"expected {name} of at least 0, got {count}")

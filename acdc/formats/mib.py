@@ -1,0 +1,133 @@
+"""The graph files of the EAP and MIB code bases: JSON with every node and edge by name, and tensors in a `.pt`.
+
+Their `input` is the token embedding alone, so that is the graph their files are read as, unless the caller or a
+header of ours says otherwise. Their code ignores the header, which is the top-level field `acdc`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.formats.edges import circuit_from_edges, number
+from acdc.formats.header import from_header, graph_from_options, header
+from acdc.graph import Graph
+from acdc.store.reading import parse_json
+
+_WHAT = "EAP/MIB graph JSON"
+
+
+def write(circuit: Circuit) -> str:
+    """The circuit as EAP/MIB graph JSON."""
+    graph, scores = circuit.graph, circuit.scores
+    if graph.qkv != "split" or graph.group_kv or graph.inputs == "split":
+        raise AcdcError(
+            "EAP and MIB know one graph only: q, k and v of every query head, one input; this circuit's graph has "
+            f"qkv={graph.qkv!r}, group_kv={graph.group_kv}, inputs={graph.inputs!r}"
+        )
+    inside = set(circuit.nodes()) | {"logits"}
+    nodes: dict[str, Any] = {name: {"in_graph": name in inside} for name in [*graph.sources, "logits"]}
+    if scores is not None and scores.nodes is not None:
+        for name, score in zip(graph.sources, scores.nodes.tolist(), strict=True):
+            nodes[name]["score"] = score
+    values = np.zeros(graph.valid.shape) if scores is None else scores.values
+    edges = {
+        graph.edge_name(d, s): {"score": float(values[d, s]), "in_graph": bool(circuit.edges[d, s])}
+        for d, s in np.argwhere(graph.valid)
+    }
+    config = {
+        "n_layers": graph.n_layers,
+        "n_heads": graph.n_heads,
+        "parallel_attn_mlp": graph.parallel,
+        "d_model": circuit.provenance.d_model or 0,
+    }
+    return json.dumps({"cfg": config, "nodes": nodes, "edges": edges, "acdc": header(circuit)}) + "\n"
+
+
+def read(content: bytes, graph: Graph | None = None) -> Circuit:
+    """A circuit from EAP/MIB graph JSON; a file whose scores are all 0 has no scores."""
+    value = parse_json(content, f"the {_WHAT}", constants=True)
+    if not isinstance(value, dict) or not all(
+        isinstance(value.get(key), dict) for key in ("cfg", "nodes", "edges")
+    ):
+        raise AcdcError(f"the {_WHAT} needs the objects 'cfg', 'nodes' and 'edges'")
+    names = [*value["nodes"], *value["edges"]]
+    if "acdc" in value:
+        found, provenance = from_header(value["acdc"], None, f"the {_WHAT}")
+    else:
+        found = _graph(value["cfg"], mlp=any(name.startswith("m") for name in names))
+        provenance = Provenance(versions={})
+    found = _agreed(found, graph)
+    kept, scores = {}, {}
+    for name, edge in value["edges"].items():
+        if not isinstance(edge, dict) or not isinstance(edge.get("in_graph"), bool):
+            raise AcdcError(f"the {_WHAT}: {name!r} needs 'in_graph': true or false, got {edge!r:.60}")
+        kept[name] = edge["in_graph"]
+        scores[name] = number(edge.get("score", 0.0), name)
+    circuit = circuit_from_edges(found, kept, scores if any(scores.values()) else {}, provenance, _WHAT)
+    return _with_node_scores(circuit, value["nodes"])
+
+
+def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
+    """A circuit from the EAP code base's `.pt` file, arrays `(sources, destinations)`; runs no code from it."""
+    import torch
+
+    what = "the EAP .pt file"
+    try:
+        value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler makes of the bytes
+        raise AcdcError(f"{what} is damaged, or holds more than tensors and plain values: {error}") from None
+    keys = ("cfg", "edges_scores", "edges_in_graph")
+    if not isinstance(value, dict) or not all(key in value for key in keys) or not isinstance(value["cfg"], dict):
+        raise AcdcError(f"{what} needs the entries {', '.join(keys)}")
+    found = _agreed(_graph(value["cfg"], mlp=True), graph)
+    for key, names in (("src_nodes", found.sources), ("dst_nodes", found.destinations)):
+        if key in value and list(value[key]) != list(names):
+            raise AcdcError(f"{what}: {key} are not those of {found.n_layers} layers with {found.n_heads} heads")
+    arrays = []
+    for key in ("edges_scores", "edges_in_graph"):
+        tensor = value[key]
+        shape = [found.n_sources, found.n_destinations]
+        if not isinstance(tensor, torch.Tensor) or list(tensor.shape) != shape:
+            given = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise AcdcError(f"{what}: expected {key} of shape {shape} (sources, destinations), got {given}")
+        arrays.append(tensor.detach().double().numpy().T)
+    provenance = Provenance(versions={})
+    nodes = value.get("nodes_scores")
+    if not isinstance(nodes, torch.Tensor) or not bool(torch.isfinite(nodes).all()):
+        nodes = None  # unscored nodes are NaN there
+    scores = Scores(found, arrays[0], "", provenance, None if nodes is None else nodes.double().numpy())
+    return Circuit(found, (arrays[1] != 0) & found.valid, scores, provenance)
+
+
+def _graph(config: dict[str, Any], *, mlp: bool) -> Graph:
+    options = {"n_layers": config.get("n_layers"), "n_heads": config.get("n_heads"), "mlp": mlp, "inputs": "token"}
+    return graph_from_options(options | {"parallel": config.get("parallel_attn_mlp", False)}, "the EAP cfg")
+
+
+def _agreed(found: Graph, graph: Graph | None) -> Graph:
+    """The caller's graph if its names and edges are the file's; `input` may mean either embedding."""
+    if graph is None:
+        return found
+    if dataclasses.replace(graph, inputs=found.inputs if graph.inputs != "split" else "split") != found:
+        raise AcdcError(f"the file is of {found}, not of the {graph} that was asked for")
+    return graph
+
+
+def _with_node_scores(circuit: Circuit, nodes: dict[str, Any]) -> Circuit:
+    """The circuit with node scores, if every source has one."""
+    given = [nodes.get(name) for name in circuit.graph.sources]
+    values = [node.get("score") if isinstance(node, dict) else None for node in given]
+    if circuit.scores is None or not all(isinstance(v, int | float) for v in values):
+        return circuit
+    numbers = np.array([number(v, name) for v, name in zip(values, circuit.graph.sources, strict=True)])
+    if not np.isfinite(numbers).all():  # unscored
+        return circuit
+    scores = dataclasses.replace(circuit.scores, nodes=numbers)
+    return dataclasses.replace(circuit, scores=scores)

@@ -1,0 +1,140 @@
+"""The registry of formats that circuits can be exported to and imported from: one record each."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from acdc.circuit import Circuit
+from acdc.errors import AcdcError, unknown
+from acdc.formats import circuit_tracer, dot, mib, networks, table
+from acdc.graph import Graph
+from acdc.store.reading import read
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One file format.
+
+    Attributes:
+        name: as given to `export` and on the command line.
+        suffix: of its files.
+        description: one line for the list of formats.
+        write: `(circuit) -> text`; None if circuits can't be written in it.
+        read: `(content, graph or None) -> circuit`; None if circuits can't be read from it.
+        lost: `(circuit) -> what of it does not come back`, in words.
+    """
+
+    name: str
+    suffix: str
+    description: str
+    write: Callable[[Circuit], str] | None
+    read: Callable[[bytes, Graph | None], Circuit] | None
+    lost: Callable[[Circuit], list[str]] = lambda circuit: []
+
+
+def _nodes_lost(circuit: Circuit) -> list[str]:
+    return ["node scores"] if circuit.scores is not None and circuit.scores.nodes is not None else []
+
+
+def _scores_lost(circuit: Circuit) -> list[str]:
+    known = circuit.scores is not None and circuit.n_edges < circuit.graph.n_edges
+    return ["scores of edges that are not kept"] * known + _nodes_lost(circuit)
+
+
+def _much_lost(circuit: Circuit) -> list[str]:
+    graph = circuit.graph
+    lost = ["the way back: circuits cannot be read from it", "the provenance", "the options of the graph"]
+    lost += ["which of q, k and v an edge enters (their scores are added up)"] * (graph.qkv == "split")
+    return lost + ["scores of edges that are not kept", "node scores"][: 2 if circuit.scores else 0]
+
+
+FORMATS: dict[str, Format] = {
+    record.name: record
+    for record in (
+        Format("mib", ".json", "graph JSON of the EAP and MIB code bases: every edge", mib.write, mib.read),
+        Format("eap-pt", ".pt", "tensor file of the EAP code base: every edge", None, mib.read_pt),
+        Format(
+            "node-link",
+            ".json",
+            "node-link JSON (networkx, d3)",
+            networks.write_json,
+            networks.read_json,
+            _scores_lost,
+        ),
+        Format(
+            "graphml",
+            ".graphml",
+            "GraphML (Gephi, yEd)",
+            networks.write_graphml,
+            networks.read_graphml,
+            _scores_lost,
+        ),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read, _scores_lost),
+        Format(
+            "csv",
+            ".csv",
+            "table source,destination,score,kept: every edge",
+            table.write,
+            table.read,
+            _nodes_lost,
+        ),
+        Format(
+            "circuit-tracer",
+            ".json",
+            "attribution graph JSON (circuit-tracer, Neuronpedia)",
+            circuit_tracer.write,
+            None,
+            _much_lost,
+        ),
+    )
+}
+"""All formats by name. Formats that do not hold every edge keep the scores of the kept edges only."""
+
+
+def export(circuit: Circuit, format: str) -> str:
+    """The circuit as text in a format of `FORMATS`.
+
+    Warns:
+        UserWarning: the format does not hold all of the circuit; says what is lost.
+    """
+    record = _format(format, "write")
+    if record.write is None:
+        raise AcdcError(f"circuits can be read from {format!r} but not written: {', '.join(_able('write'))} can be")
+    text = record.write(circuit)
+    if lost := record.lost(circuit):
+        warnings.warn(f"the format {format} does not hold {', '.join(lost)}", stacklevel=2)
+    return text
+
+
+def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None = None) -> Circuit:
+    """A circuit from a file, or from text, in a format of `FORMATS`.
+
+    Args:
+        source: a path, or the content itself (bytes, or a string that cannot be a path: one with a line break, `{`
+            or `<`).
+        graph: the graph its edges belong to, for files that do not say; otherwise it must agree with the file.
+
+    Raises:
+        AcdcError: the file is unreadable, damaged, or of another graph.
+    """
+    record = _format(format, "read")
+    if record.read is None:
+        raise AcdcError(f"circuits can be written to {format!r} but not read: {', '.join(_able('read'))} can be")
+    if isinstance(source, str) and any(mark in source for mark in "\n{<"):
+        return record.read(source.encode("utf-8", "surrogatepass"), graph)
+    return record.read(source if isinstance(source, bytes) else read(source), graph)
+
+
+def _format(name: str, verb: Literal["write", "read"]) -> Format:
+    if name not in FORMATS:
+        raise unknown("format", name, _able(verb))
+    return FORMATS[name]
+
+
+def _able(verb: Literal["write", "read"]) -> list[str]:
+    """Names of the formats that can be written, or read."""
+    return [name for name, record in FORMATS.items() if getattr(record, verb) is not None]

@@ -1,0 +1,1 @@
+"""Where the weights of each family of architectures are."""

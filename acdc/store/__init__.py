@@ -1,0 +1,1 @@
+"""Files whole or not at all: reading what others wrote, writing, claiming folders, resuming."""

@@ -1,0 +1,1 @@
+"""Tasks in natural language, on any model with a tokenizer."""

@@ -1,0 +1,1 @@
+"""Tasks of models whose circuit is known, and how their truth is derived."""

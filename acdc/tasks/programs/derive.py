@@ -1,0 +1,250 @@
+"""True circuits of a Tracr model, derived from its weights and from single replacements, with code of its own.
+
+Three kinds, each a set of edges of the finest graph (q, k and v apart, token and position inputs apart):
+
+- *structural*: the source writes a direction of the residual stream that the destination reads;
+- *semantic*: more of those directions than the constant `one` and the special tokens are shared;
+- *causal*, for an ablation and a distribution of inputs: replacing the source, for that destination alone, changes
+  the output on some input.
+
+Nothing here uses the engine: what it finds is what the engine is judged by.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from acdc.graph import BoolArray, Graph
+from acdc.model.programs.tracr import BOS, PAD, TracrModel
+from acdc.tasks.programs.inputs import Pairs
+
+TOLERANCE = 1e-2
+"""An output that moves by less than this has not changed: attention that ought to be exactly zero is not quite."""
+
+
+def finest_graph(model: TracrModel) -> Graph:
+    """The graph true circuits are stored on."""
+    return Graph(model.program.n_layers, model.program.n_heads, inputs="split")
+
+
+# ---- from the weights -------------------------------------------------------------------------------------------
+
+
+def written_and_read(model: TracrModel) -> tuple[BoolArray, BoolArray]:
+    """Residual directions each source writes `[n_sources, D]` and each destination reads `[n_destinations, D]`."""
+
+    def used(matrix: Tensor) -> npt.NDArray[np.bool_]:
+        return np.asarray((matrix != 0).any(0))
+
+    weights = model.state_dict()
+    written = [used(weights["token_embedding.weight"]), used(weights["position_embedding.weight"])]
+    read = []
+    for layer in range(model.program.n_layers):
+        w_q, w_k, w_v, w_o = (weights[f"layers.{layer}.{name}"] for name in ("w_q", "w_k", "w_v", "w_o"))
+        qk = torch.einsum("hkd,hke->hde", w_q, w_k)  # [H, D read by q, D read by k]
+        ov = torch.einsum("hkd,hke->hde", w_v, w_o)  # [H, D read by v, D written]
+        read += [used(matrix.T) for matrix in qk] + [used(matrix) for matrix in qk]
+        read += [used(matrix.T) for matrix in ov]
+        written += [used(matrix) for matrix in ov]
+        read.append(used(weights[f"layers.{layer}.mlp.0.weight"]))
+        written.append(used(weights[f"layers.{layer}.mlp.2.weight"].T))
+    read.append(used(weights["unembedding.weight"]))
+    return np.stack(written), np.stack(read)
+
+
+def structural_edges(model: TracrModel, *, semantic: bool = False) -> BoolArray:
+    """`[n_destinations, n_sources]`: edges along which the weights can carry anything (`semantic`: that varies)."""
+    written, read = written_and_read(model)
+    if semantic:
+        constant = {"one", f"tokens:{BOS}", f"tokens:{PAD}"}
+        read = read & np.array([label not in constant for label in model.program.residual_labels])
+    return finest_graph(model).valid & (read.astype(int) @ written.T.astype(int) > 0)
+
+
+# ---- from single replacements -----------------------------------------------------------------------------------
+
+
+class _Runner:
+    """The model in float64, one component at a time."""
+
+    def __init__(self, model: TracrModel) -> None:
+        self.model = model
+        self.graph = finest_graph(model)
+        self.weights = {name: tensor.detach().double() for name, tensor in model.state_dict().items()}
+
+    def inputs(self, tokens: Tensor, positions: Tensor) -> list[Tensor]:
+        """Token and position sources, each `[B, T, D]`."""
+        return [
+            self.weights["token_embedding.weight"][tokens],
+            self.weights["position_embedding.weight"][positions],
+        ]
+
+    def head(self, layer: int, head: int, q_in: Tensor, k_in: Tensor, v_in: Tensor, mask: Tensor) -> Tensor:
+        """A head's output `[B, T, D]` from what its q, k and v read."""
+        w_q, w_k, w_v, w_o = (self.weights[f"layers.{layer}.{name}"][head] for name in ("w_q", "w_k", "w_v", "w_o"))
+        scores = (q_in @ w_q.T) @ (k_in @ w_k.T).transpose(1, 2) * self.model.scale  # [B, query, key]
+        allowed = mask[:, None, :].expand_as(scores)
+        if self.model.causal:
+            allowed = allowed & torch.ones_like(allowed[0]).tril()
+        allowed = allowed | torch.eye(allowed.shape[-1], dtype=torch.bool)  # padding sees itself
+        return scores.masked_fill(~allowed, -1e30).softmax(-1) @ (v_in @ w_v.T) @ w_o
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        w = self.weights
+        hidden = x @ w[f"layers.{layer}.mlp.0.weight"].T + w[f"layers.{layer}.mlp.0.bias"]
+        return hidden.relu() @ w[f"layers.{layer}.mlp.2.weight"].T + w[f"layers.{layer}.mlp.2.bias"]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return x @ self.weights["unembedding.weight"].T
+
+    def rest(self, x: Tensor, mask: Tensor, layer: int, *, from_mlp: bool = False) -> Tensor:
+        """Outputs `[B, T, O]` of the plain model from the residual stream at a layer (or at its MLP)."""
+        for index in range(layer, len(self.model.layers)):
+            if index > layer or not from_mlp:
+                heads = [h for h in range(self.graph.n_heads) if self.alive(index, h)]
+                x = torch.stack([x, *(self.head(index, h, x, x, x, mask) for h in heads)]).sum(0)
+            x = x + self.mlp(index, x)
+        return self.logits(x)
+
+    def alive(self, layer: int, head: int) -> bool:
+        return f"a{layer}.h{head}" not in self.model.program.padding
+
+    def sources(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> list[Tensor]:
+        """Every source of a plain run, each `[B, T, D]`."""
+        outputs = self.inputs(tokens, positions)
+        for layer in range(self.graph.n_layers):
+            x = torch.stack(outputs).sum(0)
+            heads = [self.head(layer, head, x, x, x, mask) for head in range(self.graph.n_heads)]
+            outputs += heads
+            outputs.append(self.mlp(layer, x + torch.stack(heads).sum(0)))
+        return outputs
+
+    def reference(self, pairs: Pairs, ablation: str) -> list[Tensor]:
+        """What replaces each source: its output on the corrupted input, or zero."""
+        corrupted = self.sources(pairs.corrupted, pairs.corrupted_positions, pairs.corrupted_mask)
+        return [torch.zeros_like(output) for output in corrupted] if ablation == "zero" else corrupted
+
+
+def read_positions(model: TracrModel, mask: Tensor) -> Tensor:
+    """`[B, T]` bool: positions whose output means something: real tokens but for BOS."""
+    read = mask.clone()
+    if model.program.bos is not None:
+        read[:, 0] = False
+    return read
+
+
+@torch.no_grad()
+def written_values(model: TracrModel, tokens: Tensor, mask: Tensor) -> Tensor:
+    """`[n_sources, B, T, D]`: what each source writes on inputs as `TracrModel.encode` gives them."""
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    return torch.stack(_Runner(model).sources(tokens, positions, mask))
+
+
+@torch.no_grad()
+def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolArray | None = None) -> Tensor:
+    """`[n_destinations, n_sources, B]`: how far replacing each edge alone moves the output, at most.
+
+    Args:
+        only: `[n_destinations, n_sources]` the edges to replace; the others are 0. None: all.
+    """
+    runner = _Runner(model)
+    graph = runner.graph
+    mask = pairs.clean_mask
+    clean = runner.sources(pairs.clean, pairs.clean_positions, mask)
+    reference = runner.reference(pairs, ablation)
+    total = torch.stack(clean).cumsum(0)  # [n_sources, B, T, D]: the residual stream after each source
+    outputs = runner.logits(total[-1])
+    ignored = ~read_positions(model, mask)
+    effects = torch.zeros(graph.n_destinations, graph.n_sources, len(pairs), dtype=torch.float64)
+    tried = graph.valid if only is None else graph.valid & only
+    for layer in range(graph.n_layers):
+        first = graph.first_source(layer)
+        x, after_heads = total[first - 1], total[first - 1 + graph.n_heads]
+        for d in range(graph.first_port(layer), graph.first_port(layer + 1)):
+            head, port = (
+                (d - graph.first_port(layer)) % graph.n_heads,
+                (d - graph.first_port(layer)) // graph.n_heads,
+            )
+            if port < 3 and not runner.alive(layer, head):
+                continue
+            for s in map(int, np.flatnonzero(tried[d])):
+                change = reference[s] - clean[s]
+                if not change.any():
+                    continue
+                if port == 3:
+                    difference = runner.mlp(layer, after_heads + change) - clean[first + graph.n_heads]
+                    residual = total[first + graph.n_heads] + difference
+                else:
+                    q_in, k_in, v_in = (x + change if index == port else x for index in range(3))
+                    difference = runner.head(layer, head, q_in, k_in, v_in, mask) - clean[first + head]
+                    residual = after_heads + difference
+                if not difference.any():
+                    continue
+                patched = (
+                    runner.rest(residual, mask, layer + 1)
+                    if port == 3
+                    else runner.rest(residual, mask, layer, from_mlp=True)
+                )
+                effects[d, s] = (patched - outputs).abs().amax(-1).masked_fill(ignored, 0).amax(-1)
+    for s in map(int, np.flatnonzero(tried[-1])):
+        moved = runner.logits(reference[s] - clean[s])
+        effects[-1, s] = moved.abs().amax(-1).masked_fill(ignored, 0).amax(-1)
+    return effects
+
+
+@torch.no_grad()
+def circuit_outputs(model: TracrModel, pairs: Pairs, edges: BoolArray, *, ablation: str) -> tuple[Tensor, Tensor]:
+    """Outputs `[B, T, O]` of the full model and of the circuit that keeps only these edges of the finest graph."""
+    runner = _Runner(model)
+    graph = runner.graph
+    mask = pairs.clean_mask
+    clean = runner.sources(pairs.clean, pairs.clean_positions, mask)
+    reference = runner.reference(pairs, ablation)
+    current = runner.inputs(pairs.clean, pairs.clean_positions)
+
+    def read(d: int) -> Tensor:
+        pieces = [current[s] if edges[d, s] else reference[s] for s in np.flatnonzero(graph.valid[d])]
+        return torch.stack(pieces).sum(0)
+
+    for layer in range(graph.n_layers):
+        first, H = graph.first_port(layer), graph.n_heads
+        current += [
+            runner.head(layer, h, read(first + h), read(first + H + h), read(first + 2 * H + h), mask)
+            for h in range(H)
+        ]
+        current.append(runner.mlp(layer, read(first + 3 * H)))
+    return runner.logits(torch.stack(clean).sum(0)), runner.logits(read(graph.n_destinations - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Causes:
+    """Which edges matter, and inputs that show it.
+
+    Attributes:
+        edges: `[n_destinations, n_sources]`, edges whose replacement alone changes the output on some pair.
+        witnesses: few pairs that together show every one of those edges.
+        effects: `[n_destinations, n_sources]`, the greatest change seen.
+    """
+
+    edges: BoolArray
+    witnesses: Pairs
+    effects: npt.NDArray[np.float64]
+
+
+def causal_edges(model: TracrModel, pairs: Pairs, *, ablation: str, tolerance: float = TOLERANCE) -> Causes:
+    """The causal circuit on these pairs; witnesses are chosen greedily, next the one that shows most new edges."""
+    effects = edge_effects(model, pairs, ablation=ablation).numpy()
+    edges = effects.max(-1) > tolerance
+    shown = effects[edges] > effects[edges].max(-1, keepdims=True) / 2  # [edge, pair]: shown clearly
+    chosen: list[int] = []
+    missing = np.ones(len(shown), dtype=bool)
+    while missing.any():
+        best = int(shown[missing].sum(0).argmax())
+        chosen.append(best)
+        missing &= ~shown[:, best]
+    return Causes(edges, pairs[torch.tensor(chosen, dtype=torch.long)], effects.max(-1))

@@ -1,0 +1,271 @@
+"""The tasks `interp-*`: do what a program says, as a trained network whose true circuit is known by construction.
+
+Each model is a GPT-2 that was trained to run the program of one of the Tracr models: its record (`interp.json`) names
+that program, and says which part of the network stands for which part of the program, and which token for which
+output. So inputs, answers and distributions are the program's own, and so is the true circuit, through the
+alignment: edges that carry something in the program carry it in the network, and no others do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+import pydantic
+import torch
+from torch import Tensor
+
+from acdc.errors import AcdcError, TaskError, unknown
+from acdc.metrics import Outcome
+from acdc.model.programs.tracr import BUILTIN, TracrModel, Value
+from acdc.store.reading import read_record
+from acdc.store.writing import write_atomically
+from acdc.tasks.programs.inputs import DISTRIBUTIONS
+from acdc.tasks.programs.rare_inputs import all_inputs
+from acdc.tasks.programs.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
+from acdc.tasks.programs.truth import TrueCircuit, Truth
+from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
+from acdc.tasks.tokenise import ModelLike
+
+RECORD = "interp.json"
+DEFAULT_METRIC = "kl"
+FAITHFULNESS = 0.99
+"""What a circuit should reach: the networks were trained to do nothing but the program."""
+APART = 0.02
+"""Numbers closer than this are one output: 1/4 and 1/5 are two, 1/3 by two ways of adding is one."""
+
+
+class InterpRecord(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What a network was trained to be; stored as `interp.json` beside its weights.
+
+    Attributes:
+        program: name of the Tracr model whose program it runs.
+        vocabulary: text of each token: first the program's tokens, by the same ids, then outputs that are none.
+        values: outputs of the program; numbers, if its output is one.
+        outputs: the token that stands for each value.
+        alignment: the program's heads and MLPs, and the network's that stand for them.
+    """
+
+    format: int = 1
+    program: str
+    vocabulary: tuple[str, ...]
+    values: tuple[Value, ...]
+    outputs: tuple[int, ...]
+    alignment: dict[str, str]
+
+    @classmethod
+    def of(cls, model: TracrModel, alignment: dict[str, str]) -> InterpRecord:
+        """The record of a network for this program."""
+        program = model.program
+        vocabulary = [str(token) for token in program.vocabulary]
+        values = output_values(model)
+        outputs = []
+        for value in values:
+            text = str(Fraction(value).limit_denominator(60)) if program.numerical else str(value)
+            if text not in vocabulary:
+                vocabulary.append(text)
+            outputs.append(vocabulary.index(text))
+        return cls(
+            program=program.name,
+            vocabulary=tuple(vocabulary),
+            values=values,
+            outputs=tuple(outputs),
+            alignment=alignment,
+        )
+
+    def tokens(self, outputs: Tensor, mask: Tensor) -> Tensor:
+        """Token `[B, T]` of the program's output at each position, -1 where it has none.
+
+        Args:
+            outputs: `[B, T, O]` of the program's Tracr model; mask: `[B, T]` real tokens of the inputs.
+        """
+        if all(isinstance(value, float) for value in self.values) and outputs.shape[-1] == 1:
+            distance, best = (outputs - torch.tensor(self.values, dtype=outputs.dtype)).abs().min(-1)
+            sure = distance < APART
+        else:
+            highest, best = outputs.max(-1)
+            others = outputs.scatter(-1, best[..., None], 0).abs().amax(-1)
+            sure = ((highest - 1).abs() < 0.2) & (others < 0.2)
+        read = mask.clone()
+        read[:, 0] &= "BOS" not in self.vocabulary
+        return torch.where(sure & read, torch.tensor(self.outputs)[best], -1)
+
+    def save(self, folder: str | Path) -> None:
+        write_atomically(Path(folder) / RECORD, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, name: str) -> InterpRecord:
+        """The record of a built-in model, or of the one in a folder."""
+        path = folder_of(name) / RECORD
+        try:
+            return read_record(path, cls)
+        except AcdcError as error:
+            raise AcdcError(f"the record at {str(path)!r} cannot be read: {error}") from None
+
+
+def output_values(model: TracrModel) -> tuple[Value, ...]:
+    """The values a program gives on its inputs, in order."""
+    program = model.program
+    if program.output_vocabulary is not None:
+        return program.output_vocabulary
+    tokens, mask = model.encode(list(all_inputs(program)))
+    with torch.no_grad():
+        found = model(tokens, attention_mask=mask)[:, int(program.bos is not None) :, 0]
+    values: list[Value] = []
+    for value in found[mask[:, int(program.bos is not None) :]].unique().tolist():
+        if not values or value - float(values[-1]) > APART:
+            values.append(round(value, 4))
+    return tuple(values)
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+def builtin_names() -> list[str]:
+    """Names of the models that come with acdc, which are those of their tasks."""
+    return sorted(path.parent.name for path in BUILTIN.glob(f"interp-*/{RECORD}"))
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a built-in model, or the one of that path."""
+    return BUILTIN / name if (BUILTIN / name / RECORD).is_file() else Path(name)
+
+
+def is_interp(name: str) -> bool:
+    """Whether it is a built-in model of this kind, or the folder of one."""
+    return (folder_of(name) / RECORD).is_file()
+
+
+def truth_of(name: str) -> Truth:
+    """The true circuits of a model, one for each distribution of inputs."""
+    return Truth.load(folder_of(name))
+
+
+# ---- the task ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class InterpTask:
+    """Do what a program does, on random inputs.
+
+    Attributes:
+        name: of the task and of the one model that does it.
+        outcome: the outcome metric.
+        ablation: what a removed edge carries.
+        distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
+        size: discovery prompts, and as many held out.
+        seed: the prompts are drawn with.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
+    """
+
+    name: str
+    description: str
+    outcome: Outcome
+    ablation: Ablation = "resample"
+    distribution: str = DEFAULT_DISTRIBUTION
+    size: int = DEFAULT_SIZE
+    seed: int = 0
+    witnesses: bool = True
+
+    @property
+    def metric(self) -> str:
+        return self.outcome.name
+
+    def truth(self) -> TrueCircuit | None:
+        """The true circuit for this distribution; None for ablations that the network was not trained under."""
+        return truth_of(self.name).get("resample", self.distribution) if self.ablation == "resample" else None
+
+    def prepare(self, model: ModelLike) -> Dataset:
+        record = InterpRecord.load(self.name)
+        if Path(self.name).name != Path(model.name).name or model.vocabulary_size != len(record.vocabulary):
+            raise TaskError(f"task {self.name!r} is what the model {self.name!r} does, got model {model.name!r}")
+        program, truth = TracrModel.load(record.program), self.truth()
+        discovery, held_out = (
+            with_answers(prompts, program, record)
+            for prompts in draw_prompts(
+                program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
+                seed=self.seed, answered=not program.program.numerical,
+            )
+        )  # fmt: skip
+        check_metric(self.outcome, discovery, self.name)
+        return Dataset(
+            name=self.name,
+            discovery=discovery.to(model.device),
+            held_out=held_out.to(model.device),
+            metric=self.outcome,
+            ablation=self.ablation,
+            seed=self.seed,
+            warnings=self._warnings(truth),
+            faithfulness=FAITHFULNESS,
+            truth=truth,
+            tokens=tuple(
+                tuple(record.vocabulary[token] if real else "" for token, real in zip(row, mask, strict=True))
+                for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)
+            ),
+        )
+
+    def _warnings(self, truth: TrueCircuit | None) -> tuple[str, ...]:
+        if truth is None:
+            return (f"{self.name}: the true circuit is known for resample ablation only, not for {self.ablation}",)
+        if not truth.edges:
+            return (f"{self.name}: no edge matters with {self.distribution!r} inputs; try another distribution",)
+        if self.witnesses and len(truth.witnesses) > self.size:
+            return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge",)
+        return ()
+
+
+def make(
+    name: str,
+    *,
+    metric: Outcome | str | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    distribution: str | None = None,
+    ablation: str | None = None,
+    witnesses: bool = True,
+) -> InterpTask:
+    """The task of a built-in model `interp-*`, or of the model in a folder.
+
+    Args:
+        metric: default: kl.
+        size: discovery prompts (default 32), and as many held out.
+        distribution: "fixed", "mixed", "permuted" or "varied" (default).
+        ablation: "resample" (default), or another, for which the true circuit is not known.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
+
+    Raises:
+        AcdcError: an unknown metric, distribution or ablation.
+    """
+    distribution = DEFAULT_DISTRIBUTION if distribution is None else distribution
+    if distribution not in DISTRIBUTIONS:
+        raise unknown("distribution", distribution, DISTRIBUTIONS)
+    return InterpTask(
+        name=name,
+        description=f"{describe_task(name)}; the true circuit is that of {distribution} inputs",
+        outcome=resolve_metric(DEFAULT_METRIC if metric is None else metric),
+        ablation=check_ablation(ablation or "resample"),
+        distribution=distribution,
+        size=DEFAULT_SIZE if size is None else size,
+        seed=seed,
+        witnesses=check_witnesses(witnesses),
+    )
+
+
+def describe_task(name: str) -> str:
+    """What the model of that name does, in one line."""
+    return f"{describe(InterpRecord.load(name).program)}, by a trained network"
+
+
+@torch.no_grad()
+def with_answers(prompts: Prompts, program: TracrModel, record: InterpRecord) -> Prompts:
+    """The prompts with the tokens of the program's outputs as answers, and all its other outputs as wrong ones."""
+    outputs = program(prompts.clean, position_ids=prompts.position_ids, attention_mask=prompts.mask)
+    token = record.tokens(outputs, prompts.mask).gather(1, prompts.positions.clamp(min=0))  # [B, read]
+    answers = torch.where(prompts.positions >= 0, token, -1)[..., None]
+    every = torch.tensor(sorted(set(record.outputs)))
+    others = every.expand(*answers.shape[:2], -1)
+    wrong = torch.where((others != answers) & (answers >= 0), others, -1)
+    order = (wrong < 0).int().argsort(dim=-1, stable=True)
+    return dataclasses.replace(prompts, answers=answers, wrong=wrong.gather(-1, order)[..., : len(every) - 1])

@@ -1,0 +1,312 @@
+"""The tasks `tracr-*`: do what the program says, judged at every position.
+
+A task draws clean inputs and corrupts them by other random inputs. Its distribution says in what the two differ,
+and so which circuit is the true one: the same ablation and distribution name it (`truth_for`). By default tokens,
+lengths and positions all differ ("varied"), which exercises the whole program. The pairs that show each true edge
+to matter (witnesses, chosen with the truth) lead the discovery prompts, so that a search can find every edge and a miss
+is its own; without them, prompts are random alone, as a user's would be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acdc.errors import AcdcError, TaskError, unknown
+from acdc.metrics import Outcome
+from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
+from acdc.tasks.programs.derive import read_positions
+from acdc.tasks.programs.inputs import DISTRIBUTIONS, Pairs, concatenate, random_pairs
+from acdc.tasks.programs.truth import TrueCircuit, Truth, witness_pairs
+from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
+from acdc.tasks.tokenise import ModelLike
+
+DEFAULT_DISTRIBUTION = "varied"
+DEFAULT_SIZE = 32
+FAITHFULNESS = 0.999
+"""What a circuit of a program should reach: a program is exact, so nothing of it is noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TracrTask:
+    """Do what a compiled program does, on random inputs.
+
+    Attributes:
+        name: of the task and of the one model that does it.
+        description: what the program computes, and which true circuit the task is for.
+        outcome: the outcome metric.
+        ablation: what a removed edge carries.
+        distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
+        size: discovery prompts, and as many held out.
+        seed: the prompts are drawn with.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
+    """
+
+    name: str
+    description: str
+    outcome: Outcome
+    ablation: Ablation = "resample"
+    distribution: str = DEFAULT_DISTRIBUTION
+    size: int = DEFAULT_SIZE
+    seed: int = 0
+    witnesses: bool = True
+
+    @property
+    def metric(self) -> str:
+        return self.outcome.name
+
+    def truth(self) -> TrueCircuit | None:
+        """The true circuit for this ablation and distribution; None if there is none (mean ablations)."""
+        if self.ablation not in ("resample", "zero"):
+            return None
+        return truth_for(self.name, self.ablation, self.distribution)
+
+    def prepare(self, model: ModelLike) -> Dataset:
+        program = getattr(model, "program", None)
+        if program is None or Path(self.name).name not in (program.program.name, Path(model.name).name):
+            raise TaskError(f"task {self.name!r} is what the model {self.name!r} does, got model {model.name!r}")
+        truth = self.truth()
+        discovery, held_out = draw_prompts(
+            program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
+            seed=self.seed, answered=self.outcome.needs_answers,
+        )  # fmt: skip
+        check_metric(self.outcome, discovery, self.name)
+        vocabulary = program.program.vocabulary
+        return Dataset(
+            name=self.name,
+            discovery=discovery.to(model.device),
+            held_out=held_out.to(model.device),
+            metric=self.outcome,
+            ablation=self.ablation,
+            seed=self.seed,
+            warnings=self._warnings(truth),
+            faithfulness=FAITHFULNESS,
+            truth=truth,
+            exact=True,
+            tokens=tuple(
+                tuple(str(vocabulary[token]) if real else "" for token, real in zip(row, mask, strict=True))
+                for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)
+            ),
+        )
+
+    def _warnings(self, truth: TrueCircuit | None) -> tuple[str, ...]:
+        case = f"under {self.ablation} ablation with {self.distribution!r} inputs"
+        if truth is None:
+            return (f"{self.name}: no one circuit is the true one {case}; see whether it reproduces all outputs",)
+        if not truth.edges:
+            return (f"{self.name}: no edge matters {case}; try another distribution",)
+        if self.witnesses and len(truth.witnesses) > self.size:
+            return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge {case}",)
+        return ()
+
+
+def make(
+    name: str,
+    *,
+    metric: Outcome | str | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    distribution: str | None = None,
+    ablation: str | None = None,
+    witnesses: bool = True,
+) -> TracrTask:
+    """The task of a Tracr model.
+
+    Args:
+        name: the model's name, or the folder of a compiled model.
+        metric: default: l2, which is zero exactly where the output is the program's.
+        size: discovery prompts (default 32), and as many held out.
+        distribution: "fixed", "mixed", "permuted" or "varied" (default).
+        ablation: "resample" (default), "zero", or a mean, for which there is no true circuit.
+        witnesses: whether pairs chosen with the truth lead the discovery prompts.
+
+    Raises:
+        AcdcError: an unknown name, metric, distribution or ablation.
+    """
+    distribution = DEFAULT_DISTRIBUTION if distribution is None else distribution
+    if distribution not in DISTRIBUTIONS:
+        raise unknown("distribution", distribution, DISTRIBUTIONS)
+    truth_of(name)
+    chosen = check_ablation(ablation or "resample")
+    return TracrTask(
+        name=name,
+        description=f"{describe(name)}; {_subject(chosen)} {chosen} ablation with {distribution} inputs",
+        outcome=resolve_metric("l2" if metric is None else metric),
+        ablation=chosen,
+        distribution=distribution,
+        size=DEFAULT_SIZE if size is None else size,
+        seed=seed,
+        witnesses=check_witnesses(witnesses),
+    )
+
+
+def _subject(ablation: str) -> str:
+    """What is right under an ablation, up to its name."""
+    if ablation == "resample":
+        return "the true circuit is that of"
+    return "a circuit is right if it reproduces all outputs and no edge can go, under"
+
+
+def check_witnesses(given: object) -> bool:
+    """The option `witnesses`.
+
+    Raises:
+        TaskError: it is neither true nor false.
+    """
+    if not isinstance(given, bool):
+        raise TaskError(f"expected witnesses to be true or false, got {given!r}")
+    return given
+
+
+def task_names() -> list[str]:
+    """Names of the tasks: those of the models."""
+    return [*builtin_names(), *sorted(_COMPILED)]
+
+
+def describe(name: str) -> str:
+    """What the program of that name computes, in one line."""
+    if name in _COMPILED:
+        return _COMPILED[name][0].description or "a compiled RASP program"
+    return read_program(BUILTIN / name if (BUILTIN / name).is_dir() else name).description
+
+
+# ---- truths -----------------------------------------------------------------------------------------------------
+
+
+def true_circuits(model_name: str) -> dict[str, TrueCircuit]:
+    """The true circuits of a Tracr model: "structural", "semantic", and causal ones like "resample/mixed".
+
+    Args:
+        model_name: a built-in model, one that `acdc.compile` made, or the folder of one.
+    """
+    return {circuit.name: circuit for circuit in truth_of(model_name).circuits}
+
+
+def truth_for(model_name: str, ablation: str, distribution: str = DEFAULT_DISTRIBUTION) -> TrueCircuit:
+    """The causal circuit of a Tracr model for an ablation and a distribution.
+
+    Raises:
+        AcdcError: there is no such model, or no truth for this ablation or distribution.
+    """
+    if distribution not in DISTRIBUTIONS:
+        raise unknown("distribution", distribution, DISTRIBUTIONS)
+    return truth_of(model_name).get(ablation, distribution)
+
+
+def truth_of(model_name: str) -> Truth:
+    """All true circuits of a Tracr model, by its name or folder."""
+    if model_name in _COMPILED:
+        return _COMPILED[model_name][1]
+    if (BUILTIN / model_name / "truth.json").is_file():
+        return Truth.load(BUILTIN / model_name)
+    if Path(model_name).is_dir():
+        return Truth.load(model_name)
+    raise unknown("Tracr model", model_name, task_names())
+
+
+_COMPILED: dict[str, tuple[TracrProgram, Truth]] = {}
+"""Programs compiled in this process, and their true circuits."""
+
+
+def register(model: TracrModel, truth: Truth) -> None:
+    """Make the task of a compiled program known by the program's name, in this process.
+
+    Raises:
+        AcdcError: the name is a built-in model's.
+    """
+    if model.program.name in builtin_names():
+        raise AcdcError(f"{model.program.name!r} is the name of a built-in model: choose another")
+    _COMPILED[model.program.name] = model.program, truth
+
+
+# ---- prompts ----------------------------------------------------------------------------------------------------
+
+
+def draw_prompts(
+    model: TracrModel,
+    circuit: TrueCircuit | None,
+    *,
+    distribution: str,
+    size: int,
+    seed: int,
+    answered: bool = False,
+) -> tuple[Prompts, Prompts]:
+    """Discovery and held-out prompts, `size` each, no pair in both; the witnesses of `circuit` lead discovery.
+
+    Args:
+        answered: only prompts with an answer somewhere, and only the positions that have one.
+
+    Raises:
+        TaskError: the program has too few different pairs of inputs.
+    """
+    rng = np.random.default_rng((seed, 1))
+    batches = [random_pairs(model, 2 * size, distribution=distribution, rng=rng) for _ in range(10)]
+    witnesses = None if circuit is None else witness_pairs(model, circuit)
+    if witnesses is not None:
+        batches.insert(0, witnesses[:size])
+    pairs = concatenate(batches)
+    if answered:
+        pairs = pairs[_read(model, pairs, answered=True)[0].any(-1)]
+    keys = torch.cat(list(vars(pairs).values()), dim=-1).numpy()
+    order = np.sort(np.unique(keys, axis=0, return_index=True)[1])[: 2 * size]
+    if len(order) < 2 * size:
+        raise TaskError(
+            f"{model.program.name}: expected {size} prompts and {size} held out, but there are only {len(order)} "
+            f"different pairs of {distribution!r} inputs: ask for {len(order) // 2} at most"
+        )
+    prompts = to_prompts(model, pairs[torch.from_numpy(order)], answered=answered)
+    return prompts[:size], prompts[size:]
+
+
+def to_prompts(model: TracrModel, pairs: Pairs, *, answered: bool = False) -> Prompts:
+    """Pairs as prompts that read every position with an output, and what a categorical output is there.
+
+    Answers and wrong answers are rows of the output vocabulary: the program's value, and all others. Where the
+    program gives None there is no answer.
+    """
+    read, value = _read(model, pairs, answered=answered)
+    answers = wrong = None
+    if value is not None:
+        answers = _at(read, value)[..., None]  # [B, read, 1]
+        others = torch.arange(model.unembedding.weight.shape[0] - 1).expand(*answers.shape[:2], -1)
+        wrong = torch.where(answers >= 0, others + (others >= answers), -1)
+    permuted = not torch.equal(pairs.corrupted_positions, pairs.clean_positions)
+    return Prompts(
+        clean=pairs.clean,
+        corrupted=pairs.corrupted,
+        mask=pairs.clean_mask,
+        positions=_at(read, torch.arange(read.shape[1]).expand(read.shape)),
+        answers=answers,
+        wrong=wrong if wrong is not None and wrong.shape[-1] else None,
+        position_ids=pairs.clean_positions,
+        corrupted_mask=pairs.corrupted_mask,
+        corrupted_position_ids=pairs.corrupted_positions if permuted else None,
+    )
+
+
+@torch.no_grad()
+def _read(model: TracrModel, pairs: Pairs, *, answered: bool) -> tuple[Tensor, Tensor | None]:
+    """Which positions are read, and the program's value at every position (-1 where it gives None): `[B, T]` both.
+
+    There are no values for numerical programs. With `answered`, only positions that have one are read.
+    """
+    read = read_positions(model, pairs.clean_mask)
+    if model.program.numerical:
+        return read, None
+    device = model.unembedding.weight.device
+    inputs = (pairs.clean, pairs.clean_positions, pairs.clean_mask)
+    best, value = model(*(tensor.to(device) for tensor in inputs)).cpu().max(-1)
+    value = torch.where(best > 0.5, value, -1)
+    return (read & (value >= 0) if answered else read), value
+
+
+def _at(read: Tensor, values: Tensor) -> Tensor:
+    """`[B, read]`: the values `[B, T]` at the read positions, in order; -1 fills up."""
+    width = int(read.sum(-1).max())
+    order = read.int().argsort(dim=-1, descending=True, stable=True)[:, :width]
+    return torch.where(read.gather(-1, order), values.gather(-1, order), -1)

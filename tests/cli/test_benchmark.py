@@ -1,0 +1,154 @@
+"""`acdc benchmark`: what it prints and writes, that it resumes, and how it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acdc.benchmarks import runner
+from acdc.benchmarks.runner import Subject
+from acdc.benchmarks.table import Row, Table
+from acdc.cli import main as cli
+from acdc.errors import WriteError
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run `acdc benchmark …` in an empty folder, with rows that cost nothing; status, output and messages."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def quick(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+        return Row(suite, subject.case.name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4)
+
+    monkeypatch.setattr(runner, "run_row", quick)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["acdc", "benchmark", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return run
+
+
+def test_a_table_and_a_report_are_written_and_the_leaderboard_shown(command: Command) -> None:
+    status, out, _ = command("--suite", "smoke", "--cases", "hist,rev*", "--methods", "eap,acdc", "--seeds", "0,1")
+    assert status == 0
+    assert all(name in out for name in ("eap", "acdc", "random", "report.html"))
+    folder = Path("runs/benchmark-smoke")
+    assert {"results.sqlite", "report.html", "report.md"} <= {path.name for path in folder.iterdir()}
+    with Table(folder / "results.sqlite") as table:
+        assert {(row.case, row.seed) for row in table.rows()} == {
+            (case, seed) for case in ("hist", "reverse") for seed in (0, 1)
+        }
+    assert "acdc benchmark --suite smoke --cases" in (folder / "report.html").read_text()
+
+
+def test_json_is_all_there_is_on_standard_output(command: Command) -> None:
+    status, out, _ = command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here", "--json")
+    assert status == 0
+    result = json.loads(out)
+    assert {row["method"] for row in result["rows"]} == {"eap", "random"}
+    assert {line["method"] for line in result["leaderboard"]} == {"eap", "random"}
+    assert result["files"]["html"] == "here/report.html"
+
+
+def test_an_interruption_says_how_to_go_on(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> Row:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_row", interrupted)
+    status, out, err = command("smoke", "--cases", "hist", "-o", "here")
+    assert (status, out) == (130, "")
+    assert "finished rows are in here; the same command goes on from there" in err
+    assert "nothing was written" not in err
+
+
+def remove_the_folder(_: Table) -> None:
+    shutil.rmtree("here")
+
+
+def remove_the_table(_: Table) -> None:
+    Path("here/results.sqlite").unlink()
+
+
+def fill_the_disk(table: Table) -> None:
+    (pages,) = table._database.execute("PRAGMA page_count").fetchone()
+    table._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def fill_the_disk_for_circuits(_: Table) -> None:
+    raise WriteError("cannot write 'circuits': No space left on device")
+
+
+@pytest.mark.parametrize("fault", [remove_the_folder, remove_the_table, fill_the_disk, fill_the_disk_for_circuits])
+def test_when_nothing_can_be_written_any_more_it_stops_in_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Table], None]
+) -> None:
+    tables: list[Table] = []
+    opened, quick = Table._open, runner.run_row
+
+    def opening(table: Table) -> None:
+        opened(table)
+        tables.append(table)
+
+    def row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+        if len(tables[-1].rows()) == 2:
+            fault(tables[-1])
+        return dataclasses.replace(quick(suite, subject, method, folder=folder), warnings="x" * 10_000)
+
+    monkeypatch.setattr(runner, "run_row", row)
+    monkeypatch.setattr(Table, "_open", opening)
+    asked = ("smoke", "--cases", "hist", "--methods", "eap,exact,guided", "-o", "here")
+    status, out, err = command(*asked)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    kept = fault in (fill_the_disk, fill_the_disk_for_circuits)
+    assert kept or not Path("here/results.sqlite").exists()
+    monkeypatch.setattr(runner, "run_row", quick)
+    with Table("here/results.sqlite") as table:
+        assert len(table.rows()) == 2 * kept
+        assert not any(row.error for row in table.rows())
+    assert command(*asked)[0] == 0
+
+
+def test_files_that_no_benchmark_made_are_not_replaced(command: Command) -> None:
+    for name in ("report.html", "report.md", "results.csv"):
+        Path("here").mkdir(exist_ok=True)
+        Path("here", name).write_text("mine")
+        status, _, err = command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")
+        assert (status, err.count("\n")) == (2, 1)
+        assert Path("here", name).read_text() == "mine"
+        assert [path.name for path in Path("here").iterdir()] == [name]
+        Path("here", name).unlink()
+    for _ in range(2):  # its own are
+        assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
+    Path("here/results.sqlite").unlink()
+    assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["smok"], "unknown suite 'smok': did you mean smoke?"),
+        (["smoke", "--suite", "tracr"], "expected one suite, got 'smoke' and --suite 'tracr'"),
+        (["smoke", "--cases", "hits"], "did you mean hist?"),
+        (["smoke", "--methods", "eapp"], "unknown method 'eapp'"),
+        (["smoke", "--methods", ","], "expected comma-separated names, got ','"),
+        (["smoke", "--seeds", "one"], "whole numbers as seeds, like 0,1,2, got 'one'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(command: Command, arguments: list[str], message: str) -> None:
+    status, out, err = command(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert list(Path().iterdir()) == []

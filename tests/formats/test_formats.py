@@ -1,0 +1,306 @@
+"""What is exported can be imported again; files of peers are read as they write them; bad files are refused."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import warnings
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.formats import FORMATS, export, import_circuit
+from acdc.graph import Graph
+from strategies import circuits
+
+WHOLE = ("mib", "csv")  # formats that hold every edge
+NETWORKS = ("node-link", "graphml", "dot")
+
+
+def example(graph: Graph = Graph(2, 2)) -> Circuit:  # noqa: B008
+    values = np.random.default_rng(0).normal(size=graph.valid.shape)
+    return Scores(graph, values, "eap", Provenance(task="ioi", method="eap")).top(25)
+
+
+def check_same(back: Circuit, circuit: Circuit, *, everywhere: bool) -> None:
+    assert back == circuit
+    if circuit.scores is None:
+        assert back.scores is None
+    elif everywhere or circuit.n_edges:
+        where = circuit.graph.valid if everywhere else circuit.edges
+        assert (back.scores.values[where] == circuit.scores.values[where]).all()
+
+
+@settings(max_examples=40)
+@given(circuits(), st.sampled_from(NETWORKS))
+def test_networks_round_trip(circuit: Circuit, format: str) -> None:
+    back = import_circuit(export(circuit, format), format)
+    check_same(back, circuit, everywhere=False)
+    assert back.provenance == circuit.provenance
+
+
+@settings(max_examples=20)
+@given(circuits(qkv="split", group_kv=False), st.sampled_from(["single", "token"]))
+def test_mib_round_trips(circuit: Circuit, inputs: str) -> None:
+    if circuit.graph.inputs == "split":
+        with pytest.raises(AcdcError, match="know one graph only"):
+            export(circuit, "mib")
+        return
+    back = import_circuit(export(circuit, "mib"), "mib")
+    check_same(back, circuit, everywhere=True)
+    assert back.provenance == circuit.provenance
+    if circuit.scores is not None and circuit.scores.nodes is not None:
+        assert (back.scores.nodes == circuit.scores.nodes).all()
+
+
+@settings(max_examples=20)
+@given(circuits())
+def test_csv_round_trips(circuit: Circuit) -> None:
+    text = export(circuit, "csv")
+    check_same(import_circuit(text, "csv", circuit.graph), circuit, everywhere=True)
+    plain = "".join(",".join(line.split(",")[:4]) + "\n" for line in text.splitlines())
+    inferred = import_circuit(plain, "csv").graph
+    assert inferred.destinations == circuit.graph.destinations
+    assert (inferred.valid == circuit.graph.valid).all()
+
+
+@settings(max_examples=60)
+@given(circuits(), st.sampled_from([name for name, record in FORMATS.items() if record.read and record.write]))
+def test_every_option_of_the_graph_comes_back_and_what_does_not_is_listed(circuit: Circuit, format: str) -> None:
+    if format == "mib" and (circuit.graph.qkv, circuit.graph.group_kv, circuit.graph.inputs == "split") != (
+        "split", False, False,
+    ):  # fmt: skip
+        with pytest.raises(AcdcError, match="know one graph only"):
+            export(circuit, format)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        back = import_circuit(export(circuit, format), format)
+    assert back.graph == circuit.graph
+    assert back == circuit
+    assert back.provenance == circuit.provenance
+    said = " ".join(str(warning.message) for warning in caught)
+    if circuit.scores is not None and circuit.scores.values.any():
+        same = back.scores is not None and (back.scores.values == circuit.scores.values).all()
+        assert same or "scores of edges that are not kept" in said
+        nodes = None if back.scores is None else back.scores.nodes
+        assert nodes is not None or circuit.scores.nodes is None or "node scores" in said
+
+
+def test_what_circuit_tracer_does_not_hold_is_listed() -> None:
+    with pytest.warns(
+        UserWarning, match="does not hold the way back.*provenance.*options of the graph.*q, k and v"
+    ):
+        export(example(), "circuit-tracer")
+
+
+def test_csv_lists_every_edge() -> None:
+    circuit = example()
+    rows = list(csv.DictReader(io.StringIO(export(circuit, "csv"))))
+    assert list(rows[0]) == ["source", "destination", "score", "kept", "acdc"]
+    assert not any(row["acdc"] for row in rows[1:])
+    assert len(rows) == circuit.graph.n_edges
+    kept = {f"{row['source']}->{row['destination']}" for row in rows if row["kept"] == "true"}
+    assert kept == set(circuit.edge_names())
+
+
+def test_mib_json_is_what_their_code_reads() -> None:
+    circuit = example(Graph(2, 2, inputs="token"))
+    value = json.loads(export(circuit, "mib"))
+    assert value["cfg"] == {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 0}
+    assert list(value["nodes"]) == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "logits"]
+    assert set(value["edges"]) == set(circuit.graph.edge_names(circuit.graph.valid))
+    assert value["edges"]["input->a0.h1<q>"].keys() == {"score", "in_graph"}
+
+
+def test_mib_json_as_their_code_writes_it() -> None:
+    names = Graph(1, 1).edge_names(Graph(1, 1).valid)
+    value = {
+        "cfg": {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "d_model": 8},
+        "nodes": {name: {"in_graph": True, "score": float("nan")} for name in ("input", "a0.h0", "m0", "logits")},
+        "edges": {name: {"score": -0.5, "in_graph": name == "input->m0"} for name in names},
+    }
+    circuit = import_circuit(json.dumps(value), "mib")
+    assert circuit.graph == Graph(1, 1, inputs="token")
+    assert circuit.edge_names() == ["input->m0"]
+    assert circuit.scores.values[circuit.graph.valid].tolist() == [-0.5] * len(names)
+    assert circuit.scores.nodes is None
+    assert import_circuit(json.dumps(value), "mib", Graph(1, 1)).graph == Graph(1, 1)
+    with pytest.raises(AcdcError, match="not of the"):
+        import_circuit(json.dumps(value), "mib", Graph(2, 1))
+    value["nodes"] = {"input": True, "m0": False}  # an older version of theirs
+    assert import_circuit(json.dumps(value), "mib") == circuit
+
+
+def pt_file(**changes: object) -> bytes:
+    graph = Graph(2, 2)
+    value = {
+        "cfg": {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 8},
+        "src_nodes": list(graph.sources),
+        "dst_nodes": list(graph.destinations),
+        "edges_scores": torch.arange(7 * 15, dtype=torch.float32).reshape(7, 15),
+        "edges_in_graph": torch.from_numpy(graph.valid.T.copy()),
+        "nodes_in_graph": torch.ones(7, dtype=torch.bool),
+    } | changes
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def test_pt_files(tmp_path: Path) -> None:
+    path = tmp_path / "scores.pt"
+    path.write_bytes(pt_file())
+    circuit = import_circuit(path, "eap-pt")
+    assert circuit.graph == Graph(2, 2, inputs="token")
+    assert circuit.n_edges == circuit.graph.n_edges
+    d, s = circuit.graph.edge("a0.h1->a1.h0<k>")
+    assert circuit.scores.values[d, s] == s * 15 + d
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return (print, ("code ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no tensors", "damaged, or holds more than tensors"),
+        (pt_file(extra=Malicious()), "damaged, or holds more than tensors"),
+        (pt_file(edges_scores=torch.zeros(15, 7)), r"edges_scores of shape \[7, 15\] \(sources, destinations\)"),
+        (pt_file(edges_in_graph=3), "got int"),
+        (pt_file(cfg={"n_layers": 3, "n_heads": 2}), "src_nodes are not those of 3 layers"),
+        (pt_file(cfg={"n_layers": None}), "graph options are wrong"),
+        (pt_file(edges_scores=torch.full((7, 15), torch.nan)), "NaN"),
+    ],
+)
+def test_bad_pt_files(content: bytes, words: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(AcdcError, match=words):
+        import_circuit(content, "eap-pt")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_networkx_reads_our_files(tmp_path: Path) -> None:
+    circuit = example()
+    expected = circuit.to_networkx()
+    linked = nx.node_link_graph(json.loads(export(circuit, "node-link")), edges="links")
+    path = tmp_path / "circuit.graphml"
+    path.write_text(export(circuit, "graphml"))
+    for network in (linked, nx.read_graphml(path)):
+        assert dict(network.nodes(data=True)) == dict(expected.nodes(data=True))
+        assert list(network.edges(data=True)) == list(expected.edges(data=True))
+
+
+def test_dot_of_others() -> None:
+    text = """
+    strict digraph "G" { /* by hand */ node [shape=box; color="a\\"b"]
+      input -> m0 -> logits [score = -2.5, label="x"]
+      subgraph cluster_0 { "input" -> "a0.h0<q>" }  # comment
+      a0.h0 -> logits; a0.h0
+    }"""
+    circuit = import_circuit(text.replace("# comment", "// comment"), "dot", Graph(1, 1))
+    assert set(circuit.edge_names()) == {"input->m0", "m0->logits", "input->a0.h0<q>", "a0.h0->logits"}
+    assert circuit.edge_scores()["m0->logits"] == -2.5
+    with pytest.raises(AcdcError, match="does not say which graph"):
+        import_circuit(text.replace("# comment", ""), "dot")
+
+
+def test_circuit_tracer_links() -> None:
+    value = json.loads(export(example(), "circuit-tracer"))
+    ids = [node["node_id"] for node in value["nodes"]]
+    assert len(set(ids)) == len(ids)
+    assert {link["source"] for link in value["links"]} | {link["target"] for link in value["links"]} <= set(ids)
+    clerps = {node["node_id"]: node["clerp"] for node in value["nodes"]}
+    weights = {(clerps[link["source"]], clerps[link["target"]]): link["weight"] for link in value["links"]}
+    assert len(weights) == len(value["links"])
+    total: dict[tuple[str, str], float] = {}
+    for name, score in example().edge_scores().items():
+        source, _, destination = name.partition("->")
+        pair = (source, destination.partition("<")[0])
+        total[pair] = total.get(pair, 0) + score
+    assert weights == total
+
+
+HOSTILE = 'x"}]\\"\n// --> ]]> <script>alert(1)</script> <!DOCTYPE &lt; \x00\x1b \u202e 🙂 ' + "y" * 300
+
+
+@pytest.mark.parametrize("format", [name for name, record in FORMATS.items() if record.write])
+def test_hostile_names_stay_text(format: str) -> None:
+    circuit = Circuit(Graph(1, 1), Graph(1, 1).valid, provenance=Provenance(task=HOSTILE, model=HOSTILE))
+    text = export(circuit, format)
+    if format == "graphml":
+        ElementTree.fromstring(text)
+    if FORMATS[format].read:
+        back = import_circuit(text, format)
+        assert back == circuit
+        assert back.provenance == circuit.provenance
+
+
+@pytest.mark.parametrize("format", [name for name, record in FORMATS.items() if record.read and record.write])
+@pytest.mark.parametrize("graph", [Graph(1, 1), Graph(2, 2, mlp=False)])
+def test_empty_circuits(format: str, graph: Graph) -> None:
+    circuit = Circuit(graph, np.zeros_like(graph.valid))
+    assert import_circuit(export(circuit, format), format) == circuit
+
+
+@pytest.mark.parametrize("format", [name for name, record in FORMATS.items() if record.read])
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read(format: str, data: st.DataObject) -> None:
+    """Whatever bytes come, the answer is a circuit or one AcdcError."""
+    content = export(example(), format).encode() if FORMATS[format].write else pt_file()
+    position = data.draw(st.integers(0, len(content)))
+    middle = data.draw(st.sampled_from([b"", b"}", b'"', b"<", b"\xff", b"NaN", b"0", b"\n"]))
+    skip = data.draw(st.sampled_from([0, 1, 7, 10**6]))
+    with contextlib.suppress(AcdcError):
+        import_circuit(content[:position] + middle + content[position + skip :], format)
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "words"),
+    [
+        ("mib", "{", "not valid JSON"),
+        ("mib", "{}", "needs the objects"),
+        ("mib", '{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {}, "edges": {"m0->logits": {}}}', "'in_graph'"),
+        ("node-link", '{"links": 3}', "needs a list"),
+        ("node-link", '{"links": []}', "does not say which graph"),
+        ("graphml", "<graphml", "cannot be read"),
+        ("graphml", "<!DOCTYPE x [<!ENTITY a 'b'>]><graphml/>", "document type"),
+        ("graphml", "<graphml>" + "<a>" * 1000, "inside one another"),
+        (
+            "mib",
+            '{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {}, "edges": {"m0->logits": '
+            f'{{"in_graph": true, "score": {10**400}}}}}}}',
+            "expected a number",
+        ),
+        ("dot", "graph {a -- b}", "not a digraph|cannot be read"),
+        ("dot", "digraph {a -> b [", "ends inside"),
+        ("csv", "source,target\n", "needs the columns"),
+        ("csv", "source,destination,score,kept\ninput,logits,1,maybe\n", "line 2 of the CSV"),
+        ("csv", "source,destination,score,kept\ninput,logits,x,true\n", "expected a number, got 'x'"),
+        ("csv", "source,destination,score,kept\ninput,m0,1,true\n", "does not list every edge"),
+    ],
+)
+def test_bad_files(format: str, text: str, words: str) -> None:
+    with pytest.raises(AcdcError, match=words):
+        import_circuit(text, format)
+
+
+def test_bad_requests(tmp_path: Path) -> None:
+    with pytest.raises(AcdcError, match="did you mean graphml"):
+        export(example(), "graphm")
+    with pytest.raises(AcdcError, match="not written"):
+        export(example(), "eap-pt")
+    with pytest.raises(AcdcError, match="not read"):
+        import_circuit("{}", "circuit-tracer")
+    with pytest.raises(AcdcError, match="cannot read"):
+        import_circuit(str(tmp_path / "missing.json"), "mib")

@@ -1,0 +1,163 @@
+"""Interrupted work goes on where it was, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import acdc
+import families
+import problems
+from acdc.model import passes
+from acdc.store import resume as checkpoint
+from acdc.store.resume import Checkpoint, Expected, digest
+from acdc.tasks.prompts import Prompts
+
+WORK: list[tuple[str, dict[str, Any]]] = [
+    ("acdc", {"threshold": 0.003}),
+    ("guided", {"faithfulness": 0.8}),
+    ("exact", {"edges": 20}),
+    ("exact", {"edges": 20, "batch_size": 2}),
+]
+
+
+def prompts() -> Prompts:
+    """Prompts that the model gets right."""
+    model, pairs = families.tiny("gpt2-scaled-by-layer", torch.float64), problems.make_prompts(size=4)
+    with torch.no_grad():
+        answers, wrong = (
+            model.plain_logits(tokens, pairs.mask)[:, -1].argmax(-1) for tokens in (pairs.clean, pairs.corrupted)
+        )
+    return Prompts.from_tokens(pairs.clean, pairs.corrupted, answers, wrong)
+
+
+class InterruptedAfter:
+    """A progress callback that interrupts the work after some calls."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def __call__(self, done: int, total: int | None, text: str) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("method", "options"), WORK)
+def test_interrupted_again_and_again_it_ends_with_the_same_circuit(
+    method: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    model = families.tiny("gpt2-scaled-by-layer", torch.float64)
+    with passes.count_passes() as whole:
+        expected = acdc.discover(model, prompts(), method, **options)
+    file = tmp_path / "progress"
+    interruptions = 0
+    calls = 3
+    while True:
+        try:
+            with passes.count_passes() as last:
+                found = acdc.discover(
+                    model, prompts(), method, checkpoint=file, progress=InterruptedAfter(calls), **options
+                )
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+            calls += 2
+    assert interruptions > 2
+    assert found.edge_names() == expected.edge_names()
+    assert found.scores is not None
+    assert expected.scores is not None
+    np.testing.assert_allclose(found.scores.values, expected.scores.values, atol=1e-12)
+    assert last.forward < whole.forward
+    assert not file.exists()
+
+
+EXPECTED: Expected = {"kept": ((2, 2), np.bool_), "stage": ((1,), np.int64), "scores": ((2,), np.float64)}
+
+
+def noted(file: Path, **changed: Any) -> Path:
+    Checkpoint(file, "a").save(**{"kept": np.eye(2, dtype=bool), "stage": 3, "scores": np.ones(2)} | changed)
+    return file
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_noted_is_for_the_same_work_only(tmp_path: Path) -> None:
+    file = noted(tmp_path / "folder" / "progress")
+    same = Checkpoint(file, "a").load(EXPECTED)
+    assert (same["kept"] == np.eye(2)).all()
+    assert same["stage"].item() == 3
+    with pytest.warns(UserWarning, match="other work"):
+        assert Checkpoint(file, "b").load(EXPECTED) == {}
+    assert Checkpoint().load(EXPECTED) == {}
+    assert Checkpoint(tmp_path / "none", "a").load(EXPECTED) == {}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None:
+    file = noted(tmp_path / "progress")
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
+        with pytest.warns(UserWarning, match=r"starting over"):
+            assert Checkpoint(file, "a").load(EXPECTED) == {}
+    for length in (0, 7, 100, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.warns(UserWarning, match="damaged: starting over"):
+            assert Checkpoint(file, "a").load(EXPECTED) == {}
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kept": np.eye(3, dtype=bool)},
+        {"kept": np.eye(2)},
+        {"stage": np.arange(2)},
+        {"stage": 3.0},
+        {"scores": [1.0, math.nan]},
+        {"scores": [1.0, math.inf]},
+        {"more": 1},
+    ],
+)
+def test_arrays_of_other_kinds_are_not_gone_on_from(tmp_path: Path, changed: dict[str, Any]) -> None:
+    file = noted(tmp_path / "progress", **changed)
+    with pytest.warns(UserWarning, match="damaged: starting over"):
+        assert Checkpoint(file, "a").load(EXPECTED) == {}
+    file = noted(tmp_path / "progress", scores=[1.0, math.inf])
+    assert Checkpoint(file, "a").load(EXPECTED, endless=["scores"])["scores"][1] == math.inf
+
+
+@pytest.mark.usefixtures("at_once")
+def test_work_goes_on_when_progress_cannot_be_noted(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    unlucky = Checkpoint(tmp_path / "progress", "a")
+    with pytest.warns(UserWarning, match="no progress is noted"):
+        unlucky.save(stage=1)
+    unlucky.save(stage=2)
+
+
+def test_notes_are_not_written_all_the_time(tmp_path: Path) -> None:
+    often = Checkpoint(tmp_path / "progress", "a")
+    often.save(stage=1)
+    assert not (tmp_path / "progress").exists()
+
+
+def test_the_key_depends_on_content() -> None:
+    ones = torch.ones(2, 2)
+    assert digest([ones, "a"]) == digest([torch.ones(2, 2), "a"])
+    assert (
+        len({digest(values) for values in ([ones], [ones.view(4)], [ones.double()], [2 * ones], [ones, None])}) == 5
+    )
+    assert digest([np.zeros(2000)]) != digest([np.eye(1, 2000, 1000)[0]])
+    assert digest([torch.ones(2, dtype=torch.bfloat16)]) != digest([torch.zeros(2, dtype=torch.bfloat16)])
