@@ -51,6 +51,10 @@ _WHERE = {
     "score": "acdc.discovery",
 }
 
+_PARTS = ("formats", "inspection", "methods", "metrics", "tasks", "viz")
+_RENAMED = {"io": "formats"}
+"""Public names of the last version, and what they are now."""
+
 __all__ = [
     "AcdcError",
     "Circuit",
@@ -82,9 +86,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         value = getattr(importlib.import_module(_WHERE[name]), name)
-    elif name in ("tasks", "metrics", "methods", "inspection", "viz", "io"):
+    elif name in _PARTS:
         value = importlib.import_module(f"acdc.{name}")
+    elif name in _RENAMED:
+        raise AttributeError(f"acdc.{name} is now acdc.{_RENAMED[name]}")
     else:
         raise AttributeError(f"module 'acdc' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})

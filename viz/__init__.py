@@ -6,6 +6,7 @@ What belongs to the page is imported when first used, since measuring takes torc
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from acdc.viz.draw import FORMATS, Drawing, draw
@@ -17,9 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "STYLES", "Drawing", "Findings", "Page", "Style", "draw", "investigate", "write_page"]
 
 
+_PARTS = ("plots", "terminal")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"acdc.viz.{name}")
     if name not in ("Findings", "Page", "investigate", "write_page"):
         raise AttributeError(f"module 'acdc.viz' has no attribute {name!r}")
     from acdc.viz import page
 
     return getattr(page, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})

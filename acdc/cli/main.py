@@ -347,13 +347,14 @@ def export(
     Example: acdc export runs/ioi --to graphml -o ioi.graphml
     """
     with terminal.quiet_libraries():
-        from acdc import Circuit, io
+        from acdc import Circuit, formats
+        from acdc.store.writing import write_atomically
 
         if out is not None:
             terminal.check_new_file(out, force=force)
-        text = io.export(Circuit.load(run), to)
+        text = formats.export(Circuit.load(run), to)
         if out is not None:
-            io.write_atomically(out, text, replace=force)
+            write_atomically(out, text, replace=force)
     if out is None:
         sys.stdout.write(text)
 

@@ -21,7 +21,7 @@ import transformers
 import acdc
 import families
 import tiny_gguf
-from acdc import io, viz
+from acdc import formats, viz
 from acdc.cli import main as cli
 from acdc.methods.search import Search
 from acdc.store import resume as checkpoint
@@ -311,9 +311,9 @@ def test_evaluate_shows_curve_completeness_and_minimality_when_asked(command: Co
     assert "CPR" not in command("evaluate", run_folder, "--random-circuits", 1).out
 
 
-@pytest.mark.parametrize("format", [name for name, record in io.FORMATS.items() if record.write is not None])
+@pytest.mark.parametrize("format", [name for name, record in formats.FORMATS.items() if record.write is not None])
 def test_export_writes_to_standard_output_or_a_file(command: Command, run_folder: Path, format: str) -> None:
-    expected = io.export(acdc.Circuit.load(run_folder), format)
+    expected = formats.export(acdc.Circuit.load(run_folder), format)
     assert command("export", run_folder, "--to", format).out == expected
     assert command("export", run_folder, "--to", format, "-o", "file").out == ""
     assert Path("file").read_text() == expected
@@ -416,13 +416,13 @@ def test_what_acdc_did_not_make_in_a_run_is_not_replaced(command: Command, run_f
 def test_a_file_that_appears_while_another_is_made_is_not_replaced(
     command: Command, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export = io.export
+    export = formats.export
 
     def slowly(*arguments: Any) -> str:
         Path("x.csv").write_text("mine")
         return export(*arguments)
 
-    monkeypatch.setattr(io, "export", slowly)
+    monkeypatch.setattr(formats, "export", slowly)
     result = command("export", run_folder, "--to", "csv", "-o", "x.csv")
     assert (result.status, result.err.count("\n")) == (2, 1)
     assert Path("x.csv").read_text() == "mine"

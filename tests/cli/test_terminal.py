@@ -122,7 +122,7 @@ def test_an_output_that_knows_few_letters(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full", "| true"])
 def test_an_output_that_cannot_be_written_is_one_line(redirection: str) -> None:
-    script = "import sys; from acdc import cli, terminal; sys.argv = ['acdc', '--version']; cli.main()"
+    script = "import sys; from acdc.cli import main, terminal; sys.argv = ['acdc', '--version']; main.main()"
     command = f'set -o pipefail; "$PYTHON" -c "$SCRIPT" {redirection}'
     environment = os.environ | {"PYTHON": sys.executable, "SCRIPT": script}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
