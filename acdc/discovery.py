@@ -18,8 +18,9 @@ from acdc.engine.measure import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
 from acdc.evaluation.judging import warn_if_useless
-from acdc.graph import BoolArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.methods import METHODS, Method, check_options
+from acdc.methods.aggregates import Estimates
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.store.resume import Checkpoint, digest
@@ -71,9 +72,9 @@ def score(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     problem = _resumable(problem, checkpoint, ("score", method, options))
-    values = record.score(problem, **options)
+    found = record.score(problem, **options)
     problem.checkpoint.remove()
-    return Scores(problem.graph, values, method, _provenance(problem, dataset, method, options))
+    return _scores(problem, found, method, _provenance(problem, dataset, method, options))
 
 
 @memory.explained
@@ -87,6 +88,7 @@ def discover(
     threshold: float | None = None,
     faithfulness: float | None = None,
     select: str = "top",
+    aggregate: selection.Aggregate | None = None,
     metric: Metric | None = None,
     ablation: str | None = None,
     graph: Graph | None = None,
@@ -111,6 +113,8 @@ def discover(
 
     Args:
         select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
+        aggregate: how a ranking makes one size of an edge's scores on single prompts: "mean-absolute", "rms" or
+            "signed" (`Scores.sizes`); None: "mean-absolute" where single prompts are scored, else "signed".
         others: as for `score`. A search (`guided`, `acdc`) holds all prompts in memory and ignores `batch_size`.
 
     Warns:
@@ -135,6 +139,8 @@ def discover(
         raise AcdcError(f"expected a threshold of at least 0, got {threshold}")
     if select not in ("top", "greedy"):
         raise unknown("selection", select, ("top", "greedy"))
+    if aggregate is not None and aggregate not in selection.AGGREGATES:
+        raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
     record = _method(method, options)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
@@ -152,6 +158,8 @@ def discover(
         target = None if method == "acdc" or (given and "faithfulness" not in given) else faithfulness
         if select != "top":
             raise AcdcError(f"select={select!r} cuts a ranking, and {method} searches; leave it out")
+        if aggregate is not None:
+            raise AcdcError(f"aggregate={aggregate!r} is of a ranking, and {method} searches; leave it out")
         found = record.search(problem, threshold, target, edges, **options)
         problem.checkpoint.remove()
         if edges is not None:
@@ -162,18 +170,18 @@ def discover(
         made = provenance.having(selection=dict(found.selection))
         return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
     assert record.score is not None
-    scores = Scores(problem.graph, record.score(problem, **options), method, provenance)
+    scores = _scores(problem, record.score(problem, **options), method, provenance)
     problem.checkpoint.remove()
-    if np.abs(scores.values).max() <= rounding:
+    if scores.sizes(aggregate).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
     if threshold is not None:
-        return _not_empty(scores.threshold(threshold), dataset, full, empty)
+        return _not_empty(scores.threshold(threshold, aggregate=aggregate), dataset, full, empty)
     if edges is not None:
-        return scores.top(edges, select=select)  # type: ignore[arg-type]
+        return scores.top(edges, select=select, aggregate=aggregate)  # type: ignore[arg-type]
     assert faithfulness is not None
     held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
-    n = _fewest_faithful(held_out, dataset, scores, faithfulness, select)
-    circuit = scores.top(n, select=select)  # type: ignore[arg-type]
+    n = _fewest_faithful(held_out, dataset, scores.sizes(aggregate), faithfulness, select)
+    circuit = scores.top(n, select=select, aggregate=aggregate)  # type: ignore[arg-type]
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
     return Circuit(circuit.graph, circuit.edges, scores, circuit.provenance.having(selection=how))
 
@@ -202,8 +210,16 @@ def _nothing(dataset: Dataset, full: float, empty: float) -> str:
     )
 
 
-def _fewest_faithful(problem: Problem, dataset: Dataset, scores: Scores, target: float, select: str) -> int:
+def _scores(problem: Problem, found: Estimates, method: str, provenance: Provenance) -> Scores:
+    values, absolute, rms = found.values, found.absolute, found.rms
+    return Scores(problem.graph, values, method, provenance, absolute=absolute, rms=rms)
+
+
+def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, target: float, select: str) -> int:
     """Edges of the smallest circuit of best edges that is at least as faithful as the target, by bisection.
+
+    Args:
+        sizes: `[n_destinations, n_sources]`, by which edges are ranked.
 
     Raises:
         EmptyCircuitError: faithfulness is undefined, because the full model and the empty circuit do not differ.
@@ -213,7 +229,7 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, scores: Scores, target:
     batches = list(problem.batches()) if problem.n_batches == 1 else None  # many would not fit in memory together
 
     def circuit(n: int) -> BoolArray:
-        return graph.prune(rule(graph, scores.values, n, prune=False))
+        return graph.prune(rule(graph, sizes, n, prune=False))
 
     def reaches(n: int) -> bool:
         edges = circuit(n)

@@ -212,7 +212,7 @@ def _against_truth(scores: Scores, circuit: Circuit, truth: BoolArray | None) ->
     if truth is None:
         return {}
     valid = scores.graph.valid
-    sizes, true = np.abs(scores.values), truth[valid]
+    sizes, true = scores.sizes(), truth[valid]
     ranked = sizes[valid]
     counts = dataclasses.asdict(ground_truth.confusion(circuit.edges[valid], true))
     del counts["true_negatives"]
@@ -253,7 +253,7 @@ def _curves(subject: Subject, scores: Scores) -> dict[str, Any]:
     if subject.truth is not None:
         sizes = SIZES
         counts = [min(math.ceil(size * int(subject.truth.sum())), graph.n_edges) for size in sizes]
-        circuits = [selection.top_pruned(graph, scores.values, count) for count in counts]
+        circuits = [selection.top_pruned(graph, scores.sizes(), count) for count in counts]
         problem = judging_problem(model, data, graph)
         full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
         values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)

@@ -76,10 +76,15 @@ def distance(patching: Patching, measure: Measure, edges: BoolArray) -> float:
 
 
 @torch.no_grad()
+def per_prompt(patching: Patching, measure: Measure, circuits: BoolArray) -> FloatArray:
+    """Metric of each circuit `[C, ...]` on each prompt, `[C, prompt]`."""
+    found: FloatArray = measure.value(patching.logits(circuits, rows=measure.rows)).double().numpy()
+    return found
+
+
 def values(patching: Patching, measure: Measure, circuits: BoolArray) -> FloatArray:
     """Metric of each circuit `[C, ...]`, summed over the prompts."""
-    found: FloatArray = measure.value(patching.logits(circuits, rows=measure.rows)).sum(-1).double().numpy()
-    return found
+    return per_prompt(patching, measure, circuits).sum(-1)
 
 
 def all_but_one(graph: Graph, edges: BoolArray | None = None) -> BoolArray:

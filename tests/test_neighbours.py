@@ -43,7 +43,7 @@ def numbers(model: Model, ablation: Any, padding: Padding, batch_size: int | Non
     rng = np.random.default_rng(0)
     circuits = [np.zeros_like(graph.valid), graph.valid & (rng.random(graph.valid.shape) < 0.6)]
     (measured,) = measure_prompts(problem, circuits)
-    return [score(problem), measured.full, measured.corrupted, measured.circuits]
+    return [score(problem).values, measured.full, measured.corrupted, measured.circuits]
 
 
 def assert_same(ours: list[FloatArray], theirs: list[FloatArray]) -> None:

@@ -35,6 +35,9 @@ class Scores:
             matters; its sign is that of an estimate unless it was measured (`acdc.circuit.signs`): positive where the
             edge helps, and negative where it works against the task.
         method: name of the method that gave them.
+        absolute, rms: `[n_destinations, n_sources]`: mean over the prompts of the score's absolute value, and root of
+            the mean of its square, where the method scores single prompts (`values` is their mean, in which prompts
+            can cancel); None otherwise, as in older files.
         nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
         removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
             circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
@@ -46,15 +49,22 @@ class Scores:
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
     nodes: FloatArray | None = None
     removal: FloatArray | None = None
+    absolute: FloatArray | None = None
+    rms: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        values = _array(self.values, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
-        values = np.where(self.graph.valid, values, 0.0)
-        bad = np.argwhere(~np.isfinite(values))
-        if len(bad):
-            edge = self.graph.edge_name(*bad[0])
-            raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
-        object.__setattr__(self, "values", _frozen(values))
+        for name in ("values", "absolute", "rms"):
+            if (given := getattr(self, name)) is None:
+                continue
+            values = _array(given, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
+            values = np.where(self.graph.valid, values, 0.0)
+            bad = np.argwhere(~np.isfinite(values))
+            if len(bad):
+                edge = self.graph.edge_name(*bad[0])
+                raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
+            if name != "values" and (values < 0).any():
+                raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
+            object.__setattr__(self, name, _frozen(values))
         if self.nodes is not None:
             nodes = _array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
             if not np.isfinite(nodes).all():
@@ -67,8 +77,53 @@ class Scores:
                 raise AcdcError("some effects of removal are infinite")
             object.__setattr__(self, "removal", _frozen(removal.copy()))
 
+    @property
+    def aggregate(self) -> selection.Aggregate:
+        """The aggregate that rankings go by unless told otherwise: "signed" where single prompts were not scored."""
+        return "signed" if self.absolute is None else "mean-absolute"
+
+    def sizes(self, aggregate: selection.Aggregate | None = None) -> FloatArray:
+        """How much each edge matters, by which rankings go: `[n_destinations, n_sources]`, at least 0.
+
+        Args:
+            aggregate: "mean-absolute" over the prompts, which does not let prompts cancel; "rms"; or "signed", the
+                absolute value of the mean, as the papers rank. None: `aggregate` of these scores.
+
+        Raises:
+            AcdcError: the method does not score single prompts, or the file is older than such scores.
+        """
+        aggregate = aggregate or self.aggregate
+        if aggregate not in selection.AGGREGATES:
+            raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
+        if aggregate == "signed":
+            return np.abs(self.values)
+        found = self.absolute if aggregate == "mean-absolute" else self.rms
+        if found is None:
+            made = f"by {self.method!r} " if self.method else ""
+            raise AcdcError(
+                f"the scores {made}have no {aggregate} over prompts: only attribution and exact score single prompts, "
+                "and files of older versions hold means alone; use aggregate 'signed'"
+            )
+        return found
+
+    def ranked(self, by: selection.By, aggregate: selection.Aggregate | None) -> tuple[FloatArray, dict[str, str]]:
+        """The numbers that rank the edges (larger is better), and the record of what they are for a provenance."""
+        if by not in selection.RANKINGS:
+            raise unknown("ranking", str(by), selection.RANKINGS)
+        if by == "signed":
+            if aggregate not in (None, "signed"):
+                raise AcdcError(f"by='signed' ranks by the signed mean, so it goes without aggregate {aggregate!r}")
+            return self.values, {"by": by, "aggregate": "signed"}
+        return self.sizes(aggregate), {"by": by, "aggregate": aggregate or self.aggregate}
+
     def top(
-        self, n: int, by: selection.By = "absolute", select: Literal["top", "greedy"] = "top", *, prune: bool = True
+        self,
+        n: int,
+        by: selection.By = "absolute",
+        select: Literal["top", "greedy"] = "top",
+        *,
+        prune: bool = True,
+        aggregate: selection.Aggregate | None = None,
     ) -> Circuit:
         """The circuit of the best edges, `n` of them on paths from the input to the logits.
 
@@ -80,6 +135,7 @@ class Scores:
             select: "top" takes the best edges wherever they are; "greedy" starts from the logits and always takes
                 the best edge into a component that is already in.
             prune: False: the `n` best edges as they are, on a path or not.
+            aggregate: what "absolute" is, see `sizes`.
 
         Raises:
             EmptyCircuitError: the edges only connect in circuits of more than `n`.
@@ -87,18 +143,27 @@ class Scores:
         rules = {"top": selection.top, "greedy": selection.greedy}
         if select not in rules:
             raise unknown("selection", str(select), rules)
-        edges = rules[select](self.graph, self.values, n, by=by, prune=prune)
+        values, how = self.ranked(by, aggregate)
+        edges = rules[select](self.graph, values, n, by="signed", prune=prune)
         warn_of_size(self.graph, edges, n)
-        return self._circuit(edges, {"select": select, "edges": n, "by": by, "prune": prune})
+        return self._circuit(edges, {"select": select, "edges": n, **how, "prune": prune})
 
-    def threshold(self, t: float, by: selection.By = "absolute", *, prune: bool = True) -> Circuit:
+    def threshold(
+        self,
+        t: float,
+        by: selection.By = "absolute",
+        *,
+        prune: bool = True,
+        aggregate: selection.Aggregate | None = None,
+    ) -> Circuit:
         """The circuit of the edges that score at least `t`; arguments as for `top`.
 
         With `prune`, the provenance's selection says how many of them dangle and are left out ("dangling").
         """
-        edges = selection.threshold(self.graph, self.values, t, by=by, prune=prune)
-        reached = selection.threshold(self.graph, self.values, t, by=by, prune=False)
-        how = {"select": "threshold", "threshold": t, "by": by, "prune": prune}
+        values, ranking = self.ranked(by, aggregate)
+        edges = selection.threshold(self.graph, values, t, by="signed", prune=prune)
+        reached = selection.threshold(self.graph, values, t, by="signed", prune=False)
+        how = {"select": "threshold", "threshold": t, **ranking, "prune": prune}
         return self._circuit(edges, how | {"dangling": int((reached & ~edges).sum())})
 
     def _circuit(self, edges: BoolArray, how: dict[str, Any]) -> Circuit:
@@ -145,6 +210,20 @@ class Circuit:
     def n_edges(self) -> int:
         """Number of kept edges."""
         return int(self.edges.sum())
+
+    @property
+    def aggregate(self) -> selection.Aggregate:
+        """The aggregate of scores that it was chosen by; "signed" if unknown, or if the scores no longer hold it."""
+        chosen, scores = self.provenance.selection.get("aggregate"), self.scores
+        if chosen == "mean-absolute" and scores is not None and scores.absolute is not None:
+            return "mean-absolute"
+        return "rms" if chosen == "rms" and scores is not None and scores.rms is not None else "signed"
+
+    def sizes(self) -> FloatArray:
+        """How much each edge matters by its scores, aggregated as those that it was chosen by (`Scores.sizes`)."""
+        if self.scores is None:
+            raise AcdcError("the circuit has no scores, so its edges have no sizes")
+        return self.scores.sizes(self.aggregate)
 
     def edge_names(self) -> list[str]:
         """Names of the kept edges, in array order."""

@@ -34,9 +34,11 @@ from acdc.store.writing import write_atomically
 
 NAME = LAST
 SCORES = "scores.safetensors"
-VERSION = (1, 1)
+VERSION = (1, 2)
 _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
+ARRAYS = ("values", "nodes", "removal", "absolute", "rms")
+"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.2."""
 _LARGEST_HEADER = 100_000
 """Bytes of scores.safetensors beside its numbers."""
 
@@ -86,7 +88,7 @@ def write(circuit: Circuit, folder: Path) -> None:
     """Write the files of a circuit into a folder that takes its place when all are written (`whole_folder`)."""
     scores, stored, content = circuit.scores, None, b""  # an empty file: there are no scores
     if scores is not None:
-        found = {"values": scores.values, "nodes": scores.nodes, "removal": scores.removal}
+        found = {name: getattr(scores, name) for name in ARRAYS}
         tensors = {name: array for name, array in found.items() if array is not None}
         content = safetensors.numpy.save(tensors)
         digest = hashlib.sha256(content).hexdigest()
@@ -166,7 +168,7 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> None:
 
 
 def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
-    n_bytes = 8 * (2 * graph.valid.size + graph.n_sources)
+    n_bytes = 8 * (4 * graph.valid.size + graph.n_sources)
     content = read(path, largest=n_bytes + _LARGEST_HEADER)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
         raise AcdcError(f"{SCORES} is damaged, or belongs to another circuit (its digest differs)")
@@ -174,10 +176,10 @@ def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
         tensors = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise AcdcError(f"{SCORES} cannot be read: {error}") from None
-    known = "values" in tensors and tensors.keys() <= {"values", "nodes", "removal"}
+    known = "values" in tensors and tensors.keys() <= set(ARRAYS)
     if not known or any(not np.issubdtype(t.dtype, np.floating) for t in tensors.values()):
         raise AcdcError(f"{SCORES}: expected a floating-point tensor 'values', got {sorted(tensors)}")
-    rest = {name: tensors.get(name) for name in ("nodes", "removal")}
+    rest = {name: tensors.get(name) for name in ARRAYS[1:]}
     return Scores(graph, tensors["values"], stored.method, stored.provenance, **rest)
 
 

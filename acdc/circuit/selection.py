@@ -20,6 +20,9 @@ from acdc.graph import BoolArray, FloatArray, Graph, IntArray
 
 By = Literal["absolute", "signed"]
 RANKINGS = ("absolute", "signed")
+Aggregate = Literal["mean-absolute", "rms", "signed"]
+AGGREGATES = ("mean-absolute", "rms", "signed")
+"""How the scores of single prompts become the size by which edges are ranked (`Scores.sizes`)."""
 
 
 def top(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", prune: bool = True) -> BoolArray:

@@ -103,6 +103,12 @@ def discover(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method; may be repeated.")
     ] = None,
     select: Annotated[str, typer.Option(help="How a ranking is cut: top or greedy.")] = "top",
+    aggregate: Annotated[
+        str | None,
+        typer.Option(
+            help="What a ranking makes of scores on single prompts: mean-absolute (default), rms or signed."
+        ),
+    ] = None,
     qkv: Annotated[
         Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
     ] = "split",
@@ -145,6 +151,7 @@ def discover(
         import acdc
         from acdc import viz
         from acdc.circuit import folder as circuit_file
+        from acdc.circuit.selection import AGGREGATES
         from acdc.methods import METHODS, check_options
         from acdc.model.check import count_seconds
         from acdc.store import folders
@@ -154,6 +161,8 @@ def discover(
             raise unknown("method", method, METHODS)
         method_options = options(option)
         check_options(method, method_options)
+        if aggregate is not None and aggregate not in AGGREGATES:
+            raise unknown("aggregate", aggregate, AGGREGATES)
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
         command = _digest({**context.params, "out": None, "force": None, "json": None})
@@ -174,6 +183,7 @@ def discover(
         with terminal.progress_bar() as progress, count_seconds() as checking:
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
+                aggregate=aggregate,  # type: ignore[arg-type]
                 graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
                 checkpoint=Checkpoint(claim.progress, stays=True), **method_options,
             )  # fmt: skip

@@ -73,7 +73,8 @@ def show_curve(curve: Curve) -> None:
     ]
     print()
     terminal.print_table(("share of edges", "edges", "faithfulness", "KL, nats"), rows)
-    terminal.print_facts([("CPR", _rounded(curve.cpr)), ("CMD", _rounded(curve.cmd))])
+    ranking = "by the absolute value of the mean score, as CPR and CMD are defined"
+    terminal.print_facts([("CPR", _rounded(curve.cpr)), ("CMD", _rounded(curve.cmd)), ("ranking", ranking)])
 
 
 def show_completeness(found: Completeness, most: int = 10) -> None:

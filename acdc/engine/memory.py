@@ -100,7 +100,9 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     elif work == "gradients":
         # Capped scores are made one by one, and leave holes between those that gradients keep.
         kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (5 if capped else 1) * H * T) + scores
-        kept += (S + 2 * graph.ports_per_layer) * D
+        kept += (
+            S + 2 * graph.ports_per_layer
+        ) * D + 8 * graph.n_ports * S / T  # and each edge's score of each prompt
     else:
         kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
         # Gradients in the circuit, by which `guided` ranks its edges.

@@ -81,6 +81,7 @@ def curve(
     batch_size: int | None = None,
     shares: Sequence[float] = MIB_SHARES,
     by: selection.By = "absolute",
+    aggregate: selection.Aggregate | None = "signed",
     seed: int = 0,
     confidence: float | None = 0.95,
     progress: Progress = no_progress,
@@ -91,13 +92,15 @@ def curve(
         shares: of all edges, rising: n = int(share · edges) of the best edges, less those that dangle (MIB's rule,
             `acdc.circuit.selection.top_pruned`), which are fewer than `Scores.top(n)` keeps.
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
+        aggregate: what "absolute" is (`Scores.sizes`): "signed" as MIB ranks; None: the scores' own.
         confidence: of the intervals; None: no intervals.
     """
     check_type("Scores (acdc.score)", scores, Scores)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
     problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
-    circuits = [selection.top_pruned(graph, scores.values, int(share * graph.n_edges), by=by) for share in shares]
+    ranked, _ = scores.ranked(by, aggregate)
+    circuits = [selection.top_pruned(graph, ranked, int(share * graph.n_edges), by="signed") for share in shares]
     outcomes = [dataset.metric, *over_the_vocabulary(model)[:1]]
     measured, *divergence = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
     full, empty, values = measured.full, measured.circuits[0], measured.circuits[1:]  # values [size, prompt]

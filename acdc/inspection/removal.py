@@ -64,7 +64,7 @@ def removal_effects(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph, edges = circuit.graph, np.argwhere(circuit.edges)
     if most is not None and len(edges) > most:
-        sizes = np.zeros(len(edges)) if circuit.scores is None else np.abs(circuit.scores.values[circuit.edges])
+        sizes = np.zeros(len(edges)) if circuit.scores is None else circuit.sizes()[circuit.edges]
         edges = edges[np.sort(np.argsort(-sizes, kind="stable")[: max(0, most)])]
     stacks = []
     for start in range(0, len(edges), CIRCUITS_AT_ONCE):

@@ -13,6 +13,7 @@ from acdc.engine.measure import bind, measure_prompts
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
+from acdc.methods.aggregates import Estimates, estimates, sums
 from acdc.methods.attribution import attribute, path
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
@@ -36,7 +37,7 @@ class Found:
     removal: FloatArray | None = None
 
 
-ScoreFunction = Callable[..., FloatArray]
+ScoreFunction = Callable[..., Estimates]
 SearchFunction = Callable[..., Found]
 
 
@@ -46,7 +47,7 @@ class Method:
 
     Attributes:
         gives: "scores": a ranking of all edges; "circuit": a search that decides itself.
-        score: `(problem, **options) -> [n_destinations, n_sources]`; None if it gives no ranking.
+        score: `(problem, **options) -> Estimates`; None if it gives no ranking.
         search: `(problem, threshold, faithfulness, edges, **options) -> Found`; None for rankings.
         options: names and defaults.
         cost: passes of the model.
@@ -71,7 +72,13 @@ def _helpfulness(problem: Problem, change: FloatArray) -> FloatArray:
     return 0.0 - change if problem.outcome.higher_is_better else change
 
 
-def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
+def _estimates(problem: Problem, total: FloatArray) -> Estimates:
+    """Scores from the sums over the prompts of what each edge's removal does to the metric (`aggregates.sums`)."""
+    found = estimates(total, len(problem.prompts))
+    return dataclasses.replace(found, values=_helpfulness(problem, found.values))
+
+
+def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
     if not problem.outcome.differentiable:
         raise AcdcError(
             f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc"
@@ -81,34 +88,39 @@ def _attribution(problem: Problem, alphas: list[float]) -> FloatArray:
             f"the gradient of {problem.outcome.name!r} is zero at the clean prompt, where eap takes it; "
             "use eap-ig, or a performance metric such as logit-difference or projection"
         )
-    total = np.zeros((problem.graph.n_ports, problem.graph.n_sources))
+    graph = problem.graph
+    total = np.zeros((3, *graph.valid.shape))
+    destination = torch.as_tensor(graph.port_destination)
     first = 0
     for i, patching in enumerate(problem.batches("gradients")):
         problem.progress(i, problem.n_batches, "attribution")
-        total += attribute(patching, problem.outcome, alphas=alphas, first=first).double().cpu().numpy()
+        scores = attribute(patching, problem.outcome, alphas=alphas, first=first)  # [prompt, port, source]
+        merged = scores.new_zeros(len(scores), *graph.valid.shape)
+        merged.index_add_(1, destination.to(scores.device), scores)
+        total += sums(merged.movedim(0, -1))
         first += len(patching.prompts)
     problem.progress(problem.n_batches, problem.n_batches, "attribution")
-    return _helpfulness(problem, problem.graph.from_ports(total / len(problem.prompts)))
+    return _estimates(problem, total)
 
 
-def _eap(problem: Problem) -> FloatArray:
+def _eap(problem: Problem) -> Estimates:
     return _attribution(problem, [1.0])
 
 
-def _eap_ig(problem: Problem, *, steps: int = 5) -> FloatArray:
+def _eap_ig(problem: Problem, *, steps: int = 5) -> Estimates:
     return _attribution(problem, path(steps))
 
 
-def _clean_corrupted(problem: Problem) -> FloatArray:
+def _clean_corrupted(problem: Problem) -> Estimates:
     return _attribution(problem, [0.0, 1.0])
 
 
-def _exact(problem: Problem) -> FloatArray:
+def _exact(problem: Problem) -> Estimates:
     graph, checkpoint = problem.graph, problem.checkpoint
     saved = checkpoint.load(
-        {"total": (graph.valid.shape, np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
+        {"total": ((3, *graph.valid.shape), np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
     )
-    total = saved.get("total", np.zeros(graph.valid.shape))
+    total = saved.get("total", np.zeros((3, *graph.valid.shape)))
     first, following = int(number(saved, "batch")), int(number(saved, "destination"))
     batches, edges = problem.n_batches, graph.n_edges
     for i, patching in enumerate(problem.batches("exact")):
@@ -127,12 +139,13 @@ def _exact(problem: Problem) -> FloatArray:
                 first + done, batches * edges, "each edge alone"
             ),
         )
-    return _helpfulness(problem, total / len(problem.prompts))
+    return _estimates(problem, total)
 
 
-def _random(problem: Problem) -> FloatArray:
+def _random(problem: Problem) -> Estimates:
     measure_prompts(problem, [])  # as with every method, a metric that is no number on some prompt is refused
-    return np.where(problem.graph.valid, np.random.default_rng(problem.seed).random(problem.graph.valid.shape), 0.0)
+    drawn = np.random.default_rng(problem.seed).random(problem.graph.valid.shape)
+    return Estimates(np.where(problem.graph.valid, drawn, 0.0))
 
 
 # ---- searches ---------------------------------------------------------------------------------------------------
@@ -198,7 +211,7 @@ def _connected(search: Search, tau: float) -> BoolArray:
     return pruned if distance - search.distance < tau else search.kept
 
 
-def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> FloatArray:
+def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> Estimates:
     """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
     if taus is not None and not _numbers(taus):
         raise AcdcError(f"expected taus to be a list of numbers, like [0.01, 0.1], got {taus!r}")
@@ -213,7 +226,7 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> F
         search = Search(patching, measure)
         search.sweep(_cheaper_than(tau))
         scores[_connected(search, tau)] = tau
-    return scores
+    return Estimates(scores)
 
 
 def _numbers(given: object) -> bool:

@@ -12,7 +12,7 @@ vector-Jacobian product is linear. With x̂ the normalised input, σ its scale a
     ∂metric/∂x_d = (1/σ) (h − mean(h) − x̂ · mean(h ⊙ x̂)),   h = γ ⊙ Wᵀ g   (RMSNorm: without mean(h))
 
 where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model. So
-an edge costs d_model multiply-adds a token, in one matrix product per layer.
+an edge costs d_model multiply-adds a token, in one matrix product per layer and prompt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def path(steps: object) -> list[float]:
 
 
 def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], first: int = 0) -> Tensor:
-    """Summed scores of the prompts of one batch, `[n_ports, n_sources]`.
+    """Scores of every edge on every prompt of one batch, `[prompt, n_ports, n_sources]`.
 
     Args:
         alphas: where gradients are taken: embedding = reference + alpha · (clean − reference); scores are the mean.
@@ -56,7 +56,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
     clean = torch.stack(list(patching.clean_inputs)).sum(0)
     measure: Measure | None = None
     difference: Tensor | None = None
-    scores = clean.new_zeros(graph.n_ports, graph.n_sources)
+    scores = clean.new_zeros(len(patching.prompts), graph.n_ports, graph.n_sources)
     # The clean end first: its run is also where the sources' clean outputs come from.
     for alpha in sorted(alphas, reverse=True):
         with torch.enable_grad(), model.frozen():
@@ -129,10 +129,11 @@ def source_differences(patching: Patching) -> Tensor:
 def _accumulate(
     scores: Tensor, patching: Patching, trace: forward.Trace, gradients: Sequence[Tensor], difference: Tensor
 ) -> None:
-    """Add one gradient's scores to `scores` `[n_ports, n_sources]`."""
+    """Add one gradient's scores to `scores` `[prompt, n_ports, n_sources]`: a product of matrices for each prompt."""
     graph: Graph = patching.graph
     n_layers, H, start = graph.n_layers, graph.n_heads, patching.start
-    flat = difference.view(graph.n_sources, -1)
+    B = difference.shape[1]
+    flat = difference.view(graph.n_sources, B, -1).permute(1, 2, 0)  # [B, W D, S]
     back = difference.new_empty(graph.ports_per_layer, *difference.shape[1:])  # a layer's gradients, all ports
     for index, layer in enumerate(patching.model.decomposition.layers):
         first, port = graph.first_source(index), graph.first_port(index)
@@ -144,10 +145,11 @@ def _accumulate(
         if graph.mlp:
             back[3 * H] = gradients[3 * n_layers + index][0, :, start:]
             if not graph.parallel:
-                heads = slice(first, first + H)
-                scores[port + 3 * H, heads] += flat[heads] @ back[3 * H].view(-1)
-        scores[port : port + graph.ports_per_layer, :first] += back.view(len(back), -1) @ flat[:first].T
-    scores[-1] += flat @ gradients[-1][0, :, start:].reshape(-1)
+                own = back[3 * H].reshape(B, 1, -1)
+                scores[:, port + 3 * H, first : first + H] += (own @ flat[..., first : first + H])[:, 0]
+        ports = back.view(len(back), B, -1).transpose(0, 1)  # [B, port, W D]
+        scores[:, port : port + graph.ports_per_layer, :first] += ports @ flat[..., :first]
+    scores[:, -1] += (gradients[-1][0, :, start:].reshape(B, 1, -1) @ flat)[:, 0]
 
 
 def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor, *, out: Tensor) -> None:

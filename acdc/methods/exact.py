@@ -18,6 +18,7 @@ from acdc.engine.patching import Patching
 from acdc.engine.propagate import component_change
 from acdc.engine.state import state_of
 from acdc.graph import FloatArray
+from acdc.methods.aggregates import sums
 from acdc.methods.attribution import source_differences
 from acdc.model import forward
 
@@ -32,7 +33,7 @@ def exact_scores(
     note: Callable[[int, FloatArray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FloatArray:
-    """Summed scores over the prompts of one batch, `[n_destinations, n_sources]`.
+    """Sums over the prompts of one batch of each edge's effect, `[3, n_destinations, n_sources]` (`aggregates.sums`).
 
     Args:
         destinations: those whose edges to score; None: all. The others' scores are 0.
@@ -46,8 +47,7 @@ def exact_scores(
     differences = source_differences(patching)  # [S, B, W, D]
     whole = measure.value(patching.clean_logits(measure.rows))
     refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
-    full = whole.sum()
-    scores = np.zeros(graph.valid.shape)
+    scores = np.zeros((3, *graph.valid.shape))
     chosen = range(graph.n_destinations) if destinations is None else destinations
     done, total = 0, int(graph.valid[list(chosen)].sum())
     size = _batch(patching)
@@ -74,7 +74,7 @@ def exact_scores(
                     )
             value = measure.value(forward.readout(decomposition, x, measure.rows))
             refuse_non_finite(value, measure.outcome, "for the model without one edge", first=first)
-            scores[destination, chunk] = (value.sum(-1) - full).double().cpu().numpy()
+            scores[:, destination, chunk] = sums(value.double() - whole.double())
             done += len(chunk)
             if progress is not None:
                 progress(done, total)

@@ -90,8 +90,8 @@ def guided(
     )
     if "best" not in start:
         say(0, None, "scoring every edge")
-        scores = graph.from_ports(attribute(patching, problem.outcome, alphas=alphas).double().cpu().numpy())
-        scores /= len(problem.prompts)
+        summed = attribute(patching, problem.outcome, alphas=alphas).double().sum(0).cpu().numpy()
+        scores = graph.from_ports(summed) / len(problem.prompts)
         if edges is not None:
             return *_prune_to(patching, measure, scores, edges, alphas), math.inf
         if budget is None:

@@ -358,7 +358,7 @@ def exact(case: Case, settings: Settings) -> Iterator[Row]:
     def run() -> None:
         total = np.zeros(graph.valid.shape)
         for patching in case.problem.batches():
-            total += exact_scores(patching, bind(case.problem.outcome, patching), destinations=some)
+            total += exact_scores(patching, bind(case.problem.outcome, patching), destinations=some)[0]
         scores.append(total / case.pairs)
 
     small = case.shape.small

@@ -137,8 +137,8 @@ def test_exact_scores_of_some_destinations_are_those_of_all(case: Case) -> None:
     measure = bind(case.problem.outcome, patching)
     some = [1, 9]
     found, everything = exact_scores(patching, measure, destinations=some), exact_scores(patching, measure)
-    np.testing.assert_allclose(found[some], everything[some], atol=1e-6)
-    assert not np.delete(found, some, axis=0).any()
+    np.testing.assert_allclose(found[:, some], everything[:, some], atol=1e-6)
+    assert not np.delete(found, some, axis=1).any()
 
 
 def test_growth_covers_the_depths_and_shrinking_circuits(case: Case) -> None:

@@ -99,7 +99,13 @@ def test_selecting_from_scores() -> None:
     circuit = scores.top(10, prune=False)
     assert circuit.n_edges == 10
     assert min(map(abs, circuit.edge_scores().values())) == np.sort(np.abs(scores.values[GRAPH.valid]))[-10]
-    assert circuit.provenance.selection == {"select": "top", "edges": 10, "by": "absolute", "prune": False}
+    assert circuit.provenance.selection == {
+        "select": "top",
+        "edges": 10,
+        "by": "absolute",
+        "aggregate": "signed",
+        "prune": False,
+    }
     assert circuit.provenance.task == "ioi"
     assert all(score >= 0.5 for score in scores.threshold(0.5, by="signed").edge_scores().values())
     assert scores.top(10, by="signed", select="greedy").scores is scores

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,24 @@ def test_a_file_of_version_1_0_is_read() -> None:
     assert circuit.scores is not None
     assert circuit.edge_scores()["m0->logits"] == 1.5408332347869873
     assert (circuit.provenance.model, circuit.provenance.weights_sha256) == ("tracr-hist", "")
+    assert circuit.scores.aggregate == circuit.aggregate == "signed"  # single prompts were not scored then
+    assert (circuit.sizes() == abs(circuit.scores.values)).all()
+
+
+@pytest.mark.parametrize("aggregate", ["mean-absolute", "rms", "signed"])
+def test_scores_of_single_prompts_are_kept_with_what_they_were_ranked_by(tmp_path: Path, aggregate: Any) -> None:
+    values = np.random.default_rng(0).normal(size=(2, *GRAPH.valid.shape))
+    absolute = np.abs(values).mean(0)
+    scores = Scores(GRAPH, values.mean(0), "eap", absolute=absolute, rms=np.sqrt(np.square(values).mean(0)))
+    chosen = scores.top(6, aggregate=aggregate)
+    chosen.save(tmp_path)
+    circuit = Circuit.load(tmp_path)
+    assert (circuit.aggregate, circuit.provenance.selection["aggregate"]) == (aggregate, aggregate)
+    assert circuit.scores is not None
+    for again in ("mean-absolute", "rms", "signed"):
+        assert circuit.scores.top(6, aggregate=again) == scores.top(6, aggregate=again)
+    assert (circuit.sizes() == scores.sizes(aggregate)).all()
+    assert circuit.edge_scores() == chosen.edge_scores()  # signed
 
 
 def test_a_name_that_is_no_text_can_be_saved(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_a_curve_is_the_faithfulness_of_each_size(by: Any) -> None:
     curve = acdc.curve(model(), dataset(), scores, by=by)
     assert curve.shares == MIB_SHARES
     for share, n_edges, value in zip(curve.shares, curve.n_edges, curve.faithfulness, strict=True):
-        found = scores.top(int(share * scores.graph.n_edges), by=by, prune=False).prune()
+        found = scores.top(int(share * scores.graph.n_edges), by=by, prune=False, aggregate="signed").prune()
         assert n_edges == found.n_edges
         assert value == pytest.approx(acdc.evaluate(model(), dataset(), found, random_circuits=0).faithfulness)
     assert curve.faithfulness[-1] == pytest.approx(1)
@@ -260,7 +260,7 @@ def test_a_curve_has_the_divergence_and_an_interval_at_each_size() -> None:
     assert curve.kl_intervals is not None
     rows = zip(curve.shares, curve.kl, curve.faithfulness_intervals, curve.kl_intervals, strict=True)
     for share, kl, faithfulness_interval, kl_interval in rows:
-        found = scores.top(int(share * scores.graph.n_edges), prune=False).prune()
+        found = scores.top(int(share * scores.graph.n_edges), prune=False, aggregate="signed").prune()
         alone = acdc.evaluate(model(), many(), found, random_circuits=0)
         assert alone.kl == pytest.approx(kl, abs=1e-12)
         assert alone.faithfulness_interval == pytest.approx(faithfulness_interval, abs=1e-9, nan_ok=True)
@@ -271,6 +271,14 @@ def test_a_curve_has_the_divergence_and_an_interval_at_each_size() -> None:
         assert low <= getattr(curve, name) <= high
     assert curve.log_cpr < curve.cpr  # the small circuits, which are not faithful here, count more
     assert curve.log_cmd > curve.cmd
+
+
+def test_a_curve_is_of_the_papers_ranking_unless_told_otherwise() -> None:
+    scores, shares = acdc.score(model(), dataset(), "eap-ig"), [0.2, 0.3, 1.0]
+    ours = acdc.curve(model(), dataset(), scores, shares=shares, aggregate=None)
+    sizes = [int(share * scores.graph.n_edges) for share in shares]
+    assert ours.n_edges == tuple(scores.top(n, prune=False).prune().n_edges for n in sizes)
+    assert ours.faithfulness != acdc.curve(model(), dataset(), scores, shares=shares).faithfulness
 
 
 def test_a_curve_without_intervals() -> None:

@@ -25,7 +25,7 @@ from acdc.tasks.prompts import Prompts
 
 
 def scores_of(patching: Patching, measure: Measure, alphas: Sequence[float] = (1.0,)) -> FloatArray:
-    return patching.graph.from_ports(attribute(patching, measure.outcome, alphas=alphas).numpy())
+    return patching.graph.from_ports(attribute(patching, measure.outcome, alphas=alphas).sum(0).numpy())
 
 
 def weight_gradients(patching: Patching, measure: Measure) -> FloatArray:
@@ -153,7 +153,7 @@ def method_scores(name: str, patching: Patching, metric: str, **options: Any) ->
     assert score is not None
     problem = Problem(patching.model, patching.graph, patching.prompts, OUTCOMES[metric])
     sign = -1 if OUTCOMES[metric].higher_is_better else 1  # scores are positive where an edge helps
-    return sign * score(problem, **options) * len(patching.prompts)
+    return sign * score(problem, **options).values * len(patching.prompts)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -15,13 +15,15 @@ from acdc.methods.exact import exact_scores
 
 def check(patching: Patching, measure: Any) -> None:
     graph = patching.graph
-    full = problems.values(patching, measure, graph.valid[None])
-    expected = np.zeros(graph.valid.shape)
+    full = problems.per_prompt(patching, measure, graph.valid[None])[0]
+    expected = np.zeros((len(patching.prompts), *graph.valid.shape))
     for circuits, edge in zip(problems.all_but_one(graph)[:, None], np.argwhere(graph.valid), strict=True):
-        expected[tuple(edge)] = problems.values(patching, measure, circuits)[0] - full[0]
-    scores = exact_scores(patching, measure)
+        expected[(slice(None), *edge)] = problems.per_prompt(patching, measure, circuits)[0] - full
     assert np.abs(expected).max() > 0
-    assert np.abs(scores - expected).max() < 1e-9 * np.abs(expected).max()
+    sums = exact_scores(patching, measure)
+    parts = (expected.sum(0), np.abs(expected).sum(0), np.square(expected).sum(0))
+    for found, summed in zip(sums, parts, strict=True):
+        assert np.abs(found - summed).max() < 1e-9 * np.abs(summed).max()
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -226,7 +226,7 @@ def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch
 
 def test_scores_in_the_full_circuit_are_eap() -> None:
     patching, measure = problems.make("llama", padding="both")
-    summed = module.attribute(patching, measure.outcome, alphas=[1.0]).numpy()
+    summed = module.attribute(patching, measure.outcome, alphas=[1.0]).sum(0).numpy()
     expected = patching.graph.from_ports(summed / len(patching.prompts))
     assert_close(circuit_scores(patching, measure, patching.graph.valid, [1.0]), expected)
 

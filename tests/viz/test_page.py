@@ -153,7 +153,7 @@ def test_what_is_measured_is_in_the_page() -> None:
     model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8).prepare(acdc.load("induction-2l"))
     circuit = acdc.discover(model, task, "eap", edges=12)
     found = investigate(model, task, {"eap": circuit}, sizes=[5, 40], examples=2)
-    curve = acdc.curve(model, task, circuit.scores, shares=[5.5 / 110, 40.5 / 110], confidence=None)
+    curve = acdc.curve(model, task, circuit.scores, shares=[5.5 / 110, 40.5 / 110], aggregate=None, confidence=None)
     assert found.curves["eap"].faithfulness == pytest.approx(curve.faithfulness)
     data = data_of(write_page({"eap": circuit}, findings=found).content)
     (drawn,) = data["circuits"]

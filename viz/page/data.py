@@ -92,7 +92,7 @@ def _edges_shown(circuits: Mapping[str, Circuit], graph: Graph) -> IntArray:
 def _ranked(circuit: Circuit) -> IntArray:
     """The graph's edges by number, the largest score first."""
     assert circuit.scores is not None
-    return np.argsort(-np.abs(circuit.scores.values[circuit.graph.valid]), kind="stable")
+    return np.argsort(-circuit.sizes()[circuit.graph.valid], kind="stable")
 
 
 def _graph(graph: Graph, edges: IntArray) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _asked(circuit: Circuit) -> int:
     ranked = how.get("select") == "top" and how.get("by") == "absolute"
     if not ranked or circuit.scores is None:
         return circuit.n_edges
-    return rank_needed(circuit.graph, circuit.scores.values, circuit.n_edges)
+    return rank_needed(circuit.graph, circuit.sizes(), circuit.n_edges)
 
 
 def _known(value: object) -> bool:

@@ -107,8 +107,9 @@ def investigate(
             scores = circuit.scores
             if scores is not None and shares and is_ranking(scores):
                 curves[name] = curve(
-                    model, dataset, scores, shares=shares, batch_size=batch_size, confidence=None, progress=progress
-                )
+                    model, dataset, scores, shares=shares, aggregate=circuit.aggregate, batch_size=batch_size,
+                    confidence=None, progress=progress,
+                )  # fmt: skip
             if effects and circuit.n_edges:
                 removed[name] = removal_effects(
                     model, dataset, circuit, most=effects, batch_size=batch_size, progress=progress
@@ -147,7 +148,7 @@ def heads_first(circuits: Mapping[str, Circuit]) -> list[str]:
         index = graph.source_index
         inside[[index[name] for name in circuit.nodes() if name in index]] = 1
         if circuit.scores is not None:
-            sizes = np.abs(circuit.scores.values)
+            sizes = circuit.sizes()
             weight = np.maximum(weight, sizes.max(axis=0) / max(sizes.max(), 1e-300))
     order = np.lexsort((np.arange(graph.n_sources), -weight, -inside))
     return [graph.sources[s] for s in order if graph.sources[s].startswith("a")]
