@@ -37,7 +37,8 @@ from acdc.evaluation.curve import curve
 from acdc.evaluation.evaluate import Evaluation, evaluate
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, Graph
-from acdc.methods import DEFAULT_SHARE, METHODS
+from acdc.methods import METHODS
+from acdc.methods.acdc import DEFAULT_SHARE
 from acdc.methods.guided import separation
 from acdc.metrics import faithfulness, ground_truth
 from acdc.model.check import check_prompts

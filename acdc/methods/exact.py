@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from acdc.engine.measure import Measure, refuse_non_finite
+from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
+from acdc.engine.problem import Problem
 from acdc.engine.propagate import component_change
 from acdc.engine.state import state_of
 from acdc.graph import FloatArray
-from acdc.methods.aggregates import sums
+from acdc.methods.aggregates import Estimates, sums
 from acdc.methods.attribution import source_differences
+from acdc.methods.method import Method, estimates_of
 from acdc.model import forward
+from acdc.store.resume import number
 
 
 @torch.no_grad()
@@ -87,3 +90,36 @@ def _batch(patching: Patching) -> int:
     """Sources a batch: enough tokens to fill the machine."""
     tokens = patching.prompts.clean.shape[0] * (patching.prompts.clean.shape[1] - patching.start)
     return max(1, tokens_at_once(patching.model.device) // tokens)
+
+
+def _exact(problem: Problem) -> Estimates:
+    graph, checkpoint = problem.graph, problem.checkpoint
+    saved = checkpoint.load(
+        {"total": ((3, *graph.valid.shape), np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
+    )
+    total = saved.get("total", np.zeros((3, *graph.valid.shape)))
+    first, following = int(number(saved, "batch")), int(number(saved, "destination"))
+    batches, edges = problem.n_batches, graph.n_edges
+    for i, patching in enumerate(problem.batches("exact")):
+        if i < first:
+            continue
+        before = total.copy()
+        total = before + exact_scores(
+            patching,
+            bind(problem.outcome, patching),
+            first=i * problem.prompts_per_batch,
+            destinations=range(following if i == first else 0, graph.n_destinations),
+            note=lambda d, scores, i=i, before=before: checkpoint.save(  # type: ignore[misc]
+                total=before + scores, batch=i, destination=d + 1
+            ),
+            progress=lambda done, _, first=i * edges: problem.progress(  # type: ignore[misc]
+                first + done, batches * edges, "each edge alone"
+            ),
+        )
+    return estimates_of(problem, total)
+
+
+EXACT = Method(
+    "exact", "scores", "exact edge activation patching: the metric without each edge alone",
+    "a partial run per edge", "Syed et al. 2023, arXiv 2310.10348", score=_exact,
+)  # fmt: skip

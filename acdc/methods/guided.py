@@ -24,6 +24,7 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.attribution import attribute, gradient_of, path, refuse_bad_gradient
+from acdc.methods.method import Found, Method, helpfulness
 from acdc.methods.search import Search
 from acdc.model import passes
 from acdc.store.resume import Arrays, number
@@ -263,3 +264,25 @@ def _prune_to(
         smaller = _without(patching, kept, weakest[: -(-excess // 2)])
         kept = smaller if smaller.sum() >= edges else selection.trim(graph, kept, weakest, edges)
     return kept, scores
+
+
+def _guided(
+    problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, steps: int = 5
+) -> Found:
+    if not problem.outcome.differentiable:
+        raise AcdcError(
+            f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc"
+        )
+    target = {} if faithfulness is None else {"faithfulness": faithfulness}
+    removal: list[FloatArray] = []
+    kept, change, budget = guided(
+        problem, budget=threshold, edges=edges, steps=steps, certified=removal.append, **target
+    )
+    how = {"edges": edges} if edges is not None else {"budget": budget, **target}
+    return Found(kept, helpfulness(problem, change), how, removal[0] if removal else None)
+
+
+GUIDED = Method(
+    "guided", "circuit", "attribution guesses, exact runs decide; every kept edge is needed",
+    "some dozens of runs, then a few partial runs per surviving edge", "this project", {"steps": 5}, search=_guided,
+)  # fmt: skip

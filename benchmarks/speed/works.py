@@ -22,7 +22,7 @@ from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, time
 from acdc.circuit import Scores, selection
 from acdc.engine.measure import bind, measure_circuits
 from acdc.graph import BoolArray, Graph
-from acdc.methods import DEFAULT_SHARE
+from acdc.methods.acdc import DEFAULT_SHARE
 from acdc.methods.exact import exact_scores
 from acdc.methods.guided import guided, separation
 from acdc.methods.search import Search

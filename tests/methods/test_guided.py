@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
+from acdc.methods import guided as module
 from acdc.methods.guided import circuit_scores, guided, separation
 from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
 
-module = importlib.import_module("acdc.methods.guided")  # `acdc.methods.guided` itself is the function
 SLACK = 1e-9  # of rounding, as a share of the budget
 
 

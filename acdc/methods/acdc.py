@@ -1,0 +1,110 @@
+"""ACDC: removes every edge whose removal costs less than τ, destinations from the logits backwards (`search`).
+
+As a ranking: an edge's score is the largest τ of a sweep at which it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from acdc.engine.measure import bind
+from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray
+from acdc.methods.aggregates import Estimates
+from acdc.methods.guided import separation
+from acdc.methods.method import Found, Method
+from acdc.methods.search import Accept, Search
+from acdc.store.resume import number
+
+DEFAULT_SHARE = 0.001
+"""ACDC's default τ, as a share of what separates the full model from the empty circuit."""
+LEAST_TAU = 1e-6
+"""Where nothing separates the two: larger than rounding, so that the circuit is empty rather than everything."""
+SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
+"""The sweep of τ for a ranking, as shares of the same separation: from almost every edge to almost none."""
+
+
+def _acdc(
+    problem: Problem,
+    threshold: float | None,
+    faithfulness: float | None,
+    edges: int | None,
+    *,
+    taus: object = None,
+) -> Found:
+    assert faithfulness is None
+    assert edges is None
+    if taus is not None:
+        raise AcdcError(
+            "taus is for the ranking by a sweep: give edges or faithfulness too, or one threshold instead"
+        )
+    patching = problem.patching()
+    measure = bind(problem.outcome, patching)
+    tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU) if threshold is None else threshold
+    checkpoint = problem.checkpoint
+    saved = checkpoint.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
+    search = Search(patching, measure, saved.get("kept"))
+    search.sweep(
+        _cheaper_than(tau),
+        after=int(number(saved, "stage")) if saved else None,
+        note=lambda stage: checkpoint.save(kept=search.kept, stage=stage),
+        progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
+    )
+    kept = _connected(search, tau)
+    alone = Search(patching, measure, kept)
+    alone.sweep(
+        lambda _new, _old: False,
+        expected=False,
+        progress=lambda done, total: problem.progress(done, total, "removing each kept edge"),
+    )
+    return Found(kept, kept.astype(np.float64), {"threshold": tau}, alone.removal())
+
+
+def _cheaper_than(tau: float) -> Accept:
+    """ACDC's rule: an edge may go if the distance rises by less than τ."""
+    return lambda new, old: new - old < tau
+
+
+def _connected(search: Search, tau: float) -> BoolArray:
+    """The circuit without its dangling parts, if they may go by ACDC's own rule.
+
+    A component that nothing feeds may matter: what its biases write is not what a zero or mean reference holds.
+    """
+    patching, measure = search.patching, search.measure
+    pruned = search.graph.prune(search.kept)
+    with torch.no_grad():
+        distance = float(measure.distance(patching.logits(pruned, rows=measure.rows)).mean())
+    return pruned if distance - search.distance < tau else search.kept
+
+
+def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> Estimates:
+    """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
+    if taus is not None and not _numbers(taus):
+        raise AcdcError(f"expected taus to be a list of numbers, like [0.01, 0.1], got {taus!r}")
+    patching = problem.patching()
+    measure = bind(problem.outcome, patching)
+    if taus is None:
+        apart = separation(patching, measure)
+        taus = [share * apart for share in SHARES]
+    scores = np.zeros(problem.graph.valid.shape)
+    for i, tau in enumerate(sorted(taus)):
+        problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
+        search = Search(patching, measure)
+        search.sweep(_cheaper_than(tau))
+        scores[_connected(search, tau)] = tau
+    return Estimates(scores)
+
+
+def _numbers(given: object) -> bool:
+    return isinstance(given, Sequence | np.ndarray) and all(isinstance(x, float | int | np.number) for x in given)
+
+
+ACDC = Method(
+    "acdc", "circuit", "removes every edge whose removal costs less than τ, from the logits backwards",
+    "a partial run per edge", "Conmy et al. 2023, arXiv 2304.14997", {"taus": None},
+    score=_acdc_ranking, search=_acdc,
+)  # fmt: skip

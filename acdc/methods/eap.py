@@ -1,0 +1,66 @@
+"""Edge attribution patching: EAP, and what takes its gradients elsewhere (EAP-IG, clean-corrupted).
+
+All three are means of one first-order score (`attribution`) over places between the corrupted and the clean prompt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
+from acdc.methods.aggregates import Estimates, sums
+from acdc.methods.attribution import attribute, path
+from acdc.methods.method import Method, estimates_of
+
+
+def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
+    if not problem.outcome.differentiable:
+        raise AcdcError(
+            f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc"
+        )
+    if problem.outcome.is_distance and alphas == [1.0]:
+        raise AcdcError(
+            f"the gradient of {problem.outcome.name!r} is zero at the clean prompt, where eap takes it; "
+            "use eap-ig, or a performance metric such as logit-difference or projection"
+        )
+    graph = problem.graph
+    total = np.zeros((3, *graph.valid.shape))
+    destination = torch.as_tensor(graph.port_destination)
+    first = 0
+    for i, patching in enumerate(problem.batches("gradients")):
+        problem.progress(i, problem.n_batches, "attribution")
+        scores = attribute(patching, problem.outcome, alphas=alphas, first=first)  # [prompt, port, source]
+        merged = scores.new_zeros(len(scores), *graph.valid.shape)
+        merged.index_add_(1, destination.to(scores.device), scores)
+        total += sums(merged.movedim(0, -1))
+        first += len(patching.prompts)
+    problem.progress(problem.n_batches, problem.n_batches, "attribution")
+    return estimates_of(problem, total)
+
+
+def _eap(problem: Problem) -> Estimates:
+    return _attribution(problem, [1.0])
+
+
+def _eap_ig(problem: Problem, *, steps: int = 5) -> Estimates:
+    return _attribution(problem, path(steps))
+
+
+def _clean_corrupted(problem: Problem) -> Estimates:
+    return _attribution(problem, [0.0, 1.0])
+
+
+EAP = Method(
+    "eap", "scores", "edge attribution patching: first-order effect at the clean prompt",
+    "2 forward, 1 backward", "Syed et al. 2023, arXiv 2310.10348", score=_eap,
+)  # fmt: skip
+EAP_IG = Method(
+    "eap-ig", "scores", "EAP with gradients averaged from the corrupted to the clean embedding",
+    "(2 + steps) forward, steps backward", "Hanna et al. 2024, arXiv 2403.17806", {"steps": 5}, score=_eap_ig,
+)  # fmt: skip
+CLEAN_CORRUPTED = Method(
+    "clean-corrupted", "scores", "EAP with gradients averaged over the clean and the corrupted prompt",
+    "3 forward, 2 backward", "Hanna et al. 2024, arXiv 2403.17806", score=_clean_corrupted,
+)  # fmt: skip
