@@ -16,11 +16,11 @@ from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.measure import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph
-from acdc.methods import METHODS, Method, check_options
-from acdc.methods.aggregates import Estimates
+from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS, Estimates, Method, Target, get_method
+from acdc.methods.method import check_metric
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.store.resume import Checkpoint, digest
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def score(
     model: Model,
     task: Task | Dataset | Prompts,
-    method: str = "eap-ig",
+    method: str = DEFAULT_RANKING,
     *,
     metric: Metric | None = None,
     ablation: str | None = None,
@@ -63,14 +63,16 @@ def score(
     Raises:
         AcdcError: unknown method or option, or a method that gives no ranking.
     """
-    record = _method(method, options)
+    record = get_method(method)
     if record.score is None:
         rankings = [m.name for m in METHODS.values() if m.score is not None]
         raise AcdcError(
             f"method {method!r} gives a circuit, not scores; use discover, or one of {', '.join(rankings)}"
         )
+    options = record.options_from(options, "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
+    _check_needs(record, dataset)
     problem = _resumable(problem, checkpoint, ("score", method, options))
     found = record.score(problem, **options)
     problem.checkpoint.remove()
@@ -82,7 +84,7 @@ def score(
 def discover(
     model: Model,
     task: Task | Dataset | Prompts,
-    method: str = "guided",
+    method: str = DEFAULT_SEARCH,
     *,
     edges: int | None = None,
     threshold: float | None = None,
@@ -103,19 +105,20 @@ def discover(
     How much is kept is said in at most one way. What it means depends on the method:
 
     - `edges`: this many edges, all of them on paths from the input to the logits.
-    - `threshold`: of `acdc`, τ: edges whose removal costs less go; of `guided`, the budget: the largest distance
-      from the full model; of a ranking, the smallest absolute score.
-    - `faithfulness`: of `guided`, the budget as a share: (1 − faithfulness) of what separates the full model from
-      the empty circuit; of a ranking (and `acdc`, through its sweep over τ), the fewest best edges that, less
-      those that dangle, reach it on the held-out prompts.
+    - `threshold`: of a ranking, the smallest absolute score; of a search, what its record says (`Method.targets`,
+      listed by `acdc methods`).
+    - `faithfulness`: a share of what separates the full model from the empty circuit. Of a ranking, the fewest best
+      edges that, less those that dangle, reach it on the held-out prompts; of a search, what its record says.
 
-    Without any, `acdc` takes τ as a thousandth of that separation, the others the task's faithfulness.
+    A method that only searches for some of them, and also ranks, is cut as a ranking for the others. Without any, a
+    search that takes a faithfulness, and every ranking, gets the task's; another search decides itself.
 
     Args:
         select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
         aggregate: how a ranking makes one size of an edge's scores on single prompts: "mean-absolute", "rms" or
             "signed" (`Scores.sizes`); None: "mean-absolute" where single prompts are scored, else "signed".
-        others: as for `score`. A search (`guided`, `acdc`) holds all prompts in memory and ignores `batch_size`.
+        others: as for `score`. A method whose record says so holds all prompts in memory and
+            ignores `batch_size`.
 
     Warns:
         UserWarning: the circuit has fewer edges than `edges`, with both numbers and the reason.
@@ -124,48 +127,42 @@ def discover(
         EmptyCircuitError: nothing is left, or nothing can be found.
         AcdcError: unknown method or option, or more than one way of saying how much to keep.
     """
-    given = {
-        name: value
-        for name, value in (("edges", edges), ("threshold", threshold), ("faithfulness", faithfulness))
-        if value is not None
-    }
-    if len(given) > 1:
-        raise AcdcError(f"expected one of edges, threshold and faithfulness, got {' and '.join(given)}")
-    if faithfulness is not None and not 0 < faithfulness <= 1:
-        raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
-    if edges is not None:
-        check_whole("a number of edges", edges, least=1)
-    if threshold is not None and not threshold >= 0:  # NaN too
-        raise AcdcError(f"expected a threshold of at least 0, got {threshold}")
+    target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
     if select not in ("top", "greedy"):
         raise unknown("selection", select, ("top", "greedy"))
     if aggregate is not None and aggregate not in selection.AGGREGATES:
         raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
-    record = _method(method, options)
+    record = get_method(method)
+    searches = record.searches(target)
+    if not searches and record.score is None:
+        raise AcdcError(
+            f"method {method!r} searches, and takes {' or '.join(record.targets)}, not {next(iter(target.given))}"
+        )
+    options = record.options_from(options, "search" if searches else "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
-    problem = _resumable(problem, checkpoint, ("discover", method, options, given, dataset.faithfulness))
-    if record.search is not None:
+    _check_needs(record, dataset)
+    problem = _resumable(problem, checkpoint, ("discover", method, options, target.given, dataset.faithfulness))
+    if not record.batches:
         problem.check_memory("search")
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
     warn_if_useless(dataset, full, empty)
     rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
-    if faithfulness is None and not given:
-        faithfulness = dataset.faithfulness
+    if not target.given and (not searches or "faithfulness" in record.targets):
+        target = Target(faithfulness=dataset.faithfulness)
     provenance = _provenance(problem, dataset, method, options)
-    own = method == "guided" or (method == "acdc" and edges is None and "faithfulness" not in given)
-    if record.search is not None and own:
-        target = None if method == "acdc" or (given and "faithfulness" not in given) else faithfulness
+    if searches:
+        assert record.search is not None
         if select != "top":
             raise AcdcError(f"select={select!r} cuts a ranking, and {method} searches; leave it out")
         if aggregate is not None:
             raise AcdcError(f"aggregate={aggregate!r} is of a ranking, and {method} searches; leave it out")
-        found = record.search(problem, threshold, target, edges, **options)
+        found = record.search(problem, target, **options)
         problem.checkpoint.remove()
-        if edges is not None:
+        if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
                 raise EmptyCircuitError(f"{method} finds no edge that matters: {_nothing(dataset, full, empty)}")
-            warn_of_size(problem.graph, found.edges, edges)
+            warn_of_size(problem.graph, found.edges, target.edges)
         scores = Scores(problem.graph, found.scores, method, provenance, removal=found.removal)
         made = provenance.having(selection=dict(found.selection))
         return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
@@ -174,10 +171,11 @@ def discover(
     problem.checkpoint.remove()
     if scores.sizes(aggregate).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
-    if threshold is not None:
-        return _not_empty(scores.threshold(threshold, aggregate=aggregate), dataset, full, empty)
-    if edges is not None:
-        return scores.top(edges, select=select, aggregate=aggregate)  # type: ignore[arg-type]
+    if target.threshold is not None:
+        return _not_empty(scores.threshold(target.threshold, aggregate=aggregate), dataset, full, empty)
+    if target.edges is not None:
+        return scores.top(target.edges, select=select, aggregate=aggregate)  # type: ignore[arg-type]
+    faithfulness = target.faithfulness
     assert faithfulness is not None
     held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
     n = _fewest_faithful(held_out, dataset, scores.sizes(aggregate), faithfulness, select)
@@ -248,11 +246,14 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
     return int(circuit(high).sum())
 
 
-def _method(name: str, options: dict[str, Any]) -> Method:
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    check_options(name, options)
-    return METHODS[name]
+def _check_needs(record: Method, dataset: Dataset) -> None:
+    """Refuse a metric or prompts that the method cannot work with."""
+    check_metric(record, dataset.metric, METHODS.values())
+    prompts = dataset.discovery
+    if record.counterfactual and torch.equal(prompts.clean, prompts.corrupted):
+        raise TaskError(
+            f"{dataset.name}: method {record.name!r} needs corrupted prompts, and these are the clean ones again"
+        )
 
 
 def _problem(

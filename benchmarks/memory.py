@@ -23,7 +23,7 @@ import torch
 from acdc.engine.measure import bind, measure_prompts
 from acdc.engine.memory import Need, Work, size
 from acdc.engine.problem import Problem
-from acdc.methods import METHODS
+from acdc.methods import METHODS, Target
 from acdc.methods.exact import exact_scores
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
@@ -118,7 +118,8 @@ def work(problem: Problem, name: str) -> None:
     else:
         search = METHODS[name].search
         assert search is not None
-        search(problem, None if name == "guided" else 1e-3, 0.9 if name == "guided" else None, None)
+        takes_share = "faithfulness" in METHODS[name].targets
+        search(problem, Target(faithfulness=0.9) if takes_share else Target(threshold=1e-3))
 
 
 def measured(shape: str, name: str) -> dict[str, float]:

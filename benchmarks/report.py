@@ -113,7 +113,7 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
         "singly": any(row.truth is not None and row.truth.startswith("zero/") for row in rows),
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
         "cases": [_case(name, group, folder) for name, group in by_case(rows).items()],
-        "searches": [line for line in lines if line.found and METHODS.get(line.method, METHODS["eap"]).search],
+        "searches": [line for line in lines if line.found and _searches(line.method)],
         "wrong": [(row, json.loads(row.reasons)) for row in rows if row.reasons],
         "mixed": {line.method: names for line in lines if (names := _mixed(rows, line.method))},
         "other_metric": sorted({row.method for row in rows if row.method_metric != row.metric}),
@@ -191,6 +191,12 @@ def _method_metrics(rows: Sequence[Row]) -> dict[str, str]:
         if row.method_metric:
             given.setdefault(row.method, {})[row.method_metric] = None
     return {method: ", ".join(metrics) for method, metrics in given.items()}
+
+
+def _searches(method: str) -> bool:
+    """Whether a method of the table searches; not known of one that is not here any more."""
+    record = METHODS.get(method)
+    return record is not None and record.search is not None
 
 
 def _mixed(rows: Sequence[Row], method: str) -> list[str]:

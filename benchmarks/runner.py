@@ -32,14 +32,12 @@ from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
 from acdc.engine.measure import bind, measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, WriteError, unknown
+from acdc.errors import AcdcError, WriteError
 from acdc.evaluation.curve import curve
 from acdc.evaluation.evaluate import Evaluation, evaluate
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, Graph
-from acdc.methods import METHODS
-from acdc.methods.acdc import DEFAULT_SHARE
-from acdc.methods.guided import separation
+from acdc.methods import METHODS, get_method
 from acdc.metrics import faithfulness, ground_truth
 from acdc.model.check import check_prompts
 from acdc.model.model import Model
@@ -47,9 +45,6 @@ from acdc.tasks.programs.interp import InterpTask
 from acdc.tasks.programs.tracr import TracrTask
 from acdc.tasks.task import Dataset
 
-BASELINE = "random"
-GRADIENT_AT_CLEAN = ("eap",)
-"""Methods that see the metric only through its gradient at the clean prompt: given a case's `gradient_metric`."""
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Sizes of the circuits of a faithfulness curve, in sizes of the true circuit."""
 MOST_REASONS = 12
@@ -77,11 +72,11 @@ def run(
         WriteError: the folder cannot be written to, any more.
     """
     for name in methods or ():
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
+        get_method(name)
     if not seeds:
         raise AcdcError("expected at least one seed")
-    names = list(dict.fromkeys([*(METHODS if methods is None else methods), BASELINE]))
+    baselines = [method.name for method in METHODS.values() if method.baseline]
+    names = list(dict.fromkeys([*(METHODS if methods is None else methods), *baselines]))
     cases = [(case, seed) for case in suite.cases for seed in seeds]
     wanted = {(suite.name, case.name, name, seed) for case, seed in cases for name in names}
     order = random.Random(os.getpid())
@@ -155,9 +150,9 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
     """One row; its circuit and the true one are saved below `folder` (`circuit_folder`)."""
     case, model, data, graph = subject.case, subject.model, subject.data, subject.graph
     record = METHODS[method]
-    metric = case.gradient_metric if method in GRADIENT_AT_CLEAN else None
+    metric = case.gradient_metric if record.gradient == "clean" else None  # all it sees of the metric
     options: dict[str, Any] = {"metric": metric, "graph": graph, "seed": subject.seed}
-    if method == BASELINE:  # cases with graphs of one shape must not get one random ranking
+    if record.baseline:  # cases with graphs of one shape must not get one random ranking
         options["seed"] = zlib.crc32(f"{case.name} {subject.seed}".encode())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -180,7 +175,7 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
         true = Circuit(graph, subject.truth, provenance=made)
         true.save(folder / circuit_folder(suite, case.name, "truth", subject.seed), force=True)
     if record.search is not None and figures.get("hamming"):
-        figures["reasons"] = json.dumps(_reasons(subject, circuit, method))
+        figures["reasons"] = json.dumps(_reasons(subject, circuit))
     texts = dict.fromkeys([*data.warnings, *(str(warning.message) for warning in caught)])
     return Row(
         suite, case.name, method, subject.seed,
@@ -262,7 +257,7 @@ def _curves(subject: Subject, scores: Scores) -> dict[str, Any]:
     return {"cpr": by_value.cpr, "cmd": by_size.cmd, "curve": json.dumps(points)}
 
 
-def _reasons(subject: Subject, circuit: Circuit, method: str) -> dict[str, Any]:
+def _reasons(subject: Subject, circuit: Circuit) -> dict[str, Any]:
     """Why a search kept or removed the wrong edges: what each does to the distance from the full model.
 
     Each wrong edge has its effect `alone` (removed from the full model) and `in_circuit` (what the circuit's distance
@@ -278,8 +273,7 @@ def _reasons(subject: Subject, circuit: Circuit, method: str) -> dict[str, Any]:
     def distance(edges: BoolArray) -> float:
         return float(measured.distance(patching.logits(edges, rows=measured.rows)).mean())
 
-    share = DEFAULT_SHARE if method == "acdc" else 1 - data.faithfulness
-    own = distance(circuit.edges)
+    own, how = distance(circuit.edges), circuit.provenance.selection
     wrong = []
     for destination, source in np.argwhere(circuit.edges ^ subject.truth)[:MOST_REASONS]:
         without, changed = graph.valid.copy(), circuit.edges.copy()
@@ -298,7 +292,7 @@ def _reasons(subject: Subject, circuit: Circuit, method: str) -> dict[str, Any]:
     return {
         "metric": data.metric.name,
         "distance": own,
-        "allowed": share * separation(patching, measured),
+        "allowed": how.get("budget", how.get("threshold")),
         "edges": wrong,
         "more": int((circuit.edges ^ subject.truth).sum()) - len(wrong),
     }

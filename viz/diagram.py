@@ -1,6 +1,6 @@
 """A diagram as data: boxes, curves and texts at coordinates, ready for any renderer.
 
-One visual channel has one meaning. Edges: colour is the sign (`acdc.circuit.signs`), width the size of the score, line
+One visual channel has one meaning. Edges: colour is the sign (`acdc.methods.signs`), width the size of the score, line
 style the port (q, k, v), arrowhead the verdict against a true circuit. Nodes: shape is the kind, fill the role (without
 one, a shade for the kind), outline the verdict.
 """

@@ -14,9 +14,9 @@ import networkx as nx
 import numpy as np
 
 from acdc.circuit import Circuit
-from acdc.circuit.signs import Signs, edge_signs
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
+from acdc.methods.signs import Signs, edge_signs
 
 Detail = Literal["port", "head", "layer"]
 DETAILS = ("port", "head", "layer")
@@ -58,7 +58,7 @@ class Reduced:
     Attributes:
         nodes: verdict of each component, in execution order.
         left_out: number of drawn-level edges left out, the weakest.
-        signs: where the edges' signs are from (`acdc.circuit.signs.Signs.source`).
+        signs: where the edges' signs are from (`acdc.methods.signs.Signs.source`).
     """
 
     edges: tuple[DrawnEdge, ...]

@@ -16,7 +16,7 @@ class Style:
     """Colours as `#rrggbb`, sizes in points.
 
     Attributes:
-        positive, negative, unsigned: edges by their sign (`acdc.circuit.signs`); unsigned without one.
+        positive, negative, unsigned: edges by their sign (`acdc.methods.signs`); unsigned without one.
         absent: what is not in the circuit (edges and nodes that the truth has and the circuit misses).
         line: width of the weakest and the strongest edge.
         roles: fills of nodes by role, in turn.

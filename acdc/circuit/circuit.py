@@ -32,7 +32,7 @@ class Scores:
 
     Attributes:
         values: `[n_destinations, n_sources]` float64, 0 where there is no edge. Its size is how much the edge
-            matters; its sign is that of an estimate unless it was measured (`acdc.circuit.signs`): positive where the
+            matters; its sign is that of an estimate unless it was measured (`acdc.methods.signs`): positive where the
             edge helps, and negative where it works against the task.
         method: name of the method that gave them.
         absolute, rms: `[n_destinations, n_sources]`: mean over the prompts of the score's absolute value, and root of

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
-
-if TYPE_CHECKING:
-    pass
 
 
 def library_versions() -> dict[str, str]:
@@ -24,25 +21,25 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numpy numbers and arrays, tuples and sets as what JSON has, and names of files that are no text as text."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item) for item in value)
+        return sorted(plain(item) for item in value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return _plain(str(value)) if isinstance(value, Path) else value
+        return [plain(item) for item in value]
+    return plain(str(value)) if isinstance(value, Path) else value
 
 
-Record = Annotated[dict[str, pydantic.JsonValue], pydantic.BeforeValidator(_plain)]
+Record = Annotated[dict[str, pydantic.JsonValue], pydantic.BeforeValidator(plain)]
 
 
-Name = Annotated[str, pydantic.BeforeValidator(_plain)]
+Name = Annotated[str, pydantic.BeforeValidator(plain)]
 
 
 class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):

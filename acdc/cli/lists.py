@@ -166,10 +166,12 @@ def methods(json: Json = False) -> None:
     with terminal.quiet_libraries():
         from acdc.methods import METHODS
 
+        records = list(METHODS.values())
     fields = ("name", "gives", "description", "cost", "paper")
-    listed = [{field: getattr(method, field) for field in fields} for method in METHODS.values()]
+    listed = [{field: getattr(method, field) for field in fields} for method in records]
     if json:
-        options = [dict(method.options) for method in METHODS.values()]
-        terminal.print_json([row | {"options": given} for row, given in zip(listed, options, strict=True)])
+        more = ("options", "targets", "gradient", "counterfactual", "batches", "signs")
+        extra = [{field: getattr(method, field) for field in more} for method in records]
+        terminal.print_json([row | rest for row, rest in zip(listed, extra, strict=True)])
         return
     terminal.print_table(("method", *fields[1:]), (tuple(row.values()) for row in listed))

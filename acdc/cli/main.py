@@ -91,10 +91,12 @@ def discover(
     context: typer.Context,
     model: ModelName,
     task: Task = None,
-    method: Annotated[str, typer.Option(help="How to search or rank (`acdc methods`).")] = "guided",
+    method: Annotated[
+        str | None, typer.Option(help="How to search or rank; otherwise the first of `acdc methods`.")
+    ] = None,
     edges: Annotated[int | None, typer.Option(min=1, help="Keep this many edges.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Keep edges that matter more than this; τ of acdc.")
+        float | None, typer.Option(help="Keep edges that matter more than this; see `acdc methods`.")
     ] = None,
     faithfulness: Annotated[
         float | None, typer.Option(help="Keep the fewest edges that are so faithful: 0.9.")
@@ -152,13 +154,12 @@ def discover(
         from acdc import viz
         from acdc.circuit import folder as circuit_file
         from acdc.circuit.selection import AGGREGATES
-        from acdc.methods import METHODS, check_options
+        from acdc.methods import DEFAULT_SEARCH, check_options
         from acdc.model.check import count_seconds
         from acdc.store import folders
         from acdc.store.resume import Checkpoint
 
-        if method not in METHODS:
-            raise unknown("method", method, METHODS)
+        method = method or DEFAULT_SEARCH
         method_options = options(option)
         check_options(method, method_options)
         if aggregate is not None and aggregate not in AGGREGATES:

@@ -12,11 +12,10 @@ import torch
 
 from acdc.engine.measure import bind
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError
 from acdc.graph import BoolArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.guided import separation
-from acdc.methods.method import Found, Method
+from acdc.methods.method import Found, Method, Target
 from acdc.methods.search import Accept, Search
 from acdc.store.resume import number
 
@@ -28,23 +27,12 @@ SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
 """The sweep of τ for a ranking, as shares of the same separation: from almost every edge to almost none."""
 
 
-def _acdc(
-    problem: Problem,
-    threshold: float | None,
-    faithfulness: float | None,
-    edges: int | None,
-    *,
-    taus: object = None,
-) -> Found:
-    assert faithfulness is None
-    assert edges is None
-    if taus is not None:
-        raise AcdcError(
-            "taus is for the ranking by a sweep: give edges or faithfulness too, or one threshold instead"
-        )
+def _acdc(problem: Problem, target: Target) -> Found:
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
-    tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU) if threshold is None else threshold
+    tau = target.threshold
+    if tau is None:
+        tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU)
     checkpoint = problem.checkpoint
     saved = checkpoint.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
     search = Search(patching, measure, saved.get("kept"))
@@ -83,8 +71,6 @@ def _connected(search: Search, tau: float) -> BoolArray:
 
 def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> Estimates:
     """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
-    if taus is not None and not _numbers(taus):
-        raise AcdcError(f"expected taus to be a list of numbers, like [0.01, 0.1], got {taus!r}")
     patching = problem.patching()
     measure = bind(problem.outcome, patching)
     if taus is None:
@@ -99,12 +85,15 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> E
     return Estimates(scores)
 
 
-def _numbers(given: object) -> bool:
-    return isinstance(given, Sequence | np.ndarray) and all(isinstance(x, float | int | np.number) for x in given)
-
-
 ACDC = Method(
-    "acdc", "circuit", "removes every edge whose removal costs less than τ, from the logits backwards",
-    "a partial run per edge", "Conmy et al. 2023, arXiv 2304.14997", {"taus": None},
-    score=_acdc_ranking, search=_acdc,
-)  # fmt: skip
+    name="acdc",
+    description="removes every edge whose removal costs less than τ, from the logits backwards",
+    cost="a partial run per edge",
+    paper="Conmy et al. 2023, arXiv 2304.14997",
+    score=_acdc_ranking,
+    search=_acdc,
+    targets={
+        "threshold": "τ: edges whose removal costs less go; by default a thousandth of full model − empty circuit"
+    },
+    batches=False,
+)

@@ -31,6 +31,9 @@ from acdc.metrics import Outcome
 from acdc.model import forward, passes
 from acdc.model.architecture import Attention, Norm
 
+STEPS = 5
+"""Gradients on the way from the corrupted to the clean prompt, unless told otherwise."""
+
 
 def path(steps: object) -> list[float]:
     """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out."""
@@ -87,7 +90,7 @@ def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Se
     Raises:
         TaskError: the metric has no gradient.
     """
-    other = "use method exact or acdc, or a metric that has one"
+    other = "use a method that takes no gradient (acdc methods), or a metric that has one"
     if not value.requires_grad:
         raise TaskError(f"metric {outcome.name!r} has no gradient (it is detached, or picks by argmax): {other}")
     try:
@@ -103,8 +106,8 @@ def refuse_bad_gradient(scores: Tensor, outcome: Outcome) -> None:
     """Refuse scores from a gradient that is NaN or infinite, as that of a square root at 0 is."""
     if not torch.isfinite(scores).all():
         raise TaskError(
-            f"the gradient of metric {outcome.name!r} is NaN or infinite on these prompts: use method exact or acdc, "
-            "another metric, or float32"
+            f"the gradient of metric {outcome.name!r} is NaN or infinite on these prompts: use a method that takes no "
+            "gradient (acdc methods), another metric, or float32"
         )
 
 

@@ -9,22 +9,12 @@ import numpy as np
 import torch
 
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError
 from acdc.methods.aggregates import Estimates, sums
-from acdc.methods.attribution import attribute, path
+from acdc.methods.attribution import STEPS, attribute, path
 from acdc.methods.method import Method, estimates_of
 
 
 def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
-    if not problem.outcome.differentiable:
-        raise AcdcError(
-            f"metric {problem.outcome.name!r} has no gradient; use logit-difference, or method exact or acdc"
-        )
-    if problem.outcome.is_distance and alphas == [1.0]:
-        raise AcdcError(
-            f"the gradient of {problem.outcome.name!r} is zero at the clean prompt, where eap takes it; "
-            "use eap-ig, or a performance metric such as logit-difference or projection"
-        )
     graph = problem.graph
     total = np.zeros((3, *graph.valid.shape))
     destination = torch.as_tensor(graph.port_destination)
@@ -44,7 +34,7 @@ def _eap(problem: Problem) -> Estimates:
     return _attribution(problem, [1.0])
 
 
-def _eap_ig(problem: Problem, *, steps: int = 5) -> Estimates:
+def _eap_ig(problem: Problem, *, steps: int = STEPS) -> Estimates:
     return _attribution(problem, path(steps))
 
 
@@ -53,14 +43,29 @@ def _clean_corrupted(problem: Problem) -> Estimates:
 
 
 EAP = Method(
-    "eap", "scores", "edge attribution patching: first-order effect at the clean prompt",
-    "2 forward, 1 backward", "Syed et al. 2023, arXiv 2310.10348", score=_eap,
-)  # fmt: skip
+    name="eap",
+    description="edge attribution patching: first-order effect at the clean prompt",
+    cost="2 forward, 1 backward",
+    paper="Syed et al. 2023, arXiv 2310.10348",
+    score=_eap,
+    gradient="clean",
+    signs="estimated",
+)
 EAP_IG = Method(
-    "eap-ig", "scores", "EAP with gradients averaged from the corrupted to the clean embedding",
-    "(2 + steps) forward, steps backward", "Hanna et al. 2024, arXiv 2403.17806", {"steps": 5}, score=_eap_ig,
-)  # fmt: skip
+    name="eap-ig",
+    description="EAP with gradients averaged from the corrupted to the clean embedding",
+    cost="(2 + steps) forward, steps backward",
+    paper="Hanna et al. 2024, arXiv 2403.17806",
+    score=_eap_ig,
+    gradient="path",
+    signs="estimated",
+)
 CLEAN_CORRUPTED = Method(
-    "clean-corrupted", "scores", "EAP with gradients averaged over the clean and the corrupted prompt",
-    "3 forward, 2 backward", "Hanna et al. 2024, arXiv 2403.17806", score=_clean_corrupted,
-)  # fmt: skip
+    name="clean-corrupted",
+    description="EAP with gradients averaged over the clean and the corrupted prompt",
+    cost="3 forward, 2 backward",
+    paper="Hanna et al. 2024, arXiv 2403.17806",
+    score=_clean_corrupted,
+    gradient="path",
+    signs="estimated",
+)

@@ -120,6 +120,10 @@ def _exact(problem: Problem) -> Estimates:
 
 
 EXACT = Method(
-    "exact", "scores", "exact edge activation patching: the metric without each edge alone",
-    "a partial run per edge", "Syed et al. 2023, arXiv 2310.10348", score=_exact,
-)  # fmt: skip
+    name="exact",
+    description="exact edge activation patching: the metric without each edge alone",
+    cost="a partial run per edge",
+    paper="Syed et al. 2023, arXiv 2310.10348",
+    score=_exact,
+    signs="measured",
+)

@@ -23,11 +23,12 @@ from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.methods.attribution import attribute, gradient_of, path, refuse_bad_gradient
-from acdc.methods.method import Found, Method, helpfulness
+from acdc.methods.attribution import STEPS, attribute, gradient_of, path, refuse_bad_gradient
+from acdc.methods.method import Found, Method, Target, helpfulness
 from acdc.methods.search import Search
 from acdc.model import passes
 from acdc.store.resume import Arrays, number
+from acdc.tasks.task import FAITHFULNESS
 
 Distance = Callable[[BoolArray], float]
 
@@ -47,9 +48,9 @@ def guided(
     problem: Problem,
     *,
     budget: float | None = None,
-    faithfulness: float = 0.95,
+    faithfulness: float = FAITHFULNESS,
     edges: int | None = None,
-    steps: int = 5,
+    steps: int = STEPS,
     certified: Callable[[FloatArray], None] | None = None,
 ) -> tuple[BoolArray, FloatArray, float]:
     """Prune to a certified circuit, or to a number of edges.
@@ -266,23 +267,28 @@ def _prune_to(
     return kept, scores
 
 
-def _guided(
-    problem: Problem, threshold: float | None, faithfulness: float | None, edges: int | None, *, steps: int = 5
-) -> Found:
-    if not problem.outcome.differentiable:
-        raise AcdcError(
-            f"metric {problem.outcome.name!r} has no gradient; guide by kl or logit-difference, or use acdc"
-        )
-    target = {} if faithfulness is None else {"faithfulness": faithfulness}
+def _guided(problem: Problem, target: Target, *, steps: int = STEPS) -> Found:
+    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
     removal: list[FloatArray] = []
     kept, change, budget = guided(
-        problem, budget=threshold, edges=edges, steps=steps, certified=removal.append, **target
+        problem, budget=target.threshold, edges=target.edges, steps=steps, certified=removal.append, **share
     )
-    how = {"edges": edges} if edges is not None else {"budget": budget, **target}
+    how = {"budget": budget, **share} if target.edges is None else {"edges": target.edges}
     return Found(kept, helpfulness(problem, change), how, removal[0] if removal else None)
 
 
 GUIDED = Method(
-    "guided", "circuit", "attribution guesses, exact runs decide; every kept edge is needed",
-    "some dozens of runs, then a few partial runs per surviving edge", "this project", {"steps": 5}, search=_guided,
-)  # fmt: skip
+    name="guided",
+    description="attribution guesses, exact runs decide; every kept edge is needed",
+    cost="some dozens of runs, then a few partial runs per surviving edge",
+    paper="this project",
+    search=_guided,
+    targets={
+        "edges": "this many, whatever the distance from the full model; no edge is certified then",
+        "threshold": "the budget: the largest distance from the full model",
+        "faithfulness": "the budget as a share: 1 − faithfulness of what separates full model and empty circuit",
+    },
+    gradient="path",
+    batches=False,
+    signs="estimated",
+)

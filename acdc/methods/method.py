@@ -1,14 +1,63 @@
-"""What a circuit discovery method is: a record with a name, a ranking of all edges or a search, and what these cost."""
+"""What a circuit discovery method is: one record, which says all that anybody else has to know of it.
+
+A method ranks all edges (`score`), or searches for a circuit itself (`search`), or both. Nobody asks for a method by
+its name: what it takes, needs and gives are fields, and its options are those of its functions' signatures.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Literal
 
+import pydantic
+
+from acdc.circuit.provenance import plain
 from acdc.engine.problem import Problem
+from acdc.errors import AcdcError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods.aggregates import Estimates, estimates
+from acdc.metrics import Outcome
+
+Amount = Literal["edges", "threshold", "faithfulness"]
+"""What can say how much a circuit is to keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How much a circuit is to keep, said in at most one way; in none: what the method does by itself.
+
+    Attributes:
+        edges: this many edges.
+        threshold: in the metric's units; what it is the threshold of is up to the method.
+        faithfulness: this share of what separates the full model from the empty circuit, above 0 and at most 1.
+
+    Raises:
+        AcdcError: more than one is given, or a value that cannot be.
+    """
+
+    edges: int | None = None
+    threshold: float | None = None
+    faithfulness: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(given := self.given) > 1:
+            raise AcdcError(f"expected one of edges, threshold and faithfulness, got {' and '.join(given)}")
+        if self.faithfulness is not None and not 0 < self.faithfulness <= 1:
+            raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {self.faithfulness}")
+        if self.edges is not None:
+            check_whole("a number of edges", self.edges, least=1)
+        if self.threshold is not None and not self.threshold >= 0:  # NaN too
+            raise AcdcError(f"expected a threshold of at least 0, got {self.threshold}")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What is said, by name: nothing, or one."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +66,8 @@ class Found:
 
     Attributes:
         edges: kept edges; scores: a score of every edge; both `[n_destinations, n_sources]`.
-        selection: how much was kept, with defaults worked out, in the metric's units.
+        selection: how much was kept, with defaults worked out, in the metric's units: a search that stays within a
+            distance from the full model says which, as `budget` or `threshold`.
         removal: how much worse the metric gets without each kept edge alone, NaN elsewhere; None if not measured.
     """
 
@@ -28,30 +78,176 @@ class Found:
 
 
 ScoreFunction = Callable[..., Estimates]
+"""`(problem, *, options) -> Estimates`."""
 SearchFunction = Callable[..., Found]
+"""`(problem, target, *, options) -> Found`."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
     """A circuit discovery method.
 
     Attributes:
-        gives: "scores": a ranking of all edges; "circuit": a search that decides itself.
-        score: `(problem, **options) -> Estimates`; None if it gives no ranking.
-        search: `(problem, threshold, faithfulness, edges, **options) -> Found`; None for rankings.
-        options: names and defaults.
-        cost: passes of the model.
+        name: as given to `score` and `discover`, and on the command line.
+        description: one line.
+        cost: passes of the model, in words.
         paper: where it comes from.
+        score: a ranking of all edges; None if it gives none. Its keyword-only arguments are options, with defaults.
+        search: a search that decides itself what to keep; None for rankings. Options as for `score`.
+        targets: which amounts the search takes, and what each means to it, in words. Any other is reached by cutting
+            the ranking, if there is one. A search that takes `faithfulness` gets the task's if nothing is said.
+        gradient: where it takes gradients of the metric: nowhere, at the clean prompt alone (where that of a distance
+            from the full model is zero), or elsewhere too.
+        counterfactual: whether it needs corrupted prompts that differ from the clean ones.
+        batches: whether it goes through the prompts in batches, or holds all of them in memory.
+        signs: what the signs of its scores are: measured by removing each edge from the full model, a first-order
+            estimate of that, or nothing.
+        baseline: whether it only is what the others have to beat.
     """
 
     name: str
-    gives: Literal["scores", "circuit"]
     description: str
     cost: str
-    paper: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    paper: str = ""
     score: ScoreFunction | None = None
     search: SearchFunction | None = None
+    targets: Mapping[Amount, str] = dataclasses.field(default_factory=dict)
+    gradient: Literal["nowhere", "clean", "path"] = "nowhere"
+    counterfactual: bool = False
+    batches: bool = True
+    signs: Literal["measured", "estimated", "none"] = "none"
+    baseline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.score is None and self.search is None:
+            raise AcdcError(f"method {self.name!r}: expected a ranking (score), a search, or both")
+        for amount in self.targets:
+            if amount not in typing.get_args(Amount):
+                raise unknown(f"target of method {self.name!r}", amount, typing.get_args(Amount))
+        if self.search is not None and self.score is None and not self.targets:
+            raise AcdcError(f"method {self.name!r}: its search takes no target, and there is no ranking to cut")
+
+    @property
+    def gives(self) -> Literal["scores", "circuit"]:
+        """ "scores": a ranking of all edges; "circuit": a search that decides itself."""
+        return "scores" if self.search is None else "circuit"
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """Names and defaults of its options."""
+        return {name: option.default for name, option in {**_options(self.search), **_options(self.score)}.items()}
+
+    def searches(self, target: Target) -> bool:
+        """Whether its search takes this target (or its ranking is cut)."""
+        return self.search is not None and set(target.given) <= set(self.targets)
+
+    def options_from(
+        self, given: Mapping[str, Any], use: Literal["score", "search"] | None = None
+    ) -> dict[str, Any]:
+        """Options that were given, checked against the signature's annotations, as plain Python values.
+
+        Args:
+            use: what they are for; None: either.
+
+        Raises:
+            AcdcError: an option that it does not have, or not for this, or a value of another type.
+        """
+        known = {"score": _options(self.score), "search": _options(self.search)}
+        every = known["search"] | known["score"]
+        found = {}
+        for name, value in given.items():
+            if name not in every:
+                if not every:
+                    raise AcdcError(f"method {self.name!r} has no options, got {name!r}")
+                raise unknown(f"option of {self.name}", name, every)
+            if use is not None and name not in known[use]:
+                raise AcdcError(f"option {name!r} of method {self.name!r} {self._elsewhere(use)}")
+            found[name] = every[name].checked(value, self.name)
+        return found
+
+    def _elsewhere(self, use: Literal["score", "search"]) -> str:
+        """What to do about an option that is for the other use."""
+        if use == "score":
+            return "is of its search: use discover"
+        others = [amount for amount in typing.get_args(Amount) if amount not in self.targets]
+        return f"is of its ranking, and not of its search: give {' or '.join(others)} too, or leave it out"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Option:
+    """An option as a signature has it."""
+
+    name: str
+    default: Any
+    annotation: Any
+
+    def checked(self, value: object, method: str) -> Any:
+        value = plain(value)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise AcdcError(f"method {method!r}: {self.name}={str(value)[:20]}… is too large")
+        if self.annotation is inspect.Parameter.empty:
+            return value
+        try:
+            return pydantic.TypeAdapter(self.annotation).validate_python(value, strict=True)
+        except pydantic.ValidationError:
+            like = f" like {self.default!r}" if self.default is not None else ""
+            raise AcdcError(
+                f"method {method!r}: expected {self.name} to be {_in_words(self.annotation)}{like}, got {value!r:.60}"
+            ) from None
+
+
+_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+
+
+def _in_words(annotation: Any) -> str:
+    """What a value of this type is, for messages."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(part) for part in parts if part is not type(None))
+    if isinstance(origin, type) and issubclass(origin, Iterable) and parts:
+        return f"a list of {_WORDS.get(parts[0], str(parts[0]))}s"
+    word = _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return word if annotation is bool else f"a {word}"
+
+
+def _options(function: Callable[..., object] | None) -> dict[str, _Option]:
+    if function is None:
+        return {}
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # an annotation that only type checkers can read
+        signature = inspect.signature(function)
+    found = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        default, annotation = parameter.default, parameter.annotation
+        if isinstance(annotation, str):
+            annotation = inspect.Parameter.empty if default is None else type(default)
+        found[name] = _Option(name, default, annotation)
+    return found
+
+
+def check_metric(method: Method, outcome: Outcome, others: Iterable[Method]) -> None:
+    """Refuse a metric without the gradient that a method takes, and say which of the others would do.
+
+    Raises:
+        AcdcError: with what to do instead.
+    """
+    if method.gradient != "nowhere" and not outcome.differentiable:
+        instead = [other.name for other in others if other.gradient == "nowhere" and not other.baseline]
+        raise AcdcError(
+            f"metric {outcome.name!r} has no gradient; use one that has, like logit-difference, or use "
+            f"{' or '.join(instead)}"
+        )
+    if method.gradient == "clean" and outcome.is_distance:
+        instead = [other.name for other in others if other.gradient == "path" or other.signs == "measured"]
+        raise AcdcError(
+            f"the gradient of {outcome.name!r} is zero at the clean prompt, where {method.name} takes it; use "
+            f"{' or '.join(instead)}, or a performance metric such as logit-difference or projection"
+        )
 
 
 def helpfulness(problem: Problem, change: FloatArray) -> FloatArray:

@@ -16,4 +16,10 @@ def _random(problem: Problem) -> Estimates:
     return Estimates(np.where(problem.graph.valid, drawn, 0.0))
 
 
-RANDOM = Method("random", "scores", "random scores: what every method must beat", "2 forward", "", score=_random)
+RANDOM = Method(
+    name="random",
+    description="random scores: what every method must beat",
+    cost="2 forward",
+    score=_random,
+    baseline=True,
+)

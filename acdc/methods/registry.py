@@ -1,41 +1,49 @@
-"""The methods by name, in the order in which they are listed."""
+"""The methods by name, in the order in which they are listed; other packages bring more (`acdc.registry`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from acdc.errors import AcdcError, unknown
+from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
 from acdc.methods.eap import CLEAN_CORRUPTED, EAP, EAP_IG
 from acdc.methods.exact import EXACT
 from acdc.methods.guided import GUIDED
 from acdc.methods.method import Method
 from acdc.methods.random import RANDOM
+from acdc.registry import Registry
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (GUIDED, ACDC, EAP, EAP_IG, CLEAN_CORRUPTED, EXACT, RANDOM)
-}
+METHODS: Registry[Method] = Registry(
+    "acdc.methods",
+    "a Method",
+    {method.name: method for method in (GUIDED, ACDC, EAP, EAP_IG, CLEAN_CORRUPTED, EXACT, RANDOM)},
+    fits=lambda given: isinstance(given, Method),
+    name=lambda method: method.name,
+)
 """Every method by name."""
 
+DEFAULT_SEARCH = GUIDED.name
+"""Of `discover`."""
+DEFAULT_RANKING = EAP_IG.name
+"""Of `score`."""
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that a method does not have, or values of another kind than its defaults.
+
+def get_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        AcdcError: there is none; names the nearest.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]
+
+
+def check_options(name: str, options: Mapping[str, Any], use: Literal["score", "search"] | None = None) -> None:
+    """Refuse options that a method does not have, or values of another type than it takes.
 
     Raises:
         AcdcError: says which, and what is expected.
     """
-    known = METHODS[name].options
-    for option, value in options.items():
-        if option not in known:
-            if not known:
-                raise AcdcError(f"method {name!r} has no options, got {option!r}")
-            raise unknown(f"option of {name}", option, known)
-        default = known[option]
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        truth = isinstance(value, bool) and not isinstance(default, bool)
-        if default is not None and (truth or not isinstance(value, kinds)):
-            what = {int: "a whole number", float: "a number", bool: "true or false"}.get(type(default), "a value")
-            raise AcdcError(f"method {name!r}: expected {option} to be {what} like {default!r}, got {value!r:.60}")
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise AcdcError(f"method {name!r}: {option}={str(value)[:20]}… is too large")
+    get_method(name).options_from(options, use)

@@ -21,6 +21,8 @@ from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.tasks.prompts import Padding, Prompts, problems
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice
 
+FAITHFULNESS = 0.95
+"""What a circuit should reach where nobody says: 1 is the full model, 0 the circuit without edges."""
 Ablation = Literal["resample", "zero", "mean", "mean-position"]
 MetricFunction = Callable[[Tensor, Targets], Tensor]
 Metric = str | Outcome | MetricFunction | Callable[[Tensor], Tensor]
@@ -73,7 +75,7 @@ class Dataset:
     seed: int = 0
     warnings: tuple[str, ...] = ()
     tokens: tuple[tuple[str, ...], ...] | None = None
-    faithfulness: float = 0.95
+    faithfulness: float = FAITHFULNESS
     truth: Truth | None = None
     exact: bool = False
 

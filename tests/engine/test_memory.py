@@ -19,7 +19,7 @@ from acdc.engine.measure import measure_prompts
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Need, Problem
 from acdc.errors import AcdcError
-from acdc.methods import METHODS
+from acdc.methods import METHODS, Target
 from acdc.metrics import OUTCOMES
 from acdc.tasks.prompts import Prompts
 
@@ -81,8 +81,8 @@ def test_a_search_that_cannot_fit_names_how_many_prompts_can(method: str, monkey
     search = METHODS[method].search
     assert search is not None
     with pytest.raises(AcdcError, match=r"all 8 prompts of 5 tokens needs about .* is free; .*\(--size 5\)"):
-        search(problem, 0.01, None, None)
-    search(dataclasses.replace(problem, prompts=problem.prompts[:5]), 0.01, None, None)
+        search(problem, Target(threshold=0.01))
+    search(dataclasses.replace(problem, prompts=problem.prompts[:5]), Target(threshold=0.01))
 
 
 def test_a_batch_that_was_asked_for_and_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

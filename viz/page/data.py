@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from acdc.circuit import Circuit
 from acdc.circuit.selection import rank_needed
-from acdc.circuit.signs import edge_signs, signs_of
 from acdc.evaluation.curve import Curve
 from acdc.evaluation.published import published
 from acdc.graph import Graph, IntArray
 from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
+from acdc.methods.signs import edge_signs, signs_of
 from acdc.metrics import faithfulness
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
 

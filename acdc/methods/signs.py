@@ -1,23 +1,21 @@
 """Whether an edge helps or hinders: what a picture may say of it.
 
 An edge *helps* if the metric gets worse when the edge alone is removed, and *hinders* if it gets better. That has to be
-measured. Searches measure it in the circuit they find, `exact` in the full model. A first-order score only has the sign
-of an estimate; of a metric that is a distance from the full model not even that, since the gradient of a distance
-vanishes at the full model and says nothing of the way there elsewhere. Other scores (of chance, of ACDC's sweep) have
-no sign at all.
+measured. Searches measure it in the circuit they find, some rankings in the full model. A first-order score only has
+the sign of an estimate; of a metric that is a distance from the full model not even that, since the gradient of a
+distance vanishes at the full model and says nothing of the way there elsewhere. What the signs of a method's scores
+are is a field of its record; those of a method that is not here count as estimates.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
+from acdc.circuit import Circuit
 from acdc.graph import IntArray
-
-if TYPE_CHECKING:
-    from acdc.circuit import Circuit
 
 ROUNDING = 1e-6
 """A change smaller than this share of the largest is none."""
@@ -43,14 +41,18 @@ class Signs:
 
 def edge_signs(circuit: Circuit) -> Signs:
     """The signs of a circuit's edges, and of the others where its scores tell them."""
+    from acdc.methods.registry import METHODS  # which imports torch
+    from acdc.metrics import OUTCOMES
+
     scores = circuit.scores
     if scores is None:
         return Signs(np.zeros(circuit.edges.shape, dtype=np.int64), "")
     if scores.removal is not None and (np.isfinite(scores.removal) == circuit.edges).all():
         return Signs(signs_of(np.where(circuit.edges, scores.removal, 0.0)), "circuit")
-    if scores.method == "exact":
+    method, metric = METHODS.get(scores.method), OUTCOMES.get(scores.provenance.metric)
+    if method is not None and method.signs == "measured":
         return Signs(signs_of(scores.values), "model")
-    if _has_no_sign(scores.method, scores.provenance.metric):
+    if method is not None and (method.signs == "none" or (metric is not None and metric.is_distance)):
         return Signs(np.zeros(circuit.edges.shape, dtype=np.int64), "")
     return Signs(np.sign(scores.values).astype(np.int64), "score")
 
@@ -60,12 +62,3 @@ def signs_of(changes: np.ndarray) -> IntArray:
     return np.where(np.abs(changes) > ROUNDING * np.abs(changes).max(initial=0), np.sign(changes), 0).astype(
         np.int64
     )
-
-
-def _has_no_sign(method: str, metric: str) -> bool:
-    from acdc.methods import METHODS  # which imports torch
-    from acdc.metrics import OUTCOMES
-
-    if method in ("acdc", "random"):
-        return True
-    return method in METHODS and metric in OUTCOMES and OUTCOMES[metric].is_distance

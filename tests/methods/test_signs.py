@@ -10,9 +10,9 @@ import pytest
 
 import acdc
 from acdc.circuit import Circuit, Provenance, Scores
-from acdc.circuit.signs import ROUNDING, edge_signs
 from acdc.inspection import removal_effects
 from acdc.methods import METHODS
+from acdc.methods.signs import ROUNDING, edge_signs
 from acdc.metrics import OUTCOMES
 from acdc.viz import draw
 from acdc.viz.reduce import reduce

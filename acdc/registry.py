@@ -1,0 +1,120 @@
+"""Records by name: those that come with acdc, and those that other packages bring.
+
+A package brings a record by an entry point, a line of its metadata: `"acdc.methods"` is the group of the methods, and
+so on. Such packages are imported when a name is asked for that acdc does not have, or when all names are: never
+before. One that fails, or brings what cannot be used, costs a warning that names it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from acdc.errors import AcdcError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The records of one kind by name, acdc's own first.
+
+    Args:
+        group: of the entry points that bring more.
+        what: a record of this kind in words, like "a Method".
+        own: acdc's records by name.
+        fits: whether an object can be such a record.
+        name: the record's own name; None: it goes by the name of its entry point.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        what: str,
+        own: Mapping[str, T],
+        *,
+        fits: Callable[[object], bool],
+        name: Callable[[T], str] | None = None,
+    ) -> None:
+        self.group, self.what = group, what
+        self._own, self._fits, self._name = dict(own), fits, name
+        self._brought: dict[str, T] | None = None
+
+    def __getitem__(self, name: str) -> T:
+        return self._own[name] if name in self._own else self._all()[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self._all()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.group}: {', '.join(self)})"
+
+    def add(self, record: T, *, name: str = "") -> None:
+        """Add a record for as long as this program runs.
+
+        Args:
+            name: for records that have none of their own.
+
+        Raises:
+            AcdcError: it is no such record, or its name is taken.
+        """
+        if not self._fits(record):
+            raise AcdcError(f"expected {self.what}, got {type(record).__name__}")
+        key = name if self._name is None else self._name(record)
+        if key in self:
+            raise AcdcError(f"the name {key!r} is taken")
+        self._own[key] = record
+
+    def remove(self, name: str) -> None:
+        """Remove a record that `add` has added."""
+        del self._own[name]
+
+    def reload(self) -> None:
+        """Look for entry points again: a package has been installed since."""
+        self._brought = None
+
+    def _all(self) -> dict[str, T]:
+        if self._brought is None:
+            self._brought = {}  # what is imported now may ask for names itself
+            self._brought |= self._from_packages()
+        return self._own | self._brought
+
+    def _from_packages(self) -> dict[str, T]:
+        found: dict[str, T] = {}
+        for point in _points(self.group):
+            problem = ""
+            try:
+                record = point.load()
+            except (Exception, SystemExit) as error:  # whatever it is, acdc can do without
+                reason = " ".join(str(error).split())
+                problem = f"cannot be imported: {type(error).__name__}: {reason:.300}"
+            else:
+                name = point.name
+                if not self._fits(record):
+                    problem = f"is no record: expected {self.what}, got {type(record).__name__}"
+                elif self._name is not None:
+                    name = self._name(record)
+                if not problem and (name in self._own or name in found):
+                    problem = f"is left out: the name {name!r} is taken"
+            if problem:
+                package = "an unknown package" if point.dist is None else f"package {point.dist.name!r}"
+                text = f"entry point {point.name!r} of {package} in group {self.group!r} {problem}"
+                warnings.warn(text, stacklevel=4)
+            else:
+                found[name] = record
+        return found
+
+
+def _points(group: str) -> Iterable[metadata.EntryPoint]:
+    """The entry points of a group, by package and name; those of one package that is installed twice count once."""
+    points: dict[tuple[str, str, str], metadata.EntryPoint] = {}
+    for point in metadata.entry_points(group=group):
+        points.setdefault((point.dist.name if point.dist else "", point.name, point.value), point)
+    return [points[key] for key in sorted(points)]
