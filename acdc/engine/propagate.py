@@ -51,12 +51,11 @@ def source_demand(graph: Graph, kept: BoolArray, coupled: Sequence[bool], *, den
         dense: the read positions are the whole window.
     """
     demand = np.zeros(graph.n_sources, dtype=np.int64)
-    for stage in range(2 * graph.n_layers + 1, 0, -1):
+    for stage in range(int(graph.port_stage.max()), 0, -1):
         ports = np.flatnonzero(graph.port_stage == stage)
         if not len(ports):
             continue
-        if stage % 2 == 1 and stage <= 2 * graph.n_layers:
-            couple(graph, demand, (stage - 1) // 2, coupled)
+        couple(graph, demand, stage, coupled)
         level = port_demand(graph, demand)[ports]
         np.maximum(demand, (kept[ports] * level[:, None]).max(axis=0), out=demand)
     if dense:
@@ -64,11 +63,11 @@ def source_demand(graph: Graph, kept: BoolArray, coupled: Sequence[bool], *, den
     return demand
 
 
-def couple(graph: Graph, demand: IntArray, layer: int, coupled: Sequence[bool]) -> None:
-    """Raise all heads of a coupled layer to the highest demand among them, in place."""
-    if coupled[layer]:
-        heads = slice(graph.first_source(layer), graph.first_source(layer) + graph.n_heads)
-        demand[heads] = demand[heads].max()
+def couple(graph: Graph, demand: IntArray, stage: int, coupled: Sequence[bool]) -> None:
+    """Raise all heads of a stage to the highest demand among them if their layer is coupled, in place."""
+    for sublayer in graph.sublayers:
+        if sublayer.stage == stage and sublayer.kind == "head" and coupled[sublayer.layer]:
+            demand[sublayer.sources] = demand[sublayer.sources].max()
 
 
 # ---- propagation ------------------------------------------------------------------------------------------------
@@ -199,10 +198,11 @@ def component_change(
     """
     kept = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
     demand = np.full(graph.n_sources, NOWHERE)
-    demand[graph.first_source(layer) : graph.first_source(layer) + graph.n_heads + graph.mlp] = EVERYWHERE
+    for sublayer in graph.sublayers_of(layer):
+        demand[sublayer.sources] = EVERYWHERE
     plan = Plan(context.read.new_zeros(0), kept, demand)
     pass_ = _Pass(model, graph, context, state, plan, seeds, None)
-    if next(iter(seeds)) == graph.first_port(layer) + 3 * graph.n_heads:
+    if next(iter(seeds)) not in graph.layer_heads(layer).every_port:
         pass_.publish(pass_.mlp(layer))
     else:
         pass_.attention(layer)
@@ -298,10 +298,10 @@ class _Pass:
     def mlp(self, index: int) -> tuple[int, Tensor, bool] | None:
         """Change of the MLP's output: (source, difference `[C, B, P, D]`, everywhere), or None."""
         graph, state = self.graph, self.state
-        if not graph.mlp:
+        sublayer = graph.sublayer(index, "mlp")
+        if sublayer is None:
             return None
-        source = graph.first_source(index) + graph.n_heads
-        port = np.array([graph.first_port(index) + 3 * graph.n_heads])
+        (source,), port = sublayer.sources, np.array(sublayer.every_port)
         if self.plan.demand[source] == NOWHERE:
             return None
         read = bool(self.plan.demand[source] == AT_READ)
@@ -321,28 +321,26 @@ class _Pass:
 
     def attention(self, index: int) -> None:
         """Recompute the heads of a layer that change, each where it is needed."""
-        graph = self.graph
-        if self.state.settled and not self._reaches(index):
+        sublayer = self.graph.layer_heads(index)
+        if self.state.settled and not self._reaches(sublayer.every_port):
             return
-        first = graph.first_source(index)
-        demand = self.plan.demand[first : first + graph.n_heads]
+        demand = self.plan.demand[sublayer.sources]
         for level in (EVERYWHERE, AT_READ):
             heads = np.flatnonzero(demand == level)
             if len(heads):
                 self._heads(index, heads, read=level == AT_READ)
 
-    def _reaches(self, index: int) -> bool:
-        """Whether any head of the layer may read a change."""
-        first, last = self.graph.first_port(index), self.graph.first_port(index) + 3 * self.graph.n_heads
-        if any(first <= port < last for port in self.seeds):
+    def _reaches(self, ports: range) -> bool:
+        """Whether any of these ports may read a change."""
+        if any(port in ports for port in self.seeds):
             return True
-        return bool(self.plan.kept[first:last, self.changes_at_read.ids].any())
+        return bool(self.plan.kept[ports.start : ports.stop, self.changes_at_read.ids].any())
 
     def _heads(self, index: int, heads: IntArray, *, read: bool) -> None:
         graph, state, context = self.graph, self.state, self.context
         attention = self.model.decomposition.layers[index].attention
-        first_port = graph.first_port(index)
-        port_ids = [first_port + i * graph.n_heads + heads for i in range(3)]
+        sublayer = graph.layer_heads(index)
+        port_ids = [np.array(ports)[heads] for ports in sublayer.ports.values()]
         touched = [self.touched(ids, read=read and i == 0) for i, ids in enumerate(port_ids)]
         active = touched[0] | touched[1] | touched[2]
         if attention.coupled and active.any():
@@ -368,7 +366,7 @@ class _Pass:
         if self.journal is not None:
             self.journal.note_heads(state.reference_z[index], heads, z, read=read)
         difference = forward.write(attention, z - reference, heads=_some(heads, graph.n_heads))
-        self.write([graph.first_source(index) + int(head) for head in heads], difference, everywhere=not read)
+        self.write([sublayer.sources[head] for head in heads], difference, everywhere=not read)
 
     def _head_inputs(
         self, index: int, heads: IntArray, ports: list[IntArray], changed: list[BoolArray], *, read: bool

@@ -121,11 +121,10 @@ def source_differences(patching: Patching) -> Tensor:
     for i, (reference, own) in enumerate(zip(references.inputs, patching.clean_inputs, strict=True)):
         out[i] = (reference - own)[0, :, start:]
     for index, layer in enumerate(model.decomposition.layers):
-        first = graph.first_source(index)
         z = (references.z[index] - clean.z[index])[..., start:, :]
-        out[first : first + graph.n_heads] = forward.write(layer.attention, z)[:, 0]
+        out[graph.layer_heads(index).sources] = forward.write(layer.attention, z)[:, 0]
         if graph.mlp:
-            out[first + graph.n_heads] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
+            out[graph.layer_mlp(index).sources] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
     return out
 
 
