@@ -71,9 +71,7 @@ def run(model: Decomposition, context: Context, *, swapped: Tensor | None = None
 
     for layer in model.layers:
         attention = layer.attention
-        inputs = read(3 * n_heads)
-        each = inputs.split(n_heads) if len(inputs) > 1 else (inputs,) * 3
-        q, k, v = (forward.project(attention, name, x, context) for name, x in zip("qkv", each, strict=True))
+        q, k, v = (forward.project(attention, name, read(n_heads), context) for name in "qkv")
         heads = forward.write(attention, forward.attend(attention, q, k, v, context))[:, 0]
         sources = torch.cat((sources, heads))
         total = total + heads.sum(0) + (0 if attention.b_o is None else attention.b_o)

@@ -109,7 +109,7 @@ def work(problem: Problem, name: str) -> None:
         measure_prompts(problem, [np.zeros_like(random), random, graph.valid], [problem.outcome, OUTCOMES["kl"]])
     elif name == "exact":  # edges of the last destinations hold no less than those of all
         (patching,) = problem.batches("exact")
-        last = range(graph.n_destinations - 4 * graph.n_heads, graph.n_destinations)
+        last = [int(d) for d in np.flatnonzero(graph.destination_layer >= graph.n_layers - 1)]
         exact_scores(patching, bind(problem.outcome, patching), destinations=last)
     elif name == "eap-ig":
         score = METHODS[name].score

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acdc.graph import Graph
+from acdc.graph import Graph, split_destination, split_edge
 from acdc.model.programs import tracr
 from acdc.model.programs.tracr import TracrModel
+from acdc.tasks.programs.derive import finest_graph
 from acdc.tasks.programs.truth import Truth
 
 
@@ -42,27 +43,29 @@ class Alignment:
         """Heads take any place in the layer of the program's, MLPs have the one of theirs."""
         rng = np.random.default_rng(seed)
         truth = Truth.load(tracr.BUILTIN / program.program.name)
-        ends = {end for edge in truth.get("resample", "varied").edges for end in edge.split("->")}
-        used = sorted({end.split("<")[0] for end in ends if not end.startswith("input")} - {"logits"})
-        nodes: dict[str, str] = {}
-        for layer in range(program.program.n_layers):
-            places = rng.permutation(n_heads)
-            heads = [node for node in used if node.startswith(f"a{layer}.")]
-            nodes |= {head: f"a{layer}.h{place}" for head, place in zip(heads, places, strict=False)}
-            nodes |= {node: node for node in used if node == f"m{layer}"}
+        high = finest_graph(program)
         low = Graph(program.program.n_layers, n_heads, inputs="split")
+        ends = {end for edge in truth.get("resample", "varied").edges for end in split_edge(edge)}
+        used = {split_destination(end)[0] for end in ends}
+        nodes: dict[str, str] = {}
+        for layer in range(high.n_layers):
+            places = rng.permutation(n_heads)
+            heads = sorted(row.name for row in high.layer_heads(layer).components if row.name in used)
+            others = low.layer_heads(layer).components
+            nodes |= {head: others[place].name for head, place in zip(heads, places, strict=False)}
+            nodes |= {row.name: row.name for row in high.layer_mlp(layer).components if row.name in used}
         return cls(program, truth, low, nodes)
 
     @cached_property
     def high(self) -> Graph:
         """The program's graph."""
-        return Graph(self.program.program.n_layers, self.program.program.n_heads, inputs="split")
+        return finest_graph(self.program)
 
     def translate(self, edge: str) -> str:
         """The network's edge for one of the program's."""
-        source, _, destination = edge.partition("->")
-        node, bracket, port = destination.partition("<")
-        return f"{self.nodes.get(source, source)}->{self.nodes.get(node, node)}{bracket}{port}"
+        source, destination = split_edge(edge)
+        node, port = split_destination(destination)
+        return f"{self.nodes.get(source, source)}->{self.nodes.get(node, node)}{port}"
 
     @cached_property
     def edges(self) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Collection, Mapping
 
 from acdc.circuit import Circuit
-from acdc.graph import BoolArray
+from acdc.graph import BoolArray, Graph
 from acdc.viz.elements import (
     DASHES,
     HEADS,
@@ -24,7 +24,7 @@ from acdc.viz.elements import (
     make_node,
     text_width,
 )
-from acdc.viz.layout import Box, Point, Spacing, place, route, row_key
+from acdc.viz.layout import Box, Point, Spacing, place, route
 from acdc.viz.legend import make_legend
 from acdc.viz.reduce import Detail, DrawnEdge, Reduced, reduce
 from acdc.viz.style import Style, role_fills
@@ -60,7 +60,7 @@ def make_diagram(
     spacing = Spacing().scaled(style.scale)
     reduced = reduce(circuit, truth, detail, max_edges)
     style = style.for_lines(len(reduced.edges))
-    boxes = place(reduced.nodes, _degrees(reduced.edges), spacing)
+    boxes = place([circuit.graph.nodes[name] for name in reduced.nodes], _degrees(reduced.edges), spacing)
     curves = route([(e.source, e.destination, e.port) for e in reduced.edges], boxes, spacing)
     strongest = max((abs(e.score) for e in reduced.edges if e.score is not None), default=0.0)
     edges = [_edge(e, curve, strongest, style, spacing) for e, curve in zip(reduced.edges, curves, strict=True)]
@@ -70,14 +70,16 @@ def make_diagram(
     present = {role_of[name] for name, verdict in reduced.nodes.items() if name in role_of and verdict != "missed"}
     fills = {role: fill for role, fill in all_fills.items() if role in present}
     nodes = [
-        make_node(name, verdict, boxes[name], style, fill=fills.get(role_of.get(name, "")))
+        make_node(
+            name, circuit.graph.nodes[name].kind, verdict, boxes[name], style, fill=fills.get(role_of.get(name, ""))
+        )
         for name, verdict in reduced.nodes.items()
     ]
 
     xs = [x for box in boxes.values() for x in (box.x - box.width / 2, box.x + box.width / 2)]
     xs += [x for curve in curves for x, _ in curve]
     left, right = (min(xs), max(xs)) if xs else (0.0, 0.0)
-    texts = _layer_labels(boxes, left - 0.6 * spacing.width, style)
+    texts = _layer_labels(circuit.graph, boxes, left - 0.6 * spacing.width, style)
     if texts:
         left -= 0.6 * spacing.width + 4.2 * style.font_size
     least = 37 * style.font_size
@@ -153,7 +155,7 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
         parts.append(
             f"only the {len(reduced.edges):,} strongest lines drawn, {reduced.left_out:,} weaker ones left out"
         )
-    if any(node.partition(".")[2].startswith("g") for node in reduced.nodes):
+    if any(circuit.graph.nodes[name].shared for name in reduced.nodes):
         parts.append("g: keys and values shared by a group of heads")
     return "; ".join(parts)
 
@@ -190,12 +192,12 @@ def _color(edge: DrawnEdge, style: Style) -> str:
     return {1: style.positive, -1: style.negative, 0: style.unsigned}[edge.sign]
 
 
-def _layer_labels(boxes: dict[str, Box], x: float, style: Style) -> list[DiagramText]:
+def _layer_labels(graph: Graph, boxes: dict[str, Box], x: float, style: Style) -> list[DiagramText]:
     """ "layer 3" at the left of the first row of each layer."""
     rows: dict[int, float] = {}
     for name, box in boxes.items():
-        layer, _ = row_key(name)
-        if 0 <= layer < 10**9:
+        layer = graph.nodes[name].layer
+        if 0 <= layer < graph.n_layers:
             rows[layer] = min(rows.get(layer, box.y), box.y)
     size = style.font_size
     return [DiagramText(f"layer {n}", x - 4.2 * size, y, size, style.quiet) for n, y in rows.items()]

@@ -66,15 +66,17 @@ def line_width(score: float | None, strongest: float, style: Style) -> float:
     return thin + (thick - thin) * (abs(score) / strongest) ** 0.5
 
 
-def make_node(name: str, verdict: Verdict, box: Box, style: Style, *, fill: str | None = None) -> DiagramNode:
+def make_node(
+    name: str, kind: str, verdict: Verdict, box: Box, style: Style, *, fill: str | None = None
+) -> DiagramNode:
     """The box of a component; its fill is that of its kind, or that of its role if it has one."""
-    end = name == "logits" or name.startswith("input")
-    fill = fill or (style.end_fill if end else style.mlp_fill if name.startswith("m") else style.head_fill)
+    fills = {"input": style.end_fill, "logits": style.end_fill, "mlp": style.mlp_fill}
+    fill = fill or fills.get(kind, style.head_fill)
     return DiagramNode(
         name=name,
         label=name,
         box=box,
-        rounded=name.startswith("a"),
+        rounded=kind == "head",
         fill=style.background if verdict == "missed" else fill,
         outline=style.absent if verdict == "missed" else style.outline,
         dash=OUTLINES[verdict],

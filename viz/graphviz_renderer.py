@@ -10,6 +10,7 @@ import html
 
 import graphviz
 
+from acdc.graph import split_destination, split_edge
 from acdc.viz.diagram import Diagram
 from acdc.viz.elements import DiagramEdge, DiagramNode, DiagramText, text_width
 
@@ -31,8 +32,8 @@ def to_dot(diagram: Diagram, **attributes: str) -> str:
         _node(dot, node, node.name or f"legend node {i}", diagram)
     for i, edge in enumerate(diagram.edges):
         if edge.name:
-            source, _, destination = edge.name.partition("->")
-            _edge(dot, edge, source, destination.partition("<")[0])
+            source, destination = split_edge(edge.name)
+            _edge(dot, edge, source, split_destination(destination)[0])
         else:
             dot.node(f"legend {i} a", **_invisible(*edge.points[0]))
             dot.node(f"legend {i} b", **_invisible(*edge.tip))

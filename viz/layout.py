@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
-from acdc.viz.reduce import execution_order
+from acdc.graph import Node
 
 Point = tuple[float, float]
 MOST_LED = 450
@@ -55,39 +55,33 @@ class Spacing:
         return Spacing(*(getattr(self, field.name) * factor for field in dataclasses.fields(self)))
 
 
-def row_key(name: str) -> tuple[int, int]:
-    """Rows from bottom to top: inputs, then per layer heads and MLP, then logits."""
-    layer, is_mlp, _, _ = execution_order(name)
-    return (layer, is_mlp)
-
-
-def place(nodes: Iterable[str], degree: Mapping[str, int], spacing: Spacing) -> dict[str, Box]:
-    """A box for each node.
+def place(nodes: Iterable[Node], degree: Mapping[str, int], spacing: Spacing) -> dict[str, Box]:
+    """A box for each node, by name; rows from bottom to top are inputs, then per layer heads and MLP, then logits.
 
     Args:
         degree: the larger of the numbers of edges in and out; input and logits widen with it.
     """
-    rows: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(nodes, key=execution_order):
-        rows.setdefault(row_key(name), []).append(name)
+    rows: dict[tuple[int, int], list[Node]] = {}
+    for node in sorted(nodes, key=lambda node: node.order):
+        rows.setdefault(node.row, []).append(node)
     boxes = {}
     y = 0.0
-    widest = max((len(names) for names in rows.values()), default=1) * spacing.column
+    widest = max((len(row) for row in rows.values()), default=1) * spacing.column
     for key in sorted(rows):
-        names = rows[key]
-        widths = [_width(name, degree.get(name, 0), spacing, widest / len(names)) for name in names]
-        x = -(sum(widths) + (spacing.column - spacing.width) * (len(names) - 1)) / 2
-        for name, width in zip(names, widths, strict=True):
-            boxes[name] = Box(x + width / 2, y, width, spacing.height)
+        row = rows[key]
+        widths = [_width(node, degree.get(node.name, 0), spacing, widest / len(row)) for node in row]
+        x = -(sum(widths) + (spacing.column - spacing.width) * (len(row) - 1)) / 2
+        for node, width in zip(row, widths, strict=True):
+            boxes[node.name] = Box(x + width / 2, y, width, spacing.height)
             x += width + spacing.column - spacing.width
         y += spacing.row
     return boxes
 
 
-def _width(name: str, degree: int, spacing: Spacing, room: float) -> float:
+def _width(node: Node, degree: int, spacing: Spacing, room: float) -> float:
     """Wide enough for the label and, within limits, for all edges to enter side by side."""
-    least = spacing.width * (1.0 + 0.09 * max(0, len(name) - 7))
-    alone = not name.startswith("a")
+    least = spacing.width * (1.0 + 0.09 * max(0, len(node.name) - 7))
+    alone = node.kind != "head"
     most = max(least, 0.9 * room) if alone else 1.4 * least
     return min(most, max(least, 1.25 * spacing.lane * degree))
 

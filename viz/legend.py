@@ -48,9 +48,7 @@ class Legend:
         """An entry for nodes."""
         start, end = self._entry(meaning)
         box = Box((start + end) / 2, self.y, end - start, 1.05 * self.style.font_size)
-        self.nodes.append(
-            dataclasses.replace(make_node("a", verdict, box, self.style, fill=fill), name="", label="")
-        )
+        self.nodes.append(make_node("", "head", verdict, box, self.style, fill=fill))
 
     def new_line(self) -> None:
         if self.x > self.left:

@@ -118,8 +118,10 @@ def heads(scores: Scores, ax: Axes | None = None) -> Axes:
     """Heads and MLPs by layer: their node score, or the sum over their outgoing edges if there are none."""
     graph = scores.graph
     values = scores.nodes if scores.nodes is not None else scores.values.sum(axis=0)
-    grid = values[graph.n_inputs :].reshape(graph.n_layers, graph.sources_per_layer)
-    columns = [str(head) for head in range(graph.n_heads)] + ["MLP"] * graph.mlp
+    grid = np.array(
+        [[values[graph.source_index[row.name]] for row in graph.components_of(n)] for n in range(graph.n_layers)]
+    )
+    columns = [str(row.number) if row.kind == "head" else row.kind.upper() for row in graph.components_of(0)]
     what = "node score" if scores.nodes is not None else "sum of edge scores"
     ax = heat_map(grid, ax, rows=[str(n) for n in range(graph.n_layers)], columns=columns, label=what)
     ax.set_xlabel("head", fontsize=8)

@@ -15,7 +15,7 @@ import numpy as np
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
-from acdc.graph import BoolArray, Graph
+from acdc.graph import LOGITS, BoolArray, Graph
 from acdc.methods.signs import Signs, edge_signs
 
 Detail = Literal["port", "head", "layer"]
@@ -56,7 +56,7 @@ class Reduced:
     """The edges to draw, and what was done to have so few.
 
     Attributes:
-        nodes: verdict of each component, in execution order.
+        nodes: verdict of each component, in execution order; names are those of `graph.nodes`.
         left_out: number of drawn-level edges left out, the weakest.
         signs: where the edges' signs are from (`acdc.methods.signs.Signs.source`).
     """
@@ -82,26 +82,27 @@ def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, 
     if len(edges) > max_edges and circuit.scores is None and detail == "head":
         detail = "layer"  # nothing says which edges matter
         edges = _edges(circuit, true, detail)
-    drawn = edges if len(edges) <= max_edges else _strongest(edges, max_edges)
-    nodes = _nodes(drawn, true is not None) if drawn else _ends(circuit.graph)
+    graph = circuit.graph
+    drawn = edges if len(edges) <= max_edges else _strongest(graph, edges, max_edges)
+    nodes = _nodes(graph, drawn, true is not None) if drawn else _ends(graph)
     return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn), edge_signs(circuit).source)
 
 
 def _ends(graph: Graph) -> dict[str, Verdict]:
     """What a picture without edges shows: the inputs and the logits."""
-    return {name: "" for name in [*graph.sources[: graph.n_inputs], "logits"]}
+    return {row.name: "" for row in graph.components if not row.ports or not row.writes}
 
 
-def _strongest(edges: list[DrawnEdge], most: int) -> list[DrawnEdge]:
+def _strongest(graph: Graph, edges: list[DrawnEdge], most: int) -> list[DrawnEdge]:
     """As many of the strongest edges as leave at most `most` on paths from the input to the logits."""
     order = sorted(range(len(edges)), key=lambda i: (not edges[i].kept, -abs(edges[i].score or 0.0)))
 
     def on_paths(n: int) -> list[DrawnEdge]:
         chosen = [edges[i] for i in sorted(order[:n])]
         network = nx.DiGraph((edge.source, edge.destination) for edge in chosen)
-        inputs = [name for name in network if name.startswith("input")]
+        inputs = [name for name in graph.names("input") if name in network]
         below = set(inputs).union(*(nx.descendants(network, name) for name in inputs))
-        above = nx.ancestors(network, "logits") | {"logits"} if "logits" in network else set()
+        above = nx.ancestors(network, LOGITS) | {LOGITS} if LOGITS in network else set()
         return [edge for edge in chosen if edge.source in below and edge.destination in above]
 
     # on_paths grows with n: the first n that gives too many, less one
@@ -118,21 +119,15 @@ def _truth(circuit: Circuit, truth: Circuit | BoolArray | None) -> BoolArray | N
     return edges & circuit.graph.valid
 
 
-def component(name: str, detail: Detail) -> str:
-    """The component that a source or destination belongs to: `a0.h1<q>` is `a0.h1`, at the detail "layer" `a0`."""
-    name = name.partition("<")[0]
-    return name.partition(".")[0] if detail == "layer" and name.startswith("a") else name
-
-
 def _edges(circuit: Circuit, true: BoolArray | None, detail: Detail) -> list[DrawnEdge]:
     """All edges at a level of detail, in array order of the first edge each stands for."""
     graph, values = circuit.graph, circuit.scores.values if circuit.scores is not None else None
     signs = edge_signs(circuit)
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
-        destination = graph.destinations[d]
-        port = destination[-2] if detail == "port" and destination.endswith(">") else ""
-        key = (component(graph.sources[s], detail), component(destination, detail), port)
+        ends = (graph.sources[s], graph.destination_nodes[d])
+        source, destination = (graph.nodes[end].sublayer for end in ends) if detail == "layer" else ends
+        key = (source, destination, graph.destination_ports[d] if detail == "port" else "")
         groups.setdefault(key, []).append((int(d), int(s)))
     drawn = []
     for (source, destination, port), members in groups.items():
@@ -155,7 +150,7 @@ def _sign(signs: Signs, edges: list[tuple[int, int]], score: float | None) -> in
     return own.pop() if len(own) == 1 else 0  # alone is not together, unless they agree
 
 
-def _nodes(edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
+def _nodes(graph: Graph, edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
     """The components at the ends of edges, and whether circuit and truth have them."""
     found: dict[str, set[Verdict]] = {}
     for edge in edges:
@@ -168,14 +163,4 @@ def _nodes(edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
         in_circuit, in_truth = seen & {"hit", "false"}, seen & {"hit", "missed"}
         return "missed" if not in_circuit else "hit" if in_truth else "false"
 
-    return {name: verdict(found[name]) for name in sorted(found, key=execution_order)}
-
-
-def execution_order(name: str) -> tuple[int, int, int, str]:
-    """Sorting key: inputs, then per layer its heads and MLP, then the logits."""
-    if name == "logits":
-        return (10**9, 0, 0, name)
-    if name.startswith("input"):
-        return (-1, 0, int(name.endswith("position")), name)
-    layer, _, head = name[1:].partition(".")
-    return (int(layer), int(name.startswith("m")), int(head[1:]) * 2 + head.startswith("h") if head else -1, name)
+    return {name: verdict(found[name]) for name in graph.nodes if name in found}

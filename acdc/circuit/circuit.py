@@ -20,7 +20,7 @@ import numpy.typing as npt
 from acdc.circuit import selection
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, split_edge
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -259,7 +259,7 @@ class Circuit:
         result = self.graph.to_networkx(self.edges)
         if self.scores is not None:
             for name, score in self.edge_scores().items():
-                source, _, destination = name.partition("->")
+                source, destination = split_edge(name)
                 result.edges[source, destination]["score"] = score
             if self.scores.nodes is not None:
                 index = self.graph.source_index

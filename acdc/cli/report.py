@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from acdc.cli import terminal
+from acdc.graph import split_edge
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
@@ -43,7 +44,7 @@ def show_edges(circuit: Circuit, most: int = 20) -> None:
     """Who reads from whom, a line a destination, from the logits down."""
     reads: dict[str, list[str]] = {}
     for name in circuit.edge_names():
-        source, _, destination = name.partition("->")
+        source, destination = split_edge(name)
         reads.setdefault(destination, []).append(source)
     rows = [(destination, ", ".join(sources)) for destination, sources in reversed(reads.items())]
     if len(rows) > most:

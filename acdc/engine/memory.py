@@ -100,9 +100,8 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     elif work == "gradients":
         # Capped scores are made one by one, and leave holes between those that gradients keep.
         kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (5 if capped else 1) * H * T) + scores
-        kept += (
-            S + 2 * graph.ports_per_layer
-        ) * D + 8 * graph.n_ports * S / T  # and each edge's score of each prompt
+        ports = max(sum(len(x.every_port) for x in graph.sublayers_of(layer)) for layer in range(L))
+        kept += (S + 2 * ports) * D + 8 * graph.n_ports * S / T  # and each edge's score of each prompt
     else:
         kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
         # Gradients in the circuit, by which `guided` ranks its edges.

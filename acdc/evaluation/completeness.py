@@ -24,7 +24,7 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type, unknown
 from acdc.evaluation.judging import Interval, check_counts, judging_problem, share_of_separation, size
 from acdc.evaluation.published import published
-from acdc.graph import FloatArray, Graph, IntArray, node_kind
+from acdc.graph import FloatArray, Graph, IntArray
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -212,10 +212,10 @@ def _default_classes(model: Model, dataset: Dataset, graph: Graph) -> Mapping[st
     if known is not None and known.components <= set(graph.sources):
         return known.roles
     classes: dict[str, list[str]] = {}
-    for name, layer in zip(graph.sources, graph.source_layer, strict=True):
-        if layer >= 0:
-            of = "MLPs" if node_kind(name) == "mlp" else f"heads of layer {layer}"
-            classes.setdefault(of, []).append(name)
+    for row in graph.components:
+        if row.kind in ("head", "mlp"):
+            of = "MLPs" if row.kind == "mlp" else f"heads of layer {row.layer}"
+            classes.setdefault(of, []).append(row.name)
     return classes
 
 

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from acdc.graph import head_name
+
 _GPT2 = ("gpt2", "gpt2-small")
 _ATTENTION_ONLY_4L = ("attn-only-4l", "attn_only_4l512w_c4_code")
 
@@ -46,7 +48,8 @@ def _roles(**groups: str) -> Mapping[str, tuple[str, ...]]:
     """`name_mover="9.9 10.0"` as `{"name mover": ("a9.h9", "a10.h0")}`; `m3` stays."""
 
     def component(text: str) -> str:
-        return text if text.startswith("m") else "a{}.h{}".format(*text.split("."))
+        layer, dot, head = text.partition(".")
+        return head_name(int(layer), int(head)) if dot else text
 
     return MappingProxyType(
         {role.replace("_", " "): tuple(component(x) for x in names.split()) for role, names in groups.items()}

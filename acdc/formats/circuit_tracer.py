@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from acdc.circuit import Circuit
-from acdc.graph import Graph, node_kind
+from acdc.graph import Graph
 
 
 def write(circuit: Circuit) -> str:
@@ -49,15 +49,14 @@ def _components(graph: Graph, destination: int) -> list[str]:
 
 
 def _node(graph: Graph, name: str) -> dict[str, Any]:
-    kind = node_kind(name)
+    row = graph.component(name)
+    kind = row.kind
     if kind == "logits":
         layer, feature = str(graph.n_layers + 1), 0
     elif kind == "input":
-        layer, feature = "E", graph.source_index[name]
+        layer, feature = "E", row.number
     else:
-        index = graph.source_index[name]
-        layer = str(graph.source_layer[index])
-        feature = index - graph.first_source(int(layer))
+        layer, feature = str(row.layer), graph.components_of(row.layer).index(row)
     types = {"input": "embedding", "logits": "logit", "head": "attention head", "mlp": "mlp"}
     return {
         "node_id": f"{layer}_{feature}_0",

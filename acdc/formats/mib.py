@@ -17,7 +17,7 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
 from acdc.formats.header import from_header, graph_from_options, header
-from acdc.graph import Graph
+from acdc.graph import Graph, names_an_mlp
 from acdc.store.reading import parse_json
 
 _WHAT = "EAP/MIB graph JSON"
@@ -61,7 +61,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     if "acdc" in value:
         found, provenance = from_header(value["acdc"], None, f"the {_WHAT}")
     else:
-        found = _graph(value["cfg"], mlp=any(name.startswith("m") for name in names))
+        found = _graph(value["cfg"], mlp=names_an_mlp(names))
         provenance = Provenance(versions={})
     found = _agreed(found, graph)
     kept, scores = {}, {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from acdc.circuit import Circuit, Provenance
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
 from acdc.formats.header import from_header, graph_from_options, header_text
-from acdc.graph import Graph
+from acdc.graph import Graph, graph_options
 from acdc.store.reading import decode, parse_json
 
 COLUMNS = ["source", "destination", "score", "kept"]
@@ -77,22 +76,8 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
 
 def _graph(names: set[str]) -> Graph:
     """The graph that has exactly these edges."""
-    text = "\n".join(names)
-    layers = [int(x) for x in re.findall(r"\b[am](\d+)", text)]
-    heads = [int(x) for x in re.findall(r"\ba\d+\.h(\d+)", text)]
-    groups = [int(x) for x in re.findall(r"\ba\d+\.g(\d+)", text)]
-    if layers and heads and max(layers) < 10**4 and max(heads) < 10**4:
-        options = {
-            "n_layers": max(layers) + 1,
-            "n_heads": max(heads) + 1,
-            "n_kv_heads": max(groups) + 1 if groups else None,
-            "group_kv": bool(groups),
-            "mlp": re.search(r"\bm\d", text) is not None,
-            "parallel": "a0.h0->m0" not in names,
-            "qkv": "split" if "<" in text else "merged",
-            "inputs": "split" if "input.token" in text else "single",
-        }
-        options["parallel"] = options["parallel"] and options["mlp"]
+    options = graph_options(names)
+    if options is not None:
         graph = graph_from_options(options, f"the {_WHAT}")
         if graph.n_edges == len(names) and names == set(graph.edge_names(graph.valid)):
             return graph

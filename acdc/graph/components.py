@@ -89,6 +89,11 @@ class Sublayer:
     ports: dict[str, range]
 
     @property
+    def outputs(self) -> slice:
+        """Where its components' outputs are among the sources."""
+        return slice(self.sources.start, self.sources.stop)
+
+    @property
     def every_port(self) -> range:
         """All its ports, which are next to each other."""
         ranges = list(self.ports.values())

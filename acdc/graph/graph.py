@@ -144,7 +144,9 @@ class Graph(Table):
         edges = self.valid if edges is None else edges & self.valid
         graph: nx.DiGraph[str] = nx.DiGraph()
         for s in np.flatnonzero(edges.any(axis=0)):
-            graph.add_node(self.sources[s], kind=self.component(self.sources[s]).kind, layer=int(self.source_layer[s]))
+            graph.add_node(
+                self.sources[s], kind=self.component(self.sources[s]).kind, layer=int(self.source_layer[s])
+            )
         for d in np.flatnonzero(edges.any(axis=1)):
             name = self.destinations[d]
             kind = "port" if self.destination_ports[d] else self.nodes[name].kind

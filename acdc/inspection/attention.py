@@ -70,12 +70,13 @@ def attention_patterns(
         examples: show this many prompts apart, the first ones.
     """
     problem = judged(model, task, batch_size=batch_size, progress=progress)
-    names = [f"a{layer}.h{head}" for layer in range(model.n_layers) for head in range(model.n_heads)]
+    graph = model.graph()
+    names = graph.names("head")
     chosen = names if heads is None else list(heads)
     for name in chosen:
         if name not in names:
             raise unknown("head", name, names)
-    wanted = [divmod(names.index(name), model.n_heads) for name in chosen]
+    wanted = [(row.layer, row.number) for row in map(graph.component, chosen)]
     some = problem.prompts[: max(0, examples)]
     T = some.clean.shape[1]
     total, shown = np.zeros((len(chosen), T, T)), np.full((len(chosen), len(some), T, T), np.nan)

@@ -122,9 +122,9 @@ def source_differences(patching: Patching) -> Tensor:
         out[i] = (reference - own)[0, :, start:]
     for index, layer in enumerate(model.decomposition.layers):
         z = (references.z[index] - clean.z[index])[..., start:, :]
-        out[graph.layer_heads(index).sources] = forward.write(layer.attention, z)[:, 0]
+        out[graph.layer_heads(index).outputs] = forward.write(layer.attention, z)[:, 0]
         if graph.mlp:
-            out[graph.layer_mlp(index).sources] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
+            out[graph.layer_mlp(index).outputs] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
     return out
 
 
@@ -133,24 +133,29 @@ def _accumulate(
 ) -> None:
     """Add one gradient's scores to `scores` `[prompt, n_ports, n_sources]`: a product of matrices for each prompt."""
     graph: Graph = patching.graph
-    n_layers, H, start = graph.n_layers, graph.n_heads, patching.start
+    n_layers, start = graph.n_layers, patching.start
     B = difference.shape[1]
     flat = difference.view(graph.n_sources, B, -1).permute(1, 2, 0)  # [B, W D, S]
-    back = difference.new_empty(graph.ports_per_layer, *difference.shape[1:])  # a layer's gradients, all ports
     for index, layer in enumerate(patching.model.decomposition.layers):
-        first, port = graph.first_source(index), graph.first_port(index)
+        sublayers = graph.sublayers_of(index)
+        every = slice(sublayers[0].every_port.start, sublayers[-1].every_port.stop)
+        back = difference.new_empty(every.stop - every.start, *difference.shape[1:])  # gradients, all ports
+        heads = graph.layer_heads(index)
         x = trace.attention_input[index][0, :, start:]
-        for i, name in enumerate("qkv"):
+        for i, (name, ports) in enumerate(heads.ports.items()):
             g = gradients[3 * index + i][:, 0, :, start:]
             raw = trace.raw[index][i][:, 0, :, start:]
-            _at_residual(layer.attention, name, x, g, raw, out=back[i * H : (i + 1) * H])
+            place = slice(ports.start - every.start, ports.stop - every.start)
+            _at_residual(layer.attention, name, x, g, raw, out=back[place])
         if graph.mlp:
-            back[3 * H] = gradients[3 * n_layers + index][0, :, start:]
+            (port,) = graph.layer_mlp(index).every_port
+            back[port - every.start] = gradients[3 * n_layers + index][0, :, start:]
             if not graph.parallel:
-                own = back[3 * H].reshape(B, 1, -1)
-                scores[:, port + 3 * H, first : first + H] += (own @ flat[..., first : first + H])[:, 0]
-        ports = back.view(len(back), B, -1).transpose(0, 1)  # [B, port, W D]
-        scores[:, port : port + graph.ports_per_layer, :first] += ports @ flat[..., :first]
+                own = back[port - every.start].reshape(B, 1, -1)
+                scores[:, port, heads.outputs] += (own @ flat[..., heads.outputs])[:, 0]
+        scores[:, every, : heads.sources.start] += (
+            back.view(len(back), B, -1).transpose(0, 1) @ flat[..., : heads.sources.start]
+        )
     scores[:, -1] += (gradients[-1][0, :, start:].reshape(B, 1, -1) @ flat)[:, 0]
 
 

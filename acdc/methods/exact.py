@@ -57,7 +57,7 @@ def exact_scores(
     for destination in chosen:
         ports = np.flatnonzero(graph.port_destination == destination)
         layer = int(graph.destination_layer[destination])
-        is_mlp = layer < graph.n_layers and ports[0] == graph.first_port(layer) + 3 * graph.n_heads
+        is_mlp = layer < graph.n_layers and ports[0] not in graph.layer_heads(layer).every_port
         sources = np.flatnonzero(graph.valid[destination])  # contiguous, since sources are in execution order
         for chunk in np.array_split(sources, -(-len(sources) // size)):
             change = differences[int(chunk[0]) : int(chunk[-1]) + 1]

@@ -152,10 +152,10 @@ class Search:
         differences, row = self._source_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
+        layers = {sublayer.stage: sublayer.layer for sublayer in graph.sublayers}
         for stage, destinations in groupby(reversed(range(graph.n_destinations)), self._stage):
-            layer = (stage - 1) // 2
-            if stage % 2 == 1 and layer < graph.n_layers:
-                couple(graph, demand, layer, patching.coupled)
+            layer = layers[stage]
+            couple(graph, demand, stage, patching.coupled)
             need = port_demand(graph, demand)
             if patching.context.dense:
                 need[need > NOWHERE] = EVERYWHERE
@@ -346,12 +346,11 @@ class Search:
         own = patching.clean_inputs
         blocks = [(references.inputs[i] - own[i])[:, :, start:] for i in range(graph.n_inputs) if used[i]]
         for index, layer in enumerate(patching.model.decomposition.layers):
-            first = graph.first_source(index)
-            heads = np.flatnonzero(used[first : first + graph.n_heads])
+            heads = np.flatnonzero(used[graph.layer_heads(index).outputs])
             if len(heads):
                 z = references.z[index][..., start:, :] - state.reference_z[index]
                 blocks.append(forward.write(layer.attention, z[heads], heads=heads.tolist())[:, 0])
-            if graph.mlp and used[first + graph.n_heads]:
+            if graph.mlp and used[graph.layer_mlp(index).outputs].any():
                 blocks.append(references.mlp[index][..., start:, :] - state.reference_mlp[index])
         empty = own[0].new_zeros(0, *own[0][0, :, start:].shape)
         return torch.cat(blocks) if blocks else empty, row

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc.errors import AcdcError
-from acdc.graph import Graph, node_kind
+from acdc.graph import Graph
 from strategies import edge_masks, graphs
 
 
@@ -139,14 +139,6 @@ def test_networkx_attributes() -> None:
     assert network.edges["a1.h0<v>", "a1.h0"]["internal"]
     assert not network.edges["m0", "a1.h0<v>"]["internal"]
     assert nx.has_path(network, "m0", "logits")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("input.token", "input"), ("a0.h1", "head"), ("a0.h1<q>", "port"), ("a0.g1<k>", "port"), ("m3", "mlp")],
-)
-def test_node_kind(name: str, kind: str) -> None:
-    assert node_kind(name) == kind
 
 
 @pytest.mark.parametrize(

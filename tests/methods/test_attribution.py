@@ -114,18 +114,17 @@ def slow_gradients(patching: Patching, measure: Measure, embedding: Tensor) -> T
     leaves = [torch.zeros_like(embedding, requires_grad=True) for _ in range(graph.n_ports)]
     x = embedding
     for index, layer in enumerate(model.decomposition.layers):
-        attention, first = layer.attention, graph.first_port(index)
-        heads = [
-            torch.stack([x + leaf for leaf in leaves[start : start + graph.n_heads]])
-            for start in range(first, first + 3 * graph.n_heads, graph.n_heads)
-        ]
+        attention, rows = layer.attention, graph.layer_heads(index)
+        heads = [torch.stack([x + leaves[port] for port in ports]) for ports in rows.ports.values()]
         q, k, v = (
             forward.project(attention, port, own, context, heads=range(graph.n_heads))
             for port, own in zip("qkv", heads, strict=True)
         )
         z = forward.scaled_by_post_norm(attention, forward.attend(attention, q, k, v, context))
         after = x + forward.attention_output(attention, z)
-        x = after + forward.mlp(layer, (x if graph.parallel else after) + leaves[first + 3 * graph.n_heads])
+        x = after + forward.mlp(
+            layer, (x if graph.parallel else after) + leaves[graph.layer_mlp(index).every_port[0]]
+        )
     logits = forward.readout(model.decomposition, context.at_read(x + leaves[-1]), measure.rows)
     with model.frozen():
         gradients = torch.autograd.grad(measure.value(logits).sum(), leaves)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.viz.reduce import DETAILS, execution_order, reduce
+from acdc.viz.reduce import DETAILS, reduce
 from strategies import circuits, edge_masks
 
 MANY = 10**6
@@ -84,23 +84,6 @@ def test_the_cap_merges_ports_before_it_leaves_edges_out() -> None:
     cut = reduce(circuit, None, "port", 3)
     assert [edge.name for edge in cut.edges] == ["input->a0.h0", "a0.h0->logits"]  # half a path is no help
     assert cut.left_out == 2
-
-
-def test_execution_order() -> None:
-    names = [
-        "input.token",
-        "input.position",
-        "a0.g0",
-        "a0.h0",
-        "a0.h2",
-        "a0.h10",
-        "m0",
-        "a1",
-        "a1.h1",
-        "m1",
-        "logits",
-    ]
-    assert sorted(reversed(names), key=execution_order) == names
 
 
 def test_bad_input() -> None:

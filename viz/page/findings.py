@@ -151,7 +151,8 @@ def heads_first(circuits: Mapping[str, Circuit]) -> list[str]:
             sizes = circuit.sizes()
             weight = np.maximum(weight, sizes.max(axis=0) / max(sizes.max(), 1e-300))
     order = np.lexsort((np.arange(graph.n_sources), -weight, -inside))
-    return [graph.sources[s] for s in order if graph.sources[s].startswith("a")]
+    heads = set(graph.names("head"))
+    return [graph.sources[s] for s in order if graph.sources[s] in heads]
 
 
 def _affordable(model: Model, dataset: Dataset, most: int = 200) -> int:

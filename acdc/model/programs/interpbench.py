@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from acdc.errors import AcdcError
+from acdc.graph import head_name, mlp_name
 from acdc.model.programs.hooked import HookedConfig, HookedModel
 from acdc.store.pickle_data import Made, Named, read_pickle
 from acdc.store.reading import complaints, parse_json, read
@@ -108,9 +109,9 @@ class _Hook:
     def component(self) -> str | None:
         """The head or MLP that the hook point belongs to."""
         if self.point in ("hook_mlp_in", "hook_mlp_out"):
-            return f"m{self.layer}"
+            return mlp_name(self.layer)
         if self.head is not None and re.fullmatch(r"hook_([qkv](_input)?|result|z)", self.point):
-            return f"a{self.layer}.h{self.head}"
+            return head_name(self.layer, self.head)
         return None
 
 
@@ -130,7 +131,7 @@ def _edge(source: str, destination: str, n_layers: int, path: Path) -> str | Non
     if start == end:
         return None
     port = re.fullmatch(r"hook_([qkv])_input", reader.point)
-    if end.startswith("a") and port is None:
+    if reader.head is not None and port is None:
         raise AcdcError(f"{path}: edge ({source!r}, {destination!r}) ends in a head, but at none of q, k and v")
     return f"{start}->{end}" + (f"<{port[1]}>" if port else "")
 

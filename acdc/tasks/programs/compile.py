@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from acdc.errors import AcdcError
+from acdc.graph import head_name, mlp_name
 from acdc.model.programs.rasp import evaluator, listing, number, rasp_modules, why_not
 from acdc.model.programs.tracr import BOS, PAD, TracrModel, TracrProgram, Value
 
@@ -226,11 +227,11 @@ def _to_torch(
             weight = parameters[f"{attention}/{theirs}/w"].reshape(D, H, K).permute(1, 2, 0)
             weights[f"layers.{layer}.{ours}"] = weight.contiguous()
         weights[f"layers.{layer}.w_o"] = parameters[f"{attention}/linear/w"].reshape(H, K, D)
-        padding += [f"a{layer}.h{h}" for h in range(H) if not weights[f"layers.{layer}.w_o"][h].any()]
+        padding += [head_name(layer, h) for h in range(H) if not weights[f"layers.{layer}.w_o"][h].any()]
         w_in, w_out = parameters[f"{mlp}/linear_1/w"], parameters[f"{mlp}/linear_2/w"]  # [D, M], [M, D]
         used = w_in.any(0) & w_out.any(1)
         if not used.any():
-            padding.append(f"m{layer}")
+            padding.append(mlp_name(layer))
             used[0] = True
         widths.append(int(used.sum()))
         weights[f"layers.{layer}.mlp.0.weight"] = w_in[:, used].T.contiguous()

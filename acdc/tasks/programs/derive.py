@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from acdc.graph import BoolArray, Graph
+from acdc.graph import BoolArray, Component, Graph
 from acdc.model.programs.tracr import BOS, PAD, TracrModel
 from acdc.tasks.programs.inputs import Pairs
 
@@ -106,20 +106,21 @@ class _Runner:
         """Outputs `[B, T, O]` of the plain model from the residual stream at a layer (or at its MLP)."""
         for index in range(layer, len(self.model.layers)):
             if index > layer or not from_mlp:
-                heads = [h for h in range(self.graph.n_heads) if self.alive(index, h)]
+                heads = [row.number for row in self.graph.layer_heads(index).components if self.alive(row)]
                 x = torch.stack([x, *(self.head(index, h, x, x, x, mask) for h in heads)]).sum(0)
             x = x + self.mlp(index, x)
         return self.logits(x)
 
-    def alive(self, layer: int, head: int) -> bool:
-        return f"a{layer}.h{head}" not in self.model.program.padding
+    def alive(self, component: Component) -> bool:
+        return component.name not in self.model.program.padding
 
     def sources(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> list[Tensor]:
         """Every source of a plain run, each `[B, T, D]`."""
         outputs = self.inputs(tokens, positions)
         for layer in range(self.graph.n_layers):
             x = torch.stack(outputs).sum(0)
-            heads = [self.head(layer, head, x, x, x, mask) for head in range(self.graph.n_heads)]
+            rows = self.graph.layer_heads(layer).components
+            heads = [self.head(layer, row.number, x, x, x, mask) for row in rows]
             outputs += heads
             outputs.append(self.mlp(layer, x + torch.stack(heads).sum(0)))
         return outputs
@@ -162,35 +163,30 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolAr
     ignored = ~read_positions(model, mask)
     effects = torch.zeros(graph.n_destinations, graph.n_sources, len(pairs), dtype=torch.float64)
     tried = graph.valid if only is None else graph.valid & only
-    for layer in range(graph.n_layers):
-        first = graph.first_source(layer)
-        x, after_heads = total[first - 1], total[first - 1 + graph.n_heads]
-        for d in range(graph.first_port(layer), graph.first_port(layer + 1)):
-            head, port = (
-                (d - graph.first_port(layer)) % graph.n_heads,
-                (d - graph.first_port(layer)) // graph.n_heads,
-            )
-            if port < 3 and not runner.alive(layer, head):
-                continue
-            for s in map(int, np.flatnonzero(tried[d])):
-                change = reference[s] - clean[s]
-                if not change.any():
+    for sublayer in graph.sublayers:
+        if sublayer.kind not in ("head", "mlp"):
+            continue
+        layer, own, is_mlp = sublayer.layer, sublayer.sources, sublayer.kind == "mlp"
+        x, after = total[own.start - 1], total[own.stop - 1]
+        for port, ports in sublayer.ports.items():
+            for component, source, d in zip(sublayer.components, own, ports, strict=True):
+                if not is_mlp and not runner.alive(component):
                     continue
-                if port == 3:
-                    difference = runner.mlp(layer, after_heads + change) - clean[first + graph.n_heads]
-                    residual = total[first + graph.n_heads] + difference
-                else:
-                    q_in, k_in, v_in = (x + change if index == port else x for index in range(3))
-                    difference = runner.head(layer, head, q_in, k_in, v_in, mask) - clean[first + head]
-                    residual = after_heads + difference
-                if not difference.any():
-                    continue
-                patched = (
-                    runner.rest(residual, mask, layer + 1)
-                    if port == 3
-                    else runner.rest(residual, mask, layer, from_mlp=True)
-                )
-                effects[d, s] = (patched - outputs).abs().amax(-1).masked_fill(ignored, 0).amax(-1)
+                for s in map(int, np.flatnonzero(tried[d])):
+                    change = reference[s] - clean[s]
+                    if not change.any():
+                        continue
+                    if is_mlp:
+                        written = runner.mlp(layer, x + change)
+                    else:
+                        q_in, k_in, v_in = (x + change if name == port else x for name in "qkv")
+                        written = runner.head(layer, component.number, q_in, k_in, v_in, mask)
+                    difference = written - clean[source]
+                    if not difference.any():
+                        continue
+                    rest = layer + 1 if is_mlp else layer
+                    patched = runner.rest(after + difference, mask, rest, from_mlp=not is_mlp)
+                    effects[d, s] = (patched - outputs).abs().amax(-1).masked_fill(ignored, 0).amax(-1)
     for s in map(int, np.flatnonzero(tried[-1])):
         moved = runner.logits(reference[s] - clean[s])
         effects[-1, s] = moved.abs().amax(-1).masked_fill(ignored, 0).amax(-1)
@@ -212,12 +208,12 @@ def circuit_outputs(model: TracrModel, pairs: Pairs, edges: BoolArray, *, ablati
         return torch.stack(pieces).sum(0)
 
     for layer in range(graph.n_layers):
-        first, H = graph.first_port(layer), graph.n_heads
+        heads, (mlp_port,) = graph.layer_heads(layer), graph.layer_mlp(layer).every_port
         current += [
-            runner.head(layer, h, read(first + h), read(first + H + h), read(first + 2 * H + h), mask)
-            for h in range(H)
+            runner.head(layer, row.number, read(q), read(k), read(v), mask)
+            for row, q, k, v in zip(heads.components, *(heads.ports[port] for port in "qkv"), strict=True)
         ]
-        current.append(runner.mlp(layer, read(first + 3 * H)))
+        current.append(runner.mlp(layer, read(mlp_port)))
     return runner.logits(torch.stack(clean).sum(0)), runner.logits(read(graph.n_destinations - 1))
 
 

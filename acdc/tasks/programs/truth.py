@@ -99,13 +99,12 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
         """
         finest = Graph(graph.n_layers, graph.n_heads, mlp=graph.mlp, parallel=graph.parallel, inputs="split")
         fine = finest.edges_from_names(list(self.edges))  # [port, finest source]
-        n = graph.n_sources - graph.n_inputs
         ports = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
-        ports[:, graph.n_inputs :] = fine[:, 2 : 2 + n]
-        if graph.inputs == "split":
-            ports[:, :2] = fine[:, :2]
-        else:  # a single input is both; with "token", positions are a constant and have no edge
-            ports[:, 0] = fine[:, 0] | (fine[:, 1] if graph.inputs == "single" else False)
+        # A single input is both; with "token", positions are a constant and have no edge.
+        token_and_position = ["input.token", "input.position"][: 2 if graph.inputs == "single" else 1]
+        for s, name in enumerate(graph.sources):
+            parts = [name] if name in finest.source_index else token_and_position
+            ports[:, s] = fine[:, [finest.source_index[part] for part in parts]].any(axis=1)
         mask = np.zeros((graph.n_destinations, graph.n_sources), dtype=bool)
         np.logical_or.at(mask, graph.port_destination, ports)
         return mask
