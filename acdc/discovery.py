@@ -16,10 +16,19 @@ from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.measure import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, TaskError, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph
-from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS, Estimates, Method, Target, get_method
+from acdc.methods import (
+    DEFAULT_RANKING,
+    DEFAULT_SEARCH,
+    METHODS,
+    Estimates,
+    Found,
+    Method,
+    Target,
+    get_method,
+)
 from acdc.methods.method import check_metric
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
@@ -75,6 +84,7 @@ def score(
     _check_needs(record, dataset)
     problem = _resumable(problem, checkpoint, ("score", method, options))
     found = record.score(problem, **options)
+    check_type(f"method {method!r} to return Estimates", found, Estimates)
     problem.checkpoint.remove()
     return _scores(problem, found, method, _provenance(problem, dataset, method, options))
 
@@ -158,6 +168,7 @@ def discover(
         if aggregate is not None:
             raise AcdcError(f"aggregate={aggregate!r} is of a ranking, and {method} searches; leave it out")
         found = record.search(problem, target, **options)
+        check_type(f"method {method!r} to return Found", found, Found)
         problem.checkpoint.remove()
         if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
@@ -167,7 +178,9 @@ def discover(
         made = provenance.having(selection=dict(found.selection))
         return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
     assert record.score is not None
-    scores = _scores(problem, record.score(problem, **options), method, provenance)
+    ranked = record.score(problem, **options)
+    check_type(f"method {method!r} to return Estimates", ranked, Estimates)
+    scores = _scores(problem, ranked, method, provenance)
     problem.checkpoint.remove()
     if scores.sizes(aggregate).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
@@ -192,9 +205,10 @@ def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) ->
     kept = f"the circuit is empty: {circuit.provenance.method} keeps no edge"
     if full == empty:
         raise EmptyCircuitError(f"{kept}: {_nothing(dataset, full, empty)}")
-    given = next(f"{name} {how[name]:.4g}" for name in ("faithfulness", "budget", "threshold") if name in how)
+    amounts = ("faithfulness", "budget", "threshold")
+    given = next((f" at {name} {how[name]:.4g}" for name in amounts if name in how), "")
     raise EmptyCircuitError(
-        f"{kept} at {given}; {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge. "
+        f"{kept}{given}; {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge. "
         "Ask for more: a lower threshold, a higher faithfulness, or a number of edges"
     )
 

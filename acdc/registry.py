@@ -26,6 +26,7 @@ class Registry(Mapping[str, T], Generic[T]):
         own: acdc's records by name.
         fits: whether an object can be such a record.
         name: the record's own name; None: it goes by the name of its entry point.
+        also: other names that are taken.
     """
 
     def __init__(
@@ -36,9 +37,11 @@ class Registry(Mapping[str, T], Generic[T]):
         *,
         fits: Callable[[object], bool],
         name: Callable[[T], str] | None = None,
+        also: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self.group, self.what = group, what
-        self._own, self._fits, self._name = dict(own), fits, name
+        self._own, self._fits, self._name, self._also = dict(own), fits, name, also
+        self._acdcs = frozenset(own)
         self._brought: dict[str, T] | None = None
 
     def __getitem__(self, name: str) -> T:
@@ -56,6 +59,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.group}: {', '.join(self)})"
 
+    def comes_with_acdc(self, name: str) -> bool:
+        """Whether the record of that name is one of acdc's own."""
+        return name in self._acdcs
+
     def add(self, record: T, *, name: str = "") -> None:
         """Add a record for as long as this program runs.
 
@@ -68,7 +75,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if not self._fits(record):
             raise AcdcError(f"expected {self.what}, got {type(record).__name__}")
         key = name if self._name is None else self._name(record)
-        if key in self:
+        if key in self or key in self._also():
             raise AcdcError(f"the name {key!r} is taken")
         self._own[key] = record
 
@@ -101,7 +108,7 @@ class Registry(Mapping[str, T], Generic[T]):
                     problem = f"is no record: expected {self.what}, got {type(record).__name__}"
                 elif self._name is not None:
                     name = self._name(record)
-                if not problem and (name in self._own or name in found):
+                if not problem and (name in self._own or name in found or name in self._also()):
                     problem = f"is left out: the name {name!r} is taken"
             if problem:
                 package = "an unknown package" if point.dist is None else f"package {point.dist.name!r}"

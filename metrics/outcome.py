@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acdc.registry import Registry
+
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
@@ -164,48 +166,55 @@ def _projection(logits: Tensor, targets: Targets) -> Tensor:
     return ((logits - targets.corrupted) * direction).sum(-1) / length
 
 
-OUTCOMES: dict[str, Outcome] = {
-    outcome.name: outcome
-    for outcome in (
-        Outcome(
-            "logit-difference", _logit_difference, "answers", True, False, True, True,
-            "mean logit of the answers minus mean logit of the wrong answers",
-        ),
-        Outcome(
-            "logit-margin", _logit_margin, "answers", True, False, True, True,
-            "mean logit of the answers minus that of the best wrong answer",
-        ),
-        Outcome(
-            "probability", _probability, "vocabulary", True, False, True, False,
-            "summed probability of the answers",
-        ),
-        Outcome(
-            "probability-difference", _probability_difference, "vocabulary", True, False, True, True,
-            "summed probability of the answers minus that of the wrong answers",
-        ),
-        Outcome(
-            "accuracy", _accuracy, "vocabulary", True, False, True, False,
-            "1 if the most likely token is an answer", differentiable=False,
-        ),
-        Outcome(
-            "exact-match", _exact_match, "vocabulary", True, False, False, False,
-            "1 if the most likely token is the full model's", differentiable=False,
-        ),
-        Outcome(
-            "projection", _projection, "vocabulary", True, False, False, False,
-            "output projected on the line from the corrupted (0) to the clean output (1)",
-        ),
-        Outcome(
-            "kl", _kl, "vocabulary", False, True, False, False,
-            "KL divergence from the full model's distribution, in nats",
-        ),
-        Outcome(
-            "jensen-shannon", _jensen_shannon, "vocabulary", False, True, False, False,
-            "Jensen–Shannon divergence from the full model's distribution, in nats",
-        ),
-        Outcome(
-            "l2", _l2, "vocabulary", False, True, False, False,
-            "squared Euclidean distance from the full model's outputs (numerical outputs)",
-        ),
-    )
-}  # fmt: skip
+OUTCOMES: Registry[Outcome] = Registry(
+    "acdc.metrics",
+    "an Outcome",
+    {
+        outcome.name: outcome
+        for outcome in (
+            Outcome(
+                "logit-difference", _logit_difference, "answers", True, False, True, True,
+                "mean logit of the answers minus mean logit of the wrong answers",
+            ),
+            Outcome(
+                "logit-margin", _logit_margin, "answers", True, False, True, True,
+                "mean logit of the answers minus that of the best wrong answer",
+            ),
+            Outcome(
+                "probability", _probability, "vocabulary", True, False, True, False,
+                "summed probability of the answers",
+            ),
+            Outcome(
+                "probability-difference", _probability_difference, "vocabulary", True, False, True, True,
+                "summed probability of the answers minus that of the wrong answers",
+            ),
+            Outcome(
+                "accuracy", _accuracy, "vocabulary", True, False, True, False,
+                "1 if the most likely token is an answer", differentiable=False,
+            ),
+            Outcome(
+                "exact-match", _exact_match, "vocabulary", True, False, False, False,
+                "1 if the most likely token is the full model's", differentiable=False,
+            ),
+            Outcome(
+                "projection", _projection, "vocabulary", True, False, False, False,
+                "output projected on the line from the corrupted (0) to the clean output (1)",
+            ),
+            Outcome(
+                "kl", _kl, "vocabulary", False, True, False, False,
+                "KL divergence from the full model's distribution, in nats",
+            ),
+            Outcome(
+                "jensen-shannon", _jensen_shannon, "vocabulary", False, True, False, False,
+                "Jensen–Shannon divergence from the full model's distribution, in nats",
+            ),
+            Outcome(
+                "l2", _l2, "vocabulary", False, True, False, False,
+                "squared Euclidean distance from the full model's outputs (numerical outputs)",
+            ),
+        )
+    },
+    fits=lambda given: isinstance(given, Outcome),
+    name=lambda outcome: outcome.name,
+)  # fmt: skip
+"""The outcome metrics by name, and those of other packages."""

@@ -18,20 +18,26 @@ from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model.architecture import Decomposition
 from acdc.model.families import gpt2, gpt_neox, llama
 from acdc.model.programs import hooked, tracr
+from acdc.registry import Registry
 
-FAMILIES: dict[str, Callable[[Any], Decomposition]] = {
-    "gpt2": gpt2.decompose,
-    "gpt_neox": gpt_neox.decompose,
-    "llama": llama.decompose,
-    "mistral": llama.decompose,
-    "qwen2": llama.decompose,
-    "qwen3": llama.decompose,
-    "gemma2": llama.decompose,
-    "gemma3_text": llama.decompose,
-    "phi3": llama.decompose,
-    "olmo2": llama.decompose,
-}
-"""Adapter by `config.model_type`."""
+FAMILIES: Registry[Callable[[Any], Decomposition]] = Registry(
+    "acdc.families",
+    "a function that takes the module and gives its Decomposition",
+    {
+        "gpt2": gpt2.decompose,
+        "gpt_neox": gpt_neox.decompose,
+        "llama": llama.decompose,
+        "mistral": llama.decompose,
+        "qwen2": llama.decompose,
+        "qwen3": llama.decompose,
+        "gemma2": llama.decompose,
+        "gemma3_text": llama.decompose,
+        "phi3": llama.decompose,
+        "olmo2": llama.decompose,
+    },
+    fits=callable,
+)
+"""Adapter by `config.model_type`; the entry point of another package's goes by the same name."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import inspect
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acdc.errors import TaskError, unknown
-from acdc.metrics import OUTCOMES, Outcome
+from acdc.metrics import Outcome
 from acdc.tasks.prompts import Padding
-from acdc.tasks.task import Ablation, Dataset, to_prompts, token_texts
+from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
 from acdc.tasks.tokenise import UNKNOWN, Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
 
 DEFAULT_SIZE = 64
@@ -101,7 +102,9 @@ class GeneratedTask:
         seen: set[Any] = set()
         fruitless = 0
         while len(found) < wanted and fruitless < _PATIENCE:
-            chunk: list[Any] = [next(stream) for _ in range(chunk_size)]
+            chunk: list[Any] = list(itertools.islice(stream, chunk_size))
+            if not chunk:  # another package's stream may end
+                break
             before = len(found)
             new = {pair.clean: pair for pair in reversed(chunk) if pair.clean not in seen}
             seen.update(new)
@@ -142,7 +145,7 @@ def make(
     generator.check_options(options or {})
     return GeneratedTask(
         generator=generator,
-        outcome=outcome or OUTCOMES[generator.metric],
+        outcome=outcome or resolve_metric(generator.metric),
         size=size or DEFAULT_SIZE,
         seed=seed,
         ablation=ablation,

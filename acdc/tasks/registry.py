@@ -1,4 +1,4 @@
-"""Tasks by name: the built-in generators, the Tracr tasks, and files."""
+"""Tasks by name: the built-in generators and those of other packages, the Tracr tasks, and files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acdc.errors import AcdcError, TaskError, unknown
+from acdc.registry import Registry
 from acdc.tasks import file_task, generate
 from acdc.tasks.check import OnlyCorrect
 from acdc.tasks.generate import Generator
@@ -25,71 +26,79 @@ from acdc.tasks.prompt_files import FORMATS, SUFFIXES
 from acdc.tasks.prompts import check_padding
 from acdc.tasks.task import Metric, Task, check_ablation, resolve_metric
 
-GENERATORS: dict[str, Generator] = {
-    generator.name: generator
-    for generator in (
-        Generator(
-            "induction",
-            "the second copy of a random sequence of tokens; needs no tokenizer",
-            "logit-difference",
-            induction.pairs,
-        ),
-        Generator(
-            "ioi",
-            "indirect object: When Mary and John went to the store, John gave a drink to → Mary",
-            "logit-difference",
-            ioi.pairs,
-        ),
-        Generator(
-            "greater-than",
-            "a later year: The war lasted from the year 1732 to the year 17 → 33 … 99",
-            "probability-difference",
-            greater_than.pairs,
-        ),
-        Generator(
-            "docstring",
-            "the next argument of a Python function in its docstring",
-            "logit-margin",
-            docstring.pairs,
-        ),
-        Generator(
-            "gendered-pronoun",
-            "the pronoun of a name: So Anna is a really great friend, isn't → she",
-            "logit-difference",
-            gendered_pronoun.pairs,
-        ),
-        Generator(
-            "sva",
-            "subject–verb agreement past an attractor: The keys near the cabinet → are",
-            "probability-difference",
-            sva.pairs,
-        ),
-        Generator(
-            "fact-recall",
-            "the capital of a country: The capital of France is the city of → Paris",
-            "logit-difference",
-            fact_recall.pairs,
-        ),
-        Generator(
-            "mcqa",
-            "multiple choice by letter, the answer in the prompt: The box is brown. What colour is the box? …",
-            "logit-difference",
-            choice.copied_pairs,
-        ),
-        Generator(
-            "arc",
-            "multiple choice by letter, simple science questions in the style of ARC",
-            "logit-difference",
-            choice.science_pairs,
-        ),
-        Generator(
-            "arithmetic",
-            "sums and differences: Q: How much is 12 plus 34? A: → 46",
-            "logit-difference",
-            arithmetic.pairs,
-        ),
-    )
-}
+GENERATORS: Registry[Generator] = Registry(
+    "acdc.tasks",
+    "a Generator",
+    {
+        generator.name: generator
+        for generator in (
+            Generator(
+                "induction",
+                "the second copy of a random sequence of tokens; needs no tokenizer",
+                "logit-difference",
+                induction.pairs,
+            ),
+            Generator(
+                "ioi",
+                "indirect object: When Mary and John went to the store, John gave a drink to → Mary",
+                "logit-difference",
+                ioi.pairs,
+            ),
+            Generator(
+                "greater-than",
+                "a later year: The war lasted from the year 1732 to the year 17 → 33 … 99",
+                "probability-difference",
+                greater_than.pairs,
+            ),
+            Generator(
+                "docstring",
+                "the next argument of a Python function in its docstring",
+                "logit-margin",
+                docstring.pairs,
+            ),
+            Generator(
+                "gendered-pronoun",
+                "the pronoun of a name: So Anna is a really great friend, isn't → she",
+                "logit-difference",
+                gendered_pronoun.pairs,
+            ),
+            Generator(
+                "sva",
+                "subject–verb agreement past an attractor: The keys near the cabinet → are",
+                "probability-difference",
+                sva.pairs,
+            ),
+            Generator(
+                "fact-recall",
+                "the capital of a country: The capital of France is the city of → Paris",
+                "logit-difference",
+                fact_recall.pairs,
+            ),
+            Generator(
+                "mcqa",
+                "multiple choice by letter, the answer in the prompt: The box is brown. What colour is the box? …",
+                "logit-difference",
+                choice.copied_pairs,
+            ),
+            Generator(
+                "arc",
+                "multiple choice by letter, simple science questions in the style of ARC",
+                "logit-difference",
+                choice.science_pairs,
+            ),
+            Generator(
+                "arithmetic",
+                "sums and differences: Q: How much is 12 plus 34? A: → 46",
+                "logit-difference",
+                arithmetic.pairs,
+            ),
+        )
+    },
+    fits=lambda given: isinstance(given, Generator),
+    name=lambda generator: generator.name,
+    also=lambda: _tracr_tasks() | _interp_tasks(),
+)
+"""The tasks that draw their prompts, by name."""
 
 _MADE_FOR = {"induction-2l": "induction", "tiny-tasks": "ioi", "tiny-tasks-gqa": "ioi"}
 
@@ -181,7 +190,7 @@ def load(
     if "\0" in name or len(name) > 4 * _LONGEST_NAME or any(len(part) > _LONGEST_NAME for part in path.parts):
         raise TaskError(f"expected the name of a task or a path, got {name!r:.60}, which can be neither")
     program = name in _tracr_tasks() or _is_program(name)
-    if name not in GENERATORS and not program:
+    if not program and name not in GENERATORS:
         if path.is_dir() or not os.path.lexists(path):
             raise _no_task(name, path)
         if options:
@@ -201,7 +210,7 @@ def load(
     if held_out is not None or split is not None:
         given = "held_out" if held_out is not None else "split"
         raise TaskError(f"{given} is for a file of your own; task {name!r} brings its own held-out prompts")
-    if name in GENERATORS:
+    if not program:
         return generate.make(
             GENERATORS[name],
             outcome=outcome,

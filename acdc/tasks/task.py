@@ -114,13 +114,14 @@ def resolve_metric(metric: Metric) -> Outcome:
             measured: the function fails, or gives something else.
     """
     if isinstance(metric, Outcome):
-        if OUTCOMES.get(metric.name) is metric:
+        if OUTCOMES.comes_with_acdc(metric.name) and OUTCOMES[metric.name] is metric:
             return metric
         return dataclasses.replace(metric, function=_checked(metric.function, metric.name))
     if isinstance(metric, str):
         if metric not in OUTCOMES:
             raise unknown("metric", metric, OUTCOMES)
-        return OUTCOMES[metric]
+        outcome = OUTCOMES[metric]
+        return outcome if OUTCOMES.comes_with_acdc(metric) else resolve_metric(outcome)
     if not callable(metric):
         raise TaskError(f"expected a metric's name, an Outcome or a function, got {type(metric).__name__}")
     name = getattr(metric, "__name__", type(metric).__name__)
