@@ -175,3 +175,7 @@ def methods(json: Json = False) -> None:
         terminal.print_json([row | rest for row, rest in zip(listed, extra, strict=True)])
         return
     terminal.print_table(("method", *fields[1:]), (tuple(row.values()) for row in listed))
+    print()
+    targets = [(record.name, f"--{target}", what) for record in records for target, what in record.targets.items()]
+    terminal.print_table(("search", "takes", "as"), targets)
+    print("\nand whatever a search does not take, like every ranking, is reached by cutting the ranking")

@@ -215,7 +215,7 @@ def size(number: float) -> str:
 def ways_out(model: Model, prompts: Prompts, fitting: int, *, search: bool) -> str:
     """What to do about work that does not fit."""
     if fitting >= 1 and search:
-        return f"use fewer prompts (--size {fitting}), or a method that takes prompts in batches, like eap-ig"
+        return f"use fewer prompts (--size {fitting}), or a method that takes prompts in batches (acdc methods)"
     if fitting >= 1:
         return f"use a batch size of at most {fitting} (--batch-size {fitting})"
     narrow = "" if model.dtype.itemsize == 2 else ", --dtype bfloat16"

@@ -1,0 +1,75 @@
+"""Methods are known by their records: no other file asks for one by its name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS
+
+ROOT = Path(__file__).parents[2]
+MEASURED = {"budgets.py", "coverage.py", "memory.py", "page.py", "peers", "real.py", "recovery.py", "speed"}
+"""Parts of benchmarks/ that compare the methods they name, with each other or with other programs."""
+WORDS = {"acdc", "exact", "random"}
+"""Names that are ordinary words too: looked for only where something is called a method."""
+
+
+def sources() -> Iterator[Path]:
+    for folder in ("acdc", "metrics", "viz", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).parts
+            if parts[:2] == ("acdc", "methods") or (folder == "benchmarks" and parts[1] in MEASURED):
+                continue
+            if parts[0] == "acdc" and parts[1] in ("metrics", "viz", "benchmarks"):  # links to the folders
+                continue
+            yield path
+
+
+def asked_for(tree: ast.Module, names: set[str]) -> Iterator[str]:
+    """Where a method's name is used as a value, or is part of a text that is no docstring."""
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    unusual = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(names - WORDS)))})(?![\w-])")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            if unusual.search(node.value):
+                yield f"line {node.lineno}: {node.value!r:.80}"
+        elif isinstance(node, ast.Compare | ast.Subscript) and "method" in ast.unparse(node).lower():
+            values = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+            if values & names:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_file_but_its_own_names_a_method() -> None:
+    names = set(METHODS)
+    found = [
+        f"{path.relative_to(ROOT)}, {place}"
+        for path in sources()
+        for place in asked_for(ast.parse(path.read_text()), names)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("line", ['run(model, "eap-ig")', 'if method == "acdc": pass', 'METHODS["exact"]'])
+def test_the_search_for_names_finds_them(line: str) -> None:
+    assert list(asked_for(ast.parse(f'"""guided"""\n{line}'), set(METHODS)))
+
+
+def test_a_records_fields_are_those_of_its_functions() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.description
+        assert method.cost
+        assert method.options_from(method.options) == method.options
+    assert METHODS[DEFAULT_SEARCH].search is not None
+    assert METHODS[DEFAULT_RANKING].score is not None
+    assert list(METHODS)[0] == DEFAULT_SEARCH  # as the command line's help says
