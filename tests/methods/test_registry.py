@@ -72,4 +72,4 @@ def test_a_records_fields_are_those_of_its_functions() -> None:
         assert method.options_from(method.options) == method.options
     assert METHODS[DEFAULT_SEARCH].search is not None
     assert METHODS[DEFAULT_RANKING].score is not None
-    assert list(METHODS)[0] == DEFAULT_SEARCH  # as the command line's help says
+    assert next(iter(METHODS)) == DEFAULT_SEARCH  # as the command line's help says
