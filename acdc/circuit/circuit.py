@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from acdc.circuit import folder as files
 from acdc.circuit import selection
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
@@ -327,9 +328,11 @@ class Circuit:
         Args:
             force: replace the circuit that the folder already holds.
         """
-        from acdc.circuit.folder import save
+        return files.save(self._saved(), folder, force=force)
 
-        return save(self, folder, force=force)
+    def write(self, folder: Path) -> None:
+        """Write the same files into a folder that is there, for one that takes its place when all are written."""
+        files.write(self._saved(), folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Circuit:
@@ -338,9 +341,35 @@ class Circuit:
         Raises:
             AcdcError: there is no circuit, or its files are damaged, incomplete or of an unknown version.
         """
-        from acdc.circuit.folder import load
+        saved = files.load(folder)
+        try:
+            circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance)
+            if saved.arrays:
+                scores = Scores(
+                    saved.graph, method=saved.method, provenance=saved.scores_provenance, **saved.arrays
+                )
+                circuit = cls(saved.graph, circuit.edges, scores, saved.provenance)
+            saved.check(circuit._node_scores(), circuit.edge_scores())
+        except AcdcError as error:
+            raise AcdcError(f"{saved.what}: {error}") from None
+        return circuit
 
-        return load(folder)
+    def _saved(self) -> files.Saved:
+        scores, known = self.scores, (self.graph, self.provenance, self._node_scores(), self.edge_scores())
+        if scores is None:
+            return files.Saved(*known)
+        found = {name: getattr(scores, name) for name in files.ARRAYS}
+        arrays = {name: array for name, array in found.items() if array is not None}
+        return files.Saved(*known, arrays, scores.method, scores.provenance)
+
+    def _node_scores(self) -> dict[str, float | None]:
+        """Score of each component of the circuit by name; None where the method gives none."""
+        values = None if self.scores is None else self.scores.nodes
+        index = self.graph.source_index
+        return {
+            name: float(values[index[name]]) if values is not None and name in index else None
+            for name in self.nodes()
+        }
 
 
 def _array(

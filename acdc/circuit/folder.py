@@ -1,5 +1,8 @@
 """A circuit on disk: `circuit.json`, readable by eye and by any program, and `scores.safetensors` beside it.
 
+What is written and read here are names, numbers and arrays (`Saved`); `Circuit.save` and `Circuit.load` make them of a
+circuit, and a circuit of them.
+
 Both come into place together (`folders`). The JSON holds the digest of the scores: a folder has a circuit if and only
 if it has a whole `circuit.json`, and scores that belong to another circuit are noticed.
 
@@ -13,9 +16,11 @@ are ignored. In files of this version or older an unknown field is an error, and
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +29,9 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
-from acdc.circuit import Circuit, Provenance, Scores
+from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
-from acdc.formats.header import graph_from_options, header
-from acdc.graph import Graph
+from acdc.graph import FloatArray, Graph
 from acdc.store.folders import LAST, placed, settle, whole_folder
 from acdc.store.reading import complaints, parse_json, read
 from acdc.store.writing import write_atomically
@@ -39,6 +43,9 @@ _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
 ARRAYS = ("values", "nodes", "removal", "absolute", "rms")
 """Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.2."""
+_GRAPH = pydantic.TypeAdapter(Graph)
+_LARGEST = 2**30
+"""Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""
 _LARGEST_HEADER = 100_000
 """Bytes of scores.safetensors beside its numbers."""
 
@@ -73,34 +80,104 @@ class CircuitFile(pydantic.BaseModel, frozen=True, extra="forbid"):
     sha256: str = ""
 
 
-def save(circuit: Circuit, folder: str | Path, *, force: bool = False) -> Path:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saved:
+    """What the files of a circuit hold.
+
+    Attributes:
+        nodes, edges: score of each that is in the circuit by name, None where unknown.
+        arrays: those of `Scores` by name (`ARRAYS`); empty: there are no scores.
+        method, scores_provenance: of the scores.
+        what: the file it was read from, for messages.
+    """
+
+    graph: Graph
+    provenance: Provenance
+    nodes: Mapping[str, float | None]
+    edges: Mapping[str, float | None]
+    arrays: Mapping[str, FloatArray] = dataclasses.field(default_factory=dict)
+    method: str = ""
+    scores_provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    what: str = ""
+
+    def check(self, nodes: Mapping[str, float | None], edges: Mapping[str, float | None]) -> None:
+        """Refuse a file that says otherwise than the circuit that was made of it, which has these nodes and edges.
+
+        Raises:
+            AcdcError: its nodes are not those of its edges, or its scores not those beside it.
+        """
+        self._check_scores(self.edges, edges)
+        for name in self.nodes:
+            if name not in nodes:
+                raise unknown("node of the circuit", name, nodes)
+        for name in nodes:
+            if name not in self.nodes:
+                raise AcdcError(f"node {name!r} is in the circuit by its edges, but not among the nodes")
+        self._check_scores(self.nodes, nodes)
+
+    def _check_scores(self, given: Mapping[str, float | None], found: Mapping[str, float | None]) -> None:
+        for name, score in given.items():
+            if score != found[name]:
+                beside = f"and {SCORES} says {found[name]}" if self.arrays else "but there are no scores"
+                raise AcdcError(f"the score of {name!r} is {score}, {beside}")
+
+
+def header(graph: Graph, provenance: Provenance) -> dict[str, Any]:
+    """Graph options and provenance as plain JSON values."""
+    return {"graph": dataclasses.asdict(graph), "provenance": provenance.model_dump(mode="json")}
+
+
+def graph_from_options(options: Any, what: str) -> Graph:
+    """The graph that a file describes."""
+    known = {field.name for field in dataclasses.fields(Graph)}
+    if not isinstance(options, dict) or options.keys() - known:
+        odd = sorted(options.keys() - known) if isinstance(options, dict) else options
+        raise AcdcError(f"{what}: expected graph options out of {', '.join(sorted(known))}, got {odd!r:.80}")
+    layers: Any = options.get("n_layers")
+    heads: Any = options.get("n_heads")
+    if isinstance(layers, int) and isinstance(heads, int):
+        layers, heads = min(layers, 10**9), min(heads, 10**9)  # longer numbers have no short form
+        n_bytes = 3 * (layers * (heads + 1)) ** 2
+        if min(layers, heads) > 0 and n_bytes > _LARGEST:
+            raise AcdcError(
+                f"{what}: a graph of {layers:.2g} layers with {heads:.2g} heads is too large to be true: the mask "
+                f"of its edges alone would have {n_bytes:.2g} bytes, and at most {_LARGEST:,} are read"
+            )
+    try:
+        return _GRAPH.validate_json(json.dumps(options), strict=True)
+    except AcdcError as error:
+        raise AcdcError(f"{what}: {error}") from None
+    except pydantic.ValidationError as error:
+        raise AcdcError(f"{what}: the graph options are wrong: {complaints(error)}") from None
+
+
+def save(saved: Saved, folder: str | Path, *, force: bool = False) -> Path:
     """Write a circuit into a folder; see `Circuit.save`."""
     folder = Path(folder)
     settle(folder)
     if placed(folder, NAME).exists() and not force:
         raise AcdcError(f"{str(folder)!r} already holds a circuit: choose another folder, or replace it with force")
     with whole_folder(folder, force=force) as place:
-        write(circuit, place)
+        write(saved, place)
     return folder
 
 
-def write(circuit: Circuit, folder: Path) -> None:
+def write(saved: Saved, folder: Path) -> None:
     """Write the files of a circuit into a folder that takes its place when all are written (`whole_folder`)."""
-    scores, stored, content = circuit.scores, None, b""  # an empty file: there are no scores
-    if scores is not None:
-        found = {name: getattr(scores, name) for name in ARRAYS}
-        tensors = {name: array for name, array in found.items() if array is not None}
-        content = safetensors.numpy.save(tensors)
+    stored, content = None, b""  # an empty file: there are no scores
+    if saved.arrays:
+        content = safetensors.numpy.save(dict(saved.arrays))
         digest = hashlib.sha256(content).hexdigest()
-        stored = ScoresFile(method=scores.method, provenance=scores.provenance, sha256=digest)
+        stored = ScoresFile(method=saved.method, provenance=saved.scores_provenance, sha256=digest)
     write_atomically(folder / SCORES, content)
-    record = CircuitFile(**header(circuit), nodes=_node_scores(circuit), edges=circuit.edge_scores(), scores=stored)
+    fields = header(saved.graph, saved.provenance)
+    record = CircuitFile(**fields, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored)
     value = json.loads(record.model_dump_json())
     value["sha256"] = _digest(value)
     write_atomically(folder / NAME, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def load(folder: str | Path) -> Circuit:
+def load(folder: str | Path) -> Saved:
     """Read a circuit from its folder (or the path of its `circuit.json`); see `Circuit.load`."""
     folder = Path(folder)
     folder = folder.parent if folder.name == NAME else folder
@@ -109,18 +186,17 @@ def load(folder: str | Path) -> Circuit:
         raise AcdcError(
             f"no circuit at {str(folder)!r}: expected a folder with a {NAME}, as Circuit.save writes it"
         )
-    record = _validated(parse_json(read(path), repr(str(path))), repr(str(path)))
     what = repr(str(path))
+    record = _validated(parse_json(read(path), what), what)
     graph = graph_from_options(record.graph, what)
+    known = record.provenance, record.nodes, record.edges
+    if record.scores is None:
+        return Saved(graph, *known, what=what)
     try:
-        circuit = Circuit.from_names(graph, list(record.edges), provenance=record.provenance)
-        if record.scores is not None:
-            scores = _scores(record.scores, graph, placed(folder, SCORES))
-            circuit = Circuit(graph, circuit.edges, scores, record.provenance)
-        _check_agreement(record, circuit)
-        return circuit
+        arrays = _arrays(record.scores, graph, placed(folder, SCORES))
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None
+    return Saved(graph, *known, arrays, record.scores.method, record.scores.provenance, what)
 
 
 def _validated(value: Any, what: str) -> CircuitFile:
@@ -167,7 +243,7 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> None:
     del value[location[-1]]
 
 
-def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
+def _arrays(stored: ScoresFile, graph: Graph, path: Path) -> dict[str, FloatArray]:
     n_bytes = 8 * (4 * graph.valid.size + graph.n_sources)
     content = read(path, largest=n_bytes + _LARGEST_HEADER)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
@@ -179,35 +255,4 @@ def _scores(stored: ScoresFile, graph: Graph, path: Path) -> Scores:
     known = "values" in tensors and tensors.keys() <= set(ARRAYS)
     if not known or any(not np.issubdtype(t.dtype, np.floating) for t in tensors.values()):
         raise AcdcError(f"{SCORES}: expected a floating-point tensor 'values', got {sorted(tensors)}")
-    rest = {name: tensors.get(name) for name in ARRAYS[1:]}
-    return Scores(graph, tensors["values"], stored.method, stored.provenance, **rest)
-
-
-def _check_agreement(record: CircuitFile, circuit: Circuit) -> None:
-    """Refuse a file whose nodes are not those of its edges, or whose scores are not those beside it."""
-    _check_scores(record, record.edges, circuit.edge_scores())
-    nodes = _node_scores(circuit)
-    for name in record.nodes:
-        if name not in nodes:
-            raise unknown("node of the circuit", name, nodes)
-    for name in nodes:
-        if name not in record.nodes:
-            raise AcdcError(f"node {name!r} is in the circuit by its edges, but not among the nodes")
-    _check_scores(record, record.nodes, nodes)
-
-
-def _check_scores(record: CircuitFile, given: dict[str, float | None], found: dict[str, float | None]) -> None:
-    for name, score in given.items():
-        if score != found[name]:
-            beside = f"and {SCORES} says {found[name]}" if record.scores else "but there are no scores"
-            raise AcdcError(f"the score of {name!r} is {score}, {beside}")
-
-
-def _node_scores(circuit: Circuit) -> dict[str, float | None]:
-    """Score of each component of the circuit by name; None where the method gives none."""
-    values = None if circuit.scores is None else circuit.scores.nodes
-    index = circuit.graph.source_index
-    return {
-        name: float(values[index[name]]) if values is not None and name in index else None
-        for name in circuit.nodes()
-    }
+    return tensors

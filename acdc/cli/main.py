@@ -152,7 +152,6 @@ def discover(
     with terminal.quiet_libraries(), contextlib.ExitStack() as held:
         import acdc
         from acdc import viz
-        from acdc.circuit import folder as circuit_file
         from acdc.circuit.selection import AGGREGATES
         from acdc.methods import DEFAULT_SEARCH, check_options
         from acdc.model.check import count_seconds
@@ -205,7 +204,7 @@ def discover(
         )
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
-            circuit_file.write(circuit, place)
+            circuit.write(place)
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
         folder = claim.folder

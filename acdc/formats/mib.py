@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from acdc.circuit import Circuit, Provenance, Scores
+from acdc.circuit.folder import graph_from_options
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
-from acdc.formats.header import from_header, graph_from_options, header
+from acdc.formats.header import from_header, header
 from acdc.graph import Graph, names_an_mlp
 from acdc.store.reading import parse_json
 

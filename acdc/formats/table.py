@@ -12,9 +12,10 @@ import io
 import numpy as np
 
 from acdc.circuit import Circuit, Provenance
+from acdc.circuit.folder import graph_from_options
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
-from acdc.formats.header import from_header, graph_from_options, header_text
+from acdc.formats.header import from_header, header_text
 from acdc.graph import Graph, graph_options
 from acdc.store.reading import decode, parse_json
 
