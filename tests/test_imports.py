@@ -84,7 +84,7 @@ EVERY = [found for name, path in MODULES.items() for found in imports(name, path
 
 
 def room(module: str) -> str:
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def upward(found: Import, height: dict[str, int]) -> bool:
