@@ -97,6 +97,7 @@ class Projection:
         bias: `[head, d_head]` or None.
         norm: normalisation after the projection (Qwen3, Gemma 3: per head; OLMo-2: over all heads at once).
         norm_across_heads: whether `norm` acts on `[..., head * d_head]`.
+        norm_gain: `[head, d_head]`, what follows `norm` where each head has its own (Cohere).
         norm_after_rotary: whether `norm` comes after the rotary embedding.
         latent: what follows the matrix, in latent attention.
         clip: bound of the absolute value of what the matrix gives (OLMo, DBRX).
@@ -106,6 +107,7 @@ class Projection:
     bias: Tensor | None
     norm: Callable[[Tensor], Tensor] | None = None
     norm_across_heads: bool = False
+    norm_gain: Tensor | None = None
     norm_after_rotary: bool = False
     latent: Latent | None = None
     clip: float | None = None

@@ -24,6 +24,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from acdc.errors import UnsupportedModelError
 from acdc.model import forward, passes
+from acdc.model.observe import special_tokens
 from acdc.model.supported import refuse_dropout
 
 if TYPE_CHECKING:
@@ -140,11 +141,23 @@ def check_loaded(model: Model) -> None:
             masks.append(torch.ones(1, beyond, dtype=torch.bool))
         for mask in masks:
             token_ids = torch.randint(model.input_vocabulary_size, mask.shape, generator=generator)
+            token_ids = _text(model, token_ids)
             read = torch.arange(mask.shape[1]).expand(mask.shape).masked_fill(~mask, -1)
             batch = _Batch(*(x.to(model.device) for x in (token_ids, mask, _counted_positions(mask), read)))
             _compare(model, batch, UNKNOWN, finite=True)
         state = _state(model)
         _checked[model] = _Checked(state, state)
+
+
+def _text(model: Model, token_ids: Tensor) -> Tensor:
+    """The token ids, and the first that mean nothing special in place of those that stand for an image or a sound."""
+    if not hasattr(getattr(model.module, "config", None), "text_config"):
+        return token_ids
+    special = special_tokens(model.module.config)
+    usual = next(i for i in range(model.input_vocabulary_size) if i not in special)
+    for token in special:
+        token_ids = token_ids.masked_fill(token_ids == token, usual)
+    return token_ids
 
 
 def check_prompts(model: Model, prompts: Prompts) -> None:

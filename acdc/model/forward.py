@@ -181,14 +181,14 @@ def finish_projection(
     if port == "q" and attention.gate is not None:
         out, gate = out.split((out.shape[-1] - attention.gate.width, attention.gate.width), dim=-1)
     if projection.norm is not None and not projection.norm_after_rotary:
-        out = _normalised(projection, out)
+        out = _normalised(projection, out, _own(attention, projection, heads))
     if port != "v" and attention.rotary is not None:
         cos, sin = context.rotary[attention.rotary.table]
         if read:
             cos, sin = context.at_read(cos), context.at_read(sin)
         out = _rotate(attention.rotary, out, cos, sin)
     if projection.norm is not None and projection.norm_after_rotary:
-        out = _normalised(projection, out)
+        out = _normalised(projection, out, _own(attention, projection, heads))
     return out if gate is None else torch.cat((out, gate), dim=-1)
 
 
@@ -203,11 +203,23 @@ def _through_latent(latent: Latent, out: Tensor, heads: Heads) -> Tensor:
     return torch.cat((head, rest.expand(len(up), *rest.shape[1:])), dim=-1) if rest.shape[-1] else head
 
 
-def _normalised(projection: Projection, out: Tensor) -> Tensor:
-    """Query or key normalisation of `[h, C, B, P, d_head]`."""
+def _own(attention: Attention, projection: Projection, heads: Heads) -> Heads:
+    """The projection's own heads of some query heads."""
+    group = attention.n_heads // projection.n_heads
+    return heads if heads is None or group == 1 else [head // group for head in heads]
+
+
+def _normalised(projection: Projection, out: Tensor, heads: Heads = None) -> Tensor:
+    """Query or key normalisation of `[h, C, B, P, d_head]`; `heads` are the projection's own."""
     assert projection.norm is not None
     if not projection.norm_across_heads:
-        return projection.norm(out)
+        normed = projection.norm(out)
+        if projection.norm_gain is None:
+            return normed
+        gain = _of_heads(projection.norm_gain, heads)
+        group = out.shape[0] // len(gain)  # all query heads have copies of their group's
+        gain = gain if group == 1 else gain.repeat_interleave(group, dim=0)
+        return normed * gain[:, None, None, None]
     n_own, group = projection.n_heads, out.shape[0] // projection.n_heads
     if group > 1:
         return _grouped_norm_across_heads(projection, out, group)

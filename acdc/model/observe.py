@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,6 +128,99 @@ def exchanged(module: nn.Module, name: str) -> Iterator[None]:
     finally:
         for key, config in configs.items():
             config._attn_implementation = own[key]
+
+
+def special_tokens(config: Any) -> set[int]:
+    """Token ids that the config gives a meaning to: of images, for instance."""
+    named = {key: value for key, value in vars(config).items() if key.endswith(("token_id", "token_index"))}
+    return {
+        i for value in named.values() for i in (value if isinstance(value, list) else [value]) if type(i) is int
+    }
+
+
+def masks(
+    module: Any, attentions: Sequence[nn.Module], attended: Mapping[nn.Module, Any]
+) -> list[tuple[bool, int | None, int | None]]:
+    """Whom each attention module lets a query see: (causal, window, chunk).
+
+    Args:
+        attended: a plain run's attention (`acdc.model.reading.watch.Attended`), for modules that make their masks
+            themselves: of these it tells windows shorter than its prompts.
+
+    Raises:
+        UnsupportedModelError: a mask is of another kind.
+    """
+    calls = _observed_calls(module)
+    far = min(max(getattr(module.config.get_text_config(), "max_position_embeddings", None) or _FAR, _NEAR), _FAR)
+    patterns: dict[int, tuple[bool, int | None, int | None] | None] = {}
+    found = []
+    for layer, attention in enumerate(attentions):
+        call = calls.get(attention)
+        visible = None if call is None or not callable(call.visible) else call.visible
+        key = layer if visible is None else id(visible)
+        if key not in patterns:
+            if visible is not None:
+                try:
+                    patterns[key] = _kind(visible, far)
+                except (IndexError, RuntimeError, TypeError):  # it looks prompts up that are not there
+                    visible = None
+            if visible is None:
+                patterns[key] = _pattern_of(attended[attention].visible)
+        pattern = patterns[key]
+        if pattern is None:
+            raise UnsupportedModelError(
+                f"{module.config.model_type}: in layer {layer} a position sees others in a way that is not supported; "
+                "expected all positions, all earlier ones, or a window or chunk of them"
+            )
+        found.append(pattern)
+    return found
+
+
+def _observed_calls(module: Any) -> dict[nn.Module, _Call]:
+    """What the attention modules hand over in a run of two tokens; nothing if the class cannot be run so."""
+    token = _calls.set({})
+    try:
+        with torch.no_grad(), exchanged(module, _NAME):
+            ids = torch.zeros(1, 2, dtype=torch.long, device=next(module.parameters()).device)
+            module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        return _calls.get()
+    except Exception:  # a class that computes with its mask
+        return {}
+    finally:
+        _calls.reset(token)
+
+
+def _kind(visible: Visible, far: int) -> tuple[bool, int | None, int | None] | None:
+    """(causal, window, chunk) of a mask function; None if it is of no such kind."""
+    pattern = _pattern(visible, far)
+    if pattern is not None:
+        return (*pattern, None)
+    first = _seen(visible, torch.arange(far + 1), torch.tensor(0))
+    chunk = int((~first).int().argmax())  # the first query that does not see the first position
+    if chunk == 0:
+        return None
+    near = torch.arange(_NEAR)
+    places = [(torch.tensor(query), torch.arange(far + 2)) for query in (far, far - 1, far // 2)]
+    for queries, keys in (*places, (near[:, None], near[None, :])):
+        if not torch.equal(_seen(visible, queries, keys), (queries >= keys) & (queries // chunk == keys // chunk)):
+            return None
+    return True, None, chunk
+
+
+def _pattern_of(visible: Tensor) -> tuple[bool, int | None, int | None] | None:
+    """(causal, window, chunk) of who sees whom, `[..., T, T]` bool."""
+    every = visible.reshape(-1, *visible.shape[-2:])
+    T = every.shape[-1]
+    distance = torch.arange(T)[:, None] - torch.arange(T)[None, :]
+    distance = distance.to(every.device)
+    if bool(every.all()):
+        return False, None, None
+    if bool((every == (distance >= 0)).all()):
+        return True, None, None
+    window = int(every[0, -1].sum())
+    if bool((every == ((distance >= 0) & (distance < window))).all()):
+        return True, window, None
+    return None
 
 
 def _pattern(visible: Visible, far: int) -> tuple[bool, int | None] | None:

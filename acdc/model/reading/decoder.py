@@ -1,0 +1,558 @@
+"""Any `transformers` decoder as a `Decomposition`, read by watching plain runs of it.
+
+Names only say where the list of blocks is. What feeds what (pre-norm or post-norm, sequential or parallel, residual and
+logit multipliers, how tokens and positions are embedded) is told by comparing the tensors of a run: a norm reads the
+stream if what it was given is the stream. What cannot be told is refused, with the first layer, the module and the
+reason; and what was told is then judged by the comparison of `acdc.model.check`, as for any other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from acdc.errors import AcdcError, UnsupportedModelError
+from acdc.model.architecture import Decomposition, Layer, Norm, Parts
+from acdc.model.observe import masks, special_tokens
+from acdc.model.reading.attention import (
+    Matrix,
+    Reading,
+    Table,
+    Unread,
+    close,
+    matrix_of,
+    ratio,
+    read_attention,
+    read_norm,
+    tables,
+)
+from acdc.model.reading.watch import Run, first_tensor, logits_untold, watch
+
+_SINGLE = 24  # prompts of one token: so many numbers tell channels apart
+_LENGTH = 10
+_LONGEST = 600
+
+
+def decompose(model: Any) -> Decomposition:
+    """Read a `transformers` causal language model in place.
+
+    Raises:
+        UnsupportedModelError: naming the first layer, the module and the reason.
+    """
+    config = model.config.get_text_config()
+    try:
+        single, several, token_ids, position_ids = _runs(model, config)
+        return _decomposition(model, config, single, several, token_ids, position_ids)
+    except Unread as reason:
+        raise UnsupportedModelError(f"{model.config.model_type}: {reason}") from None
+
+
+def _runs(model: Any, config: Any) -> tuple[Run, Run, Tensor, Tensor]:
+    """A run of many prompts of one token, and one of two prompts of several."""
+    embedding = model.get_input_embeddings()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(3)
+    size = min(embedding.weight.shape[0], getattr(config, "vocab_size", None) or embedding.weight.shape[0])
+    special = special_tokens(model.config)
+    usual = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
+    length = max([_LENGTH, *(n + 3 for n in _windows(config) if n + 3 <= _LONGEST)])
+    one = usual[torch.randperm(len(usual), generator=generator)[:_SINGLE]][:, None].to(device)
+    many = usual[torch.randint(len(usual), (2, length), generator=generator)].to(device)
+    places = torch.arange(length, device=device).expand(2, length)
+    try:
+        single = watch(model, one, torch.zeros_like(one))
+        several = watch(model, many, places)
+    except AcdcError:
+        raise
+    except Exception as error:  # a class may stumble over whatever it likes
+        raise Unread(f"a plain run on token ids failed: {type(error).__name__}: {error}") from error
+    _check_positions(model, many, several)
+    return single, several, many, places
+
+
+def _windows(config: Any) -> list[int]:
+    """Numbers in the config that may be how far attention sees."""
+    values = {
+        key: value for key, value in vars(config).items() if "window" in key or "chunk" in key or "local" in key
+    }
+    return [value for value in values.values() if type(value) is int and value > 1]
+
+
+def _check_positions(model: Any, token_ids: Tensor, several: Run) -> None:
+    """Refuse a model that counts positions otherwise than from 0 when it is not told."""
+    if not close(logits_untold(model, token_ids), several.logits):
+        raise Unread("left to itself it does not count positions from 0, so position ids would be misread")
+
+
+# ---- the whole ---------------------------------------------------------------------------------------------------
+
+
+def _decomposition(
+    model: Any, config: Any, single: Run, several: Run, token_ids: Tensor, position_ids: Tensor
+) -> Decomposition:
+    path, blocks = _blocks(model, several)
+    attentions = [[part for part in block.modules() if part in several.attended] for block in blocks]
+    for index, (block, found) in enumerate(zip(blocks, attentions, strict=True)):
+        where = f"layer {index} ({type(block).__name__})"
+        if several.times(block) != 1:
+            raise Unread(f"{where} runs {several.times(block)} times in one pass")
+        for child in block.children():
+            if several.times(child) == 0 and list(child.parameters()) and not isinstance(child, nn.ModuleList):
+                raise Unread(f"{where} has a {type(child).__name__} that a run on token ids leaves out")
+        if len(found) != 1 or several.times(found[0]) != 1:
+            inside = ", ".join(dict.fromkeys(type(child).__name__ for child in block.children()))
+            what = f"attends {len(found)} times" if found else "has no attention of heads"
+            raise Unread(f"{where} {what}; it holds {inside}")
+    parts = [found[0] for found in attentions]
+    streams = [several.read[block] for block in blocks]
+    last = several.written[blocks[-1]]
+    token_embedding, position_embedding = _embedding(model, several, streams[0], token_ids, position_ids, path)
+    rotary = {
+        name: (table, made)
+        for name, table in tables(model, config, several, position_ids).items()
+        if (made := _try_table(table, streams[0], position_ids)) is not None
+    }
+    sees = masks(model, parts, several.attended)
+    clip = getattr(config, "clip_qkv", None) or getattr(getattr(config, "attn_config", None), "clip_qkv", None)
+    layers, parallel = [], set()
+    for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
+        after = streams[index + 1] if index + 1 < len(blocks) else last
+        try:
+            reading = read_attention(part, block, single, several, rotary, sees[index], clip)
+            layer, beside = _layer(block, part, reading, several, streams[index], after)
+        except Unread as reason:
+            raise Unread(f"layer {index}, {type(part).__name__}: {reason}") from None
+        layers.append(layer)
+        parallel.add(beside)
+    if len({layer.attention.n_heads for layer in layers}) > 1:
+        raise Unread(f"its layers have different numbers of heads: {[x.attention.n_heads for x in layers]}")
+    if len(parallel) > 1:
+        raise Unread("some of its blocks are parallel and some sequential")
+    used = {layer.attention.rotary.table for layer in layers if layer.attention.rotary is not None}
+    head, final_norm, scale, softcap = _readout(model, config, several, last)
+    return Decomposition(
+        layers=tuple(layers),
+        token_embedding=token_embedding,
+        position_embedding=position_embedding,
+        rotary=(lambda x, ids: {name: rotary[name][0](x, ids) for name in used}) if used else None,
+        final_norm=final_norm,
+        unembedding=head.weight,
+        unembedding_bias=head.bias,
+        logit_scale=scale,
+        final_softcap=softcap,
+        parallel=parallel == {True},
+    )
+
+
+def _try_table(table: Table, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
+    try:
+        with torch.no_grad():
+            cos, sin = table(x, position_ids)
+    except Exception:  # not a rotary embedding after all
+        return None
+    fits = (
+        cos.shape == sin.shape and cos.dim() == 3 and cos.shape[:2] == position_ids.shape and cos.shape[-1] % 2 == 0
+    )
+    return (cos, sin) if fits else None
+
+
+def _blocks(model: nn.Module, run: Run) -> tuple[str, list[nn.Module]]:
+    """The list of blocks, and where it is: of all lists, the outermost that most attention is spread over."""
+    best: tuple[int, str, list[nn.Module]] | None = None
+    for path, part in model.named_modules():
+        if isinstance(part, nn.ModuleList) and len(part):
+            number = sum(any(x in run.attended for x in block.modules()) for block in part)
+            if number and (best is None or number > best[0]):
+                best = (number, path, list(part))
+    if best is None:
+        raise Unread(
+            "no list of blocks that attend was found; state-space layers and recurrences are not supported"
+        )
+    return best[1], best[2]
+
+
+# ---- the embedding ------------------------------------------------------------------------------------------------
+
+
+def _embedding(
+    model: Any, run: Run, x: Tensor, token_ids: Tensor, position_ids: Tensor, path: str
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]:
+    """What gives the first block's input `x`: (of token ids, of position ids)."""
+    embedding = model.get_input_embeddings()
+    inside = {part for part in model.get_submodule(path).modules()}
+    steps: list[Callable[[Tensor], Tensor]] = []
+    with torch.no_grad():
+        value = embedding(token_ids)
+    for _ in range(8):
+        c = ratio(x, value)
+        if c is not None:
+            return _composed(embedding, steps, c), None
+        nearby = [
+            p for p in run.order if p not in inside and p in run.read and p in run.written and p is not embedding
+        ]
+        for part in nearby:
+            c = ratio(run.read[part], value)
+            y = run.written[part]
+            if c is None or y.shape != x.shape or list(part.children()) or torch.equal(y, value):
+                continue
+            if c != 1.0:
+                steps.append(lambda t, c=c: t * c)  # type: ignore[misc]
+            steps.append(part)
+            value = y
+            break
+        else:
+            break
+    if value.shape == x.shape:
+        found = _positions(model, x, value, position_ids)
+        if found is not None:
+            return _composed(embedding, steps, found[0]), found[1]
+    raise Unread(
+        "the first block does not read a multiple of the token embedding, its norm, or its sum with positions"
+    )
+
+
+def _composed(embedding: Any, steps: Sequence[Callable[[Tensor], Tensor]], c: float) -> Callable[[Tensor], Tensor]:
+    if not steps and c == 1.0:
+        module: Callable[[Tensor], Tensor] = embedding
+        return module
+
+    def embed(token_ids: Tensor) -> Tensor:
+        value = embedding(token_ids)
+        for step in steps:
+            value = step(value)
+        return value if c == 1.0 else value * c
+
+    return embed
+
+
+def _positions(
+    model: nn.Module, x: Tensor, value: Tensor, position_ids: Tensor
+) -> tuple[float, Callable[[Tensor], Tensor]] | None:
+    """(c, positions) with x = c · value + positions: a row of some table for each position."""
+    c = ratio(x[0] - x[1], value[0] - value[1])
+    if c is None:
+        return None
+    rest = (x - c * value)[0]  # [T, D]
+    T = len(rest)
+    for name, table in [*model.named_parameters(), *model.named_buffers()]:
+        if table.dim() != 2 or table.shape[1] != rest.shape[1] or len(table) < T:
+            continue
+        for offset in range(0, min(4, len(table) - T + 1)):
+            if close(table[offset : offset + T].to(rest), rest):
+                owner, _, attribute = name.rpartition(".")
+                return c, _rows(model.get_submodule(owner), attribute, offset)
+    return None
+
+
+def _rows(owner: nn.Module, attribute: str, offset: int) -> Callable[[Tensor], Tensor]:
+    def positions(position_ids: Tensor) -> Tensor:
+        table: Tensor = getattr(owner, attribute)
+        return table[position_ids + offset]
+
+    return positions
+
+
+# ---- a block ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Something beside attention that writes to the stream.
+
+    Attributes:
+        module: whose output it is; run: what it computes, `[b, T, D] -> [b, T, D]`.
+        reads, written: in the run of several tokens.
+    """
+
+    module: nn.Module
+    run: Callable[[Tensor], Tensor]
+    reads: Tensor
+    written: Tensor
+
+
+def _layer(
+    block: nn.Module, part: nn.Module, reading: Reading, run: Run, x: Tensor, after: Tensor
+) -> tuple[Layer, bool]:
+    """A block from what its parts read and wrote, and whether its MLP is beside attention."""
+    norms = {p: None for p in block.modules() if _is_norm(p, run) and p not in set(part.modules())}
+    norm = _norm_between(x, reading.reads, norms, run)
+    if isinstance(norm, str):
+        raise Unread(f"what it reads {norm}")
+    attention_last, attention_writes = _post_norm(reading.written, norms, run)
+    writers = _writers(block, part, reading, run)
+    ends = [_post_norm(writer.written, norms, run) for writer in writers]
+    c_attention, c_writers, constant = _coefficients(
+        after - x, attention_writes, [end for _, end in ends], [type(w.module).__name__ for w in writers]
+    )
+    if constant is not None:  # GPT-NeoX Japanese adds the output bias itself
+        attention_writes = attention_writes + constant / c_attention
+    middle = x + c_attention * attention_writes
+    beside: set[bool] = set()
+    before: list[Norm | None] = []
+    for writer in writers:
+        for stream, parallel in ((middle, False), (x, True)):
+            found = _norm_between(stream, writer.reads, norms, run)
+            if not isinstance(found, str):
+                before.append(found)
+                beside.add(parallel)
+                break
+        else:
+            raise Unread(f"what {type(writer.module).__name__} reads is neither the stream nor a norm of it")
+    if len(beside) > 1:
+        raise Unread("some of what it writes reads the stream before attention, some after it")
+    post_norm = None if attention_last is None else read_norm(attention_last, x.shape[-1], x)
+    if post_norm is not None and post_norm.centred:
+        raise Unread("its post-norm takes a mean off, which is no share of any head")
+    own = reading.attention
+    if post_norm is not None and own.b_o is not None and bool(own.b_o.any()):
+        raise Unread("it has an output bias before a post-norm, which belongs to no head and is not constant")
+    b_o = own.b_o if own.b_o is None or c_attention == 1.0 else own.b_o * c_attention
+    if constant is not None:
+        if post_norm is not None:
+            raise Unread("the block adds a bias after a post-norm")
+        b_o = constant if b_o is None else b_o + constant
+    attention = dataclasses.replace(
+        own, norm=norm, b_o=b_o, multiplier=own.multiplier * c_attention, post_norm=post_norm
+    )
+    mlp, mlp_norm = _mlp(writers, before, [last for last, _ in ends], c_writers)
+    parts = Parts(
+        block,
+        attention=part if close(run.read.get(part), reading.reads) else None,
+        attention_writes=attention_last or reading.output.module,
+        mlp=writers[-1].module,
+        mlp_writes=ends[-1][0] or writers[-1].module,
+    )
+    return Layer(attention, mlp_norm, mlp, parts), beside == {True}
+
+
+def _is_norm(part: nn.Module, run: Run) -> bool:
+    """Whether a module may be a norm: it has no parts, keeps the shape, and is no matrix."""
+    x, y = run.read.get(part), run.written.get(part)
+    if x is None or y is None or x.shape != y.shape or list(part.children()) or isinstance(part, nn.Linear):
+        return False
+    weight = getattr(part, "weight", None)
+    return "norm" in type(part).__name__.lower() and (weight is None or weight.dim() == 1)
+
+
+def _norm_between(x: Tensor, reads: Tensor, norms: dict[nn.Module, None], run: Run) -> Norm | str | None:
+    """The norm that makes `reads` of the stream `x`; None if they are the same; in words if there is none."""
+    if close(reads, x):
+        return None
+    for part in norms:
+        for given, gave in run.pairs(part):
+            if torch.equal(gave, reads):
+                if close(given, x):
+                    return read_norm(part, x.shape[-1], x)
+                return (
+                    f"is the output of {type(part).__name__}, which does not read the stream (a post-norm block?)"
+                )
+    return "is neither the stream nor a norm of it"
+
+
+def _post_norm(written: Tensor, norms: dict[nn.Module, None], run: Run) -> tuple[nn.Module | None, Tensor]:
+    """The norm that reads what was written and its output; else what was written."""
+    for part in norms:
+        for given, gave in run.pairs(part):
+            if torch.equal(given, written):
+                return part, gave
+    return None, written
+
+
+def _coefficients(
+    change: Tensor, attention: Tensor, writers: Sequence[Tensor], names: Sequence[str]
+) -> tuple[float, list[float], Tensor | None]:
+    """Multipliers with which attention and the others add up to the block's change of the stream, and what is left.
+
+    What is left is the same for every token (a bias that is added by the block), or None.
+    """
+
+    def centred(x: Tensor) -> Tensor:
+        wide = x.double()
+        return (wide - wide.mean(dim=(0, 1))).flatten()
+
+    columns = torch.stack([centred(x) for x in (attention, *writers)], dim=1)
+    fit = torch.linalg.lstsq(columns, centred(change)[:, None]).solution[:, 0]
+    near = 1e-3 if change.dtype.itemsize >= 4 else 2e-2
+    values = [1.0 if abs(float(c) - 1) < near else float(c) for c in fit]
+    rest = change - sum(c * x for c, x in zip(values, (attention, *writers), strict=True))
+    constant = rest.mean(dim=(0, 1))
+    if not close(change - rest + constant, change):
+        what = " and ".join(["attention", *names])
+        raise Unread(f"the block does not add multiples of what its {what} give to the stream (a post-norm block?)")
+    none = close(change - rest, change)
+    return values[0], values[1:], None if none else constant
+
+
+def _writers(block: nn.Module, part: nn.Module, reading: Reading, run: Run) -> list[_Writer]:
+    """What beside attention gives something of the stream's shape: the outermost modules that do."""
+    shape = reading.written.shape
+    within = {*part.modules(), reading.output.module}
+    found: list[_Writer] = []
+
+    def look(parent: nn.Module) -> None:
+        for child in parent.children():
+            if child in within or not list(child.parameters()) or _is_norm(child, run):
+                continue
+            if any(x in within for x in child.modules()) or isinstance(child, nn.ModuleList):
+                look(child)
+                continue
+            y = run.written.get(child)
+            if y is None or y.shape != shape:
+                continue
+            found.append(_writer(block, child, run))
+
+    look(block)
+    if not found:
+        raise Unread(f"nothing beside attention writes to the stream in {type(block).__name__}")
+    return found
+
+
+def _writer(block: nn.Module, child: nn.Module, run: Run) -> _Writer:
+    reads, written = run.read[child], run.written[child]
+    last = matrix_of(child, run)
+    if last is not None:
+        return _matrix_pair(block, child, last, run)
+    args, kwargs = run.arguments[child]
+    streams = [
+        x
+        for x in (*args, *kwargs.values())
+        if isinstance(x, Tensor) and x.shape == reads.shape and x.is_floating_point()
+    ]
+    if len(streams) == 2 and len(args) == 2:  # the residual stream is added inside
+
+        def added(x: Tensor) -> Tensor:
+            return _first(child(x, torch.zeros_like(x)))
+
+        return _judged(child, added, reads, written - args[1])
+    return _judged(child, lambda x: _first(child(x)), reads, written)
+
+
+def _first(out: Any) -> Tensor:
+    found = first_tensor(out)
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def _judged(module: nn.Module, run: Callable[[Tensor], Tensor], reads: Tensor, written: Tensor) -> _Writer:
+    """A writer, if each position of it depends on that position alone."""
+    name = type(module).__name__
+    try:
+        again, alone = run(reads), run(reads[1:, 2:3])
+    except Exception as error:
+        raise Unread(f"{name} does not run on its input alone: {type(error).__name__}: {error}") from error
+    if not close(again.reshape(written.shape), written):
+        raise Unread(f"{name} gives something else when it is run on its input alone")
+    if not close(alone.reshape(1, 1, -1), written[1:, 2:3]):
+        raise Unread(f"{name} mixes positions")
+    return _Writer(module, run, reads, written)
+
+
+def _matrix_pair(block: nn.Module, child: nn.Module, last: Matrix, run: Run) -> _Writer:
+    """An MLP written out in the block: a matrix, an activation, and a matrix."""
+    for name in ("activation_fn", "act", "activation"):
+        activation = getattr(block, name, None)
+        if not callable(activation):
+            continue
+        for first in block.children():
+            if first is not child and matrix_of(first, run) is not None:
+                with torch.no_grad():
+                    inner = activation(run.written[first])
+                if close(inner, run.read[child]):
+                    return _judged(
+                        child, lambda x, f=first, a=activation: child(a(f(x))), run.read[first], run.written[child]
+                    )
+    raise Unread(f"what {type(child).__name__} of {type(block).__name__} reads was not found")
+
+
+def _mlp(
+    writers: Sequence[_Writer], before: Sequence[Norm | None], after: Sequence[nn.Module | None],
+    multipliers: Sequence[float],
+) -> tuple[Callable[[Tensor], Tensor], Norm | None]:  # fmt: skip
+    """What the MLP computes, and the norm before it."""
+    shared = all(
+        (a is None and b is None) or (a is not None and b is not None and a.module is b.module)
+        for a, b in itertools.pairwise(before)
+    )
+    simple = len(writers) == 1 and multipliers[0] == 1.0 and _takes_circuits(writers[0])
+    if simple and after[0] is None:
+        return writers[0].module, before[0]  # type: ignore[return-value]
+    if simple:
+        return nn.Sequential(writers[0].module, after[0]), before[0]
+
+    def mlp(x: Tensor) -> Tensor:
+        flat = x.reshape(-1, *x.shape[-2:])
+        total = torch.zeros_like(flat)
+        for writer, norm, post, c in zip(writers, before, after, multipliers, strict=True):
+            y = writer.run(flat if shared or norm is None else norm.module(flat)).reshape(flat.shape)
+            y = y if post is None else post(y)
+            total = total + (y if c == 1.0 else y * c)
+        return total.reshape(x.shape)
+
+    return mlp, before[0] if shared else None
+
+
+@torch.no_grad()
+def _takes_circuits(writer: _Writer) -> bool:
+    """Whether the module itself takes one more axis, and gives a tensor."""
+    try:
+        out = writer.module(writer.reads[None])
+    except Exception:
+        return False
+    return isinstance(out, Tensor) and torch.equal(out, writer.written[None])
+
+
+# ---- logits -------------------------------------------------------------------------------------------------------
+
+
+def _readout(model: Any, config: Any, run: Run, x: Tensor) -> tuple[Matrix, Norm | None, float, float | None]:
+    """(unembedding, final norm, logit multiplier, soft cap)."""
+    width = run.logits.shape[-1]
+    heads = [m for m in (matrix_of(p, run) for p in run.order) if m is not None and m.weight.shape[0] >= width]
+    for head in reversed(heads):
+        given = run.written[head.module][..., :width]
+        c = ratio(run.logits, given)
+        softcap: float | None = None
+        if c is None:
+            for cap in _soft_caps(config):
+                if close(torch.tanh(given / cap) * cap, run.logits):
+                    c, softcap = 1.0, cap
+            if c is None:
+                continue
+        reads = run.read[head.module]
+        norms = {p: None for p in model.modules() if _is_norm(p, run)}
+        norm = _norm_between(x, reads, norms, run)
+        if isinstance(norm, str):
+            norm, before = _multiple_of_norm(x, reads, norms, run)
+            if norm is None or head.bias is not None:
+                raise Unread("what the unembedding reads is neither the stream nor a norm of it")
+            c *= before
+        return (
+            Matrix(head.module, head.weight[:width], None if head.bias is None else head.bias[:width]),
+            norm,
+            c,
+            softcap,
+        )
+    raise Unread("the logits are not a matrix of the stream, multiplied or soft-capped")
+
+
+def _soft_caps(config: Any) -> list[float]:
+    named = {key: value for key, value in vars(config).items() if "softcap" in key or "soft_cap" in key}
+    return [float(value) for value in named.values() if isinstance(value, int | float) and value]
+
+
+def _multiple_of_norm(
+    x: Tensor, reads: Tensor, norms: dict[nn.Module, None], run: Run
+) -> tuple[Norm | None, float]:
+    """The norm of the stream of which `reads` is a multiple, and that multiple."""
+    for part in norms:
+        for given, gave in run.pairs(part):
+            c = ratio(reads, gave)
+            if c is not None and close(given, x):
+                return read_norm(part, x.shape[-1], x), c
+    return None, 1.0
