@@ -16,8 +16,8 @@ from transformers import GPT2LMHeadModel
 
 from acdc.model import forward
 from acdc.model.architecture import Decomposition
-from acdc.model.families import gpt2
 from acdc.model.forward import Context
+from acdc.model.reading import decoder
 from acdc.tasks.programs.inputs import Pairs
 
 
@@ -82,8 +82,8 @@ def run(model: Decomposition, context: Context, *, swapped: Tensor | None = None
 
 
 def trainable(model: GPT2LMHeadModel) -> Decomposition:
-    """A GPT-2 in place, as `acdc.model.families.gpt2.decompose` has it, but with weights that gradients reach."""
-    plain = gpt2.decompose(model)
+    """A GPT-2 in place, as `acdc.model.reading.decoder.decompose` has it, but with weights that gradients reach."""
+    plain = decoder.decompose(model)
     layers = []
     blocks: list[Any] = list(model.transformer.h)
     for layer, block in zip(plain.layers, blocks, strict=True):

@@ -139,18 +139,19 @@ def special_tokens(config: Any) -> set[int]:
 
 
 def masks(
-    module: Any, attentions: Sequence[nn.Module], attended: Mapping[nn.Module, Any]
+    module: Any, attentions: Sequence[nn.Module], attended: Callable[[], Mapping[nn.Module, Any]]
 ) -> list[tuple[bool, int | None, int | None]]:
     """Whom each attention module lets a query see: (causal, window, chunk).
 
     Args:
-        attended: a plain run's attention (`acdc.model.reading.watch.Attended`), for modules that make their masks
-            themselves: of these it tells windows shorter than its prompts.
+        attended: gives a plain run's attention (`acdc.model.reading.watch.Attended`), for modules that make their
+            masks themselves: of these it tells windows shorter than its prompts.
 
     Raises:
         UnsupportedModelError: a mask is of another kind.
     """
     calls = _observed_calls(module)
+    seen: Mapping[nn.Module, Any] | None = None
     far = min(max(getattr(module.config.get_text_config(), "max_position_embeddings", None) or _FAR, _NEAR), _FAR)
     patterns: dict[int, tuple[bool, int | None, int | None] | None] = {}
     found = []
@@ -165,7 +166,8 @@ def masks(
                 except (IndexError, RuntimeError, TypeError):  # it looks prompts up that are not there
                     visible = None
             if visible is None:
-                patterns[key] = _pattern_of(attended[attention].visible)
+                seen = attended() if seen is None else seen
+                patterns[key] = _pattern_of(seen[attention].visible)
         pattern = patterns[key]
         if pattern is None:
             raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""Which modules are taken: the families with an adapter, what they may be wrapped in, and what is refused, and why.
+"""Which modules are taken, what they may be wrapped in, and what is refused, and why.
 
 A module in memory is used in place, so its weights have to be there as what they are: plain floating-point tensors,
 whole, of one dtype, on one device. Where a module computes a weight anew in each call (adapters, quantisation,
@@ -12,32 +12,26 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
 from torch.nn.modules.dropout import _DropoutNd
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model.architecture import Decomposition
-from acdc.model.families import gpt2, gpt_neox, llama
 from acdc.model.programs import hooked, tracr
+from acdc.model.reading import decoder
 from acdc.registry import Registry
 
 FAMILIES: Registry[Callable[[Any], Decomposition]] = Registry(
     "acdc.families",
     "a function that takes the module and gives its Decomposition",
-    {
-        "gpt2": gpt2.decompose,
-        "gpt_neox": gpt_neox.decompose,
-        "llama": llama.decompose,
-        "mistral": llama.decompose,
-        "qwen2": llama.decompose,
-        "qwen3": llama.decompose,
-        "gemma2": llama.decompose,
-        "gemma3_text": llama.decompose,
-        "phi3": llama.decompose,
-        "olmo2": llama.decompose,
-    },
+    {},
     fits=callable,
 )
-"""Adapter by `config.model_type`; the entry point of another package's goes by the same name."""
+"""Adapters of other packages by `config.model_type`, which is the name of their entry point.
+
+acdc has none of its own: it reads any decoder by watching it.
+"""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,7 +39,7 @@ _QUANTISED = "quantised weights are not supported; load it in bfloat16 or float3
 
 
 def decompose(module: torch.nn.Module, name: str) -> Decomposition:
-    """Find the family's adapter and apply it.
+    """Where the engine finds the module's weights.
 
     Raises:
         UnsupportedModelError: with the reason.
@@ -61,12 +55,14 @@ def decompose(module: torch.nn.Module, name: str) -> Decomposition:
         raise UnsupportedModelError(f"{name}: {_not_causal(module)}")
     _check_adapters(module, name)
     check_config(config, name)
-    if getattr(module, "lm_head", None) is None and getattr(module, "embed_out", None) is None:
+    if _head(module) is None:
         raise UnsupportedModelError(
             f"{name}: {type(module).__name__} has no language-model head; load it with AutoModelForCausalLM"
         )
     refuse_dropout(module, name)
     check_weights(module, name)
+    if config.model_type not in FAMILIES:
+        return decoder.decompose(module)
     try:
         return FAMILIES[config.model_type](module)
     except AcdcError:
@@ -75,6 +71,11 @@ def decompose(module: torch.nn.Module, name: str) -> Decomposition:
         raise UnsupportedModelError(
             f"{name}: a part of this {config.model_type} is not what its family's adapter knows: {error}"
         ) from error
+
+
+def _head(module: Any) -> Any:
+    """The unembedding of a language model; None of a module without one."""
+    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
 
 
 def unwrap(module: torch.nn.Module) -> torch.nn.Module:
@@ -124,11 +125,10 @@ def check_config(config: Any, name: str) -> None:
         raise UnsupportedModelError(f"{name}: encoder-decoder models ({kind}) are not supported, only decoders")
     if getattr(config, "quantization_config", None) is not None and not _dequantised(config):
         raise UnsupportedModelError(f"{name}: {_QUANTISED}")
-    if any(getattr(config, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts")):
-        raise UnsupportedModelError(f"{name}: mixture-of-experts models ({kind}) are not supported")
-    if kind not in FAMILIES:
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in FAMILIES:
         raise UnsupportedModelError(
-            f"{name}: architecture {kind!r} has no adapter; supported: {', '.join(FAMILIES)}, gemma3, tracr"
+            f"{name}: architecture {kind!r} is no causal language model of the installed transformers "
+            f"({transformers.__version__}); docs/models.md lists those that can be read"
         )
     if getattr(config, "add_cross_attention", False):
         raise UnsupportedModelError(f"{name}: cross-attention ({kind}) is not supported")
@@ -246,6 +246,6 @@ def _not_causal(module: torch.nn.Module) -> str:
     what = f"expected a transformers causal language model, got {type(module).__name__}"
     for path, part in module.named_modules():
         kind = getattr(getattr(part, "config", None), "model_type", None)
-        if path and kind in FAMILIES and (hasattr(part, "lm_head") or hasattr(part, "embed_out")):
+        if path and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and _head(part) is not None:
             return f"{what}; its .{path} is one, a {type(part).__name__}: load that"
     return what

@@ -187,7 +187,7 @@ REFUSED: dict[Callable[[], Any], str] = {
     _pruned: r"q_proj computes its weight in each call .*torch\.nn\.utils\.prune\.remove",
     _wrapped_by_a_class_of_the_users: r"got Classifier; its \.inner is one, a LlamaForCausalLM: load that",
     _without_head: "has no language-model head",
-    _another_head: "a part of this llama is not what its family's adapter knows",
+    _another_head: "llama: the logits are not a matrix of the stream",
 }
 
 

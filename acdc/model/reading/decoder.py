@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
-from acdc.errors import AcdcError, UnsupportedModelError
+from acdc.errors import UnsupportedModelError
 from acdc.model.architecture import Decomposition, Layer, Norm, Parts
 from acdc.model.observe import masks, special_tokens
 from acdc.model.reading.attention import (
+    TOLERANCE,
     Matrix,
     Reading,
     Table,
@@ -50,29 +53,52 @@ def decompose(model: Any) -> Decomposition:
         return _decomposition(model, config, single, several, token_ids, position_ids)
     except Unread as reason:
         raise UnsupportedModelError(f"{model.config.model_type}: {reason}") from None
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{model.config.model_type}: a part of it is not what any decoder that was read has: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _runs(model: Any, config: Any) -> tuple[Run, Run, Tensor, Tensor]:
     """A run of many prompts of one token, and one of two prompts of several."""
-    embedding = model.get_input_embeddings()
-    device = next(model.parameters()).device
+    usual = _usual_tokens(model)
     generator = torch.Generator().manual_seed(3)
-    size = min(embedding.weight.shape[0], getattr(config, "vocab_size", None) or embedding.weight.shape[0])
+    length = min(_LENGTH, getattr(config, "max_position_embeddings", None) or _LENGTH)
+    single = usual[torch.randperm(len(usual), generator=generator)[:_SINGLE]][:, None]
+    token_ids = usual[torch.randint(len(usual), (2, length), generator=generator)]
+    position_ids = torch.arange(length, device=usual.device).expand(2, length)
+    runs = _watched(model, single, torch.zeros_like(single)), _watched(model, token_ids, position_ids)
+    if not all(bool(torch.isfinite(run.logits).all()) for run in runs):
+        raise Unread("its logits are not finite: it has non-finite weights")
+    if not close(logits_untold(model, token_ids), runs[1].logits):
+        raise Unread("left to itself it does not count positions from 0, so position ids would be misread")
+    return *runs, token_ids, position_ids
+
+
+def _usual_tokens(model: Any) -> Tensor:
+    """Token ids to run, without those that stand for something else than text."""
     special = special_tokens(model.config)
-    usual = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
-    length = max([_LENGTH, *(n + 3 for n in _windows(config) if n + 3 <= _LONGEST)])
-    one = usual[torch.randperm(len(usual), generator=generator)[:_SINGLE]][:, None].to(device)
-    many = usual[torch.randint(len(usual), (2, length), generator=generator)].to(device)
-    places = torch.arange(length, device=device).expand(2, length)
+    size = min(4096, model.get_input_embeddings().weight.shape[0])
+    return torch.tensor([i for i in range(size) if i not in special], device=next(model.parameters()).device)
+
+
+def _watched(model: Any, token_ids: Tensor, position_ids: Tensor) -> Run:
     try:
-        single = watch(model, one, torch.zeros_like(one))
-        several = watch(model, many, places)
-    except AcdcError:
-        raise
+        return watch(model, token_ids, position_ids)
     except Exception as error:  # a class may stumble over whatever it likes
         raise Unread(f"a plain run on token ids failed: {type(error).__name__}: {error}") from error
-    _check_positions(model, many, several)
-    return single, several, many, places
+
+
+def _long_run(model: Any, config: Any) -> Run:
+    """A run longer than the windows that the config may speak of."""
+    length = max([_LENGTH, *(n + 3 for n in _windows(config) if n + 3 <= _LONGEST)])
+    length = min(length, getattr(config, "max_position_embeddings", None) or length)
+    usual = _usual_tokens(model)
+    token_ids = usual[torch.arange(length, device=usual.device) % len(usual)][None]
+    return _watched(model, token_ids, torch.arange(length, device=usual.device)[None])
 
 
 def _windows(config: Any) -> list[int]:
@@ -81,12 +107,6 @@ def _windows(config: Any) -> list[int]:
         key: value for key, value in vars(config).items() if "window" in key or "chunk" in key or "local" in key
     }
     return [value for value in values.values() if type(value) is int and value > 1]
-
-
-def _check_positions(model: Any, token_ids: Tensor, several: Run) -> None:
-    """Refuse a model that counts positions otherwise than from 0 when it is not told."""
-    if not close(logits_untold(model, token_ids), several.logits):
-        raise Unread("left to itself it does not count positions from 0, so position ids would be misread")
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------------
@@ -117,7 +137,7 @@ def _decomposition(
         for name, table in tables(model, config, several, position_ids).items()
         if (made := _try_table(table, streams[0], position_ids)) is not None
     }
-    sees = masks(model, parts, several.attended)
+    sees = masks(model, parts, lambda: _long_run(model, config).attended)
     clip = getattr(config, "clip_qkv", None) or getattr(getattr(config, "attn_config", None), "clip_qkv", None)
     layers, parallel = [], set()
     for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
@@ -286,9 +306,9 @@ def _layer(
     attention_last, attention_writes = _post_norm(reading.written, norms, run)
     writers = _writers(block, part, reading, run)
     ends = [_post_norm(writer.written, norms, run) for writer in writers]
-    c_attention, c_writers, constant = _coefficients(
-        after - x, attention_writes, [end for _, end in ends], [type(w.module).__name__ for w in writers]
-    )
+    names = [type(writer.module).__name__ for writer in writers]
+    written = [attention_writes, *(end for _, end in ends)]
+    c_attention, c_writers, constant = _coefficients(x, after, written, names)
     if constant is not None:  # GPT-NeoX Japanese adds the output bias itself
         attention_writes = attention_writes + constant / c_attention
     middle = x + c_attention * attention_writes
@@ -364,28 +384,30 @@ def _post_norm(written: Tensor, norms: dict[nn.Module, None], run: Run) -> tuple
 
 
 def _coefficients(
-    change: Tensor, attention: Tensor, writers: Sequence[Tensor], names: Sequence[str]
+    x: Tensor, after: Tensor, written: Sequence[Tensor], names: Sequence[str]
 ) -> tuple[float, list[float], Tensor | None]:
-    """Multipliers with which attention and the others add up to the block's change of the stream, and what is left.
+    """Multipliers with which attention and the others, `written`, add up to the block's change of the stream.
 
-    What is left is the same for every token (a bias that is added by the block), or None.
+    And what is left: the same for every token (a bias that is added by the block), or None.
     """
+    change = (after - x).double()
+    parts = [y.double() for y in written]
+    rounding = 4 * torch.finfo(x.dtype).eps * max(float(x.abs().max()), float(after.abs().max()))
+    allowed = TOLERANCE[x.dtype] * float(change.abs().max()) + rounding
 
-    def centred(x: Tensor) -> Tensor:
-        wide = x.double()
-        return (wide - wide.mean(dim=(0, 1))).flatten()
+    def centred(y: Tensor) -> Tensor:
+        return (y - y.mean(dim=(0, 1))).flatten()
 
-    columns = torch.stack([centred(x) for x in (attention, *writers)], dim=1)
-    fit = torch.linalg.lstsq(columns, centred(change)[:, None]).solution[:, 0]
-    near = 1e-3 if change.dtype.itemsize >= 4 else 2e-2
-    values = [1.0 if abs(float(c) - 1) < near else float(c) for c in fit]
-    rest = change - sum(c * x for c, x in zip(values, (attention, *writers), strict=True))
-    constant = rest.mean(dim=(0, 1))
-    if not close(change - rest + constant, change):
-        what = " and ".join(["attention", *names])
-        raise Unread(f"the block does not add multiples of what its {what} give to the stream (a post-norm block?)")
-    none = close(change - rest, change)
-    return values[0], values[1:], None if none else constant
+    columns = torch.stack([centred(y) for y in parts], dim=1)
+    fit = torch.linalg.lstsq(columns, centred(change)[:, None]).solution[:, 0].tolist()
+    for values in ([1.0] * len(parts), fit):
+        rest = change - sum(c * y for c, y in zip(values, parts, strict=True))
+        constant = rest.mean(dim=(0, 1))
+        if float((rest - constant).abs().max()) <= allowed:
+            none = float(rest.abs().max()) <= allowed
+            return values[0], values[1:], None if none else constant.to(x.dtype)
+    what = " and ".join(["attention", *names])
+    raise Unread(f"the block does not add multiples of what its {what} give to the stream (a post-norm block?)")
 
 
 def _writers(block: nn.Module, part: nn.Module, reading: Reading, run: Run) -> list[_Writer]:
@@ -402,7 +424,7 @@ def _writers(block: nn.Module, part: nn.Module, reading: Reading, run: Run) -> l
                 look(child)
                 continue
             y = run.written.get(child)
-            if y is None or y.shape != shape:
+            if y is None or y.shape != shape or _first_of_two(block, child, run):
                 continue
             found.append(_writer(block, child, run))
 
@@ -414,9 +436,8 @@ def _writers(block: nn.Module, part: nn.Module, reading: Reading, run: Run) -> l
 
 def _writer(block: nn.Module, child: nn.Module, run: Run) -> _Writer:
     reads, written = run.read[child], run.written[child]
-    last = matrix_of(child, run)
-    if last is not None:
-        return _matrix_pair(block, child, last, run)
+    if matrix_of(child, run) is not None:
+        return _matrix_pair(block, child, run)
     args, kwargs = run.arguments[child]
     streams = [
         x
@@ -453,20 +474,45 @@ def _judged(module: nn.Module, run: Callable[[Tensor], Tensor], reads: Tensor, w
     return _Writer(module, run, reads, written)
 
 
-def _matrix_pair(block: nn.Module, child: nn.Module, last: Matrix, run: Run) -> _Writer:
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """A matrix, an activation, and a matrix."""
+
+    first: nn.Module
+    activation: Callable[[Tensor], Tensor]
+    second: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.activation(self.first(x)))
+        return out
+
+
+def _activation(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """The activation of an MLP that is written out in the block."""
+    found = (getattr(block, name, None) for name in ("activation_fn", "act", "activation"))
+    return next((activation for activation in found if callable(activation)), None)
+
+
+@torch.no_grad()
+def _first_of_two(block: nn.Module, child: nn.Module, run: Run) -> bool:
+    """Whether a matrix is the first of an MLP that is written out in the block."""
+    activation = _activation(block)
+    if activation is None or matrix_of(child, run) is None:
+        return False
+    inner = activation(run.written[child])
+    return any(other is not child and close(run.read.get(other), inner) for other in block.children())
+
+
+@torch.no_grad()
+def _matrix_pair(block: nn.Module, child: nn.Module, run: Run) -> _Writer:
     """An MLP written out in the block: a matrix, an activation, and a matrix."""
-    for name in ("activation_fn", "act", "activation"):
-        activation = getattr(block, name, None)
-        if not callable(activation):
-            continue
-        for first in block.children():
-            if first is not child and matrix_of(first, run) is not None:
-                with torch.no_grad():
-                    inner = activation(run.written[first])
-                if close(inner, run.read[child]):
-                    return _judged(
-                        child, lambda x, f=first, a=activation: child(a(f(x))), run.read[first], run.written[child]
-                    )
+    activation = _activation(block)
+    others = [] if activation is None else [x for x in block.children() if x is not child and matrix_of(x, run)]
+    for first in others:
+        assert activation is not None
+        if close(activation(run.written[first]), run.read[child]):
+            pair = _Pair(first, activation, child)
+            return _judged(child, pair, run.read[first], run.written[child])
     raise Unread(f"what {type(child).__name__} of {type(block).__name__} reads was not found")
 
 
@@ -480,10 +526,9 @@ def _mlp(
         for a, b in itertools.pairwise(before)
     )
     simple = len(writers) == 1 and multipliers[0] == 1.0 and _takes_circuits(writers[0])
-    if simple and after[0] is None:
-        return writers[0].module, before[0]  # type: ignore[return-value]
     if simple:
-        return nn.Sequential(writers[0].module, after[0]), before[0]
+        inner = _in_one_kernel(writers[0].module)
+        return (inner if after[0] is None else nn.Sequential(inner, after[0])), before[0]
 
     def mlp(x: Tensor) -> Tensor:
         flat = x.reshape(-1, *x.shape[-2:])
@@ -495,6 +540,18 @@ def _mlp(
         return total.reshape(x.shape)
 
     return mlp, before[0] if shared else None
+
+
+def _in_one_kernel(module: Any) -> Any:
+    """A GPT-2 MLP with its activation in one kernel, where transformers writes out eight operations; others as is."""
+    if not isinstance(getattr(module, "act", None), NewGELUActivation) or not hasattr(module, "c_fc"):
+        return module
+
+    def mlp(x: Tensor) -> Tensor:
+        out: Tensor = module.c_proj(F.gelu(module.c_fc(x), approximate="tanh"))
+        return out
+
+    return mlp
 
 
 @torch.no_grad()

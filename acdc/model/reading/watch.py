@@ -20,6 +20,7 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.masking_utils import eager_mask
+from transformers.utils.generic import ModelOutput
 
 from acdc.model.observe import exchanged
 
@@ -143,7 +144,7 @@ def first_tensor(out: Any) -> Tensor | None:
     """The first tensor of what a module gives."""
     while isinstance(out, tuple | list) and len(out):
         out = out[0]
-    if isinstance(out, transformers.utils.ModelOutput):
+    if isinstance(out, ModelOutput):
         return first_tensor(tuple(out.values()))
     return out if isinstance(out, Tensor) else None
 
@@ -180,7 +181,7 @@ def _attention(
     run = _run.get(None)
     if run is not None:
         run.attended[module] = Attended(
-            *(x.clone() for x in (query, key, value, out)), _visible(attention_mask, query),
+            query.clone(), key.clone(), value.clone(), out.clone(), _visible(attention_mask, query),
             scale=float(scale), softcap=kwargs.get("softcap"),
             sinks=kwargs.get("s_aux"),
         )  # fmt: skip
@@ -224,7 +225,6 @@ class _Products(TorchFunctionMode):
         self.run, self.stack = run, stack
         self.before: tuple[Tensor, Tensor] | None = None  # the last product: queries and keys, if a softmax follows
         self.scores: Tensor | None = None
-        self.inner = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -258,7 +258,8 @@ class _Products(TorchFunctionMode):
         B = self.run.read[owner].shape[0] if owner in self.run.read else 1
         q, k, v, z = (x.unflatten(0, (B, -1)) if x.dim() == 3 else x for x in (q, k, v, z))
         scores = self.scores.unflatten(0, (B, -1)) if self.scores.dim() == 3 else self.scores
+        z = z.transpose(1, 2)
         self.run.attended[owner] = Attended(
-            *(x.clone() for x in (q, k, v, z.transpose(1, 2))), scores > -1e4, scores=scores
+            q.clone(), k.clone(), v.clone(), z.clone(), scores > -1e4, scores=scores
         )
         self.scores = None

@@ -1,1 +1,0 @@
-"""Where the weights of each family of architectures are."""
