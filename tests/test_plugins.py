@@ -30,7 +30,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import acdc
 from acdc.methods import METHODS, Estimates, Found, Method, Target
 from acdc.metrics import Outcome
-from acdc.model.families import gpt2
+from acdc.model.reading import decoder
 from acdc.tasks import Generator
 from acdc.tasks.tokenise import TokenPair
 
@@ -73,7 +73,7 @@ class Mine(GPT2LMHeadModel):
     config_class = MineConfig
 
 
-decompose = gpt2.decompose
+decompose = decoder.decompose
 '''
 
 POINTS = """

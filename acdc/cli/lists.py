@@ -45,6 +45,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
     with terminal.quiet_libraries():
         from acdc.model.load import builtin_models
         from acdc.model.pretrained import PRETRAINED, fetched_folder
+        from acdc.model.supported import FAMILIES
 
         builtin = builtin_models()
         folders = {name: fetched_folder(name) for name in PRETRAINED}
@@ -53,7 +54,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             name: {"description": PRETRAINED[name].description, "folder": folder}
             for name, folder in folders.items()
         }
-        terminal.print_json({"models": builtin, "pretrained": pretrained})
+        terminal.print_json({"models": builtin, "pretrained": pretrained, "families": list(FAMILIES)})
         return
     terminal.print_table(("built-in model", "what it is"), builtin.items())
     print()
@@ -64,9 +65,9 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             for name, folder in folders.items()
         ),
     )
-    print(
-        "\nand Hugging Face decoders, by hub name, local folder or GGUF file; docs/models.md lists what can be read"
-    )
+    print("\nand Hugging Face decoders by hub name, local folder or GGUF file (docs/models.md: which can be read)")
+    if len(FAMILIES):
+        print(f"and, through other packages, of type {', '.join(FAMILIES)}")
 
 
 @models.command()
