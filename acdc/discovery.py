@@ -29,7 +29,7 @@ from acdc.methods import (
     Target,
     get_method,
 )
-from acdc.methods.method import check_metric
+from acdc.methods.method import refuse_metric
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.store.resume import Checkpoint, digest
@@ -262,7 +262,7 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
 
 def _check_needs(record: Method, dataset: Dataset) -> None:
     """Refuse a metric or prompts that the method cannot work with."""
-    check_metric(record, dataset.metric, METHODS.values())
+    refuse_metric(record, dataset.metric, METHODS.values())
     prompts = dataset.discovery
     if record.counterfactual and torch.equal(prompts.clean, prompts.corrupted):
         raise TaskError(

@@ -19,7 +19,7 @@ from acdc.graph import Graph, split_destination, split_edge
 from acdc.model.programs import tracr
 from acdc.model.programs.tracr import TracrModel
 from acdc.tasks.programs.derive import finest_graph
-from acdc.tasks.programs.truth import Truth
+from acdc.tasks.programs.truth import TrueCircuits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Alignment:
     """
 
     program: TracrModel
-    truth: Truth
+    truth: TrueCircuits
     low: Graph
     nodes: dict[str, str]
 
@@ -42,7 +42,7 @@ class Alignment:
     def draw(cls, program: TracrModel, *, n_heads: int, seed: int) -> Alignment:
         """Heads take any place in the layer of the program's, MLPs have the one of theirs."""
         rng = np.random.default_rng(seed)
-        truth = Truth.load(tracr.BUILTIN / program.program.name)
+        truth = TrueCircuits.load(tracr.BUILTIN / program.program.name)
         high = finest_graph(program)
         low = Graph(program.program.n_layers, n_heads, inputs="split")
         ends = {end for edge in truth.get("resample", "varied").edges for end in split_edge(edge)}

@@ -28,7 +28,7 @@ from acdc.errors import AcdcError, unknown
 from acdc.model.programs.tracr import BUILTIN, TracrModel
 from acdc.store.writing import write_atomically
 from acdc.tasks.programs.interp import InterpRecord
-from acdc.tasks.programs.truth import Truth
+from acdc.tasks.programs.truth import TrueCircuits
 
 RECIPES: dict[str, Recipe] = {
     "shift": Recipe(steps=1200, seed=2),
@@ -76,18 +76,18 @@ def make(program: str, folder: Path, recipe: Recipe) -> dict[str, object]:
     return training
 
 
-def true_circuits(alignment: Alignment, name: str) -> Truth:
+def true_circuits(alignment: Alignment, name: str) -> TrueCircuits:
     """The program's true circuits under resampling, as edges of the network."""
     circuits = [
         circuit.model_copy(update={"edges": tuple(map(alignment.translate, circuit.edges))})
         for circuit in alignment.truth.circuits
         if circuit.ablation == "resample"
     ]
-    return Truth(model=name, circuits=tuple(circuits))
+    return TrueCircuits(model=name, circuits=tuple(circuits))
 
 
 def write(
-    folder: Path, model: GPT2LMHeadModel, record: InterpRecord, truth: Truth, training: dict[str, object]
+    folder: Path, model: GPT2LMHeadModel, record: InterpRecord, truth: TrueCircuits, training: dict[str, object]
 ) -> None:
     """Write the model's files; `training.json`, the last, says that the model is finished."""
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}

@@ -27,22 +27,22 @@ from acdc.cli.lists import methods, models, tasks
 from acdc.cli.options import (
     OUTPUT,
     PROMPTS,
-    Ablation,
+    AblationName,
     BatchSize,
     Device,
     Dtype,
     Force,
     HeldOut,
     Json,
-    Metric,
+    MetricName,
     ModelName,
-    OnlyCorrect,
+    OnlyCorrectFlag,
     RandomCircuits,
     Revision,
     Run,
     Size,
     Split,
-    Task,
+    TaskName,
     TaskOption,
     Tokenizer,
     Trust,
@@ -90,7 +90,7 @@ def common(
 def discover(
     context: typer.Context,
     model: ModelName,
-    task: Task = None,
+    task: TaskName = None,
     method: Annotated[
         str | None, typer.Option(help="How to search or rank; otherwise the first of `acdc methods`.")
     ] = None,
@@ -119,12 +119,12 @@ def discover(
         typer.Option(help="Token and position together, apart, or tokens alone."),
     ] = "single",
     task_option: TaskOption = None,
-    metric: Metric = None,
-    ablation: Ablation = None,
+    metric: MetricName = None,
+    ablation: AblationName = None,
     size: Size = None,
     held_out: HeldOut = None,
     split: Split = None,
-    only_correct: OnlyCorrect = False,
+    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
     random_circuits: RandomCircuits = 10,
     batch_size: BatchSize = None,
@@ -208,7 +208,7 @@ def discover(
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
         folder = claim.folder
-    report.note(picture)
+    report.show_note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
     if json:
         terminal.print_json(report.record(circuit) | measured | files)
@@ -220,14 +220,14 @@ def discover(
 @app.command()
 def evaluate(
     run: Run,
-    task: Task = None,
+    task: TaskName = None,
     task_option: TaskOption = None,
-    metric: Metric = None,
-    ablation: Ablation = None,
+    metric: MetricName = None,
+    ablation: AblationName = None,
     size: Size = None,
     held_out: HeldOut = None,
     split: Split = None,
-    only_correct: OnlyCorrect = False,
+    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[
         int | None, typer.Option(help="Of the prompts; otherwise the circuit's.", rich_help_panel=PROMPTS)
     ] = None,
@@ -339,7 +339,7 @@ def draw(
         replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
         edges = _true_edges(circuit) if truth else None
         picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
-    report.note(picture)
+    report.show_note(picture)
     terminal.print_line(path)
 
 

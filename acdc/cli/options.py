@@ -14,7 +14,7 @@ from acdc.errors import AcdcError, unknown
 if TYPE_CHECKING:
     from acdc.circuit import Provenance
     from acdc.model.model import Model
-    from acdc.tasks import Task as PromptTask
+    from acdc.tasks import Task
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
 
@@ -22,7 +22,7 @@ ModelName = Annotated[
     str, typer.Argument(help="Name (`acdc models`), Hugging Face name, local folder or GGUF file.")
 ]
 Run = Annotated[Path, typer.Argument(help="Folder that `acdc discover` wrote.")]
-Task = Annotated[
+TaskName = Annotated[
     str | None,
     typer.Option(
         help="Name (`acdc tasks`) or a file of prompts. Built-in models have their own.", rich_help_panel=PROMPTS
@@ -32,13 +32,13 @@ TaskOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An option of the task; may be repeated.", rich_help_panel=PROMPTS),
 ]
-Metric = Annotated[
+MetricName = Annotated[
     str | None,
     typer.Option(
         help="logit-difference, kl, probability-difference, …; otherwise the task's.", rich_help_panel=PROMPTS
     ),
 ]
-Ablation = Annotated[
+AblationName = Annotated[
     str | None,
     typer.Option(
         help="What removed edges carry: resample, zero, mean or mean-position; otherwise the task's.",
@@ -52,7 +52,7 @@ HeldOut = Annotated[
 Split = Annotated[
     float | None, typer.Option(help="Or the fraction of your prompts to hold out.", rich_help_panel=PROMPTS)
 ]
-OnlyCorrect = Annotated[
+OnlyCorrectFlag = Annotated[
     bool,
     typer.Option("--only-correct", help="Only prompts that the model gets right.", rich_help_panel=PROMPTS),
 ]
@@ -106,7 +106,7 @@ def options(texts: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> PromptTask:
+def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> Task:
     """The task, from settings of its own and from what commands have options for, which must not say it twice."""
     from acdc import tasks
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acdc.viz import Drawing
 
 
-def note(picture: Drawing) -> None:
+def show_note(picture: Drawing) -> None:
     """What the reader of a picture should know."""
     if picture.note:
         terminal.say("note", picture.note, "bold")

@@ -133,11 +133,11 @@ def progress_bar() -> Iterator[ProgressCallback]:
     with count_seconds() as checking, shown as bars:
         bar = bars.add_task("", total=None)
         current, largest = "", 0.0
-        from acdc.engine.problem import Need
+        from acdc.engine.problem import NeedText
 
         def progress(done: int, total: int | None, text: str) -> None:
             nonlocal current, largest
-            if isinstance(text, Need):
+            if isinstance(text, NeedText):
                 if text.bytes > largest:
                     largest = text.bytes
                     say("memory", text, "bold")

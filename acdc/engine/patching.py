@@ -13,7 +13,6 @@ from torch import Tensor
 from acdc.engine.propagate import Plan, propagate, source_demand
 from acdc.engine.references import (
     ABLATIONS,
-    Ablation,
     References,
     full_context,
     input_sources,
@@ -26,6 +25,7 @@ from acdc.graph import BoolArray, Graph
 from acdc.model import forward
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Ablation
 
 Direction = Literal["noise", "denoise"]
 

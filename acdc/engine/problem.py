@@ -11,7 +11,7 @@ from functools import cached_property
 
 from acdc.engine import memory, precision
 from acdc.engine.patching import Patching
-from acdc.engine.references import Ablation, References, mean_references
+from acdc.engine.references import References, mean_references
 from acdc.errors import AcdcError, check_type, check_whole
 from acdc.graph import Graph
 from acdc.metrics import Outcome
@@ -19,12 +19,13 @@ from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.model import Model
 from acdc.store.resume import Checkpoint
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Ablation
 
 Progress = Callable[[int, int | None, str], None]
 """`(done, total or None if unknown, what is being done)`."""
 
 
-class Need(str):
+class NeedText(str):
     """A text for `Progress` that says what memory the work needs, in `bytes`."""
 
     bytes: float = 0.0
@@ -141,7 +142,7 @@ class Problem:
         memory.expect(sentence)
         if need.of(at_once) > NOTED:
             free, needed = memory.size(self._available), memory.size(need.of(at_once))
-            text = Need(f"about {needed} for {at_once} prompts at once; {free} is free")
+            text = NeedText(f"about {needed} for {at_once} prompts at once; {free} is free")
             text.bytes = need.of(at_once)
             self.progress(0, None, text)
 

@@ -174,7 +174,7 @@ def propagate(
     if x is None:  # nothing reaches the logits
         x = context.at_read(state.final_x)[None]
     else:
-        passes.note(forward=x.shape[1] * x.shape[2])
+        passes.count(forward=x.shape[1] * x.shape[2])
         if journal is not None:
             journal.note(state.final_x, x[0], read=True)
     return forward.readout(model.decomposition, x[0], rows)

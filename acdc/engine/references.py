@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from acdc.model.forward import Context
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
 
-Ablation = Literal["resample", "zero", "mean", "mean-position"]
 ABLATIONS = {
     "resample": "removed edges carry the corrupted prompt's activation",
     "zero": "removed edges carry zero",

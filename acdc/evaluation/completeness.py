@@ -22,9 +22,10 @@ from acdc.engine import memory
 from acdc.engine.measure import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type, unknown
-from acdc.evaluation.judging import Interval, check_counts, judging_problem, share_of_separation, size
+from acdc.evaluation.judging import check_counts, judging_problem, share_of_separation, size
 from acdc.evaluation.published import published
 from acdc.graph import FloatArray, Graph, IntArray
+from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts

@@ -13,6 +13,7 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.metrics import NO_INTERVAL, OUTCOMES, Outcome, magnitude_interval, ratio_interval, relative_difference
+from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
 
 if TYPE_CHECKING:
@@ -68,9 +69,6 @@ def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArr
 def is_numerical(model: Model) -> bool:
     """Whether outputs are numbers rather than logits (some programs)."""
     return model.vocabulary_size == 1
-
-
-Interval = tuple[float, float]
 
 
 def size(a: FloatArray, b: FloatArray) -> float:

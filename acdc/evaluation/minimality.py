@@ -19,13 +19,14 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
-from acdc.evaluation.judging import Interval, check_counts, share_of_separation, size
+from acdc.evaluation.judging import check_counts, share_of_separation, size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
             refuse_non_finite(value, outcome, "for the full model", first=first)
             ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
             gradients = gradient_of(value.sum(), ends, outcome)
-            passes.note(backward=len(patching.prompts))
+            passes.count(backward=len(patching.prompts))
         with torch.no_grad():
             if difference is None:
                 difference = source_differences(patching)

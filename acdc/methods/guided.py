@@ -170,7 +170,7 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
             if not logits.requires_grad:
                 continue
             (gradient,) = gradient_of(measure.value(logits).mean(), [weights], measure.outcome)
-            passes.note(backward=len(patching.prompts))
+            passes.count(backward=len(patching.prompts))
         total -= gradient.double().cpu()
     refuse_bad_gradient(total, measure.outcome)
     return np.where(kept, total.numpy() / len(alphas), 0.0)

@@ -230,7 +230,7 @@ def _options(function: Callable[..., object] | None) -> dict[str, _Option]:
     return found
 
 
-def check_metric(method: Method, outcome: Outcome, others: Iterable[Method]) -> None:
+def refuse_metric(method: Method, outcome: Outcome, others: Iterable[Method]) -> None:
     """Refuse a metric without the gradient that a method takes, and say which of the others would do.
 
     Raises:

@@ -454,7 +454,7 @@ def run(
     done to them, so that each copy has a gradient of its own. The MLP inputs and the final input in the trace are
     aliases of the residual stream: their gradients are those of their own reader alone.
     """
-    passes.note(forward=x.shape[0] * x.shape[1])
+    passes.count(forward=x.shape[0] * x.shape[1])
     trace = Trace()
     for index, layer in enumerate(model.layers):
         attention = layer.attention
@@ -493,7 +493,7 @@ def resume(
     Returns:
         The final residual stream at the read positions, `[C, B, P, D]`.
     """
-    passes.note(forward=x.shape[0] * x.shape[1])
+    passes.count(forward=x.shape[0] * x.shape[1])
     for index in range(layer, len(model.layers)):
         block, read = model.layers[index], index == len(model.layers) - 1  # the last layer matters only where read
         before = context.at_read(x) if read else x

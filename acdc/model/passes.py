@@ -34,7 +34,7 @@ def count_passes() -> Iterator[Passes]:
         _counting.reset(token)
 
 
-def note(*, forward: int = 0, backward: int = 0) -> None:
+def count(*, forward: int = 0, backward: int = 0) -> None:
     """Called by what runs the model: so many prompts times circuits."""
     passes = _counting.get()
     if passes is not None:

@@ -33,7 +33,7 @@ _LINE_END = r"\r\n|\r|\n"
 _ROW_NUMBERS = ("", "Unnamed: 0")  # what pandas calls the column of its index
 _BESIDE_PROMPTS = ("seq_labels", "word_idxs")  # auto-circuit's names of positions
 
-Found = Iterator[tuple[str, Any]]
+Records = Iterator[tuple[str, Any]]
 """Records and where they stand, like "line 3"; a `ValueError` stands for one that cannot be read."""
 
 
@@ -75,7 +75,7 @@ def check_lines(found: Mapping[str, list[str]]) -> None:
         raise TaskError("\n".join(map(str, bad)))
 
 
-def _records(text: str, path: Path) -> Found:
+def _records(text: str, path: Path) -> Records:
     """The records of a text, by the format it is in."""
     start = text.strip()
     if not start:
@@ -124,7 +124,7 @@ def _why(text: str, what: str) -> ValueError:
     return ValueError(f"expected {what} in JSON")
 
 
-def _json_lines(text: str) -> Found:
+def _json_lines(text: str) -> Records:
     for number, row in enumerate(re.split(_LINE_END, text), start=1):
         if not row.strip():
             continue
@@ -139,7 +139,7 @@ def _json_lines(text: str) -> Found:
             yield label, error
 
 
-def _json_array(text: str) -> Found:
+def _json_array(text: str) -> Records:
     try:
         records = strict_json(text)
     except ValueError:
@@ -149,7 +149,7 @@ def _json_array(text: str) -> Found:
         yield f"record {i}", record
 
 
-def _json_object(text: str) -> Found:
+def _json_object(text: str) -> Records:
     """The records of an object with "prompts", or the one record that the object is."""
     try:
         whole = strict_json(text)
@@ -171,7 +171,7 @@ def _json_object(text: str) -> Found:
 # ---- CSV --------------------------------------------------------------------------------------------------------
 
 
-def _csv(text: str) -> Found:
+def _csv(text: str) -> Records:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     while True:

@@ -213,7 +213,7 @@ class HookedModel(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class EmbeddingTable:
     """An embedding: rows of a weight by their ids."""
 
     weight: Tensor
@@ -249,8 +249,8 @@ def decompose(model: HookedModel) -> Decomposition:
 
     return Decomposition(
         layers=tuple(layer(block) for block in model.blocks if isinstance(block, HookedBlock)),
-        token_embedding=Table(model.embed.W_E.detach()),
-        position_embedding=Table(model.pos_embed.W_pos.detach()),
+        token_embedding=EmbeddingTable(model.embed.W_E.detach()),
+        position_embedding=EmbeddingTable(model.pos_embed.W_pos.detach()),
         rotary=None,
         final_norm=_norm(final),
         unembedding=model.unembed.W_U.detach().T,

@@ -20,7 +20,7 @@ from acdc.model.programs.rasp import evaluator, listing, number, rasp_modules, w
 from acdc.model.programs.tracr import BOS, PAD, TracrModel, TracrProgram, Value
 
 if TYPE_CHECKING:
-    from acdc.tasks.programs.truth import Truth
+    from acdc.tasks.programs.truth import TrueCircuits
 
 MARGIN = 0.05
 """How far an output may be from the program's, as a number or as the one-hot vector of a value."""
@@ -36,7 +36,7 @@ class CompiledProgram:
     """
 
     model: TracrModel
-    truth: Truth
+    truth: TrueCircuits
 
     @property
     def name(self) -> str:

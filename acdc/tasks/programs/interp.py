@@ -24,7 +24,7 @@ from acdc.store.writing import write_atomically
 from acdc.tasks.programs.inputs import DISTRIBUTIONS
 from acdc.tasks.programs.rare_inputs import all_inputs
 from acdc.tasks.programs.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
-from acdc.tasks.programs.truth import TrueCircuit, Truth
+from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
@@ -138,9 +138,9 @@ def is_interp(name: str) -> bool:
     return (folder_of(name) / RECORD).is_file()
 
 
-def truth_of(name: str) -> Truth:
+def truth_of(name: str) -> TrueCircuits:
     """The true circuits of a model, one for each distribution of inputs."""
-    return Truth.load(folder_of(name))
+    return TrueCircuits.load(folder_of(name))
 
 
 # ---- the task ---------------------------------------------------------------------------------------------------

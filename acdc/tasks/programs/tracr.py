@@ -21,7 +21,7 @@ from acdc.metrics import Outcome
 from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
 from acdc.tasks.programs.derive import read_positions
 from acdc.tasks.programs.inputs import DISTRIBUTIONS, Pairs, concatenate, random_pairs
-from acdc.tasks.programs.truth import TrueCircuit, Truth, witness_pairs
+from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
@@ -198,22 +198,22 @@ def truth_for(model_name: str, ablation: str, distribution: str = DEFAULT_DISTRI
     return truth_of(model_name).get(ablation, distribution)
 
 
-def truth_of(model_name: str) -> Truth:
+def truth_of(model_name: str) -> TrueCircuits:
     """All true circuits of a Tracr model, by its name or folder."""
     if model_name in _COMPILED:
         return _COMPILED[model_name][1]
     if (BUILTIN / model_name / "truth.json").is_file():
-        return Truth.load(BUILTIN / model_name)
+        return TrueCircuits.load(BUILTIN / model_name)
     if Path(model_name).is_dir():
-        return Truth.load(model_name)
+        return TrueCircuits.load(model_name)
     raise unknown("Tracr model", model_name, task_names())
 
 
-_COMPILED: dict[str, tuple[TracrProgram, Truth]] = {}
+_COMPILED: dict[str, tuple[TracrProgram, TrueCircuits]] = {}
 """Programs compiled in this process, and their true circuits."""
 
 
-def register(model: TracrModel, truth: Truth) -> None:
+def register(model: TracrModel, truth: TrueCircuits) -> None:
     """Make the task of a compiled program known by the program's name, in this process.
 
     Raises:

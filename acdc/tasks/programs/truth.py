@@ -110,7 +110,7 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
         return mask
 
 
-class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
+class TrueCircuits(pydantic.BaseModel, frozen=True, extra="forbid"):
     """All true circuits of a model."""
 
     format: int = 1
@@ -138,7 +138,7 @@ class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
         write_atomically(Path(folder) / "truth.json", text)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Truth:
+    def load(cls, folder: str | Path) -> TrueCircuits:
         """Read `truth.json` of a model's folder."""
         path = Path(folder) / "truth.json"
         try:
@@ -147,7 +147,7 @@ class Truth(pydantic.BaseModel, frozen=True, extra="forbid"):
             raise AcdcError(f"the true circuits at {str(path)!r} cannot be read: {error}") from None
 
 
-def derive_truth(model: TracrModel, *, seed: int = 0) -> Truth:
+def derive_truth(model: TracrModel, *, seed: int = 0) -> TrueCircuits:
     """Every true circuit of a model; pairs are added until they show no new edge.
 
     Random pairs come first, then pairs of inputs that make the program do what it rarely does (`tracr_search`), and all
@@ -189,7 +189,7 @@ def derive_truth(model: TracrModel, *, seed: int = 0) -> Truth:
             "the true circuits lack them",
             stacklevel=2,
         )
-    return Truth(model=model.program.name, circuits=tuple(circuits))
+    return TrueCircuits(model=model.program.name, circuits=tuple(circuits))
 
 
 def witness_pairs(model: TracrModel, circuit: TrueCircuit) -> Pairs | None:

@@ -9,7 +9,7 @@ from acdc.errors import AcdcError
 from acdc.model.programs.rasp import rasp_modules
 from acdc.model.programs.tracr import TracrModel, builtin_names
 from acdc.tasks.programs import tracr
-from acdc.tasks.programs.truth import Truth
+from acdc.tasks.programs.truth import TrueCircuits
 
 HAS_TRACR = importlib.util.find_spec("tracr") is not None
 
@@ -50,7 +50,7 @@ class TestWithTheCompiler:
         compiled = compiling.compile(program, name="upper", vocabulary="ab", max_length=3, description="capitals")
         assert compiled.model.run(["abb"]) == [["A", "B", "B"]]
         assert compiled.model.program.source == "upper_2 = Map(tokens)\nreturn upper_2\n"
-        assert isinstance(compiled.truth, Truth)
+        assert isinstance(compiled.truth, TrueCircuits)
         assert tracr.truth_for("upper", "resample").edges == ("input.token->m0", "m0->logits")
         assert tracr.describe("upper") == "capitals"
 

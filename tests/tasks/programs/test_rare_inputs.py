@@ -21,7 +21,7 @@ from acdc.tasks.programs.rare_inputs import (
     structured_inputs,
     telling_pairs,
 )
-from acdc.tasks.programs.truth import TrueCircuit, Truth, derive_truth
+from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, derive_truth
 
 SIX_ALIKE = Path(__file__).parent / "six-alike"
 """SelectorWidth(Select(tokens, tokens, EQ)) >= 6 on 12 letters and 7 places, compiled."""
@@ -101,7 +101,7 @@ def test_a_truth_says_how_many_semantic_edges_were_seen_to_act() -> None:
 
 def test_a_truth_derived_again_is_the_one_that_is_shipped() -> None:
     model = TracrModel.load("tracr-increment")
-    derived, shipped = derive_truth(model), Truth.load(BUILTIN / "tracr-increment")
+    derived, shipped = derive_truth(model), TrueCircuits.load(BUILTIN / "tracr-increment")
     assert [c.witnesses for c in derived.circuits[2:5]] == [c.witnesses for c in shipped.circuits[2:5]]
     assert [set(c.edges) for c in derived.circuits] == [set(c.edges) for c in shipped.circuits]
 

@@ -9,7 +9,7 @@ from acdc.graph import Graph
 from acdc.model.programs.tracr import BUILTIN, TracrModel, builtin_names
 from acdc.tasks.programs.derive import causal_edges, circuit_outputs, edge_effects, finest_graph, read_positions
 from acdc.tasks.programs.inputs import random_pairs
-from acdc.tasks.programs.truth import CASES, Truth, witness_pairs
+from acdc.tasks.programs.truth import CASES, TrueCircuits, witness_pairs
 
 SIZES = {  # structural, semantic, then causal in the order of CASES
     "tracr-reverse": (15, 10, 2, 8, 6, 10, 9, 11),
@@ -18,8 +18,8 @@ SIZES = {  # structural, semantic, then causal in the order of CASES
 }
 
 
-def load(name: str) -> tuple[TracrModel, Truth]:
-    return TracrModel.load(name), Truth.load(BUILTIN / name)
+def load(name: str) -> tuple[TracrModel, TrueCircuits]:
+    return TracrModel.load(name), TrueCircuits.load(BUILTIN / name)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -116,10 +116,10 @@ def test_errors(tmp_path) -> None:
     with pytest.raises(AcdcError, match="unknown causal circuit of tracr-reverse 'mean/fixed'"):
         truth.get("mean", "fixed")
     with pytest.raises(AcdcError, match="cannot be read"):
-        Truth.load(tmp_path)
+        TrueCircuits.load(tmp_path)
 
 
 def test_round_trip(tmp_path) -> None:
     _, truth = load("tracr-sort")
     truth.save(tmp_path)
-    assert Truth.load(tmp_path) == truth
+    assert TrueCircuits.load(tmp_path) == truth
