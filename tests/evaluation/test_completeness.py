@@ -206,9 +206,7 @@ def test_sets_that_hold_the_edge_itself_show_it_by_adding_it(monkeypatch: pytest
 
     direct = Circuit.from_names(graph, ["input->logits", "input->m0", "m0->logits"])
     monkeypatch.setattr("acdc.evaluation.minimality.np.random.default_rng", lambda _: Everything())
-    monkeypatch.setattr(
-        "acdc.evaluation.minimality.size", lambda a, b: float(abs((a - b).mean() - signed) < 1e-9)
-    )
+    monkeypatch.setattr("acdc.evaluation.minimality.size", lambda a, b: float(abs((a - b).mean() - signed) < 1e-9))
     none = np.zeros_like(direct.edges)
     signed = metric(graph.edges_from_names(["input->logits"])) - metric(none)
     found = acdc.minimality(model(), prompts(), direct, random_sets=1, confidence=None).edges
