@@ -32,6 +32,7 @@ from acdc.metrics.ground_truth import (
 )
 from acdc.metrics.outcome import OUTCOMES, Outcome, Targets
 from acdc.metrics.statistics import (
+    CONFIDENCE,
     NO_INTERVAL,
     faithfulness_interval,
     faithfulness_range,
@@ -43,6 +44,7 @@ from acdc.metrics.statistics import (
 )
 
 __all__ = [
+    "CONFIDENCE",
     "MIB_SHARES",
     "NO_INTERVAL",
     "OUTCOMES",

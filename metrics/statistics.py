@@ -19,6 +19,8 @@ from acdc.errors import AcdcError
 FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
+CONFIDENCE = 0.95
+"""Of intervals, unless told otherwise."""
 NO_INTERVAL: Interval = (float("nan"), float("nan"))
 FEWEST = 8
 """Prompts below which there is no interval of a mean."""
@@ -35,7 +37,7 @@ SAME = 1e-6
 def mean_interval(
     values: npt.ArrayLike,
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     within: Interval = (-np.inf, np.inf),
 ) -> Interval:
     """Confidence interval of a mean over prompts.
@@ -69,7 +71,9 @@ def mean_interval(
     return low, high
 
 
-def ratio_interval(numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
+def ratio_interval(
+    numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, confidence: float = CONFIDENCE
+) -> Interval:
     """Confidence interval of a ratio of means over the same prompts, by Fieller's theorem.
 
     It holds the ratios r for which the mean of numerator − r · denominator could be zero by Student's t.
@@ -105,7 +109,7 @@ def ratio_interval(numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, conf
     return float((first - root) / second), float((first + root) / second)
 
 
-def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+def proportion_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
     """Confidence interval of a proportion: the binomial one whose tails count the observed number half (mid-P).
 
     It is defined for any count, with all or none of the prompts too (Agresti and Gottard 2007, Comput. Statist. Data
@@ -132,7 +136,7 @@ def proportion_interval(successes: int, n: int, *, confidence: float = 0.95) -> 
     return low(successes), 1 - low(n - successes)
 
 
-def share_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
+def share_interval(values: npt.ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
     """Confidence interval of a mean of shares between 0 and 1, `[prompt]`: of a proportion, if each is 0 or 1."""
     x = _prompts(values, confidence)
     if np.isin(x, (0, 1)).all():
@@ -141,7 +145,7 @@ def share_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interv
 
 
 def faithfulness_interval(
-    circuit: npt.ArrayLike, full: npt.ArrayLike, empty: npt.ArrayLike, *, confidence: float = 0.95
+    circuit: npt.ArrayLike, full: npt.ArrayLike, empty: npt.ArrayLike, *, confidence: float = CONFIDENCE
 ) -> Interval:
     """Confidence interval of faithfulness, a ratio of means: (m(C) − m(∅)) / (m(M) − m(∅)).
 
@@ -220,4 +224,4 @@ def _same_prompts(*values: npt.ArrayLike) -> list[FloatArray]:
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise AcdcError(f"expected a confidence between 0 and 1, such as 0.95, got {confidence}")
+        raise AcdcError(f"expected a confidence between 0 and 1, such as {CONFIDENCE}, got {confidence}")

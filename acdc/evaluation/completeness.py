@@ -25,7 +25,7 @@ from acdc.errors import check_type, unknown
 from acdc.evaluation.judging import check_counts, judging_problem, share_of_separation, size
 from acdc.evaluation.published import published
 from acdc.graph import FloatArray, Graph, IntArray
-from acdc.metrics.statistics import Interval
+from acdc.metrics.statistics import CONFIDENCE, Interval
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -100,7 +100,7 @@ def completeness(
     greedy_steps: int = 10,
     greedy_candidates: int = 10,
     seed: int = 0,
-    confidence: float | None = 0.95,
+    confidence: float | None = CONFIDENCE,
     progress: Progress = no_progress,
 ) -> Completeness:
     """Knock the same heads and MLPs out of the circuit and of the full model, and compare, on held-out prompts.

@@ -15,6 +15,7 @@ from acdc.engine.measure import measure_prompts
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import check_type
 from acdc.metrics import (
+    CONFIDENCE,
     MIB_SHARES,
     NO_INTERVAL,
     area,
@@ -83,7 +84,7 @@ def curve(
     by: selection.By = "absolute",
     aggregate: selection.Aggregate | None = "signed",
     seed: int = 0,
-    confidence: float | None = 0.95,
+    confidence: float | None = CONFIDENCE,
     progress: Progress = no_progress,
 ) -> Curve:
     """Faithfulness of the top-n circuits of a ranking, on held-out prompts if there are any.

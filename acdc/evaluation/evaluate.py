@@ -31,6 +31,7 @@ from acdc.evaluation.judging import (
 )
 from acdc.evaluation.reproduction import Reproduction, reproduction
 from acdc.metrics import (
+    CONFIDENCE,
     NO_INTERVAL,
     confusion,
     faithfulness,
@@ -140,7 +141,7 @@ def evaluate(
     random_circuits: int = 10,
     seed: int = 0,
     truth: Circuit | None = None,
-    confidence: float | None = 0.95,
+    confidence: float | None = CONFIDENCE,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure a circuit on a task's held-out prompts (on its discovery prompts if there are no others).

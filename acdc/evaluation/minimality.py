@@ -19,7 +19,7 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.metrics.statistics import Interval
+from acdc.metrics.statistics import CONFIDENCE, Interval
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -84,7 +84,7 @@ def minimality(
     batch_size: int | None = None,
     random_sets: int = 0,
     seed: int = 0,
-    confidence: float | None = 0.95,
+    confidence: float | None = CONFIDENCE,
     progress: Progress = no_progress,
 ) -> Minimality:
     """Knock each edge out of the circuit, on held-out prompts: does the circuit change?
