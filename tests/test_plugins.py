@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         registry.reload()
     yield folder
     monkeypatch.undo()
-    sys.modules.pop("brought", None)
+    for name in ("brought", "my_package"):
+        sys.modules.pop(name, None)
     for registry in REGISTRIES:
         registry.reload()
 
@@ -209,6 +211,23 @@ def test_an_entry_point_that_is_no_good_costs_one_line(packages: Path, command: 
     assert tasks.status == 0
     assert tasks.err.count("\n") == 1
     assert "OSError: no licence for this" in tasks.err
+
+
+def test_the_method_that_contributing_shows_is_one(packages: Path) -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    ((language, code), (_, table)) = re.findall(r"^```(python|toml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert language == "python"
+    (packages / "my_package.py").write_text(code)
+    install(
+        packages,
+        "my-package",
+        table.replace('project.entry-points."acdc.methods"', "acdc.methods").replace('"', ""),
+    )
+    circuit = acdc.discover(
+        acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", size=8), "late", threshold=1
+    )
+    assert circuit.n_edges > 0
+    assert METHODS["late"].options == {"power": 1.0}
 
 
 def test_what_a_record_cannot_do_is_said(packages: Path) -> None:
