@@ -127,8 +127,8 @@ def discover(
         select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
         aggregate: how a ranking makes one size of an edge's scores on single prompts: "mean-absolute", "rms" or
             "signed" (`Scores.sizes`); None: "mean-absolute" where single prompts are scored, else "signed".
-        others: as for `score`. A method whose record says so holds all prompts in memory and
-            ignores `batch_size`.
+        others: as for `score`. Of a search whose prompts do not fit in memory at once, what belongs to a batch of
+            them waits in a file (in `TMPDIR`).
 
     Warns:
         UserWarning: the circuit has fewer edges than `edges`, with both numbers and the reason.
@@ -153,7 +153,7 @@ def discover(
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, checkpoint, ("discover", method, options, target.given, dataset.faithfulness))
-    if not record.batches:
+    if searches:
         problem.check_memory("search")
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
     warn_if_useless(dataset, full, empty)

@@ -7,13 +7,15 @@ Prompts come in batches, and so do circuits, as many at once as memory has room 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.batches import Batches
+from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import TaskError
@@ -135,6 +137,47 @@ def _locate(ids: Tensor | None, rows: Tensor) -> Tensor | None:
     if ids is None:
         return None
     return torch.where(ids >= 0, torch.searchsorted(rows, ids.clamp(min=0)), ids)
+
+
+class Measures:
+    """A metric on prompts that come in batches: the metric bound to each, and means over all of them."""
+
+    def __init__(self, outcome: Outcome, batches: Batches) -> None:
+        self.outcome, self.batches = outcome, batches
+        self._only: Measure | None = None
+
+    @classmethod
+    def of(cls, patching: Patching, measure: Measure) -> Measures:
+        """Of a single batch and the metric that is bound to it."""
+        prompts, tokens = patching.prompts, tokens_at_once(patching.model.device)
+        found = cls(measure.outcome, Batches(prompts, len(prompts), lambda _: patching, tokens))
+        found._only = measure
+        return found
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Patching, Measure]]:
+        for patching in self.batches:
+            measure = self._only or bind(self.outcome, patching)
+            if len(self) == 1:
+                self._only = measure
+            yield patching, measure
+
+    @torch.no_grad()
+    def distance(self, edges: BoolArray) -> float:
+        """Mean over the prompts of a circuit's distance from the full model."""
+        found = [m.distance(patching.logits(edges, rows=m.rows)) for patching, m in self]  # [1, B] each
+        return float(torch.cat(found, dim=-1).mean())
+
+    @torch.no_grad()
+    def separation(self) -> float:
+        """What separates the full model from the empty circuit, in the metric's units."""
+        found = []
+        for patching, measure in self:
+            empty = patching.logits(np.zeros_like(patching.graph.valid), rows=measure.rows)[0]
+            found.append(measure.value(empty) - measure.value(patching.clean_logits(measure.rows)))
+        return abs(float(torch.cat(found, dim=-1).mean()))
 
 
 # ---- circuits on all prompts of a problem -----------------------------------------------------------------------

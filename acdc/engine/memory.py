@@ -29,7 +29,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 Work = Literal["circuits", "exact", "gradients", "search"]
-"""Running circuits, scoring edges one by one, attribution, or a search (which holds all prompts at once)."""
+"""Running circuits, scoring edges one by one, attribution, or a search."""
 
 MARGIN = 1.2
 """For what the allocator holds back, and for what is too small to be counted."""
@@ -212,10 +212,8 @@ def size(number: float) -> str:
     return f"{number / 1e3:.3g} kB"
 
 
-def ways_out(model: Model, prompts: Prompts, fitting: int, *, search: bool) -> str:
+def ways_out(model: Model, prompts: Prompts, fitting: int) -> str:
     """What to do about work that does not fit."""
-    if fitting >= 1 and search:
-        return f"use fewer prompts (--size {fitting}), or a method that takes prompts in batches (acdc methods)"
     if fitting >= 1:
         return f"use a batch size of at most {fitting} (--batch-size {fitting})"
     narrow = "" if model.dtype.itemsize == 2 else ", --dtype bfloat16"

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from acdc.engine import memory
-from acdc.engine.patching import Patching
 from acdc.model.load import load
 from acdc.model.model import Model
 
@@ -27,8 +26,10 @@ def is_half(dtype: torch.dtype) -> bool:
     return dtype.itemsize < 4
 
 
-def searched(problem: Problem) -> Patching:
-    """All prompts of a problem in half precision, for a search."""
+def searched(problem: Problem) -> Problem:
+    """The problem as a search takes it on: as it is, or if it is in half precision in float32."""
+    if not is_half(problem.model.dtype):
+        return problem
     model, dtype = problem.model, str(problem.model.dtype).removeprefix("torch.")
     if fits(problem):
         warnings.warn(
@@ -36,16 +37,15 @@ def searched(problem: Problem) -> Patching:
             "in float32, on a copy of the weights",
             stacklevel=3,
         )
-        return dataclasses.replace(problem, model=float32_copy(model)).patching()
-    patching = problem.all_at_once()
-    error = rounding(problem, patching)
+        return dataclasses.replace(problem, model=float32_copy(model))
+    error = rounding(problem)
     warnings.warn(
         f"{model.name} is in {dtype}, and a float32 copy for the search does not fit in memory: rounding alone moves "
         f"the distance in {problem.outcome.name} by up to {error:.2g}, so edges whose removal costs within "
         f"{error:.2g} of the threshold are kept or removed by chance",
         stacklevel=3,
     )
-    return patching
+    return problem
 
 
 def fits(problem: Problem) -> bool:
@@ -53,7 +53,7 @@ def fits(problem: Problem) -> bool:
     model = problem.model
     weights = sum(p.numel() for p in model.module.parameters()) * (4 + model.dtype.itemsize)
     search = memory.need(model, problem.graph, problem.prompts, problem.outcome, problem.ablation, "search")
-    return weights + 2 * search.of(len(problem.prompts)) < memory.available(model.device)
+    return weights + 2 * search.of(problem.batch_of("search")) < memory.available(model.device)
 
 
 def float32_copy(model: Model) -> Model:
@@ -62,9 +62,12 @@ def float32_copy(model: Model) -> Model:
 
 
 @torch.no_grad()
-def rounding(problem: Problem, patching: Patching) -> float:
+def rounding(problem: Problem) -> float:
     """Largest distance from the full model, of any prompt, of a run that keeps every edge: 0 but for rounding."""
     from acdc.engine.measure import bind
 
-    measure = bind(problem.outcome, patching)
-    return float(measure.distance(patching.logits(patching.graph.valid, rows=measure.rows)).max())
+    found = [0.0]
+    for patching in problem.batches():
+        measure = bind(problem.outcome, patching)
+        found.append(float(measure.distance(patching.logits(patching.graph.valid, rows=measure.rows)).max()))
+    return max(found)

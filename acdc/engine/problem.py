@@ -6,10 +6,11 @@ Before prompts are run, what that needs is compared with the memory there is: it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 
 from acdc.engine import memory, precision
+from acdc.engine.batches import Batches
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references
 from acdc.errors import AcdcError, check_type, check_whole
@@ -102,6 +103,15 @@ class Problem:
             works.append("gradients")
         return max(1, min(self._need(work).fitting(self._room, len(self.prompts)) for work in works))
 
+    def batch_of(self, work: memory.Work) -> int:
+        """Prompts a batch: a search takes all if they fit, since it comes back to them again and again."""
+        if work != "search":
+            return self.prompts_per_batch
+        if self.batch_size is not None:
+            return min(self.batch_size, len(self.prompts))
+        need, most = self._need(work), len(self.prompts)
+        return most if need.of(most) <= self._available else max(1, need.fitting(self._available / 2, most))
+
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""
         if self.batch_size is not None:
@@ -133,9 +143,7 @@ class Problem:
         Raises:
             AcdcError: there is not so much; with what would fit.
         """
-        need, at_once = self._need(work), len(self.prompts)
-        if work != "search":
-            at_once = min(at_once, self.prompts_per_batch)
+        need, at_once = self._need(work), min(len(self.prompts), self.batch_of(work))
         sentence = self._too_large(work, at_once)
         if need.of(at_once) > self._available:
             raise AcdcError(sentence)
@@ -148,33 +156,32 @@ class Problem:
 
     def _too_large(self, work: memory.Work, at_once: int) -> str:
         need, free = self._need(work), self._available
-        what = "a search of all" if work == "search" else "a batch of"
-        out = memory.ways_out(
-            self.model, self.prompts, need.fitting(free, len(self.prompts)), search=work == "search"
-        )
+        out = memory.ways_out(self.model, self.prompts, need.fitting(free, len(self.prompts)))
         return (
-            f"not enough memory: {what} {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
+            f"not enough memory: a batch of {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
             f"{memory.size(need.of(at_once))}, and {memory.size(free)} is free; {out}"
         )
 
     def patching(self) -> Patching:
-        """All prompts at once, for searches, which keep the activations of their circuit.
+        """All prompts at once, in the precision of searches.
+
+        Raises:
+            AcdcError: there is not enough memory.
+        """
+        (patching,) = dataclasses.replace(self, batch_size=len(self.prompts)).searched()
+        return patching
+
+    def searched(self) -> Batches:
+        """The prompts for a search, which keeps the activations of its circuit: at once, or in batches.
 
         In half precision, on a copy of the model in float32 if there is room for one (`acdc.engine.precision`).
 
         Raises:
             AcdcError: there is not enough memory.
         """
-        if precision.is_half(self.model.dtype):
-            return precision.searched(self)
-        return self.all_at_once()
+        return precision.searched(self).batches("search")
 
-    def all_at_once(self) -> Patching:
-        """All prompts as one batch, in the model's own precision."""
-        self.check_memory("search")
-        return Patching(self.model, self.graph, self.prompts, ablation=self.ablation, references=self._references)
-
-    def batches(self, work: memory.Work = "circuits") -> Iterator[Patching]:
+    def batches(self, work: memory.Work = "circuits") -> Batches:
         """The prompts in batches.
 
         Args:
@@ -184,15 +191,13 @@ class Problem:
             AcdcError: there is not enough memory.
         """
         self.check_memory(work)
-        size = self.prompts_per_batch
-        for start in range(0, len(self.prompts), size):
-            yield Patching(
-                self.model,
-                self.graph,
-                self.prompts[start : start + size],
-                ablation=self.ablation,
-                references=self._references,
-            )
+        size = self.batch_of(work)
+        tokens = memory.tokens_at_once(self.model.device)
+        all_at_once = self._need(work).of(len(self.prompts)) <= self._available
+        return Batches(self.prompts, size, self._patching, tokens, offload=not all_at_once)
+
+    def _patching(self, prompts: Prompts) -> Patching:
+        return Patching(self.model, self.graph, prompts, ablation=self.ablation, references=self._references)
 
     @property
     def n_batches(self) -> int:

@@ -17,13 +17,16 @@ from acdc.model.forward import Context
 from acdc.model.model import Model
 
 
+@dataclasses.dataclass
 class PortInputs:
-    """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ."""
+    """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ.
 
-    def __init__(self, shared: Tensor) -> None:
-        """`shared` `[1, B, W, D]`."""
-        self._shared = shared
-        self._own: dict[tuple[int, int], Tensor] = {}
+    Attributes:
+        _shared: `[1, B, W, D]`.
+    """
+
+    _shared: Tensor
+    _own: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
 
     def get(self, which: int, heads: IntArray) -> Tensor:
         """`[len(heads) or 1, 1, B, W, D]`; `which` is 0, 1, 2 for q, k, v."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from acdc.engine.measure import bind
+from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray
 from acdc.methods.aggregates import Estimates
-from acdc.methods.guided import separation
 from acdc.methods.method import Found, Method, Target
 from acdc.methods.search import Accept, Search
 from acdc.store.resume import number
@@ -28,14 +26,13 @@ SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
 
 
 def _acdc(problem: Problem, target: Target) -> Found:
-    patching = problem.patching()
-    measure = bind(problem.outcome, patching)
+    measures = Measures(problem.outcome, problem.searched())
     tau = target.threshold
     if tau is None:
-        tau = max(DEFAULT_SHARE * separation(patching, measure), LEAST_TAU)
+        tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
     checkpoint = problem.checkpoint
     saved = checkpoint.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
-    search = Search(patching, measure, saved.get("kept"))
+    search = Search(measures, kept=saved.get("kept"))
     search.sweep(
         _cheaper_than(tau),
         after=int(number(saved, "stage")) if saved else None,
@@ -43,7 +40,7 @@ def _acdc(problem: Problem, target: Target) -> Found:
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)
-    alone = Search(patching, measure, kept)
+    alone = Search(measures, kept=kept)
     alone.sweep(
         lambda _new, _old: False,
         expected=False,
@@ -62,24 +59,20 @@ def _connected(search: Search, tau: float) -> BoolArray:
 
     A component that nothing feeds may matter: what its biases write is not what a zero or mean reference holds.
     """
-    patching, measure = search.patching, search.measure
     pruned = search.graph.prune(search.kept)
-    with torch.no_grad():
-        distance = float(measure.distance(patching.logits(pruned, rows=measure.rows)).mean())
-    return pruned if distance - search.distance < tau else search.kept
+    return pruned if search.measures.distance(pruned) - search.distance < tau else search.kept
 
 
 def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> Estimates:
     """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
-    patching = problem.patching()
-    measure = bind(problem.outcome, patching)
+    measures = Measures(problem.outcome, problem.searched())
     if taus is None:
-        apart = separation(patching, measure)
+        apart = measures.separation()
         taus = [share * apart for share in SHARES]
     scores = np.zeros(problem.graph.valid.shape)
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
-        search = Search(patching, measure)
+        search = Search(measures)
         search.sweep(_cheaper_than(tau))
         scores[_connected(search, tau)] = tau
     return Estimates(scores)
@@ -95,5 +88,4 @@ ACDC = Method(
     targets={
         "threshold": "τ: edges whose removal costs less go; by default a thousandth of full model − empty circuit"
     },
-    batches=False,
 )

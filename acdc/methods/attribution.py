@@ -19,14 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.batches import Batches
 from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.references import full_context
 from acdc.errors import AcdcError, TaskError
-from acdc.graph import Graph
+from acdc.graph import FloatArray, Graph
 from acdc.metrics import Outcome
 from acdc.model import forward, passes
 from acdc.model.architecture import Attention, Norm
@@ -82,6 +84,16 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
         del trace, ends, gradients, at_read, value  # so that the next run finds their memory free
     refuse_bad_gradient(scores, outcome)
     return scores / len(alphas)
+
+
+def attribution(outcome: Outcome, batches: Batches, *, alphas: Sequence[float]) -> FloatArray:
+    """Mean scores over all prompts, `[n_destinations, n_sources]`; arguments as for `attribute`."""
+    first, found = 0, []
+    for patching in batches:
+        scores = attribute(patching, outcome, alphas=alphas, first=first)  # [prompt, port, source]
+        found.append(scores.double().sum(0).cpu().numpy())
+        first += len(scores)
+    return patching.graph.from_ports(np.sum(found, axis=0)) / first
 
 
 def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from acdc.circuit import selection
-from acdc.engine.measure import Measure, bind
+from acdc.engine.measure import Measure, Measures
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.methods.attribution import STEPS, attribute, gradient_of, path, refuse_bad_gradient
+from acdc.graph import BoolArray, FloatArray, Graph, IntArray
+from acdc.methods.attribution import STEPS, attribution, gradient_of, path, refuse_bad_gradient
 from acdc.methods.method import Found, Method, Target, helpfulness
 from acdc.methods.search import Search
 from acdc.model import passes
@@ -76,13 +76,8 @@ def guided(
         raise AcdcError(f"expected a faithfulness between 0 and 1, got {faithfulness}")
     alphas = path(steps)
     graph, say = problem.graph, problem.progress
-    patching = problem.patching()
-    measure = bind(problem.outcome, patching)
-
-    def distance(kept: BoolArray) -> float:
-        with torch.no_grad():
-            return float(measure.distance(patching.logits(kept, rows=measure.rows)).mean())
-
+    measures = Measures(problem.outcome, problem.searched())
+    distance = measures.distance
     start = problem.checkpoint.load(
         {name: (graph.valid.shape, np.bool_) for name in ("best", "kept", "needed")}
         | {name: (graph.valid.shape, np.float64) for name in ("scores", "without")}
@@ -92,35 +87,30 @@ def guided(
     )
     if "best" not in start:
         say(0, None, "scoring every edge")
-        summed = attribute(patching, problem.outcome, alphas=alphas).double().sum(0).cpu().numpy()
-        scores = graph.from_ports(summed) / len(problem.prompts)
+        scores = attribution(problem.outcome, measures.batches, alphas=alphas)
         if edges is not None:
-            return *_prune_to(patching, measure, scores, edges, alphas), math.inf
+            return *_prune_to(measures, graph, scores, edges, alphas), math.inf
         if budget is None:
-            budget = (1 - faithfulness) * separation(patching, measure)
+            budget = (1 - faithfulness) * measures.separation()
         say(0, None, "finding how few edges keep the budget")
         if distance(np.zeros_like(graph.valid)) <= budget:
             return np.zeros_like(graph.valid), scores, budget
-        best = _fewest_best(patching, scores, distance, GUESSING * budget)
+        best = _fewest_best(graph, scores, distance, GUESSING * budget)
         start = {"best": best, "scores": scores, "budget": np.array(budget)}
-    kept, removal = _certified(patching, measure, start, distance, problem)
+    kept, removal = _certified(measures, start, distance, problem)
     if certified is not None:
         certified(removal)
-    scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), start["scores"])
+    scores = np.where(kept, circuit_scores(measures, kept, alphas), start["scores"])
     return kept, scores, number(start, "budget")
 
 
-@torch.no_grad()
 def separation(patching: Patching, measure: Measure) -> float:
     """What separates the full model from the empty circuit, in the metric's units."""
-    empty = patching.logits(np.zeros_like(patching.graph.valid), rows=measure.rows)[0]
-    difference = measure.value(empty) - measure.value(patching.clean_logits(measure.rows))
-    return abs(float(difference.mean()))
+    return Measures.of(patching, measure).separation()
 
 
-def _fewest_best(patching: Patching, scores: FloatArray, distance: Distance, budget: float) -> BoolArray:
+def _fewest_best(graph: Graph, scores: FloatArray, distance: Distance, budget: float) -> BoolArray:
     """About the smallest set of best-scored edges within the budget: doubling, then bisection to a tenth."""
-    graph = patching.graph
 
     def best(n: int) -> BoolArray:
         return selection.top_pruned(graph, scores, n)
@@ -146,14 +136,14 @@ def _weakest_first(kept: BoolArray, scores: FloatArray) -> IntArray:
     return edges[np.argsort(np.abs(scores.ravel()[edges]), kind="stable")]
 
 
-def _without(patching: Patching, kept: BoolArray, edges: IntArray) -> BoolArray:
+def _without(graph: Graph, kept: BoolArray, edges: IntArray) -> BoolArray:
     """The circuit less some edges, given by flat index, and what dangles then."""
     smaller = kept.copy()
     smaller.flat[edges] = False
-    return patching.graph.prune(smaller)
+    return graph.prune(smaller)
 
 
-def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas: Sequence[float]) -> FloatArray:
+def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float]) -> FloatArray:
     """EAP-IG of the kept edges inside the circuit: first-order change of the metric when each is removed.
 
     The gradient of the metric with respect to an edge's weight (1 kept, 0 removed) is minus that change.
@@ -161,23 +151,24 @@ def circuit_scores(patching: Patching, measure: Measure, kept: BoolArray, alphas
     Returns:
         `[n_destinations, n_sources]`, 0 at edges that are not kept.
     """
-    device = patching.model.device
     total = torch.zeros(kept.shape, dtype=torch.float64)
-    for alpha in alphas:
-        with torch.enable_grad(), patching.model.frozen():
-            weights = torch.as_tensor(kept, device=device).to(patching.model.dtype).requires_grad_()
-            logits = patching.logits(weights, rows=measure.rows, input_scale=alpha)
-            if not logits.requires_grad:
-                continue
-            (gradient,) = gradient_of(measure.value(logits).mean(), [weights], measure.outcome)
-            passes.count(backward=len(patching.prompts))
-        total -= gradient.double().cpu()
-    refuse_bad_gradient(total, measure.outcome)
+    for patching, measure in measures:
+        share = len(patching.prompts) / len(measures.batches.prompts)
+        for alpha in alphas:
+            with torch.enable_grad(), patching.model.frozen():
+                weights = torch.as_tensor(kept, device=patching.model.device).to(patching.model.dtype)
+                logits = patching.logits(weights.requires_grad_(), rows=measure.rows, input_scale=alpha)
+                if not logits.requires_grad:
+                    continue
+                (gradient,) = gradient_of(measure.value(logits).mean(), [weights], measures.outcome)
+                passes.count(backward=len(patching.prompts))
+            total -= share * gradient.double().cpu()
+    refuse_bad_gradient(total, measures.outcome)
     return np.where(kept, total.numpy() / len(alphas), 0.0)
 
 
 def _certified(
-    patching: Patching, measure: Measure, start: Arrays, distance: Distance, problem: Problem
+    measures: Measures, start: Arrays, distance: Distance, problem: Problem
 ) -> tuple[BoolArray, FloatArray]:
     """A circuit of the best edges from which no edge can go, and how much worse the metric gets without each.
 
@@ -185,16 +176,16 @@ def _certified(
         start: the best edges, scores and budget, and how far the tests are if some are done.
     """
     while True:
-        kept, removal = _test(patching, measure, start, problem)
+        kept, removal = _test(measures, start, problem)
         # A component that nothing feeds may still be needed: its biases are not what a mean reference holds.
-        connected = patching.graph.prune(kept)
+        connected = problem.graph.prune(kept)
         if (connected == kept).all() or distance(connected) > number(start, "budget"):
             return kept, removal
         start = {name: start[name] for name in ("best", "scores", "budget")}
         start |= {"kept": connected, "threshold": np.array(math.inf), "fits": np.array(True)}
 
 
-def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem) -> tuple[BoolArray, FloatArray]:
+def _test(measures: Measures, start: Arrays, problem: Problem) -> tuple[BoolArray, FloatArray]:
     """Exact tests under one threshold after another, until no edge can go on its own.
 
     The threshold falls until a search of the best edges stays within the budget, and then rises, in what is left.
@@ -206,7 +197,7 @@ def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem)
     after = int(number(start, "stage")) if "stage" in start else None
     dearest = number(start, "dearest")  # cost of what an interrupted search has let go
     needed: BoolArray = start.get("needed", np.zeros_like(best)).copy()
-    search = Search(patching, measure, start.get("kept", best))
+    search = Search(measures, kept=start.get("kept", best))
     search.without = start.get("without", search.without).copy()
 
     def may_exceed(threshold: float) -> bool:
@@ -243,26 +234,25 @@ def _test(patching: Patching, measure: Measure, start: Arrays, problem: Problem)
             threshold /= 2
             while threshold >= dearest and may_exceed(threshold):  # the search would be the same
                 threshold /= 2
-            search = Search(patching, measure, best)
+            search = Search(measures, kept=best)
         after, dearest = None, 0.0
     return search.kept, search.removal()
 
 
 def _prune_to(
-    patching: Patching, measure: Measure, scores: FloatArray, edges: int, alphas: Sequence[float]
+    measures: Measures, graph: Graph, scores: FloatArray, edges: int, alphas: Sequence[float]
 ) -> tuple[BoolArray, FloatArray]:
     """Remove the weakest edges in shrinking bites, scored anew in the circuit after each, down to `edges`."""
     if edges < 1:
         raise AcdcError(f"expected at least one edge, got {edges}")
-    graph = patching.graph
     kept = selection.top_pruned(graph, scores, 4 * edges)
     if kept.sum() < edges:
         kept = selection.top(graph, scores, 4 * edges)
     while int(kept.sum()) > edges:
-        scores = np.where(kept, circuit_scores(patching, measure, kept, alphas), scores)
+        scores = np.where(kept, circuit_scores(measures, kept, alphas), scores)
         excess = int(kept.sum()) - edges
         weakest = _weakest_first(kept, scores)
-        smaller = _without(patching, kept, weakest[: -(-excess // 2)])
+        smaller = _without(graph, kept, weakest[: -(-excess // 2)])
         kept = smaller if smaller.sum() >= edges else selection.trim(graph, kept, weakest, edges)
     return kept, scores
 
@@ -289,6 +279,5 @@ GUIDED = Method(
         "faithfulness": "the budget as a share: 1 − faithfulness of what separates full model and empty circuit",
     },
     gradient="path",
-    batches=False,
     signs="estimated",
 )

@@ -99,7 +99,6 @@ class Method:
         gradient: where it takes gradients of the metric: nowhere, at the clean prompt alone (where that of a distance
             from the full model is zero), or elsewhere too.
         counterfactual: whether it needs corrupted prompts that differ from the clean ones.
-        batches: whether it goes through the prompts in batches, or holds all of them in memory.
         signs: what the signs of its scores are: measured by removing each edge from the full model, a first-order
             estimate of that, or nothing.
         baseline: whether it only is what the others have to beat.
@@ -114,7 +113,6 @@ class Method:
     targets: Mapping[Amount, str] = dataclasses.field(default_factory=dict)
     gradient: Literal["nowhere", "clean", "path"] = "nowhere"
     counterfactual: bool = False
-    batches: bool = True
     signs: Literal["measured", "estimated", "none"] = "none"
     baseline: bool = False
 

@@ -10,20 +10,22 @@ circuit without candidate k and without the candidates before it that are guesse
 As long as the guesses were right, the next row is the true next test; at the first wrong one the rest is not used,
 but what each of its edges added there makes the next guesses good. A batch may span all destinations of a stage, which
 cannot read each other. The decisions are those of the sequential search, whatever was guessed.
+
+Prompts may come in batches, each with activations of its own. Every test is run on all of them before it is decided,
+and what was removed is carried into each batch's activations when the next tests come to it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.engine.measure import Measure, refuse_non_finite
-from acdc.engine.memory import tokens_at_once
+from acdc.engine.measure import Measure, Measures, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.propagate import (
     AT_READ,
@@ -36,16 +38,20 @@ from acdc.engine.propagate import (
     source_demand,
     take,
 )
+from acdc.engine.shelf import Shelf
 from acdc.engine.state import Journal, State, state_of
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.model import forward
+from acdc.model.forward import Context
 
 Accept = Callable[[float, float], bool]
 """`(distance without the edge, distance with it) -> whether the edge may go`."""
 
 LEAST_BATCH = 4
 """Rows below which a batch is not worth its overhead."""
+ROWS_A_VISIT = 64
+"""Most rows that are run on one batch of prompts before the next, where there are several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +70,42 @@ class _Candidates:
     need: IntArray
 
 
+@dataclasses.dataclass
+class _Rows:
+    """Tests that are run together: row k is the circuit without some of the candidates.
+
+    Attributes:
+        batch: `[candidate]` indices into `edges`.
+        removed: `[row, candidate]`.
+        layer: of the candidates' destinations.
+    """
+
+    edges: _Candidates
+    batch: IntArray
+    removed: BoolArray
+    layer: int
+    plan: Plan
+
+
+@dataclasses.dataclass
+class _Part:
+    """A batch of prompts as the search keeps it: the activations of its circuit, and R[s] − A[s] of the sources.
+
+    Attributes:
+        differences: `[n, B, W, D]` of the sources with kept edges when the sweep began.
+    """
+
+    context: Context
+    measure: Measure
+    state: State
+    differences: Tensor | None = None
+
+
 class Search:
     """A circuit that shrinks: its kept edges, its distance from the full model, and its activations.
 
     Args:
+        prompts: the batches of prompts with the metric bound to each, or a single one, and then `measure`.
         kept: `[n_destinations, n_sources]` edges to start from; None: all.
 
     Attributes:
@@ -78,9 +116,35 @@ class Search:
         tests: edges tested by running them; runs: batches run.
     """
 
-    def __init__(self, patching: Patching, measure: Measure, kept: BoolArray | None = None) -> None:
-        self.patching, self.measure, self.graph = patching, measure, patching.graph
-        self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
+    def __init__(
+        self, prompts: Measures | Patching, measure: Measure | None = None, kept: BoolArray | None = None
+    ) -> None:
+        if isinstance(prompts, Patching):
+            assert measure is not None
+            prompts = Measures.of(prompts, measure)
+        self.measures, batches = prompts, prompts.batches
+        self._parts = Shelf[_Part](on_disk=batches.offload and len(batches) > 1)
+        self._pending: _Rows | None = None  # the removals that the parts have still to be told of
+        self._rows: dict[bool, int] = {}  # by whether they change every position: rows to run at once on a part
+        values, distances, dense = list[Tensor](), list[Tensor](), True
+        with torch.no_grad():
+            for patching, bound in prompts:
+                if not values:
+                    self._model, self.graph = patching.model, patching.graph
+                    self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
+                    self._device, self._coupled = self._model.device, patching.coupled
+                    self._weights = self._port_weights()
+                state, logits = self._start(patching, bound)
+                for into, found in zip((values, distances), bound.both(logits), strict=True):
+                    into.append(found)
+                self._parts.add(_Part(patching.context, bound, state))
+                dense = dense and patching.context.dense
+                self._note_rows(patching)
+            self.value, self.distance = (float(torch.cat(found, dim=-1).mean()) for found in (values, distances))
+        self._dense = dense
+        if not dense:
+            for part in self._parts:  # a place that some prompts need apart is told apart in all
+                part.context = dataclasses.replace(part.context, dense=False)
         self.tests = self.runs = 0
         self.without = np.zeros(self.kept.shape)
         self._values: Tensor  # [row, prompt] of the metric in the last batch
@@ -88,30 +152,33 @@ class Search:
         self.dearest = 0.0
         self._ports = [np.flatnonzero(self.graph.port_destination == d) for d in range(self.graph.n_destinations)]
         self._ahead = 4  # candidates to run next
-        self._device = patching.model.device
-        self._weights = self._port_weights()
-        with torch.no_grad():
-            self._state, logits = self._start()
-            value, distance = measure.both(logits)
-            self.value, self.distance = float(value.mean()), float(distance.mean())
+        self._row: IntArray  # [n_sources] of each source in the parts' differences
 
     def _port_weights(self) -> Tensor:
         ports = np.ascontiguousarray(self.graph.to_ports(self.kept))
-        return torch.as_tensor(ports, device=self._device).to(self.patching.model.dtype)[None]
+        return torch.as_tensor(ports, device=self._device).to(self._model.dtype)[None]
 
-    def _start(self) -> tuple[State, Tensor]:
-        """State and logits of the kept circuit."""
-        patching, graph = self.patching, self.graph
+    def _note_rows(self, patching: Patching) -> None:
+        """How many rows fill the machine on the batches so far."""
+        B, P = patching.context.read.shape
+        W = patching.prompts.clean.shape[1] - patching.start
+        for everywhere, tokens in ((False, B * P), (True, B * W)):
+            rows = max(1, self.measures.batches.tokens // tokens)
+            self._rows[everywhere] = min(rows, self._rows.get(everywhere, rows))
+
+    def _start(self, patching: Patching, measure: Measure) -> tuple[State, Tensor]:
+        """State and logits of the kept circuit on a batch of prompts."""
+        graph = self.graph
         if (self.kept == graph.valid).all():
             state = state_of(patching.model, patching.clean, patching.start, None, writable=True)
-            return state, patching.clean_logits(self.measure.rows)[None]
+            return state, patching.clean_logits(measure.rows)[None]
         state = patching.reference_state(writable=True)
         kept = np.asarray(graph.to_ports(self.kept))
         demand = source_demand(graph, kept, patching.coupled, dense=patching.context.dense)
         journal = Journal(patching.context)
         logits = propagate(
             patching.model, graph, patching.context, state, Plan(self._weights, kept, demand),
-            inputs=patching.input_differences(1), rows=self.measure.rows, journal=journal,
+            inputs=patching.input_differences(1), rows=measure.rows, journal=journal,
         )  # fmt: skip
         journal.commit(0)
         state.settled = True
@@ -145,19 +212,19 @@ class Search:
         Returns:
             Number of edges removed.
         """
-        graph, patching = self.graph, self.patching
+        graph = self.graph
         total, done = int(self.kept.sum()), 0
         if settled is None:
             settled = np.zeros_like(self.kept)
-        differences, row = self._source_differences()
+        self._take_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
         layers = {sublayer.stage: sublayer.layer for sublayer in graph.sublayers}
         for stage, destinations in groupby(reversed(range(graph.n_destinations)), self._stage):
             layer = layers[stage]
-            couple(graph, demand, stage, patching.coupled)
+            couple(graph, demand, stage, self._coupled)
             need = port_demand(graph, demand)
-            if patching.context.dense:
+            if self._dense:
                 need[need > NOWHERE] = EVERYWHERE
             edges = self._candidates(list(destinations), need, rank)
 
@@ -167,7 +234,7 @@ class Search:
 
             if after is None or stage < after:
                 goes = np.full(len(edges.source), expected)
-                self._test(edges, goes, layer, plan, differences, row, accept, settled, report)
+                self._test(edges, goes, layer, plan, accept, settled, report)
                 if note is not None:
                     note(stage)
             ports = np.flatnonzero(graph.port_stage == stage)
@@ -181,7 +248,7 @@ class Search:
         Right if every kept edge was tested in the circuit as it is.
         """
         change = self.without - self.value
-        return np.where(self.kept, 0.0 - change if self.measure.outcome.higher_is_better else change, np.nan)
+        return np.where(self.kept, 0.0 - change if self.measures.outcome.higher_is_better else change, np.nan)
 
     def _stage(self, destination: int) -> int:
         return int(self.graph.port_stage[self._ports[destination][0]])
@@ -204,8 +271,6 @@ class Search:
         goes: BoolArray,
         layer: int,
         plan: Plan,
-        differences: Tensor,
-        row: IntArray,
         accept: Accept,
         settled: BoolArray,
         report: Callable[[int], None],
@@ -218,9 +283,10 @@ class Search:
         while i < len(goes):
             batch = self._next_batch(edges, i, settled)
             guess = goes[batch]
-            journal = Journal(self.patching.context)
             before = self.distance
-            distances = self._run(edges, batch, guess, layer, plan, differences, row, journal) if len(batch) else []
+            upto = np.tri(len(batch), k=-1, dtype=bool) & guess  # [row, candidate]
+            rows = _Rows(edges, batch, upto | np.eye(len(batch), dtype=bool), layer, plan)
+            distances, commit = self._run(rows) if len(batch) else ([], None)
             first, tested, last, right = i, 0, None, True
             stayed: list[tuple[int, int]] = []  # since the last removal
             while right and i < len(goes):
@@ -237,7 +303,7 @@ class Search:
                 if tested == len(batch) or batch[tested] != i:
                     break
                 if not np.isfinite(distances[tested]):
-                    refuse_non_finite(self._values, self.measure.outcome, "while edges were removed")
+                    refuse_non_finite(self._values, self.measures.outcome, "while edges were removed")
                     raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
@@ -251,7 +317,8 @@ class Search:
                 i, tested = i + 1, tested + 1
             self.tests += tested
             if last is not None:
-                journal.commit(last)
+                assert commit is not None
+                commit(last)
                 settled[:] = False
             for edge in stayed:
                 settled[edge] = True
@@ -287,42 +354,66 @@ class Search:
         fits = np.arange(len(batch)) < [self._largest_batch(bool(each)) for each in everywhere]
         return batch[fits]
 
-    def _run(
-        self,
-        edges: _Candidates,
-        batch: IntArray,
-        guess: BoolArray,
-        layer: int,
-        plan: Plan,
-        differences: Tensor,
-        row: IntArray,
-        journal: Journal,
-    ) -> list[float]:
-        """Distance without each candidate and without those before it that are guessed to go."""
-        context = self.patching.context
+    def _run(self, rows: _Rows) -> tuple[list[float], Callable[[int], None]]:
+        """Distance of each row, and what makes one of them the circuit whose activations are kept."""
+        K = len(rows.batch)
+        found: list[tuple[Tensor, Tensor]] = []  # metric and distance of a part, [K or 1, B]
+        alone, journal = len(self._parts) == 1, None
+        at_once = self._rows[bool((rows.edges.level[rows.batch] == EVERYWHERE).any())]
+        for part in self._visits():
+            if alone:
+                journal = Journal(part.context)
+                found.append(part.measure.both(self._logits(part, rows, journal)))
+                continue
+            pieces: list[tuple[Tensor, ...]] = []
+            for start in range(0, K, at_once):
+                some = dataclasses.replace(rows, removed=rows.removed[start : start + at_once])
+                both = part.measure.both(self._logits(part, some))
+                pieces.append(tuple(x.expand(len(some.removed), -1) for x in both))
+            found.append(tuple(torch.cat(x) for x in zip(*pieces, strict=True)))  # type: ignore[arg-type]
+        self.runs += 1
+        self._values, distance = found[0] if alone else (torch.cat(x, dim=-1) for x in zip(*found, strict=True))
+        self._metric = self._values.mean(-1).expand(K).tolist()
+
+        def commit(k: int) -> None:
+            if journal is not None:
+                journal.commit(k)
+            else:
+                self._pending = dataclasses.replace(rows, removed=rows.removed[k : k + 1])
+
+        return distance.mean(-1).expand(K).tolist(), commit
+
+    def _visits(self) -> Iterator[_Part]:
+        """The parts in turn, each told of what was removed since the last visit."""
+        pending, self._pending = self._pending, None
+        for part in self._parts:
+            if pending is not None:
+                journal = Journal(part.context)
+                self._logits(part, pending, journal)
+                journal.commit(0)
+            yield part
+
+    def _logits(self, part: _Part, rows: _Rows, journal: Journal | None = None) -> Tensor:
+        """Logits `[K, B, P, R]` of the rows on a part."""
+        edges, batch, removed, context = rows.edges, rows.batch, rows.removed, part.context
+        assert part.differences is not None
         seeds = {}
-        before = np.tri(len(batch), k=-1, dtype=bool) & guess  # [row, candidate]
-        removed = before | np.eye(len(batch), dtype=bool)
         for destination in dict.fromkeys(edges.destination[batch].tolist()):
             own = np.flatnonzero(edges.destination[batch] == destination)
             own = own[np.argsort(edges.source[batch[own]])]
-            change = take(differences, row[edges.source[batch[own]]])
+            change = take(part.differences, self._row[edges.source[batch[own]]])
             ports = [int(port) for port in self._ports[destination] if edges.need[port] > NOWHERE]
             everywhere = any(edges.need[port] == EVERYWHERE for port in ports)
             if not everywhere:
                 change = context.at_read(change)
             weights = torch.as_tensor(removed[:, own], device=self._device).to(change.dtype)
-            change = (weights @ change.flatten(1)).view(len(batch), *change.shape[1:])  # [K, B, W or P, D]
+            change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])  # [K, B, W or P, D]
             for port in ports:
                 seeds[port] = context.at_read(change) if everywhere and edges.need[port] == AT_READ else change
-        logits = propagate(
-            self.patching.model, self.graph, context, self._state, plan,
-            seeds=seeds, from_layer=layer, rows=self.measure.rows, journal=journal,
+        return propagate(
+            self._model, self.graph, context, part.state, rows.plan,
+            seeds=seeds, from_layer=rows.layer, rows=part.measure.rows, journal=journal,
         )  # fmt: skip
-        self.runs += 1
-        self._values, distance = self.measure.both(logits)
-        self._metric = self._values.mean(-1).expand(len(batch)).tolist()
-        return distance.mean(-1).expand(len(batch)).tolist()
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
         self.kept[edges.destination[gone], edges.source[gone]] = False
@@ -333,16 +424,19 @@ class Search:
 
     def _largest_batch(self, everywhere: bool) -> int:
         """Most rows of a batch, given whether it changes inputs at every position."""
-        B, W = self.patching.prompts.clean.shape[0], self.patching.prompts.clean.shape[1] - self.patching.start
-        tokens = B * (W if everywhere else self.patching.context.read.shape[1])
-        return max(1, tokens_at_once(self._device) // tokens)
+        rows = self._rows[everywhere]
+        return rows if len(self._parts) == 1 else max(rows, ROWS_A_VISIT)
 
-    def _source_differences(self) -> tuple[Tensor, np.ndarray]:
-        """R[s] − A[s] of the sources with kept edges, `[n, B, W, D]`, and each source's row in it."""
-        graph, patching, state = self.graph, self.patching, self._state
+    def _take_differences(self) -> None:
+        """R[s] − A[s] of the sources with kept edges, for every part."""
         used: BoolArray = np.asarray(self.kept.any(axis=0))
-        row = np.cumsum(used) - 1
-        start, references = patching.start, patching.references
+        for part, patching in zip(self._visits(), self.measures.batches, strict=True):
+            part.differences = self._source_differences(patching, part.state, used)
+        self._row = np.cumsum(used) - 1
+
+    def _source_differences(self, patching: Patching, state: State, used: BoolArray) -> Tensor:
+        """`[n, B, W, D]` of the sources in use."""
+        graph, start, references = self.graph, patching.start, patching.references
         own = patching.clean_inputs
         blocks = [(references.inputs[i] - own[i])[:, :, start:] for i in range(graph.n_inputs) if used[i]]
         for index, layer in enumerate(patching.model.decomposition.layers):
@@ -352,5 +446,4 @@ class Search:
                 blocks.append(forward.write(layer.attention, z[heads], heads=heads.tolist())[:, 0])
             if graph.mlp and used[graph.layer_mlp(index).outputs].any():
                 blocks.append(references.mlp[index][..., start:, :] - state.reference_mlp[index])
-        empty = own[0].new_zeros(0, *own[0][0, :, start:].shape)
-        return torch.cat(blocks) if blocks else empty, row
+        return torch.cat(blocks) if blocks else own[0].new_zeros(0, *own[0][0, :, start:].shape)

@@ -72,17 +72,18 @@ def test_the_width_of_the_mlp_is_the_modules() -> None:
     assert 999 <= memory.kept_by_gradient(wide, dataclasses.replace(model, module=wide)) < 4 * 999
 
 
-@pytest.mark.parametrize("method", ["acdc", "guided"])
-def test_a_search_that_cannot_fit_names_how_many_prompts_can(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(memory.TOKENS_AT_ONCE, "cpu", 1)
-    problem = make(size=8, T=5)
-    leave(monkeypatch, needed(problem, "search").of(5) + 1)
-    problem = dataclasses.replace(problem)  # what is free is looked up once
-    search = METHODS[method].search
+def test_a_search_that_does_not_fit_at_once_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(memory.TOKENS_AT_ONCE, "cpu", 12)
+    problem = make(size=4, T=3)
+    search = METHODS["acdc"].search
     assert search is not None
-    with pytest.raises(AcdcError, match=r"all 8 prompts of 5 tokens needs about .* is free; .*\(--size 5\)"):
-        search(problem, Target(threshold=0.01))
-    search(dataclasses.replace(problem, prompts=problem.prompts[:5]), Target(threshold=0.01))
+    whole = search(problem, Target(threshold=0.01))
+    for more in (1, -1):
+        leave(monkeypatch, needed(problem, "search").of(4) + more)
+        problem = dataclasses.replace(problem)  # what is free is looked up once
+        batches = problem.searched()
+        assert (batches.size == 4) == (not batches.offload) == (more > 0)
+        assert (search(problem, Target(threshold=0.01)).edges == whole.edges).all()
 
 
 def test_a_batch_that_was_asked_for_and_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +189,7 @@ def test_the_command_line_says_it_in_a_line(
 
 def test_a_search_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make()
-    leave(monkeypatch, needed(problem, "circuits").of(5) + 1)
+    leave(monkeypatch, needed(problem, "circuits").of(1) + 1)
     monkeypatch.setattr(Patching, "logits", lambda *_, **__: pytest.fail("ran"))
-    with pytest.raises(AcdcError, match="a search of all 5 prompts"):
+    with pytest.raises(AcdcError, match=r"a batch of 1 prompts .* use prompts shorter than 6 tokens"):
         acdc.discover(problem.model, problem.prompts, "acdc")

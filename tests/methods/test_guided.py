@@ -10,12 +10,13 @@ import torch
 
 import families
 import problems
-from acdc.engine.measure import Measure, bind
+from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods import guided as module
+from acdc.methods.attribution import attribution
 from acdc.methods.guided import circuit_scores, guided, separation
 from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
@@ -110,8 +111,8 @@ def test_thresholds_that_exceed_the_budget_are_given_up(metric: str, monkeypatch
         class Recorded(Search):
             """Counts, and may hide what its dearest removal has cost."""
 
-            def __init__(self, *args: Any) -> None:
-                super().__init__(*args)
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
                 searches[-1] += 1
 
             def sweep(self, *args: Any, **options: Any) -> int:
@@ -194,7 +195,7 @@ def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch
     ]
     starts: list[dict[str, Any]] = []
 
-    def tested(_patching: Any, _measure: Any, start: dict[str, Any], _problem: Any) -> tuple[BoolArray, FloatArray]:
+    def tested(_measures: Any, start: dict[str, Any], _problem: Any) -> tuple[BoolArray, FloatArray]:
         starts.append(start)
         kept = results[len(starts) - 1]
         return kept, np.where(kept, float(len(starts)), np.nan)
@@ -206,7 +207,7 @@ def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch
         "budget": np.array(1.0),
         "needed": graph.valid,
     }
-    kept, removal = module._certified(patching, measure, first, lambda _: 0.5, problem)
+    kept, removal = module._certified(Measures.of(patching, measure), first, lambda _: 0.5, problem)
     assert len(starts) == 3
     assert (kept == results[2]).all()
     assert np.nanmax(removal) == 3
@@ -216,7 +217,7 @@ def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch
         assert start["fits"]
         assert "needed" not in start  # every edge is tested again
     starts.clear()
-    kept, _ = module._certified(patching, measure, first, lambda _: 1.5, problem)
+    kept, _ = module._certified(Measures.of(patching, measure), first, lambda _: 1.5, problem)
     assert (len(starts), graph.edge_names(kept)) == (1, graph.edge_names(results[0]))  # what dangles is needed
 
 
@@ -225,9 +226,9 @@ def test_certification_is_repeated_until_nothing_dangles_that_may_go(monkeypatch
 
 def test_scores_in_the_full_circuit_are_eap() -> None:
     patching, measure = problems.make("llama", padding="both")
-    summed = module.attribute(patching, measure.outcome, alphas=[1.0]).sum(0).numpy()
-    expected = patching.graph.from_ports(summed / len(patching.prompts))
-    assert_close(circuit_scores(patching, measure, patching.graph.valid, [1.0]), expected)
+    measures = Measures.of(patching, measure)
+    expected = attribution(measure.outcome, measures.batches, alphas=[1.0])
+    assert_close(circuit_scores(measures, patching.graph.valid, [1.0]), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox-parallel", "olmo2"])
@@ -235,7 +236,7 @@ def test_scores_in_a_circuit_are_what_removing_a_little_costs(family: str) -> No
     patching, measure = problems.make(family)
     graph, step = patching.graph, 1e-5
     kept = graph.prune(graph.valid & (np.random.default_rng(0).random(graph.valid.shape) < 0.6))
-    scores = circuit_scores(patching, measure, kept, [1.0])
+    scores = circuit_scores(Measures.of(patching, measure), kept, [1.0])
     assert not scores[~kept].any()
     edges = np.argwhere(kept)[::7]
     circuits = np.repeat(kept[None].astype(float), 2 * len(edges), axis=0)
@@ -249,7 +250,7 @@ def test_scores_in_a_circuit_are_what_removing_a_little_costs(family: str) -> No
 
 def test_scores_in_the_empty_circuit_are_none() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer")
-    assert not circuit_scores(patching, measure, np.zeros_like(patching.graph.valid), [0.0, 1.0]).any()
+    assert not circuit_scores(Measures.of(patching, measure), np.zeros_like(patching.graph.valid), [0.0, 1.0]).any()
 
 
 def assert_close(ours: FloatArray, theirs: FloatArray) -> None:

@@ -1,0 +1,44 @@
+"""One loop over prompts for all that runs them: batch by batch, each a `Patching` that is made when its turn comes.
+
+So the number of prompts is not bounded by memory. What a batch is made of belongs to all prompts (mean references), so
+that a prompt's numbers do not depend on its batch, but for rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from acdc.engine.patching import Patching
+from acdc.tasks.prompts import Prompts
+
+
+@dataclasses.dataclass
+class Batches:
+    """Prompts in batches. A single batch is made once and kept; one of several is made anew whenever it is run.
+
+    Attributes:
+        size: prompts a batch.
+        make: the patching of a batch.
+        tokens: how many a method runs at once, as so many circuits on one batch; always one circuit at least.
+        offload: whether what a method keeps of each batch waits on disk for its turn.
+    """
+
+    prompts: Prompts
+    size: int
+    make: Callable[[Prompts], Patching]
+    tokens: int
+    offload: bool = False
+    _only: Patching | None = dataclasses.field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return -(-len(self.prompts) // self.size)
+
+    def __iter__(self) -> Iterator[Patching]:
+        for start in range(0, len(self.prompts), self.size):
+            if len(self) > 1:
+                yield self.make(self.prompts[start : start + self.size])
+                continue
+            if self._only is None:
+                self._only = self.make(self.prompts)
+            yield self._only
