@@ -172,7 +172,7 @@ def methods(json: Json = False) -> None:
     fields = ("name", "gives", "description", "cost", "paper")
     listed = [{field: getattr(method, field) for field in fields} for method in records]
     if json:
-        more = ("options", "targets", "gradient", "counterfactual", "batches", "signs")
+        more = ("options", "targets", "gradient", "counterfactual", "signs")
         extra = [{field: getattr(method, field) for field in more} for method in records]
         terminal.print_json([row | rest for row, rest in zip(listed, extra, strict=True)])
         return

@@ -17,7 +17,7 @@ from acdc.cli import terminal
 from acdc.engine import memory
 from acdc.engine.measure import measure_prompts
 from acdc.engine.patching import Patching
-from acdc.engine.problem import Need, Problem
+from acdc.engine.problem import NeedText, Problem
 from acdc.errors import AcdcError
 from acdc.methods import METHODS, Target
 from acdc.metrics import OUTCOMES
@@ -109,7 +109,7 @@ def test_work_that_needs_much_says_how_much(monkeypatch: pytest.MonkeyPatch) -> 
     said: list[str] = []
     monkeypatch.setattr("acdc.engine.problem.NOTED", 1.0)
     leave(monkeypatch, 3e9)
-    problem = make(progress=lambda done, total, text: said.append(text) if isinstance(text, Need) else None)
+    problem = make(progress=lambda done, total, text: said.append(text) if isinstance(text, NeedText) else None)
     problem.patching()
     (text,) = said
     assert memory.size(needed(problem, "search").of(5)) in text
