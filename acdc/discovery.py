@@ -16,7 +16,7 @@ from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.measure import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.methods import (
@@ -32,9 +32,12 @@ from acdc.methods import (
 from acdc.methods.method import refuse_metric
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
-from acdc.store.resume import Checkpoint, digest
+from acdc.store.resume import ResumeFile, digest
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
+
+RENAMED = {"checkpoint": "resume"}
+"""Arguments of the last version, and what they are now."""
 
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
@@ -53,7 +56,7 @@ def score(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    checkpoint: str | Path | Checkpoint | None = None,
+    resume: str | Path | ResumeFile | None = None,
     **options: Any,
 ) -> Scores:
     """Score every edge: how much it matters to the task.
@@ -65,13 +68,14 @@ def score(
         graph: whose edges to score; None: `model.graph()`.
         batch_size: prompts a batch; None: what fits in memory.
         progress: called with (done, total, text).
-        checkpoint: a file in which long work notes how far it is. The same call goes on from there, and removes the
+        resume: a file in which long work notes how far it is. The same call goes on from there, and removes the
             file when it is done; a file of other work is overwritten.
         options: of the method.
 
     Raises:
         AcdcError: unknown method or option, or a method that gives no ranking.
     """
+    refuse_renamed(options, RENAMED)
     record = get_method(method)
     if record.score is None:
         rankings = [m.name for m in METHODS.values() if m.score is not None]
@@ -82,10 +86,10 @@ def score(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     _check_needs(record, dataset)
-    problem = _resumable(problem, checkpoint, ("score", method, options))
+    problem = _resumable(problem, resume, ("score", method, options))
     found = record.score(problem, **options)
     check_type(f"method {method!r} to return Estimates", found, Estimates)
-    problem.checkpoint.remove()
+    problem.resume.remove()
     return _scores(problem, found, method, _provenance(problem, dataset, method, options))
 
 
@@ -107,7 +111,7 @@ def discover(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    checkpoint: str | Path | Checkpoint | None = None,
+    resume: str | Path | ResumeFile | None = None,
     **options: Any,
 ) -> Circuit:
     """Find a circuit.
@@ -142,6 +146,7 @@ def discover(
         raise unknown("selection", select, ("top", "greedy"))
     if aggregate is not None and aggregate not in selection.AGGREGATES:
         raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
+    refuse_renamed(options, RENAMED)
     record = get_method(method)
     searches = record.searches(target)
     if not searches and record.score is None:
@@ -152,7 +157,7 @@ def discover(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     _check_needs(record, dataset)
-    problem = _resumable(problem, checkpoint, ("discover", method, options, target.given, dataset.faithfulness))
+    problem = _resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
     if searches:
         problem.check_memory("search")
     full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
@@ -169,7 +174,7 @@ def discover(
             raise AcdcError(f"aggregate={aggregate!r} is of a ranking, and {method} searches; leave it out")
         found = record.search(problem, target, **options)
         check_type(f"method {method!r} to return Found", found, Found)
-        problem.checkpoint.remove()
+        problem.resume.remove()
         if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
                 raise EmptyCircuitError(f"{method} finds no edge that matters: {_nothing(dataset, full, empty)}")
@@ -181,7 +186,7 @@ def discover(
     ranked = record.score(problem, **options)
     check_type(f"method {method!r} to return Estimates", ranked, Estimates)
     scores = _scores(problem, ranked, method, provenance)
-    problem.checkpoint.remove()
+    problem.resume.remove()
     if scores.sizes(aggregate).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
     if target.threshold is not None:
@@ -290,14 +295,14 @@ def _problem(
     )
 
 
-def _resumable(problem: Problem, file: str | Path | Checkpoint | None, what: Iterable[object]) -> Problem:
-    """The problem with a checkpoint that belongs to it, to `what` is done with it, and to nothing else."""
+def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Iterable[object]) -> Problem:
+    """The problem with a resume file that belongs to it, to `what` is done with it, and to nothing else."""
     if file is None:
         return problem
     values: list[object] = [*what, problem.graph, problem.outcome.name, problem.ablation, problem.batch_size]
     values += [problem.seed, *vars(problem.prompts).values(), weights_digest(problem.model)]
-    checkpoint = file if isinstance(file, Checkpoint) else Checkpoint(Path(file))
-    return dataclasses.replace(problem, checkpoint=dataclasses.replace(checkpoint, key=digest(values)))
+    resume = file if isinstance(file, ResumeFile) else ResumeFile(Path(file))
+    return dataclasses.replace(problem, resume=dataclasses.replace(resume, key=digest(values)))
 
 
 def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:

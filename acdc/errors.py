@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class AcdcError(Exception):
@@ -47,6 +47,17 @@ def check_whole(what: str, given: object, *, least: int, most: int | None = None
         raise AcdcError(f"expected {what} of at least {least}, got {given!r:.60}")
     if most is not None and int(given) > most:
         raise AcdcError(f"expected {what} of at most {most}, got {given!r:.60}")
+
+
+def refuse_renamed(given: Iterable[str], renamed: Mapping[str, str]) -> None:
+    """Refuse a name of the last version.
+
+    Raises:
+        AcdcError: says what it is now.
+    """
+    for name in given:
+        if name in renamed:
+            raise AcdcError(f"{name} is now {renamed[name]}")
 
 
 MOST_NAMES = 20

@@ -144,7 +144,7 @@ def train(
     record: InterpRecord,
     recipe: Recipe,
     *,
-    checkpoint: Path | None = None,
+    resume: Path | None = None,
     report: Callable[[dict[str, float]], None] = lambda line: None,
     every: int = 100,
     **settings: Any,
@@ -152,7 +152,7 @@ def train(
     """Train a network; the same recipe gives the same network on the same machine.
 
     Args:
-        checkpoint: file to write now and then, and to go on from if it is there.
+        resume: file to write now and then, and to go on from if it is there.
         report: called with each line of the curve, every so many steps.
         settings: kept in the network's configuration.
     """
@@ -162,8 +162,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     curve: list[dict[str, float]] = []
     first = 1
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
+    if resume is not None and resume.is_file():
+        state = torch.load(resume, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -182,11 +182,11 @@ def train(
             losses = {"step": step, "behaviour": behaviour.item(), "intervention": intervention.item()}
             curve.append({name: round(value, 6) for name, value in losses.items()})
             report(curve[-1])
-            if checkpoint is not None:
+            if resume is not None:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
-                temporary = checkpoint.with_suffix(".tmp")
+                temporary = resume.with_suffix(".tmp")
                 torch.save(state | {"generator": generator.get_state(), "step": step}, temporary)
-                temporary.replace(checkpoint)
+                temporary.replace(resume)
     return model.eval(), curve
 
 

@@ -57,10 +57,10 @@ def make(program: str, folder: Path, recipe: Recipe) -> dict[str, object]:
     alignment = Alignment.draw(compiled, n_heads=recipe.n_heads, seed=recipe.seed)
     record = InterpRecord.of(compiled, alignment.nodes)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
+    resume = folder / "resume.pt"
     description = f"GPT-2 architecture, trained to run a program part for part: {compiled.program.description}"
     model, curve = train(
-        alignment, record, recipe, checkpoint=checkpoint, report=lambda line: say(f"  {line}"),
+        alignment, record, recipe, resume=resume, report=lambda line: say(f"  {line}"),
         description=description,
     )  # fmt: skip
     found = verify(model, alignment, record, seed=recipe.seed)
@@ -72,7 +72,7 @@ def make(program: str, folder: Path, recipe: Recipe) -> dict[str, object]:
         "seconds": round(time.perf_counter() - started),
     }  # fmt: skip
     write(folder, model, record, true_circuits(alignment, folder.name), training)
-    checkpoint.unlink(missing_ok=True)
+    resume.unlink(missing_ok=True)
     return training
 
 

@@ -2,7 +2,7 @@
 
 Models of less than a million parameters that do seven tasks people study circuits of, on text: every line of
 `acdc.benchmarks.tiny_corpus` counts by its predictable words, and a little by all others. How well they do
-is measured on lines whose names, templates and combinations are held out. Training goes on from its checkpoint if it
+is measured on lines whose names, templates and combinations are held out. Training goes on from its resume file if it
 was cut off, as if it had not been.
 
     python -m acdc.benchmarks.train_tiny_tasks tiny-tasks
@@ -270,7 +270,7 @@ def held_out_lines(name: str, count: int, *, seed: int = 0) -> list[Line]:
 def train(
     name: str,
     *,
-    checkpoint: Path | None = None,
+    resume: Path | None = None,
     seed: int = 0,
     recipe: Recipe | None = None,
     batch_size: int = 80,
@@ -282,7 +282,7 @@ def train(
     """Train a model; the same seed gives the same model on the same machine.
 
     Args:
-        checkpoint: file written at every report; if it exists, training goes on from there.
+        resume: file written at every report; if it exists, training goes on from there.
         recipe: None: that of the built-in model.
         batch_size: lines in a step.
         curve_lines: held-out lines of each task that the curves are measured on.
@@ -304,8 +304,8 @@ def train(
         "weight_decay": weight_decay, **recipe.record(),
     }  # fmt: skip
     record: dict[str, Any] = {**settings, "step": 0, "seconds": 0.0, "curve": []}
-    if checkpoint is not None and checkpoint.exists():
-        record = _resume(checkpoint, model, optimizer, settings)
+    if resume is not None and resume.exists():
+        record = _resume(resume, model, optimizer, settings)
     held_out = {task: held_out_lines(task, curve_lines) for task in TASKS}
     pad, known = tokenizer.pad_token_id, torch.tensor(tokenizer.convert_tokens_to_ids(never_held_out()))
     started = time.perf_counter() - record["seconds"]
@@ -350,12 +350,12 @@ def train(
                 f"step {step:5d}  loss {record['curve'][-1]['loss']:.3f}  {shown}  {record['seconds']:.0f} s",
                 flush=True,
             )
-            if checkpoint is not None:
-                _save_checkpoint(checkpoint, model, optimizer, record)
+            if resume is not None:
+                _save_progress(resume, model, optimizer, record)
     return model.eval(), tokenizer, record
 
 
-def _save_checkpoint(
+def _save_progress(
     path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, record: dict[str, Any]
 ) -> None:
     """Weights and the optimizer's state as safetensors, the record as JSON in its header."""
@@ -395,7 +395,7 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; by default that of the built-in model.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Go on from, and save to, this file.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on from, and save to, this file.")] = None,
     seed: int = 0,
     steps: Annotated[int | None, typer.Option(help="By default those of the built-in model.")] = None,
 ) -> None:
@@ -404,9 +404,9 @@ def main(
     if name not in MODELS:
         raise SystemExit(str(unknown("model to train", name, MODELS)))
     folder = out or BUILTIN / name
-    state = checkpoint or Path("runs") / "training" / f"{name}.safetensors"
+    state = resume or Path("runs") / "training" / f"{name}.safetensors"
     recipe = dataclasses.replace(RECIPES[name], steps=steps or RECIPES[name].steps)
-    model, tokenizer, record = train(name, checkpoint=state, seed=seed, recipe=recipe)
+    model, tokenizer, record = train(name, resume=state, seed=seed, recipe=recipe)
     record["accuracy"] = {
         task: round(accuracy(model, tokenizer, held_out_lines(task, 1000, seed=1)), 4) for task in TASKS
     }

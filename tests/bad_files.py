@@ -261,7 +261,7 @@ def makers(good: Good) -> dict[str, Maker]:
         )
         if command[0] in ("discover", "evaluate") and dice.random() < 0.35:
             free = "metric seed ablation name_or_path size split held_out padding only_correct distribution steps x"
-            free += " self problem graph checkpoint"
+            free += " self problem graph resume"
             kind = dice.choice(["--task-option", "--option"]) if command[0] == "discover" else "--task-option"
             return [*command, kind, f"{dice.choice(free.split())}={value}"]
         return [*command, dice.choice(names.split()), value]

@@ -312,6 +312,7 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
     [
         ("guidet", {}, "unknown method 'guidet': did you mean guided"),
         ("eap-ig", {"step": 3}, "unknown option of eap-ig 'step': did you mean steps"),
+        ("eap", {"checkpoint": "progress"}, "checkpoint is now resume"),
         ("eap", {"steps": 3}, "method 'eap' has no options, got 'steps'"),
         ("eap-ig", {"steps": 0}, "at least one step, got 0"),
         ("guided", {"steps": 0}, "at least one step, got 0"),

@@ -40,7 +40,7 @@ from acdc.errors import AcdcError
 from acdc.evaluation.evaluate import Evaluation
 from acdc.model.model import Model
 from acdc.store import folders
-from acdc.store import resume as checkpoint
+from acdc.store import resume as resuming
 from acdc.tasks.task import Dataset
 from acdc.viz import graphviz_renderer
 
@@ -317,7 +317,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work that costs nothing, around file operations that are those of the commands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
     torch.set_num_threads(1)
     model, data, evaluation = measured()
     monkeypatch.setattr(cli, "load_model", lambda *_, **__: model)

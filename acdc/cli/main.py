@@ -156,7 +156,7 @@ def discover(
         from acdc.methods import DEFAULT_SEARCH, check_options
         from acdc.model.check import count_seconds
         from acdc.store import folders
-        from acdc.store.resume import Checkpoint
+        from acdc.store.resume import ResumeFile
 
         method = method or DEFAULT_SEARCH
         method_options = options(option)
@@ -185,7 +185,7 @@ def discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 aggregate=aggregate,  # type: ignore[arg-type]
                 graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
-                checkpoint=Checkpoint(claim.progress, stays=True), **method_options,
+                resume=ResumeFile(claim.progress, stays=True), **method_options,
             )  # fmt: skip
             seconds = time.perf_counter() - started - checking.total
             evaluation = acdc.evaluate(

@@ -18,7 +18,7 @@ from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.model import Model
-from acdc.store.resume import Checkpoint
+from acdc.store.resume import ResumeFile
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation
 
@@ -50,7 +50,7 @@ class Problem:
         prompts: the prompts a method may look at.
         batch_size: prompts a batch; None: as many as memory allows.
         seed: of everything random in a method.
-        checkpoint: where a long method notes how far it is, and goes on from.
+        resume: where a long method notes how far it is, and goes on from.
 
     Raises:
         AcdcError: the graph is not the model's.
@@ -65,7 +65,7 @@ class Problem:
     batch_size: int | None = None
     seed: int = 0
     progress: Progress = no_progress
-    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    resume: ResumeFile = dataclasses.field(default_factory=ResumeFile)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:

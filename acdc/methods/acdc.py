@@ -30,13 +30,13 @@ def _acdc(problem: Problem, target: Target) -> Found:
     tau = target.threshold
     if tau is None:
         tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
-    checkpoint = problem.checkpoint
-    saved = checkpoint.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
+    resume = problem.resume
+    saved = resume.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
     search = Search(measures, kept=saved.get("kept"))
     search.sweep(
         _cheaper_than(tau),
         after=int(number(saved, "stage")) if saved else None,
-        note=lambda stage: checkpoint.save(kept=search.kept, stage=stage),
+        note=lambda stage: resume.save(kept=search.kept, stage=stage),
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)

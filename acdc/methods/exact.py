@@ -93,8 +93,8 @@ def _batch(patching: Patching) -> int:
 
 
 def _exact(problem: Problem) -> Estimates:
-    graph, checkpoint = problem.graph, problem.checkpoint
-    saved = checkpoint.load(
+    graph, resume = problem.graph, problem.resume
+    saved = resume.load(
         {"total": ((3, *graph.valid.shape), np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
     )
     total = saved.get("total", np.zeros((3, *graph.valid.shape)))
@@ -109,7 +109,7 @@ def _exact(problem: Problem) -> Estimates:
             bind(problem.outcome, patching),
             first=i * problem.prompts_per_batch,
             destinations=range(following if i == first else 0, graph.n_destinations),
-            note=lambda d, scores, i=i, before=before: checkpoint.save(  # type: ignore[misc]
+            note=lambda d, scores, i=i, before=before: resume.save(  # type: ignore[misc]
                 total=before + scores, batch=i, destination=d + 1
             ),
             progress=lambda done, _, first=i * edges: problem.progress(  # type: ignore[misc]

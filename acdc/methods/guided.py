@@ -78,7 +78,7 @@ def guided(
     graph, say = problem.graph, problem.progress
     measures = Measures(problem.outcome, problem.searched())
     distance = measures.distance
-    start = problem.checkpoint.load(
+    start = problem.resume.load(
         {name: (graph.valid.shape, np.bool_) for name in ("best", "kept", "needed")}
         | {name: (graph.valid.shape, np.float64) for name in ("scores", "without")}
         | {"fits": ((1,), np.bool_), "stage": ((1,), np.int64)}
@@ -208,7 +208,7 @@ def _test(measures: Measures, start: Arrays, problem: Problem) -> tuple[BoolArra
         return new - old <= threshold and (new <= budget or may_exceed(threshold))
 
     def note(stage: int) -> None:
-        problem.checkpoint.save(
+        problem.resume.save(
             best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, threshold=threshold, fits=fits,
             dearest=max(dearest, search.dearest), stage=stage, without=search.without,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Where long work notes how far it is, so that the same work, started again, goes on from there.
 
-A checkpoint belongs to one piece of work: its key is a digest of all that the result depends on, and a file with
+A resume file belongs to one piece of work: its key is a digest of all that the result depends on, and a file with
 another key is not looked at. The method says what it needs to go on, as named arrays.
 """
 
@@ -32,7 +32,7 @@ LEAST_SECONDS = 5.0
 
 
 @dataclasses.dataclass
-class Checkpoint:
+class ResumeFile:
     """A file to go on from; without a path nothing is ever noted.
 
     Attributes:

@@ -127,8 +127,8 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Pa
     stopped: list[dict[str, float]] = []
     whole, curve = train_tiny()
     with pytest.raises(InterruptedError):
-        train_tiny(checkpoint=tmp_path / "checkpoint.pt", report=save_then_stop)
-    resumed, resumed_curve = train_tiny(checkpoint=tmp_path / "checkpoint.pt", report=stop)
+        train_tiny(resume=tmp_path / "resume.pt", report=save_then_stop)
+    resumed, resumed_curve = train_tiny(resume=tmp_path / "resume.pt", report=stop)
     assert [line["step"] for line in stopped] == [6]
     assert torch.equal(whole, resumed)
     assert curve == resumed_curve

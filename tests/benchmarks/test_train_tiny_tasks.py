@@ -125,7 +125,7 @@ def test_training_goes_on_as_if_it_had_not_been_cut_off(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = weights_of(name)
-    save = training._save_checkpoint
+    save = training._save_progress
 
     def save_and_stop(*arguments: Any) -> None:
         save(*arguments)
@@ -133,13 +133,13 @@ def test_training_goes_on_as_if_it_had_not_been_cut_off(
 
     path = tmp_path / "state.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save_checkpoint", save_and_stop)
+        patch.setattr(training, "_save_progress", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            weights_of(name, checkpoint=path)
-    resumed = weights_of(name, checkpoint=path)
+            weights_of(name, resume=path)
+    resumed = weights_of(name, resume=path)
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     with pytest.raises(SystemExit, match="of a training with seed 0, not 1"):
-        weights_of(name, checkpoint=path, seed=1)
+        weights_of(name, resume=path, seed=1)
 
 
 def test_another_seed_gives_another_model() -> None:

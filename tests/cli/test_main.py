@@ -24,7 +24,7 @@ import tiny_gguf
 from acdc import formats, viz
 from acdc.cli import main as cli
 from acdc.methods.search import Search
-from acdc.store import resume as checkpoint
+from acdc.store import resume as resuming
 from command_line import Command, write_prompts
 
 COMMANDS = ("discover", "evaluate", "draw", "export", "models", "models fetch", "tasks", "tasks check", "methods")
@@ -355,7 +355,7 @@ def test_an_interrupted_search_goes_on_from_where_it_was(command: Command, monke
         if next(stages) == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Search, "_remove", interrupt)
         result = command(*search)
@@ -377,7 +377,7 @@ def test_a_signal_to_end_interrupts_as_ctrl_c_does(
     def stop(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
     for place, words in (
         ((acdc, "discover"), "nothing was written"),
         ((acdc, "evaluate"), "the same command goes on"),

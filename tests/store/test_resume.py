@@ -14,8 +14,8 @@ import acdc
 import families
 import problems
 from acdc.model import passes
-from acdc.store import resume as checkpoint
-from acdc.store.resume import Checkpoint, Expected, digest
+from acdc.store import resume as resuming
+from acdc.store.resume import Expected, ResumeFile, digest
 from acdc.tasks.prompts import Prompts
 
 WORK: list[tuple[str, dict[str, Any]]] = [
@@ -52,7 +52,7 @@ class InterruptedAfter:
 def test_interrupted_again_and_again_it_ends_with_the_same_circuit(
     method: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
     model = families.tiny("gpt2-scaled-by-layer", torch.float64)
     with passes.count_passes() as whole:
         expected = acdc.discover(model, prompts(), method, **options)
@@ -63,7 +63,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same_circuit(
         try:
             with passes.count_passes() as last:
                 found = acdc.discover(
-                    model, prompts(), method, checkpoint=file, progress=InterruptedAfter(calls), **options
+                    model, prompts(), method, resume=file, progress=InterruptedAfter(calls), **options
                 )
             break
         except KeyboardInterrupt:
@@ -82,25 +82,25 @@ EXPECTED: Expected = {"kept": ((2, 2), np.bool_), "stage": ((1,), np.int64), "sc
 
 
 def noted(file: Path, **changed: Any) -> Path:
-    Checkpoint(file, "a").save(**{"kept": np.eye(2, dtype=bool), "stage": 3, "scores": np.ones(2)} | changed)
+    ResumeFile(file, "a").save(**{"kept": np.eye(2, dtype=bool), "stage": 3, "scores": np.ones(2)} | changed)
     return file
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
 def test_what_was_noted_is_for_the_same_work_only(tmp_path: Path) -> None:
     file = noted(tmp_path / "folder" / "progress")
-    same = Checkpoint(file, "a").load(EXPECTED)
+    same = ResumeFile(file, "a").load(EXPECTED)
     assert (same["kept"] == np.eye(2)).all()
     assert same["stage"].item() == 3
     with pytest.warns(UserWarning, match="other work"):
-        assert Checkpoint(file, "b").load(EXPECTED) == {}
-    assert Checkpoint().load(EXPECTED) == {}
-    assert Checkpoint(tmp_path / "none", "a").load(EXPECTED) == {}
+        assert ResumeFile(file, "b").load(EXPECTED) == {}
+    assert ResumeFile().load(EXPECTED) == {}
+    assert ResumeFile(tmp_path / "none", "a").load(EXPECTED) == {}
 
 
 @pytest.mark.usefixtures("at_once")
@@ -110,11 +110,11 @@ def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None
     for position in range(len(whole)):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
         with pytest.warns(UserWarning, match=r"starting over"):
-            assert Checkpoint(file, "a").load(EXPECTED) == {}
+            assert ResumeFile(file, "a").load(EXPECTED) == {}
     for length in (0, 7, 100, len(whole) - 1):
         file.write_bytes(whole[:length])
         with pytest.warns(UserWarning, match="damaged: starting over"):
-            assert Checkpoint(file, "a").load(EXPECTED) == {}
+            assert ResumeFile(file, "a").load(EXPECTED) == {}
 
 
 @pytest.mark.usefixtures("at_once")
@@ -133,22 +133,22 @@ def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None
 def test_arrays_of_other_kinds_are_not_gone_on_from(tmp_path: Path, changed: dict[str, Any]) -> None:
     file = noted(tmp_path / "progress", **changed)
     with pytest.warns(UserWarning, match="damaged: starting over"):
-        assert Checkpoint(file, "a").load(EXPECTED) == {}
+        assert ResumeFile(file, "a").load(EXPECTED) == {}
     file = noted(tmp_path / "progress", scores=[1.0, math.inf])
-    assert Checkpoint(file, "a").load(EXPECTED, endless=["scores"])["scores"][1] == math.inf
+    assert ResumeFile(file, "a").load(EXPECTED, endless=["scores"])["scores"][1] == math.inf
 
 
 @pytest.mark.usefixtures("at_once")
 def test_work_goes_on_when_progress_cannot_be_noted(tmp_path: Path) -> None:
     (tmp_path / "progress").mkdir()
-    unlucky = Checkpoint(tmp_path / "progress", "a")
+    unlucky = ResumeFile(tmp_path / "progress", "a")
     with pytest.warns(UserWarning, match="no progress is noted"):
         unlucky.save(stage=1)
     unlucky.save(stage=2)
 
 
 def test_notes_are_not_written_all_the_time(tmp_path: Path) -> None:
-    often = Checkpoint(tmp_path / "progress", "a")
+    often = ResumeFile(tmp_path / "progress", "a")
     often.save(stage=1)
     assert not (tmp_path / "progress").exists()
 
