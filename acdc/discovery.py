@@ -14,7 +14,7 @@ from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.circuit import warn_of_size
 from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
-from acdc.engine.measure import measure_circuits
+from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless

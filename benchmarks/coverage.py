@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 import acdc
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import FloatArray
 from acdc.metrics import (

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.engine.measure import bind, measure_prompts
+from acdc.engine.circuits import measure_prompts
+from acdc.engine.measure import bind
 from acdc.engine.memory import Need, Work, size
 from acdc.engine.problem import Problem
 from acdc.methods import METHODS, Target

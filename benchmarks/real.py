@@ -22,7 +22,7 @@ import acdc
 from acdc.benchmarks.cost import measure
 from acdc.benchmarks.speed.report import machine
 from acdc.circuit import selection
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.errors import AcdcError
 from acdc.evaluation.judging import judging_problem
 from acdc.metrics import (

@@ -30,7 +30,8 @@ from acdc.benchmarks.table import FILE, Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
-from acdc.engine.measure import bind, measure_circuits
+from acdc.engine.circuits import measure_circuits
+from acdc.engine.measure import bind
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, WriteError
 from acdc.evaluation.curve import curve

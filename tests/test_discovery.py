@@ -18,7 +18,7 @@ import acdc
 import families
 import problems
 from acdc.circuit import Circuit
-from acdc.engine.measure import measure_circuits
+from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError
 from acdc.methods import METHODS

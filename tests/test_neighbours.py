@@ -12,7 +12,7 @@ from torch import Tensor
 import acdc
 import families
 import problems
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.patching import ABLATIONS
 from acdc.engine.problem import Problem
 from acdc.graph import FloatArray

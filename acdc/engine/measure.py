@@ -1,13 +1,12 @@
-"""Measuring: a metric bound to prompts (which vocabulary rows to compute, and what to compare them with), and its
-values for the full model and for circuits, prompt by prompt.
+"""A metric bound to prompts: which vocabulary rows to compute, what to compare them with, and its values.
 
-Prompts come in batches, and so do circuits, as many at once as memory has room for.
+`Measure` is of one batch, `Measures` of all batches of a search.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 from acdc.engine.batches import Batches
 from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
-from acdc.engine.problem import Problem
 from acdc.errors import TaskError
 from acdc.graph import BoolArray, FloatArray
 from acdc.metrics import OUTCOMES, Outcome, Targets
@@ -178,88 +176,3 @@ class Measures:
             empty = patching.logits(np.zeros_like(patching.graph.valid), rows=measure.rows)[0]
             found.append(measure.value(empty) - measure.value(patching.clean_logits(measure.rows)))
         return abs(float(torch.cat(found, dim=-1).mean()))
-
-
-# ---- circuits on all prompts of a problem -----------------------------------------------------------------------
-
-CIRCUITS_AT_ONCE = 64
-"""Most circuits that are run as one batch."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Measured:
-    """One metric, prompt by prompt.
-
-    Attributes:
-        full: `[prompt]` of the full model.
-        corrupted: `[prompt]` of the full model on the corrupted prompts.
-        circuits: `[C, prompt]` of each circuit.
-    """
-
-    full: FloatArray
-    corrupted: FloatArray
-    circuits: FloatArray
-
-
-def measure_prompts(
-    problem: Problem,
-    circuits: Sequence[BoolArray],
-    outcomes: Sequence[Outcome] | None = None,
-    *,
-    batches: Sequence[Patching] | None = None,
-) -> list[Measured]:
-    """Run circuits on all prompts of a problem, once for all metrics.
-
-    Args:
-        circuits: masks `[n_destinations, n_sources]`, each run alone, and stacks of them `[C, …]`, which are run
-            together: each then takes the work of their union, but all take one call, which is good for small models
-            and for circuits that are alike.
-        outcomes: the metrics; None: the problem's.
-        batches: the problem's batches, kept from before with their clean and corrupted runs; None: made anew.
-
-    Returns:
-        One record a metric, with the circuits in the order given.
-
-    Raises:
-        TaskError: a metric is NaN or infinite on some prompts.
-    """
-    chosen = [problem.outcome] if outcomes is None else list(outcomes)
-    total = problem.n_batches * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
-    found: list[list[FloatArray]] = []  # [batch][metric] -> [2 + C, prompt]
-    done = 0
-    for patching in problem.batches() if batches is None else batches:
-        measures = [bind(outcome, patching) for outcome in chosen]
-        rows = measures[0].rows if len(measures) == 1 else None
-        at_once = min(CIRCUITS_AT_ONCE, problem.circuits_at_once(len(patching.prompts)))
-        runs = [patching.clean_logits(rows)[None], patching.corrupted_logits(rows)[None]]
-        pieces = [_values(measures, logits) for logits in runs]  # [piece][metric] -> [C, prompt]
-        for edges in circuits:
-            stack = edges if edges.ndim == 3 else edges[None]
-            for start in range(0, len(stack), at_once):
-                together = stack[start : start + at_once]
-                with torch.no_grad():
-                    pieces.append(_values(measures, patching.logits(together, rows=rows)))
-                done += len(together)
-                problem.progress(done, total, "running circuits")
-        found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
-    values = [np.concatenate(column, axis=1) for column in zip(*found, strict=True)]
-    for outcome, v in zip(chosen, values, strict=True):
-        names = ("for the full model", "for the full model on the corrupted prompts", "for a circuit")
-        for measured, where in zip((v[0], v[1], v[2:]), names, strict=True):
-            refuse_non_finite(measured, outcome, where)
-    return [Measured(full=v[0], corrupted=v[1], circuits=v[2:]) for v in values]
-
-
-def _values(measures: Sequence[Measure], logits: Tensor) -> list[FloatArray]:
-    """Each metric `[C, prompt]`, of logits that have the rows of the only metric, or all rows if there are more."""
-    alone = len(measures) == 1
-    read = [logits if alone or measure.rows is None else logits[..., measure.rows] for measure in measures]
-    return [m.value(x).double().cpu().numpy() for m, x in zip(measures, read, strict=True)]
-
-
-def measure_circuits(
-    problem: Problem, circuits: Sequence[BoolArray], *, batches: Sequence[Patching] | None = None
-) -> tuple[float, list[float]]:
-    """Mean metric over the prompts of the full model and of each circuit; arguments as for `measure_prompts`."""
-    (measured,) = measure_prompts(problem, circuits, batches=batches)
-    return float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from acdc.engine import memory
+from acdc.engine.measure import bind
 from acdc.model.load import load
 from acdc.model.model import Model
 
@@ -64,8 +65,6 @@ def float32_copy(model: Model) -> Model:
 @torch.no_grad()
 def rounding(problem: Problem) -> float:
     """Largest distance from the full model, of any prompt, of a run that keeps every edge: 0 but for rounding."""
-    from acdc.engine.measure import bind
-
     found = [0.0]
     for patching in problem.batches():
         measure = bind(problem.outcome, patching)

@@ -19,7 +19,7 @@ import torch
 
 from acdc.circuit import Circuit
 from acdc.engine import memory
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type, unknown
 from acdc.evaluation.judging import check_counts, judging_problem, share_of_separation, size

@@ -11,7 +11,7 @@ import torch
 
 from acdc.circuit import Scores, selection
 from acdc.engine import memory
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import check_type
 from acdc.metrics import (

@@ -18,7 +18,7 @@ import torch
 from acdc.circuit import Circuit
 from acdc.engine import memory
 from acdc.engine.belonging import changes
-from acdc.engine.measure import measure_circuits, measure_prompts
+from acdc.engine.circuits import measure_circuits, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_type, check_whole
 from acdc.evaluation.judging import (

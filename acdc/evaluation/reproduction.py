@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from acdc.engine.measure import CIRCUITS_AT_ONCE, measure_prompts
+from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray, FloatArray
 from acdc.metrics import OUTCOMES

@@ -10,7 +10,7 @@ import torch
 
 from acdc.circuit import Circuit
 from acdc.engine import memory
-from acdc.engine.measure import CIRCUITS_AT_ONCE, measure_prompts
+from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Progress, no_progress
 from acdc.evaluation.judging import judging_problem
 from acdc.model.model import Model

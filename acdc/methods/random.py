@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem
 from acdc.methods.aggregates import Estimates
 from acdc.methods.method import Method

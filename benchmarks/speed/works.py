@@ -20,7 +20,8 @@ from acdc.benchmarks.cost import count_operations
 from acdc.benchmarks.speed.cases import Case, Shape
 from acdc.benchmarks.speed.clock import Part, Sample, Timing, side_by_side, timed
 from acdc.circuit import Scores, selection
-from acdc.engine.measure import bind, measure_circuits
+from acdc.engine.circuits import measure_circuits
+from acdc.engine.measure import bind
 from acdc.graph import BoolArray, Graph
 from acdc.methods.acdc import DEFAULT_SHARE
 from acdc.methods.exact import exact_scores

@@ -17,7 +17,8 @@ from acdc.benchmarks.peers import __main__ as command
 from acdc.benchmarks.peers import compare, environments, report, run_auto_circuit, run_transformer_lens
 from acdc.benchmarks.peers.exchange import Job, Result, read_results, write_results
 from acdc.benchmarks.speed.cases import Case, Shape
-from acdc.engine.measure import bind, measure_circuits
+from acdc.engine.circuits import measure_circuits
+from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.errors import AcdcError
 from acdc.graph import Graph

@@ -15,7 +15,7 @@ import acdc
 import problems
 from acdc.cli import terminal
 from acdc.engine import memory
-from acdc.engine.measure import measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.patching import Patching
 from acdc.engine.problem import NeedText, Problem
 from acdc.errors import AcdcError

@@ -143,7 +143,7 @@ def test_a_circuit_of_one_edge_has_nothing_to_knock_out() -> None:
 @pytest.mark.parametrize("at_once", [64, 8])
 def test_each_edge_is_knocked_out_of_the_circuit(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("acdc.evaluation.minimality.CIRCUITS_AT_ONCE", at_once)
-    monkeypatch.setattr("acdc.engine.measure.CIRCUITS_AT_ONCE", at_once - 3)
+    monkeypatch.setattr("acdc.engine.circuits.CIRCUITS_AT_ONCE", at_once - 3)
     result = acdc.minimality(model(), prompts(), circuit())
     assert [e.edge for e in result.edges] == circuit().edge_names()
     assert len(result.edges) == 20

@@ -15,7 +15,7 @@ import acdc
 import families
 import problems
 from acdc.circuit import Circuit, Scores
-from acdc.engine.measure import measure_circuits, measure_prompts
+from acdc.engine.circuits import measure_circuits, measure_prompts
 from acdc.engine.patching import ABLATIONS, Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
