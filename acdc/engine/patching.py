@@ -10,15 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acdc.engine.propagate import Plan, propagate, source_demand
-from acdc.engine.references import (
-    ABLATIONS,
-    References,
-    full_context,
-    input_sources,
-    mean_references,
-    zero_references,
-)
+from acdc.engine.attention_stage import take
+from acdc.engine.demand import source_demand
+from acdc.engine.plain_run import embedded, full_context, plain_run
+from acdc.engine.propagate import Plan, propagate
+from acdc.engine.references import ABLATIONS, References, mean_references, zero_references
+from acdc.engine.stage import stages_of
 from acdc.engine.state import State, state_of
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
@@ -71,14 +68,13 @@ class Patching:
                 else mean_references(model, graph, self.prompts, per_position=ablation == "mean-position")
             )
         self._given = references
+        self.stages = stages_of(model, graph)
+        self.coupled = [stage.sublayer for stage in self.stages if stage.coupled]
         with torch.no_grad():
             self.start = self._first_position()
             self.context = full_context(model, self.prompts, start=self.start)
-            self.clean_inputs, self.constant = input_sources(
-                graph, forward.embed(model.decomposition, full_context(model, self.prompts))
-            )
+            self.clean_inputs, self.constant = embedded(model, graph, self.prompts)
             self.state = self.reference_state()
-        self.coupled = [layer.attention.coupled for layer in model.decomposition.layers]
 
     # ---- preparation -------------------------------------------------------------------------------------------
 
@@ -105,8 +101,7 @@ class Patching:
     def clean(self) -> forward.Trace:
         """The plain run on the clean prompts."""
         with torch.no_grad():
-            context = full_context(self.model, self.prompts)
-            return forward.run(self.model.decomposition, context, self._embedded(self.clean_inputs))
+            return plain_run(self.model, self.prompts, x=self._embedded(self.clean_inputs))[1]
 
     def adopt_clean(self, trace: forward.Trace) -> None:
         """Use a plain run on the clean prompts that was made elsewhere, instead of making another."""
@@ -116,12 +111,7 @@ class Patching:
     def corrupted(self) -> forward.Trace:
         """The plain run on the corrupted prompts."""
         with torch.no_grad():
-            context = full_context(self.model, self.prompts, corrupted=True)
-            return forward.run(
-                self.model.decomposition,
-                context,
-                torch.stack(forward.embed(self.model.decomposition, context)).sum(0),
-            )
+            return plain_run(self.model, self.prompts, corrupted=True)[1]
 
     def _embedded(self, inputs: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(inputs)).sum(0) + self.constant
@@ -131,22 +121,58 @@ class Patching:
         """The reference output of every source."""
         if self._given is not None:
             return self._given.of(self.prompts.mask)
-        context = full_context(self.model, self.prompts, corrupted=True)
-        inputs, _ = input_sources(self.graph, forward.embed(self.model.decomposition, context))
-        return References(inputs, tuple(self.corrupted.z), tuple(self.corrupted.mlp_output))
+        inputs, _ = embedded(self.model, self.graph, self.prompts, corrupted=True)
+        return References(inputs, tuple(stage.output(self.corrupted) for stage in self.stages))
 
     def reference_state(self, *, writable: bool = False) -> State:
         """The state in which every edge carries its reference."""
         if self._given is None and self._same_context():
-            return state_of(self.model, self.corrupted, self.start, None, writable=writable)
+            return state_of(self.stages, self.corrupted, self.start, None, writable=writable)
         references = self.references
-        trace = forward.run(
-            self.model.decomposition,
-            full_context(self.model, self.prompts),
-            self._embedded(references.inputs),
-            instead=forward.Outputs(references.z, references.mlp),
-        )
-        return state_of(self.model, trace, self.start, references, writable=writable)
+        written: dict[str, list[Tensor]] = {"attention": [], "mlp": []}
+        for place, totals in written.items():
+            for layer in range(self.graph.n_layers):
+                parts = [
+                    stage.total(outputs)
+                    for stage, outputs in zip(self.stages, references.outputs, strict=True)
+                    if (stage.place, stage.sublayer.layer) == (place, layer)
+                ]
+                totals.append(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
+        x = self._embedded(references.inputs)
+        _, trace = plain_run(self.model, self.prompts, x=x, instead=forward.Outputs(**written))
+        return state_of(self.stages, trace, self.start, references, writable=writable)
+
+    def clean_state(self, *, writable: bool = False) -> State:
+        """The state in which every edge is kept."""
+        return state_of(self.stages, self.clean, self.start, None, writable=writable)
+
+    @torch.no_grad()
+    def source_differences(self, outputs: Sequence[Tensor] | None = None, used: BoolArray | None = None) -> Tensor:
+        """R[s] − A[s] of the sources, R their reference and A their output, on the window.
+
+        Args:
+            outputs: compact ones of each stage on the window, of a run on the clean inputs; None: of the clean run.
+            used: `[n_sources]`, which of them; None: all.
+
+        Returns:
+            `[used, B, W, D]`.
+        """
+        graph, start = self.graph, self.start
+        used = np.ones(graph.n_sources, dtype=bool) if used is None else used
+        if outputs is None:
+            outputs = [stage.output(self.clean)[..., start:, :] for stage in self.stages]
+        own = self.clean_inputs
+        found = own[0].new_empty(int(used.sum()), *own[0][0, :, start:].shape)
+        for i in np.flatnonzero(used[: graph.n_inputs]):
+            found[int(used[:i].sum())] = (self.references.inputs[i] - own[i])[0, :, start:]
+        for stage, reference, output in zip(self.stages, self.references.outputs, outputs, strict=True):
+            place = stage.sublayer.outputs
+            which = np.flatnonzero(used[place])
+            if len(which):
+                difference = take(reference[..., start:, :], which) - take(output, which)
+                first = int(used[: place.start].sum())
+                found[first : first + len(which)] = stage.write(difference, which)[:, 0]
+        return found
 
     # ---- running -----------------------------------------------------------------------------------------------
 

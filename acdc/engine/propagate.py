@@ -7,70 +7,32 @@ run (corrupted prompts, zero, mean). Written as differences, destination d reads
 
 where the *state* is any earlier run whose residual inputs are known. `Patching.logits` starts from the reference
 run, where nothing is kept, and lets the clean input in through the kept edges; a search starts from the current
-circuit and lets one changed destination out. Both are the one function `propagate`, which recomputes only
-components that are reached by a change and that reach the logits, at the positions where that matters:
+circuit and lets one changed destination out. Both are the one function `propagate`: a loop over stages, each of which
+knows how its components are run (`acdc.engine.stage`), and recomputes only those that are reached by a change and
+that reach the logits, at the positions where that matters:
 
 - before the first position at which clean and corrupted prompts differ, nothing changes;
-- a component all of whose readers read only the metric's positions is computed only there.
+- a component all of whose readers read only the metric's positions is computed only there (`acdc.engine.demand`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.demand import EVERYWHERE, NOWHERE
+from acdc.engine.stage import Stage, StageState, Written
 from acdc.engine.state import Journal, State
 from acdc.graph import BoolArray, Graph, IntArray
 from acdc.model import forward, passes
-from acdc.model.architecture import Attention
 from acdc.model.forward import Context
 from acdc.model.model import Model
-
-# ---- demand: which components must be computed, and where -------------------------------------------------------
-
-NOWHERE, AT_READ, EVERYWHERE = 0, 1, 2
-
-
-def port_demand(graph: Graph, source_demand: IntArray) -> IntArray:
-    """Where each port's input is needed `[n_ports]`, given where each component's output is."""
-    demand = np.append(source_demand, AT_READ)[graph.port_source]
-    demand[(demand > NOWHERE) & graph.reads_everywhere] = EVERYWHERE
-    return demand
-
-
-def source_demand(graph: Graph, kept: BoolArray, coupled: Sequence[bool], *, dense: bool) -> IntArray:
-    """Where each source's output is needed (`NOWHERE`, `AT_READ`, `EVERYWHERE`): `[n_sources]`.
-
-    Args:
-        kept: kept edges per port `[n_ports, n_sources]`.
-        coupled: per layer, whether a head's output depends on the other heads'.
-        dense: the read positions are the whole window.
-    """
-    demand = np.zeros(graph.n_sources, dtype=np.int64)
-    for stage in range(int(graph.port_stage.max()), 0, -1):
-        ports = np.flatnonzero(graph.port_stage == stage)
-        if not len(ports):
-            continue
-        couple(graph, demand, stage, coupled)
-        level = port_demand(graph, demand)[ports]
-        np.maximum(demand, (kept[ports] * level[:, None]).max(axis=0), out=demand)
-    if dense:
-        demand[demand > NOWHERE] = EVERYWHERE
-    return demand
-
-
-def couple(graph: Graph, demand: IntArray, stage: int, coupled: Sequence[bool]) -> None:
-    """Raise all heads of a stage to the highest demand among them if their layer is coupled, in place."""
-    for sublayer in graph.sublayers:
-        if sublayer.stage == stage and sublayer.kind == "head" and coupled[sublayer.layer]:
-            demand[sublayer.sources] = demand[sublayer.sources].max()
-
-
-# ---- propagation ------------------------------------------------------------------------------------------------
 
 
 class _Changes:
@@ -142,7 +104,7 @@ def propagate(
     *,
     inputs: Sequence[Tensor] = (),
     seeds: dict[int, Tensor] | None = None,
-    from_layer: int = 0,
+    from_stage: int = 0,
     rows: Tensor | None = None,
     journal: Journal | None = None,
 ) -> Tensor:
@@ -152,25 +114,21 @@ def propagate(
         inputs: changes of the input sources, each `[C or 1, B, W, D]`.
         seeds: changes of single ports' residual inputs by port index, `[C, B, W or P, D]` (P where the port's
             demand is `AT_READ`).
-        from_layer: first layer that can change.
+        from_stage: first stage that can change.
         rows: vocabulary rows `[R]` to compute; None: all.
 
     Returns:
         `[C, B, P, R]`.
     """
-    pass_ = _Pass(model, graph, context, state, plan, seeds or {}, journal)
+    run = Run(graph, context, state, plan, seeds or {}, journal)
     if inputs:
-        pass_.write(list(range(len(inputs))), torch.stack(list(inputs)), everywhere=True)
-    for index in range(from_layer, graph.n_layers):
-        if graph.parallel:
-            mlp = pass_.mlp(index)
-            pass_.attention(index)
-            pass_.publish(mlp)
-        else:
-            pass_.attention(index)
-            pass_.publish(pass_.mlp(index))
+        run.write(Written(list(range(len(inputs))), torch.stack(list(inputs)), everywhere=True))
+    for number, together in groupby(state.stages, key=lambda stage: stage.sublayer.stage):
+        if number >= from_stage:
+            for written in [change for stage in together for change in stage.rerun(run)]:
+                run.write(written)
     last = np.array([graph.n_ports - 1])
-    (x,) = pass_.port_inputs([(last, context.at_read(state.final_x)[None])], read=True)
+    (x,) = run.port_inputs([(last, context.at_read(state.final_x)[None])], read=True)
     if x is None:  # nothing reaches the logits
         x = context.at_read(state.final_x)[None]
     else:
@@ -180,41 +138,32 @@ def propagate(
     return forward.readout(model.decomposition, x[0], rows)
 
 
-def component_change(
-    model: Model,
-    graph: Graph,
-    context: Context,
-    state: State,
-    seeds: dict[int, Tensor],
-    layer: int,
-) -> Tensor:
-    """Change of what a layer's heads (or its MLP) write when residual inputs of their ports change.
+def stage_change(graph: Graph, context: Context, state: State, stage: Stage, seeds: dict[int, Tensor]) -> Tensor:
+    """Change of what a stage writes when residual inputs of its ports change.
 
     Args:
-        seeds: changes by port index, `[C, B, W, D]`, all of the heads' or all of the MLP's.
+        seeds: changes by port index, `[C, B, W, D]`.
 
     Returns:
-        `[C, B, W, D]`, summed over the heads.
+        `[C, B, W, D]`, summed over its components.
     """
     kept = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
     demand = np.full(graph.n_sources, NOWHERE)
-    for sublayer in graph.sublayers_of(layer):
-        demand[sublayer.sources] = EVERYWHERE
-    plan = Plan(context.read.new_zeros(0), kept, demand)
-    pass_ = _Pass(model, graph, context, state, plan, seeds, None)
-    if next(iter(seeds)) not in graph.layer_heads(layer).every_port:
-        pass_.publish(pass_.mlp(layer))
-    else:
-        pass_.attention(layer)
-    return pass_.changes.total()
+    demand[stage.sublayer.outputs] = EVERYWHERE
+    run = Run(graph, context, state, Plan(context.read.new_zeros(0), kept, demand), seeds, None)
+    for written in stage.rerun(run):
+        run.write(written)
+    return run.changes.total()
 
 
-class _Pass:
+S = TypeVar("S", bound=StageState)
+
+
+class Run:
     """One propagation: the changes so far, at every position of the window and at the read positions."""
 
     def __init__(
         self,
-        model: Model,
         graph: Graph,
         context: Context,
         state: State,
@@ -222,7 +171,7 @@ class _Pass:
         seeds: dict[int, Tensor],
         journal: Journal | None,
     ) -> None:
-        self.model, self.graph, self.context, self.state = model, graph, context, state
+        self.context, self.state = context, state
         self.plan, self.seeds, self.journal = plan, seeds, journal
         needed = int((plan.demand > NOWHERE).sum())
         differentiable = torch.is_grad_enabled()
@@ -231,20 +180,26 @@ class _Pass:
             self.changes if context.dense else _Changes(needed + graph.n_inputs, differentiable=differentiable)
         )
 
-    def write(self, ids: list[int], difference: Tensor, *, everywhere: bool) -> None:
-        """Note that the sources `ids` changed by `difference` `[len(ids), C, B, P, D]`."""
-        if everywhere:
-            self.changes.append(ids, difference)
-            if not self.context.dense:
-                self.changes_at_read.append(ids, self.context.at_read(difference))
-        else:
-            self.changes_at_read.append(ids, difference)
+    def of(self, stage: Stage, kind: type[S]) -> S:
+        """The state of a stage, which is of a kind that it knows."""
+        found = self.state.parts[stage.index]
+        assert isinstance(found, kind)
+        return found
 
-    def publish(self, output: tuple[int, Tensor, bool] | None) -> None:
-        """Note an MLP's change."""
-        if output is not None:
-            source, difference, everywhere = output
-            self.write([source], difference[None], everywhere=everywhere)
+    def write(self, written: Written) -> None:
+        """Note that some sources changed."""
+        if written.everywhere:
+            self.changes.append(written.sources, written.difference)
+            if not self.context.dense:
+                self.changes_at_read.append(written.sources, self.context.at_read(written.difference))
+        else:
+            self.changes_at_read.append(written.sources, written.difference)
+
+    def reaches(self, ports: range) -> bool:
+        """Whether any of these ports may read a change."""
+        if any(port in ports for port in self.seeds):
+            return True
+        return bool(self.plan.kept[ports.start : ports.stop, self.changes_at_read.ids].any())
 
     def touched(self, ports: IntArray, *, read: bool) -> BoolArray:
         """Which of the ports read a change: `[len(ports)]`."""
@@ -294,140 +249,3 @@ class _Pass:
         for i, seed in zip(seeded, seeds, strict=True):
             x[i] += seed
         return x
-
-    def mlp(self, index: int) -> tuple[int, Tensor, bool] | None:
-        """Change of the MLP's output: (source, difference `[C, B, P, D]`, everywhere), or None."""
-        graph, state = self.graph, self.state
-        sublayer = graph.sublayer(index, "mlp")
-        if sublayer is None:
-            return None
-        (source,), port = sublayer.sources, np.array(sublayer.every_port)
-        if self.plan.demand[source] == NOWHERE:
-            return None
-        read = bool(self.plan.demand[source] == AT_READ)
-        base, reference = state.mlp_x[index], state.reference_mlp[index]
-        if read:
-            base, reference = self.context.at_read(base), self.context.at_read(reference)
-        (x,) = self.port_inputs([(port, base[None])], read=read)
-        if x is None:
-            if state.settled:
-                return None
-            x = base[None]
-        new = forward.mlp(self.model.decomposition.layers[index], x[0])
-        if self.journal is not None:
-            self.journal.note(state.mlp_x[index], x[0], read=read)
-            self.journal.note(state.reference_mlp[index], new, read=read)
-        return source, new - reference, not read
-
-    def attention(self, index: int) -> None:
-        """Recompute the heads of a layer that change, each where it is needed."""
-        sublayer = self.graph.layer_heads(index)
-        if self.state.settled and not self._reaches(sublayer.every_port):
-            return
-        demand = self.plan.demand[sublayer.sources]
-        for level in (EVERYWHERE, AT_READ):
-            heads = np.flatnonzero(demand == level)
-            if len(heads):
-                self._heads(index, heads, read=level == AT_READ)
-
-    def _reaches(self, ports: range) -> bool:
-        """Whether any of these ports may read a change."""
-        if any(port in ports for port in self.seeds):
-            return True
-        return bool(self.plan.kept[ports.start : ports.stop, self.changes_at_read.ids].any())
-
-    def _heads(self, index: int, heads: IntArray, *, read: bool) -> None:
-        graph, state, context = self.graph, self.state, self.context
-        attention = self.model.decomposition.layers[index].attention
-        sublayer = graph.layer_heads(index)
-        port_ids = [np.array(ports)[heads] for ports in sublayer.ports.values()]
-        touched = [self.touched(ids, read=read and i == 0) for i, ids in enumerate(port_ids)]
-        active = touched[0] | touched[1] | touched[2]
-        if attention.coupled and active.any():
-            active[:] = True
-        if not state.settled:
-            active[:] = True
-        if not active.any():
-            return
-        heads = heads[active]
-        changed = [part[active] for part in touched]
-        for i, port in enumerate("qkv"):
-            if getattr(attention, port).norm_across_heads and changed[i].any():
-                changed[i][:] = True
-        x = self._head_inputs(index, heads, [ids[active] for ids in port_ids], changed, read=read)
-        q, k, v = (
-            self._projection(index, attention, i, heads, changed[i], x[i], read=read and i == 0) for i in range(3)
-        )
-        z = forward.attend(attention, q, k, v, context, heads=_some(heads, graph.n_heads), read=read)
-        z = forward.scaled_by_post_norm(attention, z)
-        reference = take(state.reference_z[index], heads)
-        if read:
-            reference = context.at_read(reference)
-        if self.journal is not None:
-            self.journal.note_heads(state.reference_z[index], heads, z, read=read)
-        difference = forward.write(attention, z - reference, heads=_some(heads, graph.n_heads))
-        self.write([sublayer.sources[head] for head in heads], difference, everywhere=not read)
-
-    def _head_inputs(
-        self, index: int, heads: IntArray, ports: list[IntArray], changed: list[BoolArray], *, read: bool
-    ) -> list[Tensor | None]:
-        """Residual inputs of the changed q, k and v ports."""
-        inputs = self.state.heads_x[index]
-        x: list[Tensor | None] = [None, None, None]
-        for at_read in (False, True):  # keys and values are read everywhere, queries where the head is
-            group = [i for i in range(3) if (read and i == 0) == at_read and changed[i].any()]
-            if group:
-                bases = [inputs.get(i, heads[changed[i]]) for i in group]
-                bases = [self.context.at_read(base) for base in bases] if at_read else bases
-                parts = [(ports[i][changed[i]], base) for i, base in zip(group, bases, strict=True)]
-                for i, found in zip(group, self.port_inputs(parts, read=at_read), strict=True):
-                    x[i] = found
-        return x
-
-    def _projection(
-        self,
-        index: int,
-        attention: Attention,
-        which: int,
-        heads: IntArray,
-        touched: BoolArray,
-        x: Tensor | None,
-        *,
-        read: bool,
-    ) -> Tensor:
-        """q, k or v of the heads: from the state where nothing changed, else from the new inputs `x`."""
-        state, context = self.state, self.context
-        stored = (state.q, state.k, state.v)[which][index]
-        old = take(stored, heads)
-        if read:
-            old = context.at_read(old)
-        if x is None:
-            return old
-        changed = heads[touched]
-        if x.shape[0] == 1 and len(changed) > 1:
-            x = x.expand(len(changed), *x.shape[1:])
-        some = _some(changed, self.graph.n_heads)
-        new = forward.project(attention, "qkv"[which], x, context, heads=some, read=read)
-        offset = context.start if which > 0 else 0
-        if self.journal is not None:
-            self.journal.note_inputs(state.heads_x[index], which, changed, x, read=read)
-            self.journal.note_heads(stored, changed, new, read=read, offset=offset)
-        if offset:
-            earlier = take(stored, changed)[..., :offset, :]
-            new = torch.cat((earlier.expand(-1, new.shape[1], -1, -1, -1), new), dim=-2)
-        if touched.all():
-            return new
-        place = torch.as_tensor(np.flatnonzero(touched), device=new.device)
-        return old.expand(-1, new.shape[1], *old.shape[2:]).index_copy(0, place, new)
-
-
-def _some(heads: IntArray, n_heads: int) -> list[int] | None:
-    return None if len(heads) == n_heads else [int(head) for head in heads]
-
-
-def take(x: Tensor, index: IntArray) -> Tensor:
-    """`x[index]` of ascending indices, without a copy where they are a range."""
-    first, last = int(index[0]), int(index[-1])
-    if last - first + 1 == len(index):
-        return x[first : last + 1]
-    return x[torch.as_tensor(index, device=x.device)]

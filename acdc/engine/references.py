@@ -7,15 +7,13 @@ that it does not depend on how prompts of unequal lengths are padded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from acdc.errors import AcdcError
+from acdc.engine.plain_run import embedded, plain_run
+from acdc.engine.stage import stages_of
 from acdc.graph import Graph
-from acdc.model import forward
-from acdc.model.forward import Context
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
 
@@ -33,15 +31,13 @@ class References:
 
     Attributes:
         inputs: one per input source, `[1, B or 1, T or 1, D]`.
-        z: per layer, scaled attention results `[H, 1, B or 1, T or 1, d_head]`.
-        mlp: per layer, `[1, B or 1, T or 1, D]`.
+        outputs: compact ones of each stage, `[component, 1, B or 1, T or 1, X]`.
 
     Where there is one for all prompts (B is 1) but T positions, i is each prompt's i-th real token.
     """
 
     inputs: tuple[Tensor, ...]
-    z: tuple[Tensor, ...]
-    mlp: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
     def of(self, mask: Tensor) -> References:
         """With full prompt and position axes, for prompts with real tokens `mask` `[B, T]`: views where possible."""
@@ -53,23 +49,12 @@ class References:
                 return x[..., 0, :, :][..., token, :]
             return x.expand(*x.shape[:-3], B, T, x.shape[-1])
 
-        return References(tuple(map(full, self.inputs)), tuple(map(full, self.z)), tuple(map(full, self.mlp)))
+        return References(tuple(map(full, self.inputs)), tuple(map(full, self.outputs)))
 
 
 def _padded_right(mask: Tensor) -> bool:
     """Whether every prompt's real tokens come first, so that its i-th token is at position i."""
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def input_sources(graph: Graph, parts: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Tensor | float]:
-    """Embedding parts as input sources, and the constant that belongs to none."""
-    if graph.inputs == "single":
-        return (torch.stack(list(parts)).sum(0),), 0.0
-    if graph.inputs == "token":
-        return (parts[0],), parts[1] if len(parts) > 1 else 0.0
-    if len(parts) == 1:
-        raise AcdcError('inputs="split" needs position embeddings, and this model has none (rotary): use "single"')
-    return tuple(parts), 0.0
 
 
 @torch.no_grad()
@@ -80,13 +65,12 @@ def mean_references(
     sums: list[Tensor] | None = None
     axes = (-3,) if per_position else (-3, -2)
     count: Tensor | float = 0.0
+    stages = stages_of(model, graph)
     for start in range(0, len(prompts), batch_size or len(prompts)):
         batch = prompts[start : start + (batch_size or len(prompts))].to(model.device)
-        context = full_context(model, batch)
-        parts = forward.embed(model.decomposition, context)
-        inputs, _ = input_sources(graph, parts)
-        trace = forward.run(model.decomposition, context, torch.stack(parts).sum(0))
-        outputs, real = [*inputs, *trace.z, *trace.mlp_output], batch.mask
+        inputs, _ = embedded(model, graph, batch)
+        _, trace = plain_run(model, batch)
+        outputs, real = [*inputs, *(stage.output(trace) for stage in stages)], batch.mask
         if per_position and not _padded_right(real):
             order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
             prompt = torch.arange(len(order), device=order.device)[:, None]
@@ -98,26 +82,9 @@ def mean_references(
     assert sums is not None
     assert isinstance(count, Tensor)
     means = [(x / count.clamp(min=1)).to(model.dtype) for x in sums]
-    n = len(means) - 2 * model.n_layers
-    return References(tuple(means[:n]), tuple(means[n : n + model.n_layers]), tuple(means[n + model.n_layers :]))
+    return References(tuple(means[: graph.n_inputs]), tuple(means[graph.n_inputs :]))
 
 
 def zero_references(model: Model, graph: Graph) -> References:
     zero = model.decomposition.unembedding.new_zeros(1, 1, 1, model.d_model)
-    z = tuple(
-        zero.new_zeros(model.n_heads, 1, 1, 1, layer.attention.w_o.shape[1]) for layer in model.decomposition.layers
-    )
-    return References((zero,) * graph.n_inputs, z, (zero,) * model.n_layers)
-
-
-def full_context(model: Model, prompts: Prompts, *, corrupted: bool = False, start: int = 0) -> Context:
-    """The context of the clean (or corrupted) prompts."""
-    tokens, mask, position_ids = prompts.clean, prompts.mask, prompts.position_ids
-    if corrupted:
-        tokens = prompts.corrupted
-        mask = mask if prompts.corrupted_mask is None else prompts.corrupted_mask
-        if prompts.corrupted_position_ids is not None:
-            position_ids = prompts.corrupted_position_ids
-    read = prompts.positions
-    read = torch.where(read >= 0, read, read.max(dim=1, keepdim=True).values)
-    return forward.make_context(model.decomposition, tokens, mask, position_ids, read=read, start=start)
+    return References((zero,) * graph.n_inputs, tuple(stage.zeros() for stage in stages_of(model, graph)))

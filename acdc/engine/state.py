@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from acdc.engine.references import References
+from acdc.engine.stage import Stage, StageState
 from acdc.graph import IntArray
-from acdc.model import forward
-from acdc.model.architecture import Layer
-from acdc.model.forward import Context
-from acdc.model.model import Model
+from acdc.model.forward import Context, Trace
 
 
 @dataclasses.dataclass
@@ -44,56 +42,45 @@ class PortInputs:
 
 @dataclasses.dataclass
 class State:
-    """A run with known residual inputs; lists are per layer.
+    """A run with known residual inputs.
 
     Attributes:
-        heads_x: residual inputs of the q, k and v ports.
-        q: `[H, 1, B, W, d_head]`; k, v: `[H, 1, B, T, d_head]`.
-        reference_z: scaled attention results that differences are taken from, `[H, 1, B, W, d_head]`.
-        mlp_x, reference_mlp: input, and output that differences are taken from, `[1, B, W, D]`.
+        stages: in execution order; parts: what is kept of each.
         final_x: `[1, B, W, D]`.
         settled: whether every component's output is its reference, so that unchanged ones need not be run.
     """
 
-    heads_x: list[PortInputs]
-    q: list[Tensor]
-    k: list[Tensor]
-    v: list[Tensor]
-    reference_z: list[Tensor]
-    mlp_x: list[Tensor]
-    reference_mlp: list[Tensor]
+    stages: tuple[Stage, ...]
+    parts: tuple[StageState, ...]
     final_x: Tensor
     settled: bool
 
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Compact outputs that differences are taken from, of each stage, on the window."""
+        return [part.output for part in self.parts]
+
 
 def state_of(
-    model: Model, trace: forward.Trace, start: int, references: References | None, *, writable: bool = False
+    stages: tuple[Stage, ...],
+    trace: Trace,
+    start: int,
+    references: References | None,
+    *,
+    writable: bool = False,
 ) -> State:
     """The state of a plain run (`references` None) or of a run on references.
 
     Args:
         writable: copy what a search will change in place.
     """
-    layers = model.decomposition.layers
     assert trace.final_input is not None
-
-    def window(x: Tensor) -> Tensor:
-        return x[..., start:, :].clone() if writable else x[..., start:, :]
-
-    def every_head(layer: Layer, x: Tensor) -> Tensor:
-        repeated = forward.per_head(layer.attention, x)
-        return repeated.clone() if writable and repeated is x else repeated
-
-    z = [window(x) for x in trace.z]
+    final_x = trace.final_input[..., start:, :]
+    outputs = [None] * len(stages) if references is None else list(references.outputs)
     return State(
-        heads_x=[PortInputs(x[..., start:, :]) for x in trace.attention_input],
-        q=[window(x) for x in trace.q],
-        k=[every_head(layer, x) for layer, x in zip(layers, trace.k, strict=True)],
-        v=[every_head(layer, x) for layer, x in zip(layers, trace.v, strict=True)],
-        reference_z=z if references is None else [window(x) for x in references.z],
-        mlp_x=[window(x) for x in trace.mlp_input],
-        reference_mlp=[window(x) for x in (trace.mlp_output if references is None else references.mlp)],
-        final_x=window(trace.final_input),
+        stages,
+        tuple(stage.state(trace, start, x, writable=writable) for stage, x in zip(stages, outputs, strict=True)),
+        final_x.clone() if writable else final_x,
         settled=references is None,
     )
 
@@ -109,13 +96,15 @@ class Journal:
         """`target` `[1, B, W, X]` becomes `value` `[C, B, W or P, X]` of the circuit that is committed."""
         self.entries.append((lambda: target, value, read, 0))
 
-    def note_heads(self, target: Tensor, heads: IntArray, value: Tensor, *, read: bool, offset: int = 0) -> None:
-        """The same for heads of `target` `[H, 1, B, T, X]`, from position `offset` on.
+    def note_components(
+        self, target: Tensor, components: IntArray, value: Tensor, *, read: bool, offset: int = 0
+    ) -> None:
+        """The same for components of `target` `[component, 1, B, T, X]`, from position `offset` on.
 
-        `value` is `[len(heads), C, B, P, X]`.
+        `value` is `[len(components), C, B, P, X]`.
         """
-        for head, new in zip(heads, value, strict=True):
-            self.entries.append((partial(target.__getitem__, int(head)), new, read, offset))
+        for i, new in zip(components, value, strict=True):
+            self.entries.append((partial(target.__getitem__, int(i)), new, read, offset))
 
     def note_inputs(self, inputs: PortInputs, which: int, heads: IntArray, value: Tensor, *, read: bool) -> None:
         """The same for residual inputs of ports, which are copied only when they come to differ."""

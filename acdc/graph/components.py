@@ -248,6 +248,10 @@ class Table:
         """The components of a layer, in execution order."""
         return tuple(row for sublayer in self.sublayers_of(layer) for row in sublayer.components)
 
+    def sources_before(self, stage: int) -> int:
+        """How many sources run before a stage: the first ones of the array."""
+        return int((self.source_stage < stage).sum())
+
     def component(self, name: str) -> Component:
         """The row of a name.
 

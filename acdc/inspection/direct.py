@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from acdc.engine import memory
+from acdc.engine.plain_run import input_sources
 from acdc.engine.problem import Progress, no_progress
-from acdc.engine.references import input_sources
+from acdc.engine.stage import stages_of
 from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, Graph
 from acdc.inspection.runs import judged, most_likely, plain_runs
@@ -121,12 +122,10 @@ def _outputs(model: Model, graph: Graph, context: Context, trace: Trace) -> tupl
     constant = torch.zeros_like(outputs[0])
     if isinstance(rest, Tensor):
         constant = constant + context.at_read(rest[0].expand_as(inputs[0][0]))
-    for index, layer in enumerate(model.decomposition.layers):
-        written = forward.write(layer.attention, context.at_read(trace.z[index]))  # [H, 1, B, P, D]
-        outputs += list(written[:, 0])
-        if layer.attention.b_o is not None and layer.attention.post_norm is None:
-            constant = constant + layer.attention.b_o
-        outputs += [context.at_read(trace.mlp_output[index][0])] * graph.mlp
+    for stage in stages_of(model, graph):
+        outputs += list(stage.write(context.at_read(stage.output(trace)))[:, 0])  # [B, P, D] each
+        shift = stage.constant()
+        constant = constant if shift is None else constant + shift
     return [x.to(dtype) for x in outputs], constant.to(dtype)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from acdc.engine.plain_run import plain_run
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.engine.references import full_context
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import Graph
 from acdc.model import forward
@@ -39,13 +38,11 @@ def judged(
 def plain_runs(problem: Problem, what: str) -> Iterator[tuple[Prompts, Context, Trace]]:
     """Plain runs on the clean prompts, batch by batch."""
     problem.check_memory("circuits")
-    decomposition, size = problem.model.decomposition, problem.prompts_per_batch
+    size = problem.prompts_per_batch
     for start in range(0, len(problem.prompts), size):
         problem.progress(start, len(problem.prompts), what)
         prompts = problem.prompts[start : start + size].to(problem.model.device)
-        context = full_context(problem.model, prompts)
-        x = torch.stack(forward.embed(decomposition, context)).sum(0)
-        yield prompts, context, forward.run(decomposition, context, x)
+        yield prompts, *plain_run(problem.model, prompts)
     problem.progress(len(problem.prompts), len(problem.prompts), what)
 
 

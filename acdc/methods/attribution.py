@@ -5,19 +5,15 @@ source s, and the gradient taken at d's residual input, before the norm. It is t
 when the edge is removed. Variants differ in where the gradient is taken: at the clean input (EAP), on the line from
 the corrupted to the clean embedding (EAP-IG), or at both ends (clean-corrupted).
 
-All heads read one residual stream in these runs, so one backward pass gives the gradient g of every q, k and v
-projection; what is missing is only the way back through each head's weights W and through the norm, whose
-vector-Jacobian product is linear. With x̂ the normalised input, σ its scale and γ the gain,
-
-    ∂metric/∂x_d = (1/σ) (h − mean(h) − x̂ · mean(h ⊙ x̂)),   h = γ ⊙ Wᵀ g   (RMSNorm: without mean(h))
-
-where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model. So
-an edge costs d_model multiply-adds a token, in one matrix product per layer and prompt.
+All components read one residual stream in these runs, so one backward pass is enough: every stage knows the way back
+from there to the input of each of its ports (`Stage.gradients`). So an edge costs d_model multiply-adds a token, in one
+matrix product per layer and prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -26,12 +22,12 @@ from torch import Tensor
 from acdc.engine.batches import Batches
 from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.patching import Patching
-from acdc.engine.references import full_context
+from acdc.engine.plain_run import plain_run
 from acdc.errors import AcdcError, TaskError
-from acdc.graph import FloatArray, Graph
+from acdc.graph import FloatArray
 from acdc.metrics import Outcome
 from acdc.model import forward, passes
-from acdc.model.architecture import Attention, Norm
+from acdc.model.forward import Trace
 
 STEPS = 5
 """Gradients on the way from the corrupted to the clean prompt, unless told otherwise."""
@@ -56,7 +52,6 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
     """
     model, graph = patching.model, patching.graph
     decomposition = model.decomposition
-    context = full_context(model, patching.prompts)
     reference = torch.stack([x.expand_as(patching.clean_inputs[0]) for x in patching.references.inputs]).sum(0)
     clean = torch.stack(list(patching.clean_inputs)).sum(0)
     measure: Measure | None = None
@@ -66,7 +61,7 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
     for alpha in sorted(alphas, reverse=True):
         with torch.enable_grad(), model.frozen():
             x = (reference + alpha * (clean - reference) + patching.constant).requires_grad_()
-            trace = forward.run(decomposition, context, x, ungrouped=True)
+            context, trace = plain_run(model, patching.prompts, x=x, ungrouped=True)
             assert trace.final_input is not None
             if alpha == 1.0:
                 patching.adopt_clean(trace)
@@ -74,12 +69,12 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
             at_read = context.at_read(trace.final_input)
             value = measure.value(forward.readout(decomposition, at_read, measure.rows))
             refuse_non_finite(value, outcome, "for the full model", first=first)
-            ends = [r for raw in trace.raw for r in raw] + trace.mlp_input + [trace.final_input]
+            ends = [end for stage in patching.stages for end in stage.ends(trace)] + [trace.final_input]
             gradients = gradient_of(value.sum(), ends, outcome)
             passes.count(backward=len(patching.prompts))
         with torch.no_grad():
             if difference is None:
-                difference = source_differences(patching)
+                difference = patching.source_differences()
             _accumulate(scores, patching, trace, gradients, difference)
         del trace, ends, gradients, at_read, value  # so that the next run finds their memory free
     refuse_bad_gradient(scores, outcome)
@@ -123,76 +118,27 @@ def refuse_bad_gradient(scores: Tensor, outcome: Outcome) -> None:
         )
 
 
-@torch.no_grad()
-def source_differences(patching: Patching) -> Tensor:
-    """R[s] − A[s] of every source on the window: `[n_sources, B, W, D]`."""
-    model, graph, start = patching.model, patching.graph, patching.start
-    references, clean = patching.references, patching.clean
-    B, T = patching.prompts.clean.shape
-    out = patching.clean_inputs[0].new_empty(graph.n_sources, B, T - start, model.d_model)
-    for i, (reference, own) in enumerate(zip(references.inputs, patching.clean_inputs, strict=True)):
-        out[i] = (reference - own)[0, :, start:]
-    for index, layer in enumerate(model.decomposition.layers):
-        z = (references.z[index] - clean.z[index])[..., start:, :]
-        out[graph.layer_heads(index).outputs] = forward.write(layer.attention, z)[:, 0]
-        if graph.mlp:
-            out[graph.layer_mlp(index).outputs] = (references.mlp[index] - clean.mlp_output[index])[0, :, start:]
-    return out
-
-
 def _accumulate(
-    scores: Tensor, patching: Patching, trace: forward.Trace, gradients: Sequence[Tensor], difference: Tensor
+    scores: Tensor, patching: Patching, trace: Trace, gradients: Sequence[Tensor], difference: Tensor
 ) -> None:
-    """Add one gradient's scores to `scores` `[prompt, n_ports, n_sources]`: a product of matrices for each prompt."""
-    graph: Graph = patching.graph
-    n_layers, start = graph.n_layers, patching.start
-    B = difference.shape[1]
-    flat = difference.view(graph.n_sources, B, -1).permute(1, 2, 0)  # [B, W D, S]
-    for index, layer in enumerate(patching.model.decomposition.layers):
-        sublayers = graph.sublayers_of(index)
-        every = slice(sublayers[0].every_port.start, sublayers[-1].every_port.stop)
-        back = difference.new_empty(every.stop - every.start, *difference.shape[1:])  # gradients, all ports
-        heads = graph.layer_heads(index)
-        x = trace.attention_input[index][0, :, start:]
-        for i, (name, ports) in enumerate(heads.ports.items()):
-            g = gradients[3 * index + i][:, 0, :, start:]
-            raw = trace.raw[index][i][:, 0, :, start:]
-            place = slice(ports.start - every.start, ports.stop - every.start)
-            _at_residual(layer.attention, name, x, g, raw, out=back[place])
-        if graph.mlp:
-            (port,) = graph.layer_mlp(index).every_port
-            back[port - every.start] = gradients[3 * n_layers + index][0, :, start:]
-            if not graph.parallel:
-                own = back[port - every.start].reshape(B, 1, -1)
-                scores[:, port, heads.outputs] += (own @ flat[..., heads.outputs])[:, 0]
-        scores[:, every, : heads.sources.start] += (
-            back.view(len(back), B, -1).transpose(0, 1) @ flat[..., : heads.sources.start]
-        )
-    scores[:, -1] += (gradients[-1][0, :, start:].reshape(B, 1, -1) @ flat)[:, 0]
+    """Add one gradient's scores to `scores` `[prompt, n_ports, n_sources]`: a product of matrices for each prompt.
 
-
-def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor, *, out: Tensor) -> None:
-    """Gradient at each head's residual input, from the gradient at its projection, into `out` `[H, B, W, D]`.
-
-    Args:
-        x: the residual input all heads share, `[B, W, D]`; g, raw: gradient and value of the raw projection,
-            `[H, B, W, d_head]`.
+    Those of the sources before a layer take one product for all its ports.
     """
-    H, B, W, d_head = g.shape
-    weight = forward.per_head(attention, getattr(attention, port).weight)  # [H, d_head, D]
-    norm: Norm | None = attention.norm
-    if norm is None:
-        torch.bmm(g.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
-        return
-    weight = weight * norm.gain
-    if norm.centred:
-        weight = weight - weight.mean(-1, keepdim=True)
-    inverse = norm.inverse_scale(x)  # [B, W, 1]
-    centre = x - x.mean(-1, keepdim=True) if norm.centred else x
-    normalised = (centre * inverse).to(g.dtype)
-    zero = forward.raw_projection(attention, port, norm.module(torch.zeros_like(x[:1, :1]))[None, None])
-    constant = forward.per_head(attention, zero)[:, 0]  # [H, 1, 1, d_head]
-    scaled = g * inverse.to(g.dtype)
-    along = (scaled * (raw - constant)).sum(-1, keepdim=True) / x.shape[-1]  # [H, B, W, 1]
-    torch.bmm(scaled.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
-    out.addcmul_(normalised, along, value=-1)
+    start, given = patching.start, iter(gradients)
+    n, B = difference.shape[:2]
+    flat = difference.view(n, B, -1).permute(1, 2, 0)  # [B, W D, S]
+    for _, group in groupby(patching.stages, key=lambda stage: stage.sublayer.layer):
+        stages = list(group)
+        ports = slice(stages[0].sublayer.every_port.start, stages[-1].sublayer.every_port.stop)
+        before = stages[0].earlier
+        back = difference.new_empty(ports.stop - ports.start, *difference.shape[1:])
+        for stage in stages:
+            own = stage.sublayer.every_port
+            out = back[own.start - ports.start : own.stop - ports.start]
+            stage.gradients(trace, [next(given) for _ in stage.ends(trace)], start, out)
+            if stage.earlier > before:
+                rows = out.reshape(len(own), B, -1).transpose(0, 1)  # [B, port, W D]
+                scores[:, own.start : own.stop, before : stage.earlier] += rows @ flat[..., before : stage.earlier]
+        scores[:, ports, :before] += back.view(len(back), B, -1).transpose(0, 1) @ flat[..., :before]
+    scores[:, -1] += (gradients[-1][0, :, start:].reshape(B, 1, -1) @ flat)[:, 0]

@@ -16,11 +16,9 @@ from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
-from acdc.engine.propagate import component_change
-from acdc.engine.state import state_of
+from acdc.engine.propagate import stage_change
 from acdc.graph import FloatArray
 from acdc.methods.aggregates import Estimates, sums
-from acdc.methods.attribution import source_differences
 from acdc.methods.method import Method, estimates_of
 from acdc.model import forward
 from acdc.store.resume import number
@@ -45,9 +43,9 @@ def exact_scores(
         progress: called with (edges done, edges in all).
     """
     model, graph, context = patching.model, patching.graph, patching.context
-    decomposition, trace, start = model.decomposition, patching.clean, patching.start
-    state = state_of(model, trace, start, None)
-    differences = source_differences(patching)  # [S, B, W, D]
+    trace, state = patching.clean, patching.clean_state()
+    differences = patching.source_differences()  # [S, B, W, D]
+    stage_of = {port: stage for stage in patching.stages for port in stage.sublayer.every_port}
     whole = measure.value(patching.clean_logits(measure.rows))
     refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
     scores = np.zeros((3, *graph.valid.shape))
@@ -56,26 +54,17 @@ def exact_scores(
     size = _batch(patching)
     for destination in chosen:
         ports = np.flatnonzero(graph.port_destination == destination)
-        layer = int(graph.destination_layer[destination])
-        is_mlp = layer < graph.n_layers and ports[0] not in graph.layer_heads(layer).every_port
+        stage = stage_of.get(int(ports[0]))
         sources = np.flatnonzero(graph.valid[destination])  # contiguous, since sources are in execution order
         for chunk in np.array_split(sources, -(-len(sources) // size)):
             change = differences[int(chunk[0]) : int(chunk[-1]) + 1]
-            if layer == graph.n_layers:
+            if stage is None:  # the logits
                 x = context.at_read(state.final_x + change)
             else:
-                written = component_change(
-                    model, graph, context, state, {int(port): change for port in ports}, layer
-                )
-                if is_mlp or graph.parallel:
-                    after = trace.attention_input[layer + 1] if layer + 1 < graph.n_layers else trace.final_input
-                    assert after is not None
-                    x = forward.resume(decomposition, context, trace, after[..., start:, :] + written, layer + 1)
-                else:
-                    x = forward.resume(
-                        decomposition, context, trace, state.mlp_x[layer] + written, layer, at_mlp=True
-                    )
-            value = measure.value(forward.readout(decomposition, x, measure.rows))
+                seeds = {int(port): change for port in ports}
+                written = stage_change(graph, context, state, stage, seeds)
+                x = stage.rest(model, context, trace, written)
+            value = measure.value(forward.readout(model.decomposition, x, measure.rows))
             refuse_non_finite(value, measure.outcome, "for the model without one edge", first=first)
             scores[:, destination, chunk] = sums(value.double() - whole.double())
             done += len(chunk)

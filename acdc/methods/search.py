@@ -25,24 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.attention_stage import take
+from acdc.engine.demand import AT_READ, EVERYWHERE, NOWHERE, couple, port_demand, source_demand
 from acdc.engine.measure import Measure, Measures, refuse_non_finite
 from acdc.engine.patching import Patching
-from acdc.engine.propagate import (
-    AT_READ,
-    EVERYWHERE,
-    NOWHERE,
-    Plan,
-    couple,
-    port_demand,
-    propagate,
-    source_demand,
-    take,
-)
+from acdc.engine.propagate import Plan, propagate
 from acdc.engine.shelf import Shelf
-from acdc.engine.state import Journal, State, state_of
+from acdc.engine.state import Journal, State
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.model import forward
 from acdc.model.forward import Context
 
 Accept = Callable[[float, float], bool]
@@ -77,13 +68,13 @@ class _Rows:
     Attributes:
         batch: `[candidate]` indices into `edges`.
         removed: `[row, candidate]`.
-        layer: of the candidates' destinations.
+        stage: of the candidates' destinations.
     """
 
     edges: _Candidates
     batch: IntArray
     removed: BoolArray
-    layer: int
+    stage: int
     plan: Plan
 
 
@@ -170,7 +161,7 @@ class Search:
         """State and logits of the kept circuit on a batch of prompts."""
         graph = self.graph
         if (self.kept == graph.valid).all():
-            state = state_of(patching.model, patching.clean, patching.start, None, writable=True)
+            state = patching.clean_state(writable=True)
             return state, patching.clean_logits(measure.rows)[None]
         state = patching.reference_state(writable=True)
         kept = np.asarray(graph.to_ports(self.kept))
@@ -219,10 +210,8 @@ class Search:
         self._take_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
-        layers = {sublayer.stage: sublayer.layer for sublayer in graph.sublayers}
         for stage, destinations in groupby(reversed(range(graph.n_destinations)), self._stage):
-            layer = layers[stage]
-            couple(graph, demand, stage, self._coupled)
+            couple(demand, stage, self._coupled)
             need = port_demand(graph, demand)
             if self._dense:
                 need[need > NOWHERE] = EVERYWHERE
@@ -234,7 +223,7 @@ class Search:
 
             if after is None or stage < after:
                 goes = np.full(len(edges.source), expected)
-                self._test(edges, goes, layer, plan, accept, settled, report)
+                self._test(edges, goes, stage, plan, accept, settled, report)
                 if note is not None:
                     note(stage)
             ports = np.flatnonzero(graph.port_stage == stage)
@@ -269,7 +258,7 @@ class Search:
         self,
         edges: _Candidates,
         goes: BoolArray,
-        layer: int,
+        stage: int,
         plan: Plan,
         accept: Accept,
         settled: BoolArray,
@@ -285,7 +274,7 @@ class Search:
             guess = goes[batch]
             before = self.distance
             upto = np.tri(len(batch), k=-1, dtype=bool) & guess  # [row, candidate]
-            rows = _Rows(edges, batch, upto | np.eye(len(batch), dtype=bool), layer, plan)
+            rows = _Rows(edges, batch, upto | np.eye(len(batch), dtype=bool), stage, plan)
             distances, commit = self._run(rows) if len(batch) else ([], None)
             first, tested, last, right = i, 0, None, True
             stayed: list[tuple[int, int]] = []  # since the last removal
@@ -412,7 +401,7 @@ class Search:
                 seeds[port] = context.at_read(change) if everywhere and edges.need[port] == AT_READ else change
         return propagate(
             self._model, self.graph, context, part.state, rows.plan,
-            seeds=seeds, from_layer=rows.layer, rows=part.measure.rows, journal=journal,
+            seeds=seeds, from_stage=rows.stage, rows=part.measure.rows, journal=journal,
         )  # fmt: skip
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
@@ -431,19 +420,5 @@ class Search:
         """R[s] − A[s] of the sources with kept edges, for every part."""
         used: BoolArray = np.asarray(self.kept.any(axis=0))
         for part, patching in zip(self._visits(), self.measures.batches, strict=True):
-            part.differences = self._source_differences(patching, part.state, used)
+            part.differences = patching.source_differences(part.state.outputs, used)
         self._row = np.cumsum(used) - 1
-
-    def _source_differences(self, patching: Patching, state: State, used: BoolArray) -> Tensor:
-        """`[n, B, W, D]` of the sources in use."""
-        graph, start, references = self.graph, patching.start, patching.references
-        own = patching.clean_inputs
-        blocks = [(references.inputs[i] - own[i])[:, :, start:] for i in range(graph.n_inputs) if used[i]]
-        for index, layer in enumerate(patching.model.decomposition.layers):
-            heads = np.flatnonzero(used[graph.layer_heads(index).outputs])
-            if len(heads):
-                z = references.z[index][..., start:, :] - state.reference_z[index]
-                blocks.append(forward.write(layer.attention, z[heads], heads=heads.tolist())[:, 0])
-            if graph.mlp and used[graph.layer_mlp(index).outputs].any():
-                blocks.append(references.mlp[index][..., start:, :] - state.reference_mlp[index])
-        return torch.cat(blocks) if blocks else own[0].new_zeros(0, *own[0][0, :, start:].shape)

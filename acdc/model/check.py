@@ -321,9 +321,7 @@ def _trace(model: Model, batch: _Batch) -> forward.Trace:
     context = forward.make_context(
         model.decomposition, batch.token_ids, batch.mask, batch.position_ids, read=everywhere
     )
-    return forward.run(
-        model.decomposition, context, torch.stack(forward.embed(model.decomposition, context)).sum(0)
-    )
+    return forward.run(model.decomposition, context)
 
 
 # ---- where it differs -------------------------------------------------------------------------------------------

@@ -438,22 +438,29 @@ _NOT_PLAIN = ("raw", "final_input")
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What every component writes, in place of what it would compute: scaled z and MLP output, per layer."""
+    """What the heads and the MLP of each layer write, in place of what they would compute: `[C, B, T, D]`."""
 
-    z: Sequence[Tensor]
+    attention: Sequence[Tensor]
     mlp: Sequence[Tensor]
 
 
 def run(
-    model: Decomposition, context: Context, x: Tensor, *, instead: Outputs | None = None, ungrouped: bool = False
+    model: Decomposition,
+    context: Context,
+    x: Tensor | None = None,
+    *,
+    instead: Outputs | None = None,
+    ungrouped: bool = False,
 ) -> Trace:
-    """Run the plain model from the embedding `x` `[C, B, T, D]` (window = all positions) and keep everything.
+    """Run the plain model from the embedding `x` `[C, B, T, D]` (None: that of the context's tokens; window = all
+    positions) and keep everything.
 
     With `instead`, the residual stream receives those outputs, while the trace keeps what each component computes
     when it reads that stream. With `ungrouped`, keys and values are repeated per query head before anything is
     done to them, so that each copy has a gradient of its own. The MLP inputs and the final input in the trace are
     aliases of the residual stream: their gradients are those of their own reader alone.
     """
+    x = torch.stack(embed(model, context)).sum(0) if x is None else x
     passes.count(forward=x.shape[0] * x.shape[1])
     trace = Trace()
     for index, layer in enumerate(model.layers):
@@ -467,7 +474,7 @@ def run(
         q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
         z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
         z = scaled_by_post_norm(attention, z)
-        middle = x + attention_output(attention, z if instead is None else instead.z[index])
+        middle = x + (attention_output(attention, z) if instead is None else instead.attention[index])
         mlp_input = (x if model.parallel else middle).view_as(x)
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)

@@ -168,8 +168,7 @@ class Model:
         """The same logits through the decomposition."""
         everywhere = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
         context = forward.make_context(self.decomposition, token_ids, mask, position_ids, read=everywhere)
-        x = torch.stack(forward.embed(self.decomposition, context)).sum(0)
-        final = forward.run(self.decomposition, context, x).final_input
+        final = forward.run(self.decomposition, context).final_input
         assert final is not None
         return forward.readout(self.decomposition, final[0])
 

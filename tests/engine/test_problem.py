@@ -37,9 +37,10 @@ def test_every_batch_has_the_mean_over_all_prompts(ablation: Any, size: int) -> 
     whole = make(ablation=ablation).patching().references
     for i, batch in enumerate(make(ablation=ablation, batch_size=size).batches()):
         real = batch.prompts.mask
-        for part, expected in ((batch.references.inputs, whole.inputs), (batch.references.mlp, whole.mlp)):
-            for ours, theirs in zip(part, expected, strict=True):
-                torch.testing.assert_close(ours[0][real], theirs[0, i * size : i * size + len(real)][real])
+        ours, theirs = batch.references, whole
+        for part, expected in zip((*ours.inputs, *ours.outputs), (*theirs.inputs, *theirs.outputs), strict=True):
+            own = expected[..., i * size : i * size + len(real), :, :]
+            torch.testing.assert_close(part[..., real, :], own[..., real, :])
 
 
 def test_a_batch_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:

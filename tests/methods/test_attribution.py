@@ -14,11 +14,12 @@ import families
 import oracle
 import problems
 from acdc.engine.measure import Measure, bind
-from acdc.engine.patching import ABLATIONS, Patching, full_context, mean_references
+from acdc.engine.patching import ABLATIONS, Patching, mean_references
+from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
 from acdc.graph import FloatArray, Graph
 from acdc.methods import METHODS
-from acdc.methods.attribution import attribute, source_differences
+from acdc.methods.attribution import attribute
 from acdc.metrics import OUTCOMES
 from acdc.model import forward
 from acdc.tasks.prompts import Prompts
@@ -235,4 +236,4 @@ def test_source_differences_are_those_of_the_plain_module() -> None:
     expected = torch.stack([corrupted[s] - clean[s] for s in graph.sources])
     assert patching.start == 3
     assert float(expected[:, :, :3].abs().max()) < 1e-12
-    torch.testing.assert_close(source_differences(patching), expected[:, :, 3:])
+    torch.testing.assert_close(patching.source_differences(), expected[:, :, 3:])

@@ -231,7 +231,7 @@ def test_settled_edges_are_not_tested_again(family: str) -> None:
 def test_a_metric_that_is_no_number_is_refused() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer")
     search = Search(patching, measure)
-    for reference in (*patching.references.z, *patching.references.mlp):
+    for reference in patching.references.outputs:
         reference.fill_(float("nan"))
     with pytest.raises(AcdcError, match="NaN or infinite while edges were removed"):
         search.sweep(acdc_rule(patching, measure, 0.02))

@@ -1,0 +1,150 @@
+"""What a stage knows: how the components of one kind in one layer are run.
+
+Inside a stage outputs are *compact*, whatever its components need to say what they write (a head's attention result
+of `d_head` numbers, for instance); `write` makes of them what goes to the residual stream, `d_model` numbers, and is
+linear. So differences may be taken of compact outputs, and references kept of them. Compact outputs are
+`[component, C, B, P, X]`.
+
+A new kind of component is a subclass, with rows in the graph's table, in one file; `stages_of` asks for it by its kind.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Tensor
+
+from acdc.graph import Graph, IntArray, Sublayer
+from acdc.model import forward
+from acdc.model.architecture import Layer
+from acdc.model.forward import Context, Trace
+from acdc.model.model import Model
+
+if TYPE_CHECKING:
+    from acdc.engine.propagate import Run
+
+KINDS: dict[str, type[Stage]] = {}
+"""The stages by the kind of their components."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A change of what some sources write.
+
+    Attributes:
+        sources: their indices.
+        difference: `[source, C, B, P, D]`; P is the window if `everywhere`, else the read positions.
+    """
+
+    sources: list[int]
+    difference: Tensor
+    everywhere: bool
+
+
+@dataclasses.dataclass
+class StageState:
+    """What a stage keeps of a run with known residual inputs.
+
+    Attributes:
+        output: compact outputs that differences are taken from, `[component, 1, B, W, X]`.
+    """
+
+    output: Tensor
+
+
+class Stage(abc.ABC):
+    """Components of one kind in one layer.
+
+    Attributes:
+        index: its number among the graph's stages.
+        place: which of the two sums of the layer its components add up to.
+        earlier: number of sources that run before it, which are the first ones.
+        coupled: whether a component's output depends on the other components'.
+    """
+
+    kind: ClassVar[str]
+    place: ClassVar[Literal["attention", "mlp"]]
+    coupled: bool = False
+
+    def __init_subclass__(cls) -> None:
+        if kind := getattr(cls, "kind", None):
+            KINDS[kind] = cls
+
+    def __init__(self, model: Model, graph: Graph, sublayer: Sublayer, index: int) -> None:
+        self.sublayer, self.index = sublayer, index
+        self.layer: Layer = model.decomposition.layers[sublayer.layer]
+        self.earlier = graph.sources_before(sublayer.stage)
+
+    # ---- outputs -----------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def output(self, trace: Trace) -> Tensor:
+        """Compact outputs of a plain run."""
+
+    @abc.abstractmethod
+    def zeros(self) -> Tensor:
+        """Compact outputs of which nothing is written, `[component, 1, 1, 1, X]`."""
+
+    @abc.abstractmethod
+    def write(self, compact: Tensor, components: IntArray | None = None) -> Tensor:
+        """What the components (None: all) write, `[component, C, B, P, D]`; linear."""
+
+    @abc.abstractmethod
+    def total(self, compact: Tensor) -> Tensor:
+        """What the stage as a whole writes, with what belongs to no component: `[C, B, P, D]`."""
+
+    def constant(self) -> Tensor | None:
+        """What the stage writes that belongs to no component, `[D]`."""
+        return None
+
+    # ---- circuits ----------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def state(self, trace: Trace, start: int, output: Tensor | None, *, writable: bool) -> StageState:
+        """What is kept of a run.
+
+        Args:
+            output: compact outputs to take differences from; None: the run's own.
+            writable: copy what a search will change in place.
+        """
+
+    @abc.abstractmethod
+    def rerun(self, run: Run) -> list[Written]:
+        """Recompute the components that a change reaches, each where it is needed."""
+
+    def rest(self, model: Model, context: Context, trace: Trace, written: Tensor) -> Tensor:
+        """Run the rest of the plain model when the stage writes `written` `[C, B, W, D]` more than in `trace`.
+
+        Returns:
+            The final residual stream at the read positions, `[C, B, P, D]`.
+        """
+        following = self.sublayer.layer + 1
+        after = [*trace.attention_input, trace.final_input][following]
+        assert after is not None
+        x = after[..., context.start :, :] + written
+        return forward.resume(model.decomposition, context, trace, x, following)
+
+    # ---- gradients ---------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def ends(self, trace: Trace) -> list[Tensor]:
+        """Where gradients are taken in an ungrouped plain run."""
+
+    @abc.abstractmethod
+    def gradients(self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor) -> None:
+        """Gradients at the residual inputs of all ports, `[port, B, W, D]`, into `out`.
+
+        Args:
+            given: those at `ends`.
+        """
+
+
+def stages_of(model: Model, graph: Graph) -> tuple[Stage, ...]:
+    """What runs the components of a graph, in execution order; inputs and logits are none's."""
+    from acdc.engine import attention_stage, mlp_stage  # noqa: F401 (they say what kinds there are)
+
+    run = [sublayer for sublayer in graph.sublayers if sublayer.kind in KINDS]
+    return tuple(KINDS[sublayer.kind](model, graph, sublayer, i) for i, sublayer in enumerate(run))
