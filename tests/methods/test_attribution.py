@@ -19,6 +19,7 @@ from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
 from acdc.graph import FloatArray, Graph
 from acdc.methods import METHODS
+from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import attribute
 from acdc.metrics import OUTCOMES
 from acdc.model import forward
@@ -194,7 +195,7 @@ def test_batches_do_not_change_scores(method: str, ablation: Any) -> None:
     score = METHODS[method].score
     assert score is not None
 
-    def scores(batch_size: int | None) -> FloatArray:
+    def scores(batch_size: int | None) -> Estimates:
         prompts = problems.make_prompts(size=5, padding="both")
         return score(
             Problem(model, model.graph(), prompts, OUTCOMES["logit-difference"], ablation, batch_size=batch_size)
@@ -202,7 +203,7 @@ def test_batches_do_not_change_scores(method: str, ablation: Any) -> None:
 
     whole = scores(None)
     for size in (1, 2, 5):
-        assert_same(scores(size), whole)
+        assert_same(scores(size).values, whole.values)
 
 
 @pytest.mark.parametrize("per_position", [False, True])
@@ -212,7 +213,7 @@ def test_mean_references_do_not_depend_on_batches(per_position: bool) -> None:
 
     def means(batch_size: int | None) -> list[Tensor]:
         found = mean_references(model, model.graph(), prompts, per_position=per_position, batch_size=batch_size)
-        return [*found.inputs, *found.z, *found.mlp]
+        return [*found.inputs, *found.outputs]
 
     for ours, whole in zip(means(2), means(None), strict=True):
         torch.testing.assert_close(ours, whole)
