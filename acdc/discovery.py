@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from acdc.store.resume import ResumeFile, digest
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
+T = TypeVar("T")
 RENAMED = {"checkpoint": "resume"}
 """Arguments of the last version, and what they are now."""
 
@@ -87,8 +88,7 @@ def score(
     problem = _problem(model, dataset, graph, batch_size, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, resume, ("score", method, options))
-    found = record.score(problem, **options)
-    check_type(f"method {method!r} to return Estimates", found, Estimates)
+    found = _given(record, record.score, Estimates, problem, options)
     problem.resume.remove()
     return _scores(problem, found, method, _provenance(problem, dataset, method, options))
 
@@ -172,8 +172,7 @@ def discover(
             raise AcdcError(f"select={select!r} cuts a ranking, and {method} searches; leave it out")
         if aggregate is not None:
             raise AcdcError(f"aggregate={aggregate!r} is of a ranking, and {method} searches; leave it out")
-        found = record.search(problem, target, **options)
-        check_type(f"method {method!r} to return Found", found, Found)
+        found = _given(record, record.search, Found, problem, target, options)
         problem.resume.remove()
         if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
@@ -183,8 +182,7 @@ def discover(
         made = provenance.having(selection=dict(found.selection))
         return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
     assert record.score is not None
-    ranked = record.score(problem, **options)
-    check_type(f"method {method!r} to return Estimates", ranked, Estimates)
+    ranked = _given(record, record.score, Estimates, problem, options)
     scores = _scores(problem, ranked, method, provenance)
     problem.resume.remove()
     if scores.sizes(aggregate).max() <= rounding:
@@ -263,6 +261,27 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return int(circuit(high).sum())
+
+
+def _given(record: Method, function: Callable[..., T], kind: type[T], *arguments: Any) -> T:
+    """What a method's function gives; what another package's raises is an error that names the method.
+
+    Args:
+        arguments: of the function, its options last.
+    """
+    try:
+        found = function(*arguments[:-1], **arguments[-1])
+    except (AcdcError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if METHODS.comes_with_acdc(record.name):
+            raise
+        reason = " ".join(str(error).split())
+        raise AcdcError(
+            f"method {record.name!r}, which is not acdc's own, failed: {type(error).__name__}: {reason:.300}"
+        ) from error
+    check_type(f"method {record.name!r} to return {kind.__name__}", found, kind)
+    return found
 
 
 def _check_needs(record: Method, dataset: Dataset) -> None:

@@ -7,6 +7,7 @@ before. One that fails, or brings what cannot be used, costs a warning that name
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
@@ -75,6 +76,8 @@ class Registry(Mapping[str, T], Generic[T]):
         if not self._fits(record):
             raise AcdcError(f"expected {self.what}, got {type(record).__name__}")
         key = name if self._name is None else self._name(record)
+        if not _is_name(key):
+            raise AcdcError(f"expected a name of {_NAME}, got {key!r:.60}")
         if key in self or key in self._also():
             raise AcdcError(f"the name {key!r} is taken")
         self._own[key] = record
@@ -108,7 +111,9 @@ class Registry(Mapping[str, T], Generic[T]):
                     problem = f"is no record: expected {self.what}, got {type(record).__name__}"
                 elif self._name is not None:
                     name = self._name(record)
-                if not problem and (name in self._own or name in found or name in self._also()):
+                if not problem and not _is_name(name):
+                    problem = f"has no usable name: expected {_NAME}, got {name!r:.60}"
+                elif not problem and (name in self._own or name in found or name in self._also()):
                     problem = f"is left out: the name {name!r} is taken"
             if problem:
                 package = "an unknown package" if point.dist is None else f"package {point.dist.name!r}"
@@ -117,6 +122,14 @@ class Registry(Mapping[str, T], Generic[T]):
             else:
                 found[name] = record
         return found
+
+
+_NAME = "letters, digits, dots, dashes and underscores"
+
+
+def _is_name(given: object) -> bool:
+    """Whether it can be a name: options, tables and names of folders are made of them."""
+    return isinstance(given, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", given, re.ASCII) is not None
 
 
 def _points(group: str) -> Iterable[metadata.EntryPoint]:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -261,14 +262,27 @@ def test_a_record_that_says_nothing_is_refused(fields: dict[str, object], messag
         Method(name="mine", description="", cost="", **fields)  # type: ignore[arg-type]
 
 
-def test_a_search_that_returns_something_else_is_named() -> None:
+def test_a_method_that_fails_or_returns_something_else_is_named() -> None:
     def wrong(problem: object) -> object:
         return problem
 
-    METHODS.add(Method(name="wrong", description="", cost="", score=wrong))  # type: ignore[arg-type]
-    try:
-        model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", size=8)
-        with pytest.raises(AcdcError, match="expected method 'wrong' to return Estimates, got Problem"):
-            acdc.score(model, task, "wrong")
-    finally:
-        METHODS.remove("wrong")
+    def failing(problem: object) -> object:
+        raise ValueError("no\nluck")
+
+    for name, function, message in (
+        ("wrong", wrong, "expected method 'wrong' to return Estimates, got Problem"),
+        ("failing", failing, "method 'failing', which is not acdc's own, failed: ValueError: no luck"),
+    ):
+        METHODS.add(Method(name=name, description="", cost="", score=function))  # type: ignore[arg-type]
+        try:
+            model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", size=8)
+            with pytest.raises(AcdcError, match=message):
+                acdc.score(model, task, name)
+        finally:
+            METHODS.remove(name)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "x\n", 3])
+def test_a_name_that_no_file_or_option_could_have_is_refused(name: Any) -> None:
+    with pytest.raises(AcdcError, match="expected a name of letters, digits"):
+        METHODS.add(Method(name=name, description="", cost="", score=print))  # type: ignore[arg-type]
