@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from acdc.engine.demand import AT_READ, EVERYWHERE
-from acdc.engine.stage import Stage, StageState, Written
-from acdc.engine.state import PortInputs
+from acdc.engine.stage import PortInputs, Stage, StageState, Written
 from acdc.graph import BoolArray, Graph, IntArray, Sublayer
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm

@@ -15,7 +15,7 @@ from acdc.engine.demand import source_demand
 from acdc.engine.plain_run import embedded, full_context, plain_run
 from acdc.engine.propagate import Plan, propagate
 from acdc.engine.references import ABLATIONS, References, mean_references, zero_references
-from acdc.engine.stage import stages_of
+from acdc.engine.stages import stages_of
 from acdc.engine.state import State, state_of
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph

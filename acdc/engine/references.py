@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from acdc.engine.plain_run import embedded, plain_run
-from acdc.engine.stage import stages_of
+from acdc.engine.stages import stages_of
 from acdc.graph import Graph
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts

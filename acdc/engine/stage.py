@@ -5,7 +5,7 @@ of `d_head` numbers, for instance); `write` makes of them what goes to the resid
 linear. So differences may be taken of compact outputs, and references kept of them. Compact outputs are
 `[component, C, B, P, X]`.
 
-A new kind of component is a subclass, with rows in the graph's table, in one file; `stages_of` asks for it by its kind.
+A new kind of component is a subclass, with rows in the graph's table, in one file, which `acdc.engine.stages` imports.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from acdc.graph import Graph, IntArray, Sublayer
@@ -53,6 +54,31 @@ class StageState:
     """
 
     output: Tensor
+
+
+@dataclasses.dataclass
+class PortInputs:
+    """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ.
+
+    Attributes:
+        _shared: `[1, B, W, D]`.
+    """
+
+    _shared: Tensor
+    _own: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
+
+    def get(self, which: int, heads: IntArray) -> Tensor:
+        """`[len(heads) or 1, 1, B, W, D]`; `which` is 0, 1, 2 for q, k, v."""
+        rows = [self._own.get((which, int(head))) for head in heads]
+        if all(row is None for row in rows):
+            return self._shared[None]
+        return torch.stack([self._shared if row is None else row for row in rows])
+
+    def own(self, which: int, head: int) -> Tensor:
+        """The port's own input `[1, B, W, D]`, to be written to."""
+        if (which, head) not in self._own:
+            self._own[which, head] = self._shared.clone()
+        return self._own[which, head]
 
 
 class Stage(abc.ABC):
@@ -140,11 +166,3 @@ class Stage(abc.ABC):
         Args:
             given: those at `ends`.
         """
-
-
-def stages_of(model: Model, graph: Graph) -> tuple[Stage, ...]:
-    """What runs the components of a graph, in execution order; inputs and logits are none's."""
-    from acdc.engine import attention_stage, mlp_stage  # noqa: F401 (they say what kinds there are)
-
-    run = [sublayer for sublayer in graph.sublayers if sublayer.kind in KINDS]
-    return tuple(KINDS[sublayer.kind](model, graph, sublayer, i) for i, sublayer in enumerate(run))

@@ -6,38 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from acdc.engine.references import References
-from acdc.engine.stage import Stage, StageState
+from acdc.engine.stage import PortInputs, Stage, StageState
 from acdc.graph import IntArray
 from acdc.model.forward import Context, Trace
-
-
-@dataclasses.dataclass
-class PortInputs:
-    """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ.
-
-    Attributes:
-        _shared: `[1, B, W, D]`.
-    """
-
-    _shared: Tensor
-    _own: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
-
-    def get(self, which: int, heads: IntArray) -> Tensor:
-        """`[len(heads) or 1, 1, B, W, D]`; `which` is 0, 1, 2 for q, k, v."""
-        rows = [self._own.get((which, int(head))) for head in heads]
-        if all(row is None for row in rows):
-            return self._shared[None]
-        return torch.stack([self._shared if row is None else row for row in rows])
-
-    def own(self, which: int, head: int) -> Tensor:
-        """The port's own input `[1, B, W, D]`, to be written to."""
-        if (which, head) not in self._own:
-            self._own[which, head] = self._shared.clone()
-        return self._own[which, head]
 
 
 @dataclasses.dataclass

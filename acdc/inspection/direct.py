@@ -14,7 +14,7 @@ from torch import Tensor
 from acdc.engine import memory
 from acdc.engine.plain_run import input_sources
 from acdc.engine.problem import Progress, no_progress
-from acdc.engine.stage import stages_of
+from acdc.engine.stages import stages_of
 from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, Graph
 from acdc.inspection.runs import judged, most_likely, plain_runs
