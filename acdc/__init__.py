@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from acdc import formats as formats
+    from acdc import inspection as inspection
+    from acdc import methods as methods
+    from acdc import metrics as metrics
     from acdc import tasks as tasks
+    from acdc import viz as viz
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
     from acdc.evaluation.completeness import Completeness, completeness

@@ -13,6 +13,8 @@ from acdc.viz.draw import FORMATS, Drawing, draw
 from acdc.viz.style import STYLES, Style
 
 if TYPE_CHECKING:
+    from acdc.viz import plots as plots
+    from acdc.viz import terminal as terminal
     from acdc.viz.page import Findings, Page, investigate, write_page
 
 __all__ = ["FORMATS", "STYLES", "Drawing", "Findings", "Page", "Style", "draw", "investigate", "write_page"]

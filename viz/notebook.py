@@ -7,7 +7,7 @@ import html
 
 from acdc.circuit import Circuit
 from acdc.viz.draw import draw
-from acdc.viz.elements import clean, number
+from acdc.viz.elements import clean
 
 
 def circuit_html(circuit: Circuit) -> str:
@@ -16,8 +16,8 @@ def circuit_html(circuit: Circuit) -> str:
     picture = base64.b64encode(drawing.content).decode()
     rows = "".join(
         f'<tr><th style="text-align:left;font-weight:normal;opacity:.7;padding-right:1.2em">{html.escape(name)}</th>'
-        f'<td style="text-align:left">{html.escape(value)}</td></tr>'
-        for name, value in _facts(circuit)
+        f'<td style="text-align:left">{html.escape(clean(value, most=80))}</td></tr>'
+        for name, value in circuit.facts().items()
     )
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:1.5em;align-items:flex-start">'
@@ -25,21 +25,3 @@ def circuit_html(circuit: Circuit) -> str:
         'style="max-width:min(100%,640px);max-height:640px;background:white">'
         f"<table>{rows}</table></div>"
     )
-
-
-def _facts(circuit: Circuit) -> list[tuple[str, str]]:
-    made = circuit.provenance
-    facts = [
-        (name, clean(str(getattr(made, name)), most=80))
-        for name in ("model", "task", "method", "metric", "ablation")
-    ]
-    facts += [
-        ("edges", f"{circuit.n_edges:,} of {circuit.graph.n_edges:,}"),
-        ("nodes", f"{len(circuit.nodes()):,}"),
-    ]
-    measured = made.measured
-    if isinstance(value := measured.get("faithfulness"), int | float):
-        facts.append(("faithfulness", f"{value:.3f}"))
-    if isinstance(value := measured.get("kl"), int | float):
-        facts.append(("KL", f"{number(float(value))} nats"))
-    return [(name, value) for name, value in facts if value]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +21,16 @@ from acdc.circuit import folder as files
 from acdc.circuit import selection
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
-from acdc.graph import BoolArray, FloatArray, Graph, split_edge
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.shown import Shown
 
 if TYPE_CHECKING:
     import networkx as nx
+    import pandas
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Scores(Shown):
     """One score for every edge of a graph.
 
     Attributes:
@@ -77,6 +79,51 @@ class Scores:
             if np.isinf(removal).any():
                 raise AcdcError("some effects of removal are infinite")
             object.__setattr__(self, "removal", _frozen(removal.copy()))
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def __getitem__(self, edge: str) -> float:
+        """The score of one edge by name: `scores["a0.h1->m3"]`."""
+        return float(self.values[self.graph.edge(edge)])
+
+    def __len__(self) -> int:
+        """Number of edges of the graph."""
+        return self.graph.n_edges
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the graph's edges, in array order."""
+        return iter(self.graph.edge_names(self.graph.valid))
+
+    def _summary(self) -> str:
+        return f"{self.graph.n_edges:,} edges{_made(self.provenance, self.method)}"
+
+    def facts(self) -> dict[str, str]:
+        """What made them, and how many there are."""
+        return self.provenance.facts() | {
+            "method": self.method,
+            "edges": f"{self.graph.n_edges:,}",
+            "not zero": f"{int(np.count_nonzero(self.values)):,}",
+        }
+
+    def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """The ten that rank highest."""
+        order = np.argsort(-self.sizes(), axis=None, kind="stable")[:_SHOWN]
+        rows = zip(*np.unravel_index(order, self.values.shape), strict=True)
+        return ("edge", "score"), [(self.graph.edge_name(d, s), f"{self.values[d, s]:.4g}") for d, s in rows]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row an edge of the graph: edge, source, destination, score, removal (NaN where unknown).
+
+        Raises:
+            AcdcError: pandas is not installed.
+        """
+        return _frame(self.graph, self.graph.valid, self)
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """All edges as `Graph.to_networkx` gives them, with the attribute `score`, of nodes too where it is known."""
+        return _scored_network(self.graph, self.graph.valid, self)
+
+    # ---- choosing ----------------------------------------------------------------------------------------------
 
     @property
     def aggregate(self) -> selection.Aggregate:
@@ -171,8 +218,8 @@ class Scores:
         return Circuit(self.graph, edges, self, self.provenance.having(selection=how))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Circuit:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Circuit(Shown):
     """A set of edges of a graph.
 
     `a & b`, `a | b`, `a - b` and `a ^ b` are those of sets and keep the scores of `a`; `a == b` compares graphs and
@@ -251,22 +298,50 @@ class Circuit:
     def __contains__(self, name: str) -> bool:
         return bool(self.edges[self.graph.edge(name)])
 
-    def __repr__(self) -> str:
-        made = " ".join(filter(None, [self.provenance.method, self.provenance.task, self.provenance.model]))
-        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges{', ' * bool(made)}{made})"
+    def __len__(self) -> int:
+        return self.n_edges
+
+    def __bool__(self) -> bool:
+        """A circuit without edges is a circuit still."""
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the kept edges, in array order."""
+        return iter(self.edge_names())
+
+    def _summary(self) -> str:
+        return f"{self.n_edges} of {self.graph.n_edges} edges{_made(self.provenance, self.provenance.method)}"
+
+    def facts(self) -> dict[str, str]:
+        """What made it, its size, and what was measured."""
+        measured = self.provenance.measured
+        found = self.provenance.facts() | {
+            "edges": f"{self.n_edges:,} of {self.graph.n_edges:,}",
+            "nodes": f"{len(self.nodes()):,}",
+        }
+        if isinstance(value := measured.get("faithfulness"), int | float):
+            found["faithfulness"] = f"{value:.3f}"
+        if isinstance(value := measured.get("kl"), int | float):
+            found["KL"] = f"{value:.3g} nats"
+        return found
+
+    def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """Its largest edges by score."""
+        scored = [(name, score) for name, score in self.edge_scores().items() if score is not None]
+        largest = sorted(scored, key=lambda pair: -abs(pair[1]))[:_SHOWN]
+        return (("edge", "score") if largest else ()), [(name, f"{score:.4g}") for name, score in largest]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row a kept edge: edge, source, destination, score, removal (NaN where unknown).
+
+        Raises:
+            AcdcError: pandas is not installed.
+        """
+        return _frame(self.graph, self.edges, self.scores)
 
     def to_networkx(self) -> nx.DiGraph[str]:
         """A directed graph as `Graph.to_networkx` gives it, with the attribute `score` where scores are known."""
-        result = self.graph.to_networkx(self.edges)
-        if self.scores is not None:
-            for name, score in self.edge_scores().items():
-                source, destination = split_edge(name)
-                result.edges[source, destination]["score"] = score
-            if self.scores.nodes is not None:
-                index = self.graph.source_index
-                for name in result.nodes.keys() & index.keys():
-                    result.nodes[name]["score"] = float(self.scores.nodes[index[name]])
-        return result
+        return _scored_network(self.graph, self.edges, self.scores)
 
     def _repr_html_(self) -> str:
         """Picture and numbers for notebooks; this and `_repr_svg_` are where the engine reaches up to `acdc.viz`."""
@@ -370,6 +445,46 @@ class Circuit:
             name: float(values[index[name]]) if values is not None and name in index else None
             for name in self.nodes()
         }
+
+
+_SHOWN = 10
+"""Edges in a table."""
+
+
+def _made(made: Provenance, method: str) -> str:
+    """What made it, after a comma, or nothing if that is not known."""
+    return "".join([", ", " ".join(filter(None, [method, made.task, made.model]))]).removesuffix(", ")
+
+
+def _frame(graph: Graph, edges: BoolArray, scores: Scores | None) -> pandas.DataFrame:
+    try:
+        import pandas
+    except ImportError:
+        raise AcdcError("to_frame needs pandas, which is not installed: pip install pandas") from None
+    destination, source = np.nonzero(edges)
+    unknown_here = np.full(len(source), np.nan)
+    removal = None if scores is None else scores.removal
+    return pandas.DataFrame(
+        {
+            "edge": graph.edge_names(edges),
+            "source": np.array(graph.sources, dtype=object)[source],
+            "destination": np.array(graph.destinations, dtype=object)[destination],
+            "score": unknown_here if scores is None else scores.values[destination, source],
+            "removal": unknown_here if removal is None else removal[destination, source],
+        }
+    )
+
+
+def _scored_network(graph: Graph, edges: BoolArray, scores: Scores | None) -> nx.DiGraph[str]:
+    result = graph.to_networkx(edges)
+    if scores is None:
+        return result
+    for d, s in np.argwhere(edges):
+        result.edges[graph.sources[s], graph.destinations[d]]["score"] = float(scores.values[d, s])
+    if scores.nodes is not None:
+        for name in result.nodes.keys() & graph.source_index.keys():
+            result.nodes[name]["score"] = float(scores.nodes[graph.source_index[name]])
+    return result
 
 
 def _array(

@@ -86,6 +86,11 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
     command: tuple[Name, ...] = ()
     measured: Record = {}
 
+    def facts(self) -> dict[str, str]:
+        """Model, task, method, metric and ablation, those that are known."""
+        names = ("model", "task", "method", "metric", "ablation")
+        return {name: str(value) for name in names if (value := getattr(self, name))}
+
     def having(self, **changes: Any) -> Provenance:
         """A copy with some fields changed, validated."""
         return Provenance(**{**dict(self), **changes})

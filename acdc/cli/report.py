@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from acdc.cli import terminal
 from acdc.graph import split_edge
+from acdc.shown import rounded
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from acdc.evaluation.curve import Curve
     from acdc.evaluation.evaluate import Evaluation
     from acdc.evaluation.minimality import Minimality
-    from acdc.evaluation.reproduction import Reproduction
     from acdc.tasks.check import TaskReport
     from acdc.viz import Drawing
 
@@ -54,42 +53,25 @@ def show_edges(circuit: Circuit, most: int = 20) -> None:
         print()
 
 
-def _rounded(value: float) -> str:
-    """Three decimals, and no minus sign before a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    """The interval in brackets, or nothing if there is none, or none that says anything."""
-    low, high = interval
-    return f" [{_rounded(low)}, {_rounded(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-
-
 def show_curve(curve: Curve) -> None:
     """Faithfulness at each size, and the integrals over sizes."""
-    kl = curve.kl or (None,) * len(curve.shares)
-    rows = [
-        (f"{share:.1%}", str(n), _rounded(value), "–" if nats is None else f"{nats:.3g}")
-        for share, n, value, nats in zip(curve.shares, curve.n_edges, curve.faithfulness, kl, strict=True)
-    ]
     print()
-    terminal.print_table(("share of edges", "edges", "faithfulness", "KL, nats"), rows)
-    ranking = "by the absolute value of the mean score, as CPR and CMD are defined"
-    terminal.print_facts([("CPR", _rounded(curve.cpr)), ("CMD", _rounded(curve.cmd)), ("ranking", ranking)])
+    terminal.print_table(*curve.table())
+    terminal.print_facts(curve.facts().items())
 
 
 def show_completeness(found: Completeness, most: int = 10) -> None:
     """How far circuit and model part when the same components are knocked out of both, the worst first."""
     knockouts = sorted(found.knockouts, key=lambda knockout: -knockout.incompleteness)
     rows = [
-        (k.kind, k.name, str(len(k.components)), _rounded(k.model), _rounded(k.circuit), _rounded(k.incompleteness))
+        (k.kind, k.name, str(len(k.components)), rounded(k.model), rounded(k.circuit), rounded(k.incompleteness))
         for k in knockouts[:most]
     ]
     print()
     terminal.print_table(("knocked out", "which", "components", "model", "circuit", "incompleteness"), rows)
-    worst = f"{_rounded(found.largest)} at worst"
+    worst = f"{rounded(found.largest)} at worst"
     if not math.isnan(found.random_mean):
-        worst += f", {_rounded(found.random_mean)} of random sets"
+        worst += f", {rounded(found.random_mean)} of random sets"
     terminal.print_facts([("incompleteness", worst)])
 
 
@@ -112,52 +94,8 @@ def show_evaluation(
         more: further lines.
         found_here: whether the discovery prompts are meant to be those the circuit was found on.
     """
-    e = evaluation
-    found_here = found_here and "prompts" not in e.changed
-    where = "those it was found on" if found_here else "other prompts"
-    facts = {
-        "edges kept": f"{e.n_edges} of {e.n_edges_total}",
-        "faithfulness": f"{_rounded(e.faithfulness)}{_interval(e.faithfulness_interval)} on {e.n_prompts} "
-        f"{e.prompts} prompts",
-    }
-    if e.prompts == "held-out":
-        facts["faithfulness"] += f" ({_rounded(e.discovery_faithfulness)} on {where})"
-    elif found_here:
-        facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
-    least, greatest = e.faithfulness_range
-    if not _interval(e.faithfulness_interval) and not math.isnan(least):
-        facts["prompt by prompt"] = (
-            f"{_rounded(least)} to {_rounded(greatest)}; no interval could be trusted from these {e.n_prompts}"
-        )
-    if e.random_faithfulness:
-        mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)
-        facts["random circuits"] = (
-            f"{_rounded(mean)} on average, {_rounded(highest)} at best "
-            f"({len(e.random_faithfulness)} of the same size)"
-        )
-    facts[e.metric] = (
-        f"full model {e.full:.4g}, circuit {e.circuit:.4g}, without any edge {e.empty:.4g} ({e.ablation} ablation)"
-    )
-    if e.kl is not None and e.exact_match is not None:
-        facts["divergence"] = f"{e.kl:.3g} nats from the full model, {e.worst_kl:.3g} at worst"
-        facts["same answer"] = f"at {e.exact_match:.1%} of the positions read"
-    if e.truth is not None:
-        true = e.truth.edges_are == "true edges"
-        facts["true circuit" if true else "singly necessary"] = (
-            f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} {e.truth.edges_are} found, "
-            f"{e.truth.false_positives} {'false' if true else 'others'} ({e.truth.scope or e.truth.name})"
-        )
-    if e.reproduction is not None:
-        facts["reproduces"] = _reproduced(e.reproduction)
+    facts = evaluation.facts(found_here=found_here)
     terminal.print_facts((facts | dict(more or {})).items())
-
-
-def _reproduced(found: Reproduction) -> str:
-    """Whether all outputs are reproduced, and every edge is needed for it."""
-    if found.reproduced < found.n_prompts:
-        return f"the outputs on {found.reproduced} of {found.n_prompts} prompts"
-    needed = "no edge can go" if found.removable is None else f"{found.removable} can go"
-    return f"all outputs on {found.n_prompts} prompts, and {needed}"
 
 
 def show_task(found: TaskReport) -> None:

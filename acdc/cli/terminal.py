@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acdc.errors import AcdcError
+from acdc.shown import UNSAFE, printable
 
 if TYPE_CHECKING:
     from acdc.engine.problem import Progress as ProgressCallback
@@ -36,19 +37,6 @@ messages = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 # ---- messages ---------------------------------------------------------------------------------------------------
-
-
-_OBEYED = (
-    r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and line feed, DEL, C1
-    r"\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f"  # direction of text, line ends, invisible operators
-    r"\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # no characters; marks; invisible letters
-)
-_UNSAFE = re.compile(f"[{_OBEYED}]")
-
-
-def printable(text: object) -> str:
-    """A text as it can be shown: control characters and the like by their number, as Python writes them."""
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode-escape", "surrogatepass").decode(), str(text))
 
 
 def say(kind: str, message: object, style: str) -> None:
@@ -170,7 +158,7 @@ def print_json(value: object) -> None:
     """JSON on standard output, in ASCII where the output is no Unicode."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(plain(value), indent=1, ensure_ascii=not unicode)
-    sys.stdout.write(_UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
+    sys.stdout.write(UNSAFE.sub(lambda match: json.dumps(match[0])[1:-1], text) + "\n")
 
 
 def print_line(text: object) -> None:

@@ -32,6 +32,7 @@ from acdc.metrics import (
     ratio_interval,
 )
 from acdc.model.model import Model
+from acdc.shown import Shown, in_brackets, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 from acdc.evaluation.judging import NAN, intervals, judging_problem, over_the_vocabulary
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Curve(Shown):
     """Faithfulness over circuit sizes (MIB's grid by default).
 
     Attributes:
@@ -68,6 +69,23 @@ class Curve:
     cmd_interval: tuple[float, float] = NO_INTERVAL
     kl_intervals: tuple[tuple[float, float], ...] | None = None
     kl_area_interval: tuple[float, float] | None = None
+
+    def _summary(self) -> str:
+        return f"{len(self.shares)} sizes, CPR {rounded(self.cpr)}, CMD {rounded(self.cmd)}"
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "CPR": rounded(self.cpr) + in_brackets(self.cpr_interval),
+            "CMD": rounded(self.cmd) + in_brackets(self.cmd_interval),
+            "ranking": "by the absolute value of the mean score, as CPR and CMD are defined",
+        }
+
+    def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        kl = self.kl or (None,) * len(self.shares)
+        return ("share of edges", "edges", "faithfulness", "KL, nats"), [
+            (f"{share:.1%}", str(n), rounded(value), "–" if nats is None else f"{nats:.3g}")
+            for share, n, value, nats in zip(self.shares, self.n_edges, self.faithfulness, kl, strict=True)
+        ]
 
 
 @memory.explained

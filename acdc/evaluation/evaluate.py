@@ -7,6 +7,8 @@ baseline, and a known true circuit, where there is one, what was hit and missed.
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 import warnings
 from pathlib import Path
 from types import NoneType
@@ -42,6 +44,7 @@ from acdc.metrics import (
     share_interval,
 )
 from acdc.model.model import Model
+from acdc.shown import Shown, in_brackets, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -76,8 +79,8 @@ class TruthComparison:
     scope: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """A circuit's measured behaviour; means over `n_prompts` prompts.
 
     Intervals are (low, high) over the prompts; NaN if none was asked for, or where none could be trusted: with too few
@@ -126,6 +129,58 @@ class Evaluation:
     exact_match_interval: tuple[float, float] | None = None
     reproduction: Reproduction | None = None
     changed: tuple[str, ...] = ()
+
+    def facts(self, *, found_here: bool = True) -> dict[str, str]:
+        """What is said of it, by name: each number beside what it must be compared with.
+
+        Args:
+            found_here: whether the discovery prompts are meant to be those the circuit was found on.
+        """
+        e = self
+        found_here = found_here and "prompts" not in e.changed
+        where = "those it was found on" if found_here else "other prompts"
+        facts = {
+            "edges kept": f"{e.n_edges} of {e.n_edges_total}",
+            "faithfulness": f"{rounded(e.faithfulness)}{in_brackets(e.faithfulness_interval)} on {e.n_prompts} "
+            f"{e.prompts} prompts",
+        }
+        if e.prompts == "held-out":
+            facts["faithfulness"] += f" ({rounded(e.discovery_faithfulness)} on {where})"
+        elif found_here:
+            facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
+        least, greatest = e.faithfulness_range
+        if not in_brackets(e.faithfulness_interval) and not math.isnan(least):
+            facts["prompt by prompt"] = (
+                f"{rounded(least)} to {rounded(greatest)}; no interval could be trusted from these {e.n_prompts}"
+            )
+        if e.random_faithfulness:
+            mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)
+            facts["random circuits"] = (
+                f"{rounded(mean)} on average, {rounded(highest)} at best "
+                f"({len(e.random_faithfulness)} of the same size)"
+            )
+        facts[e.metric] = (
+            f"full model {e.full:.4g}, circuit {e.circuit:.4g}, without any edge {e.empty:.4g} ({e.ablation} ablation)"
+        )
+        if e.kl is not None and e.exact_match is not None:
+            facts["divergence"] = f"{e.kl:.3g} nats from the full model, {e.worst_kl:.3g} at worst"
+            facts["same answer"] = f"at {e.exact_match:.1%} of the positions read"
+        if e.truth is not None:
+            true = e.truth.edges_are == "true edges"
+            facts["true circuit" if true else "singly necessary"] = (
+                f"{e.truth.true_positives} of {e.truth.true_positives + e.truth.missed} {e.truth.edges_are} found, "
+                f"{e.truth.false_positives} {'false' if true else 'others'} ({e.truth.scope or e.truth.name})"
+            )
+        if e.reproduction is not None:
+            facts["reproduces"] = _reproduced(e.reproduction)
+        return facts
+
+    def _summary(self) -> str:
+        return (
+            f"{self.task}: {self.n_edges} of {self.n_edges_total} edges, faithfulness "
+            f"{rounded(self.faithfulness)}{in_brackets(self.faithfulness_interval)} on {self.n_prompts} "
+            f"{self.prompts} prompts"
+        )
 
 
 @memory.explained
@@ -247,3 +302,11 @@ def _reproduction(problem: Problem, dataset: Dataset, circuit: Circuit) -> Repro
     sets = [dataset.discovery] if dataset.held_out is None else [dataset.discovery, dataset.held_out]
     quiet = dataclasses.replace(problem, progress=no_progress)
     return reproduction([dataclasses.replace(quiet, prompts=prompts) for prompts in sets], circuit.edges)
+
+
+def _reproduced(found: Reproduction) -> str:
+    """Whether all outputs are reproduced, and every edge is needed for it."""
+    if found.reproduced < found.n_prompts:
+        return f"the outputs on {found.reproduced} of {found.n_prompts} prompts"
+    needed = "no edge can go" if found.removable is None else f"{found.removable} can go"
+    return f"all outputs on {found.n_prompts} prompts, and {needed}"

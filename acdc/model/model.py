@@ -17,13 +17,14 @@ from acdc.graph import Graph
 from acdc.model import forward, rotary
 from acdc.model.architecture import Decomposition
 from acdc.model.gguf import weights_note
+from acdc.shown import Shown
 
 if TYPE_CHECKING:
     from acdc.model.programs.tracr import TracrModel
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Model:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Model(Shown):
     """A decoder ready for circuit discovery; make one with `acdc.load`.
 
     Attributes:
@@ -100,6 +101,28 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return self.decomposition.unembedding.dtype
+
+    def _summary(self) -> str:
+        return f"{self.name}, {type(self.module).__name__}, {self.n_layers} layers of {self.n_heads} heads"
+
+    def facts(self) -> dict[str, str]:
+        """What it is and how large."""
+        parameters = sum(p.numel() for p in self.module.parameters())
+        heads = f"{self.n_heads}"
+        if self.n_kv_heads != self.n_heads:
+            heads += f" on {self.n_kv_heads} key/value heads"
+        found = {
+            "model": self.name,
+            "kind": type(self.module).__name__,
+            "layers": f"{self.n_layers}",
+            "heads": heads,
+            "d_model": f"{self.d_model:,}",
+            "vocabulary": f"{self.vocabulary_size:,}",
+            "parameters": f"{parameters:,}",
+            "edges": f"{self.graph().n_edges:,}",
+            "weights": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+        }
+        return found | ({"note": self.note} if self.note else {})
 
     def graph(
         self,

@@ -15,12 +15,12 @@ from acdc.errors import TaskError
 from acdc.metrics import Outcome
 from acdc.tasks.prompt_files import Line, check_lines, read_lines
 from acdc.tasks.prompts import Padding
-from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
+from acdc.tasks.task import Ablation, Dataset, ShownTask, resolve_metric, to_prompts, token_texts
 from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
 
 
-@dataclasses.dataclass(frozen=True)
-class FileTask:
+@dataclasses.dataclass(frozen=True, repr=False)
+class FileTask(ShownTask):
     """The task in a user's file; make one with `acdc.tasks.load`."""
 
     name: str

@@ -18,7 +18,7 @@ from typing import Any
 from acdc.errors import TaskError, unknown
 from acdc.metrics import Outcome
 from acdc.tasks.prompts import Padding
-from acdc.tasks.task import Ablation, Dataset, resolve_metric, to_prompts, token_texts
+from acdc.tasks.task import Ablation, Dataset, ShownTask, resolve_metric, to_prompts, token_texts
 from acdc.tasks.tokenise import UNKNOWN, Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
 
 DEFAULT_SIZE = 64
@@ -52,8 +52,8 @@ class Generator:
                 raise TaskError(f"task {self.name!r}: expected {name} like {defaults[name]!r}, got {value!r}")
 
 
-@dataclasses.dataclass(frozen=True)
-class GeneratedTask:
+@dataclasses.dataclass(frozen=True, repr=False)
+class GeneratedTask(ShownTask):
     """A built-in task with its settings; make one with `acdc.tasks.load`."""
 
     generator: Generator

@@ -21,7 +21,7 @@ Padding = Literal["left", "right"]
 _LONGEST = 600  # characters of a problem
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Prompts:
     """Aligned, padded pairs of clean and corrupted prompts.
 
@@ -46,6 +46,15 @@ class Prompts:
     position_ids: Tensor | None = None
     corrupted_mask: Tensor | None = None
     corrupted_position_ids: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Prompts({self})"
+
+    def __str__(self) -> str:
+        lengths = self.mask.sum(1)
+        shortest, longest = (int(x) for x in (lengths.min(), lengths.max())) if len(self) else (0, 0)
+        span = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+        return f"{len(self)} pairs of {span} tokens"
 
     @classmethod
     def from_tokens(

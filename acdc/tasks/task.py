@@ -18,6 +18,7 @@ from torch import Tensor
 from acdc.errors import AcdcError, TaskError, check_type, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
+from acdc.shown import Shown
 from acdc.tasks.prompts import Padding, Prompts, problems
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice
 
@@ -49,8 +50,8 @@ class Truth(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Dataset(Shown):
     """A task made ready for one model.
 
     Attributes:
@@ -79,6 +80,21 @@ class Dataset:
     truth: Truth | None = None
     exact: bool = False
 
+    def _summary(self) -> str:
+        held_out = "none" if self.held_out is None else len(self.held_out)
+        return f"{self.name}: {len(self.discovery)} prompt pairs, {held_out} held out"
+
+    def facts(self) -> dict[str, str]:
+        """Sizes and settings."""
+        return {
+            "name": self.name,
+            "discovery": str(self.discovery),
+            "held out": "none" if self.held_out is None else str(self.held_out),
+            "metric": self.metric.name,
+            "ablation": self.ablation,
+            "seed": str(self.seed),
+        }
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -101,6 +117,21 @@ class Task(Protocol):
             TaskError: the model or its tokenizer cannot do the task; names every prompt that is at fault.
         """
         ...
+
+
+class ShownTask(Shown):
+    """How a task shows itself: what every `Task` has, and the settings that its kind has besides."""
+
+    def _summary(self: Task) -> str:  # type: ignore[misc]
+        return f"{self.name}: {self.description}"
+
+    def facts(self: Task) -> dict[str, str]:  # type: ignore[misc]
+        """Name, description and settings."""
+        found = {name: str(getattr(self, name)) for name in ("name", "description", "metric", "ablation", "seed")}
+        for name in ("size", "distribution", "padding"):
+            if hasattr(self, name):
+                found[name] = str(getattr(self, name))
+        return found | {name: str(value) for name, value in getattr(self, "options", {}).items()}
 
 
 def resolve_metric(metric: Metric) -> Outcome:

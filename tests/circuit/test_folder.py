@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+import acdc
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from strategies import circuits
 
 GRAPH = Graph(2, 2)
+OF_1_1 = {"run": 4, "grouped": 12, "merged": 6}
+"""Folders written by the code of version 1.1, and their edges."""
 
 
 @pytest.fixture
@@ -217,6 +220,20 @@ def test_scores_of_single_prompts_are_kept_with_what_they_were_ranked_by(tmp_pat
         assert circuit.scores.top(6, aggregate=again) == scores.top(6, aggregate=again)
     assert (circuit.sizes() == scores.sizes(aggregate)).all()
     assert circuit.edge_scores() == chosen.edge_scores()  # signed
+
+
+@pytest.mark.parametrize(
+    "name, n_edges", [("version-1.0", 6), *((f"version-1.1/{x}", n) for x, n in OF_1_1.items())]
+)
+def test_runs_of_earlier_versions_are_read_judged_and_drawn(name: str, n_edges: int) -> None:
+    circuit = Circuit.load(Path(__file__).parent / name)
+    made = circuit.provenance
+    task = acdc.tasks.load(made.task, size=8)
+    judged = acdc.evaluate(acdc.load(made.model), task, circuit, random_circuits=1)
+    assert judged.n_edges == circuit.n_edges == n_edges
+    if name != "version-1.0":
+        assert "weights" not in judged.changed
+    assert acdc.viz.draw(circuit).content.startswith(b"<")
 
 
 def test_a_name_that_is_no_text_can_be_saved(tmp_path: Path) -> None:

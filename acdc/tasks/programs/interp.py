@@ -26,7 +26,7 @@ from acdc.tasks.programs.rare_inputs import all_inputs
 from acdc.tasks.programs.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
+from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 RECORD = "interp.json"
@@ -146,8 +146,8 @@ def truth_of(name: str) -> TrueCircuits:
 # ---- the task ---------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class InterpTask:
+@dataclasses.dataclass(frozen=True, repr=False)
+class InterpTask(ShownTask):
     """Do what a program does, on random inputs.
 
     Attributes:

@@ -21,7 +21,7 @@ from acdc.model.programs.interpbench import read_config, read_edges
 from acdc.store.reading import read_record
 from acdc.tasks.programs.truth import TrueCircuit
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
+from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 INPUTS = "inputs.json"
@@ -84,8 +84,8 @@ class Inputs(pydantic.BaseModel, frozen=True, extra="forbid"):
         return torch.from_numpy(ids), torch.from_numpy(length)
 
 
-@dataclasses.dataclass(frozen=True)
-class InterpBenchTask:
+@dataclasses.dataclass(frozen=True, repr=False)
+class InterpBenchTask(ShownTask):
     """Do what an InterpBench model does.
 
     Attributes:

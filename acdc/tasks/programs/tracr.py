@@ -23,7 +23,7 @@ from acdc.tasks.programs.derive import read_positions
 from acdc.tasks.programs.inputs import DISTRIBUTIONS, Pairs, concatenate, random_pairs
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, check_ablation, check_metric, resolve_metric
+from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 DEFAULT_DISTRIBUTION = "varied"
@@ -32,8 +32,8 @@ FAITHFULNESS = 0.999
 """What a circuit of a program should reach: a program is exact, so nothing of it is noise."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TracrTask:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TracrTask(ShownTask):
     """Do what a compiled program does, on random inputs.
 
     Attributes:
