@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from acdc.circuit import folder as files
 from acdc.circuit import selection
+from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray, Graph
@@ -117,11 +118,11 @@ class Scores(Shown):
         Raises:
             AcdcError: pandas is not installed.
         """
-        return _frame(self.graph, self.graph.valid, self)
+        return frame(self.graph, self.graph.valid, self.values, self.removal)
 
     def to_networkx(self) -> nx.DiGraph[str]:
         """All edges as `Graph.to_networkx` gives them, with the attribute `score`, of nodes too where it is known."""
-        return _scored_network(self.graph, self.graph.valid, self)
+        return scored_network(self.graph, self.graph.valid, self.values, self.nodes)
 
     # ---- choosing ----------------------------------------------------------------------------------------------
 
@@ -337,11 +338,13 @@ class Circuit(Shown):
         Raises:
             AcdcError: pandas is not installed.
         """
-        return _frame(self.graph, self.edges, self.scores)
+        values, removal = (None, None) if self.scores is None else (self.scores.values, self.scores.removal)
+        return frame(self.graph, self.edges, values, removal)
 
     def to_networkx(self) -> nx.DiGraph[str]:
         """A directed graph as `Graph.to_networkx` gives it, with the attribute `score` where scores are known."""
-        return _scored_network(self.graph, self.edges, self.scores)
+        values, nodes = (None, None) if self.scores is None else (self.scores.values, self.scores.nodes)
+        return scored_network(self.graph, self.edges, values, nodes)
 
     def _repr_html_(self) -> str:
         """Picture and numbers for notebooks; this and `_repr_svg_` are where the engine reaches up to `acdc.viz`."""
@@ -454,37 +457,6 @@ _SHOWN = 10
 def _made(made: Provenance, method: str) -> str:
     """What made it, after a comma, or nothing if that is not known."""
     return "".join([", ", " ".join(filter(None, [method, made.task, made.model]))]).removesuffix(", ")
-
-
-def _frame(graph: Graph, edges: BoolArray, scores: Scores | None) -> pandas.DataFrame:
-    try:
-        import pandas
-    except ImportError:
-        raise AcdcError("to_frame needs pandas, which is not installed: pip install pandas") from None
-    destination, source = np.nonzero(edges)
-    unknown_here = np.full(len(source), np.nan)
-    removal = None if scores is None else scores.removal
-    return pandas.DataFrame(
-        {
-            "edge": graph.edge_names(edges),
-            "source": np.array(graph.sources, dtype=object)[source],
-            "destination": np.array(graph.destinations, dtype=object)[destination],
-            "score": unknown_here if scores is None else scores.values[destination, source],
-            "removal": unknown_here if removal is None else removal[destination, source],
-        }
-    )
-
-
-def _scored_network(graph: Graph, edges: BoolArray, scores: Scores | None) -> nx.DiGraph[str]:
-    result = graph.to_networkx(edges)
-    if scores is None:
-        return result
-    for d, s in np.argwhere(edges):
-        result.edges[graph.sources[s], graph.destinations[d]]["score"] = float(scores.values[d, s])
-    if scores.nodes is not None:
-        for name in result.nodes.keys() & graph.source_index.keys():
-            result.nodes[name]["score"] = float(scores.nodes[graph.source_index[name]])
-    return result
 
 
 def _array(
