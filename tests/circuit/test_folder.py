@@ -222,7 +222,7 @@ def test_scores_of_single_prompts_are_kept_with_what_they_were_ranked_by(tmp_pat
     assert circuit.edge_scores() == chosen.edge_scores()  # signed
 
 
-@pytest.mark.filterwarnings("ignore:the prompts of .* differ")  # there are fewer here
+@pytest.mark.filterwarnings("ignore:the .*prompts of .* differ")  # there are fewer here
 @pytest.mark.parametrize(
     ("name", "n_edges"), [("version-1.0", 6), *((f"version-1.1/{x}", n) for x, n in OF_1_1.items())]
 )
