@@ -165,6 +165,7 @@ class Attention:
         slopes: `[head]`, ALiBi: what scores fall by with each position of distance.
         sinks: `[head]`, scores that take their share of the attention and give nothing (gpt-oss).
         gate: of z.
+        z_norm: an RMSNorm of the z of all heads at once (BitNet).
         multiplier: of z, where what attention writes is multiplied (Granite).
         post_norm: applied to the sum of the heads (Gemma 2 and 3, OLMo-2).
     """
@@ -184,6 +185,7 @@ class Attention:
     slopes: Tensor | None = None
     sinks: Tensor | None = None
     gate: Gate | None = None
+    z_norm: Norm | None = None
     multiplier: float = 1.0
     post_norm: Norm | None = None
 
@@ -199,7 +201,7 @@ class Attention:
     @property
     def coupled(self) -> bool:
         """Whether a change in one head changes what the other heads of the layer write."""
-        return self.post_norm is not None or self.q.norm_across_heads
+        return self.post_norm is not None or self.z_norm is not None or self.q.norm_across_heads
 
 
 @dataclasses.dataclass(frozen=True)

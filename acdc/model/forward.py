@@ -322,7 +322,14 @@ def _score_bias(attention: Attention, context: Context, heads: Heads, *, read: b
 
 
 def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:
-    """z divided by the scale of the post-norm, and times the multiplier. Needs all heads: `[H, C, B, P, d_head]`."""
+    """z as it is written: normalised, divided by the scale of the post-norm, multiplied.
+
+    Needs all heads: `[H, C, B, P, d_head]`.
+    """
+    if attention.z_norm is not None:
+        H, _, _, _, d_head = z.shape
+        inverse = attention.z_norm.inverse_scale(z.permute(1, 2, 3, 0, 4).flatten(-2))  # [C, B, P, 1]
+        z = z * inverse.to(z.dtype) * attention.z_norm.gain.view(H, 1, 1, 1, d_head)
     if attention.post_norm is not None:
         total = torch.einsum("hcbpe,hed->cbpd", z, attention.w_o)
         if attention.b_o is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acdc.model import forward
@@ -303,7 +304,7 @@ def _find_scaled(x: Tensor, columns: Columns) -> tuple[np.ndarray[Any, np.dtype[
     ours, theirs = x.flatten(1).double(), columns.values.double()
     if theirs.numel() == 0:
         return None, 1.0
-    alike = torch.nn.functional.normalize(ours, dim=0).t() @ torch.nn.functional.normalize(theirs, dim=0)
+    alike = F.normalize(ours, dim=0).t() @ F.normalize(theirs, dim=0)
     best = alike.abs().argmax(dim=1)
     c = ratio(ours.to(x.dtype), theirs[:, best].to(x.dtype))
     return (None, 1.0) if c is None else (best.reshape(H, d).cpu().numpy(), c)
@@ -464,15 +465,13 @@ def read_attention(
         if n_heads % projection.n_heads:
             raise Unread(f"it has {n_heads} heads and {projection.n_heads} of {_WORDS[name]}")
     scale, slopes = _scale(seen)
-    output, gate_rows, gate = _output(part, block, columns, single)
-    if gate is not None and gate_rows is not None:
-        projections["q"] = _with_gate(projections["q"], columns, gate_rows)
-        if several.read[
-            columns.matrices[columns.index[int(gate_rows[0, 0])][0]].module
-        ] is not None and not torch.equal(
-            several.read[columns.matrices[columns.index[int(gate_rows[0, 0])][0]].module], reads
-        ):
+    end = _end(part, block, columns, single)
+    output = end.matrix
+    if end.columns is not None:
+        gate_matrix = columns.matrices[columns.index[int(end.columns[0, 0])][0]]
+        if not torch.equal(several.read[gate_matrix.module], reads):
             raise Unread("its gate does not read what its queries read")
+        projections["q"] = _with_gate(projections["q"], columns, end.columns, end.gate_bias)
     d_model, width = output.weight.shape
     multiplier = factors["v"]
     return Reading(
@@ -491,7 +490,8 @@ def read_attention(
             rotary=use,
             slopes=slopes,
             sinks=None if seen.sinks is None else seen.sinks.detach().flatten(),
-            gate=gate,
+            gate=end.gate,
+            z_norm=end.z_norm,
             multiplier=multiplier,
         ),
         reads,
@@ -628,29 +628,71 @@ def _scale(seen: Attended) -> tuple[float, Tensor | None]:
     return scale, None if float(slopes.abs().max()) < 1e-6 else slopes.to(seen.q.dtype)
 
 
-def _output(
-    part: nn.Module, block: nn.Module, columns: Columns, single: Run
-) -> tuple[Matrix, np.ndarray[Any, Any] | None, Gate | None]:
-    """The output matrix, and what z is gated by: (matrix, columns `[H, width]` of the gate, gate)."""
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """What is between z and the stream: the output matrix, a norm of z, or a gate and its columns `[H, width]`."""
+
+    matrix: Matrix
+    z_norm: Norm | None = None
+    gate: Gate | None = None
+    columns: np.ndarray[Any, Any] | None = None
+    gate_bias: Tensor | None = None
+
+
+def _end(part: nn.Module, block: nn.Module, columns: Columns, single: Run) -> _End:
+    """How z is written.
+
+    Raises:
+        Unread: the output matrix was not found, or what it reads is not known.
+    """
     z = single.attended[part].z[:, 0]  # [N, H, d_v]
     N, H, d = z.shape
     matrices = [m for m in (matrix_of(x, single) for x in (*part.modules(), *block.modules())) if m is not None]
     reading = [m for m in matrices if m.weight.shape[1] == H * d]
     for matrix in reading:
         if torch.equal(single.read[matrix.module].reshape(N, H, d), z):
-            return matrix, None, None
+            return _End(matrix)
     inside = {m.module for m in columns.matrices}
     for matrix in reversed([m for m in reading if m.module in inside]):
-        share = single.read[matrix.module].reshape(N, H, d).double() / z.double()
-        for activation in (torch.sigmoid, torch.nn.functional.silu, torch.tanh, torch.nn.functional.softplus):
-            values = activation(columns.values.double())
-            for width in (d, 1):
-                if width == 1 and not close(share[..., :1].expand_as(share), share):
-                    continue
-                rows = _gate_rows(share[..., :width], values)
-                if rows is not None:
-                    return matrix, rows, Gate(activation, width)
-    raise Unread("what its output matrix reads is neither what the heads attended to nor a gate's share of it")
+        reads = single.read[matrix.module].reshape(N, H * d)
+        for norm in part.modules():
+            for given, gave in single.pairs(norm):
+                if torch.equal(given.flatten(), z.flatten()) and torch.equal(gave.flatten(), reads.flatten()):
+                    return _End(matrix, z_norm=_rms(read_norm(norm, H * d, z)))
+        gated = _gated(reads.reshape(N, H, d).double() / z.double(), columns, matrix, part)
+        if gated is not None:
+            return gated
+    raise Unread(
+        "what its output matrix reads is neither what the heads attended to, nor a norm or gate's share of it"
+    )
+
+
+def _rms(norm: Norm) -> Norm:
+    if norm.centred or bool(norm.closed_form(torch.zeros_like(norm.gain.expand(1, norm.gain.shape[-1]))).any()):
+        raise Unread("the norm of what its heads attended to has a mean or a bias, which is no share of any head")
+    return norm
+
+
+def _gated(share: Tensor, columns: Columns, matrix: Matrix, part: nn.Module) -> _End | None:
+    """A gate of which `share` `[N, H, d_v]` is what it lets through."""
+    H, d = share.shape[1:]
+    biases = [p.detach() for p in part.parameters(recurse=False) if p.shape == (H,)]
+    for activation in (torch.sigmoid, F.silu, torch.tanh, F.softplus):
+        for width in (d, 1):
+            if width == 1 and not close(share[..., :1].expand_as(share), share):
+                continue
+            rows = _gate_rows(share[..., :width], activation(columns.values.double()))
+            if rows is not None:
+                return _End(matrix, None, Gate(activation, width), rows)
+        for bias in biases:  # added to the gate of each head
+            found = []
+            for h in range(H):
+                values = activation(columns.values.double() + bias[h].double())
+                found.append(_gate_rows(share[:, h : h + 1], values))
+            if all(rows is not None for rows in found):
+                rows = np.concatenate([rows for rows in found if rows is not None])
+                return _End(matrix, None, Gate(activation, d), rows, bias)
+    return None
 
 
 def _gate_rows(share: Tensor, values: Tensor) -> np.ndarray[Any, Any] | None:
@@ -663,13 +705,17 @@ def _gate_rows(share: Tensor, values: Tensor) -> np.ndarray[Any, Any] | None:
     return best.indices.reshape(share.shape[1:]).cpu().numpy()
 
 
-def _with_gate(q: Projection, columns: Columns, places: np.ndarray[Any, Any]) -> Projection:
-    """The q projection with a gate's rows behind its own."""
+def _with_gate(
+    q: Projection, columns: Columns, places: np.ndarray[Any, Any], head_bias: Tensor | None
+) -> Projection:
+    """The q projection with a gate's rows behind its own; `head_bias` `[H]` is added to all of a head's."""
     matrix_id = {columns.index[i][0] for i in places.flatten().tolist()}
     if len(matrix_id) > 1 or q.latent is not None:
         raise Unread("its gate comes from several matrices, or beside a latent")
     rows = np.array([[columns.index[i][1] for i in row] for row in places])
     weight, bias = rows_of(columns.matrices[matrix_id.pop()], rows)
+    if head_bias is not None:
+        bias = head_bias[:, None].expand(rows.shape) + (0.0 if bias is None else bias)
     both = bias
     if (bias is None) != (q.bias is None):
         both = bias if bias is not None else weight.new_zeros(rows.shape)
