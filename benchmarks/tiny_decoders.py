@@ -110,6 +110,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 8, "num_key_value_heads": 2},
     "hunyuan_v1_moe": {"head_dim": 8, "num_key_value_heads": 2},
     "jamba": {"attn_layer_offset": 1},
+    "laguna": {"num_attention_heads_per_layer": [4, 4, 4, 4]},
     "lfm2": {"layer_types": ["full_attention", "conv", "full_attention", "conv"]},
     "lfm2_moe": {"layer_types": ["full_attention", "conv", "full_attention", "conv"]},
     "mamba2": {"num_heads": 16, "head_dim": 8},
@@ -195,7 +196,7 @@ def _settings(config: Any, kind: str) -> dict[str, Any]:
         elif name.endswith("token_id") and value is not None:
             settings[name] = 0 if name in ("bos_token_id", "eos_token_id", "pad_token_id") else VOCABULARY - 1
         elif name in _SIZES and type(value) is int and value > 1:
-            settings[name] = min(_SIZES[name], value)
+            settings[name] = LAYERS if _SIZES[name] == LAYERS and "layer" in name else min(_SIZES[name], value)
         elif isinstance(value, list | tuple) and layers and len(value) == layers:
             settings[name] = _a_value_each(name, list(value))
     if latent:

@@ -1,0 +1,230 @@
+"""Methods on decoders that were read: what they compute is what the plain module does when it is changed by hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import problems
+from acdc.benchmarks.tiny_decoders import tiny_decoder
+from acdc.engine.measure import Measure, bind
+from acdc.engine.patching import Patching
+from acdc.errors import UnsupportedModelError
+from acdc.methods.attribution import attribute, source_differences
+from acdc.methods.exact import exact_scores
+from acdc.metrics import OUTCOMES
+from acdc.model.load import load
+from acdc.model.model import Model
+
+KINDS = (
+    "bitnet", "bloom", "cohere2", "deepseek_v3", "falcon", "gemma4_text", "gpt_oss", "gptj", "granitemoeshared",
+    "laguna", "llama4_text", "opt",
+)  # fmt: skip
+QUICK = ("bloom", "deepseek_v3", "gpt_oss", "laguna")
+
+
+@functools.cache
+def tiny(kind: str) -> Model:
+    return load(tiny_decoder(kind))
+
+
+def problem(kind: str, padding: str = "none") -> tuple[Patching, Measure]:
+    model = tiny(kind)
+    patching = Patching(model, model.graph(), problems.make_prompts(padding=padding))
+    return patching, bind(OUTCOMES["logit-difference"], patching)
+
+
+def plain_logits(patching: Patching, tokens: Tensor) -> Tensor:
+    return patching.model.plain_logits(tokens, patching.prompts.mask, patching.prompts.position_ids)
+
+
+@contextlib.contextmanager
+def read_by(part: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Change what a module reads."""
+
+    def before(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    handle = part.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def seen_by(patching: Patching, part: nn.Module, tokens: Tensor) -> Tensor:
+    """What a module reads in a plain run."""
+    seen: list[Tensor] = []
+
+    def note(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return x
+
+    with read_by(part, note), torch.no_grad():
+        plain_logits(patching, tokens)
+    return seen[0]
+
+
+# ---- exact ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_mlp_without_edges_reads_what_it_reads_in_the_corrupted_run(kind: str) -> None:
+    patching, _ = problem(kind)
+    graph, layer = patching.graph, patching.model.decomposition.layers[2]
+    edges = graph.valid.copy()
+    edges[graph.destination_index["m2"]] = False
+    norm = layer.mlp_norm
+    part = layer.parts.mlp if norm is None else norm.module
+    if norm is not None and layer.attention.norm is not None and norm.module is layer.attention.norm.module:
+        part = layer.parts.mlp  # a parallel block with one norm
+    first = part.fc1 if kind == "opt" and hasattr(part, "fc1") else part
+    corrupted = seen_by(patching, first, patching.prompts.corrupted)
+    with read_by(first, lambda x: corrupted), torch.no_grad():
+        expected = plain_logits(patching, patching.prompts.clean)
+    read = patching.prompts.positions
+    rows = torch.arange(len(read))[:, None]
+    torch.testing.assert_close(patching.logits(edges[None])[0], expected[rows, read], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("bitnet", "gemma4_text")])
+def test_a_head_that_nobody_reads_is_one_whose_result_is_that_of_the_corrupted_run(kind: str) -> None:
+    patching, _ = problem(kind)
+    graph, attention = patching.graph, patching.model.decomposition.layers[1].attention
+    edges = graph.valid.copy()
+    edges[:, graph.source_index["a1.h2"]] = False
+    output = next(
+        part
+        for part in patching.model.decomposition.layers[1].parts.block.modules()
+        if getattr(part, "weight", None) is not None and part.weight.data_ptr() == attention.w_o.data_ptr()
+    )
+    d = attention.w_o.shape[1]
+    corrupted = seen_by(patching, output, patching.prompts.corrupted)
+
+    def other_head(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[..., 2 * d : 3 * d] = corrupted[..., 2 * d : 3 * d]
+        return x
+
+    with read_by(output, other_head), torch.no_grad():
+        expected = plain_logits(patching, patching.prompts.clean)
+    read = patching.prompts.positions
+    rows = torch.arange(len(read))[:, None]
+    torch.testing.assert_close(patching.logits(edges[None])[0], expected[rows, read], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KINDS])
+def test_exact_is_the_metric_without_each_edge_alone(kind: str) -> None:
+    patching, measure = problem(kind, padding="both")
+    graph = patching.graph
+    some = np.random.default_rng(0).permutation(np.argwhere(graph.valid))[:24]
+    circuits = np.repeat(graph.valid[None], len(some) + 1, axis=0)
+    circuits[np.arange(len(some)), some[:, 0], some[:, 1]] = False
+    *without, full = problems.values(patching, measure, circuits)
+    found = exact_scores(patching, measure)[0][some[:, 0], some[:, 1]]
+    np.testing.assert_allclose(found, np.array(without) - full, atol=1e-6 * np.abs(without).max())
+
+
+# ---- eap --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eap_is_the_gradient_of_edge_weights(kind: str) -> None:
+    patching, measure = problem(kind, padding="both")
+    scores = patching.graph.from_ports(attribute(patching, measure.outcome, alphas=(1.0,)).sum(0).numpy())
+    weights = torch.from_numpy(patching.graph.valid).double().requires_grad_()
+    with patching.model.frozen():
+        value = measure.value(patching.logits(weights, rows=measure.rows)).sum()
+    (gradient,) = torch.autograd.grad(value, weights)
+    expected = np.where(patching.graph.valid, -gradient.numpy(), 0.0)
+    np.testing.assert_allclose(scores, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("gptj", "falcon", "cohere2")])
+def test_eap_of_a_layer_is_the_plain_gradient_at_its_norm(kind: str) -> None:
+    patching, measure = problem(kind)
+    graph, prompts = patching.graph, patching.prompts
+    ports = attribute(patching, measure.outcome, alphas=(1.0,)).sum(0)
+    norm = patching.model.decomposition.layers[2].attention.norm
+    assert norm is not None
+    added = torch.zeros(*prompts.clean.shape, patching.model.d_model, dtype=torch.float64, requires_grad=True)
+    with read_by(norm.module, lambda x: x + added), patching.model.frozen():
+        logits = plain_logits(patching, prompts.clean)
+        rows = torch.arange(len(prompts))[:, None]
+        at_read = (
+            logits[rows, prompts.positions]
+            if measure.rows is None
+            else logits[rows, prompts.positions][..., measure.rows]
+        )
+        (gradient,) = torch.autograd.grad(measure.value(at_read).sum(), added)
+    difference = source_differences(patching)  # [S, B, W, D]
+    first = graph.layer_heads(2).outputs.start
+    expected = (difference[:first] * gradient[:, patching.start :]).sum((1, 2, 3))
+    found = ports[list(graph.layer_heads(2).every_port), :first].sum(0)
+    torch.testing.assert_close(found, expected.to(found), rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "falcon", "phi3", "gpt_bigcode", "deepseek_v3"])
+def test_weights_are_views(kind: str) -> None:
+    model = tiny(kind)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
+    for layer in model.decomposition.layers:
+        attention = layer.attention
+        for tensor in (attention.q.weight, attention.k.weight, attention.v.weight, attention.w_o):
+            assert tensor.untyped_storage().data_ptr() in own
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda m: setattr(m.model.layers[1], "mlp", nn.Sequential(m.model.layers[1].mlp, Mixing())),
+            "mixes positions",
+        ),
+        (lambda m: setattr(m.model, "norm", nn.Sequential(nn.Linear(20, 20))), "unembedding reads is neither"),
+        (
+            lambda m: m.model.layers[1].self_attn.register_forward_hook(Twice()),
+            "layer 1, LlamaAttention: the block",
+        ),
+        (
+            lambda m: setattr(m.model.layers[0], "input_layernorm", nn.Sigmoid()),
+            "layer 0, LlamaAttention: what it reads",
+        ),
+    ],
+)
+def test_the_first_layer_the_module_and_the_reason_are_named(change: Callable[[Any], Any], words: str) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=30, hidden_size=20, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    module = transformers.LlamaForCausalLM(config).eval()
+    change(module)
+    with pytest.raises(UnsupportedModelError, match=words):
+        load(module)
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x.cumsum(-2)
+
+
+class Twice:
+    def __call__(self, part: nn.Module, args: Any, out: Any) -> Any:
+        return (out[0] + out[0].flip(-1), *out[1:])
