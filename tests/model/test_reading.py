@@ -18,7 +18,7 @@ from acdc.benchmarks.tiny_decoders import tiny_decoder
 from acdc.engine.measure import Measure, bind
 from acdc.engine.patching import Patching
 from acdc.errors import UnsupportedModelError
-from acdc.methods.attribution import attribute, source_differences
+from acdc.methods.attribution import attribute
 from acdc.methods.exact import exact_scores
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
@@ -167,7 +167,7 @@ def test_eap_of_a_layer_is_the_plain_gradient_at_its_norm(kind: str) -> None:
             else logits[rows, prompts.positions][..., measure.rows]
         )
         (gradient,) = torch.autograd.grad(measure.value(at_read).sum(), added)
-    difference = source_differences(patching)  # [S, B, W, D]
+    difference = patching.source_differences()  # [S, B, W, D]
     first = graph.layer_heads(2).outputs.start
     expected = (difference[:first] * gradient[:, patching.start :]).sum((1, 2, 3))
     found = ports[list(graph.layer_heads(2).every_port), :first].sum(0)
