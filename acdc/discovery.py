@@ -18,7 +18,7 @@ from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, Unit
 from acdc.methods import (
     DEFAULT_RANKING,
     DEFAULT_SEARCH,
@@ -54,6 +54,7 @@ def score(
     metric: Metric | None = None,
     ablation: str | None = None,
     graph: Graph | None = None,
+    units: Unit = "edge",
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -67,6 +68,7 @@ def score(
         method: a name from `acdc.methods.METHODS` that gives scores.
         metric, ablation: instead of the task's own; `metric` may be a function (`acdc.tasks.resolve_metric`).
         graph: whose edges to score; None: `model.graph()`.
+        units: what is switched as one: "edge", or "node" (what a component writes reaches everybody or nobody).
         batch_size: prompts a batch; None: what fits in memory.
         progress: called with (done, total, text).
         resume: a file in which long work notes how far it is. The same call goes on from there, and removes the
@@ -85,7 +87,7 @@ def score(
         )
     options = record.options_from(options, "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, batch_size, seed, progress)
+    problem = _problem(model, dataset, graph, units, batch_size, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, resume, ("score", method, options))
     found = _given(record, record.score, Estimates, problem, options)
@@ -108,6 +110,7 @@ def discover(
     metric: Metric | None = None,
     ablation: str | None = None,
     graph: Graph | None = None,
+    units: Unit = "edge",
     batch_size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -155,7 +158,7 @@ def discover(
         )
     options = record.options_from(options, "search" if searches else "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, batch_size, seed, progress)
+    problem = _problem(model, dataset, graph, units, batch_size, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
     if searches:
@@ -177,10 +180,12 @@ def discover(
         if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
                 raise EmptyCircuitError(f"{method} finds no edge that matters: {_nothing(dataset, full, empty)}")
-            warn_of_size(problem.graph, found.edges, target.edges)
-        scores = Scores(problem.graph, found.scores, method, provenance, removal=found.removal)
+            if problem.unit == "edge":
+                warn_of_size(problem.graph, found.edges, target.edges)
+        scores = _scores(problem, Estimates(found.scores), method, provenance, found)
         made = provenance.having(selection=dict(found.selection))
-        return _not_empty(Circuit(problem.graph, found.edges, scores, made), dataset, full, empty)
+        kept = problem.units.mask(found.edges)
+        return _not_empty(Circuit(problem.graph, kept, scores, made, problem.unit), dataset, full, empty)
     assert record.score is not None
     ranked = _given(record, record.score, Estimates, problem, options)
     scores = _scores(problem, ranked, method, provenance)
@@ -197,7 +202,7 @@ def discover(
     n = _fewest_faithful(held_out, dataset, scores.sizes(aggregate), faithfulness, select)
     circuit = scores.top(n, select=select, aggregate=aggregate)  # type: ignore[arg-type]
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
-    return Circuit(circuit.graph, circuit.edges, scores, circuit.provenance.having(selection=how))
+    return dataclasses.replace(circuit, provenance=circuit.provenance.having(selection=how))
 
 
 def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) -> Circuit:
@@ -225,9 +230,21 @@ def _nothing(dataset: Dataset, full: float, empty: float) -> str:
     )
 
 
-def _scores(problem: Problem, found: Estimates, method: str, provenance: Provenance) -> Scores:
+def _scores(
+    problem: Problem, found: Estimates, method: str, provenance: Provenance, searched: Found | None = None
+) -> Scores:
     values, absolute, rms = found.values, found.absolute, found.rms
-    return Scores(problem.graph, values, method, provenance, absolute=absolute, rms=rms)
+    units = problem.units
+    if values.shape != units.shape:
+        raise AcdcError(f"method {method!r} does not rank {units.plural}")
+    nodes = values if problem.unit == "node" else None
+    removal = None if searched is None else searched.removal
+    if removal is not None and searched is not None:
+        removal = np.where(units.mask(searched.edges), units.spread(removal), np.nan)
+    spread = {name: x if x is None else units.spread(x) for name, x in (("absolute", absolute), ("rms", rms))}
+    return Scores(
+        problem.graph, units.spread(values), method, provenance, nodes, removal, **spread, unit=problem.unit
+    )
 
 
 def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, target: float, select: str) -> int:
@@ -241,9 +258,15 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
     """
     graph = problem.graph
     rule = selection.top if select == "top" else selection.greedy
+    units = problem.units
+    if problem.unit != "edge" and select != "top":
+        raise AcdcError(f"a ranking of {units.plural} is cut by select='top'")
+    order = np.argsort(-units.values_of(sizes), axis=None, kind="stable")
     batches = list(problem.batches()) if problem.n_batches == 1 else None  # many would not fit in memory together
 
     def circuit(n: int) -> BoolArray:
+        if problem.unit != "edge":
+            return graph.prune(units.mask(np.isin(np.arange(units.n), order[:n])))
         return graph.prune(rule(graph, sizes, n, prune=False))
 
     def reaches(n: int) -> bool:
@@ -254,13 +277,13 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
         return faithfulness_of(value, full=full, empty=empty) >= target
 
     low, high = 0, 8
-    while high < graph.n_edges and not reaches(high):
+    while high < units.n and not reaches(high):
         low, high = high, 2 * high
-    high = min(high, graph.n_edges)
+    high = min(high, units.n)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
-    return int(circuit(high).sum())
+    return int(units.of_edges(circuit(high)).sum())
 
 
 def _given(record: Method, function: Callable[..., T], kind: type[T], *arguments: Any) -> T:
@@ -298,6 +321,7 @@ def _problem(
     model: Model,
     dataset: Dataset,
     graph: Graph | None,
+    units: Unit,
     batch_size: int | None,
     seed: int,
     progress: Progress | None,
@@ -311,6 +335,7 @@ def _problem(
         batch_size,
         seed,
         progress or no_progress,
+        unit=units,
     )
 
 
@@ -318,7 +343,14 @@ def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Ite
     """The problem with a resume file that belongs to it, to `what` is done with it, and to nothing else."""
     if file is None:
         return problem
-    values: list[object] = [*what, problem.graph, problem.outcome.name, problem.ablation, problem.batch_size]
+    values: list[object] = [
+        *what,
+        problem.graph,
+        problem.outcome.name,
+        problem.ablation,
+        problem.batch_size,
+        problem.unit,
+    ]
     values += [problem.seed, *vars(problem.prompts).values(), weights_digest(problem.model)]
     resume = file if isinstance(file, ResumeFile) else ResumeFile(Path(file))
     return dataclasses.replace(problem, resume=dataclasses.replace(resume, key=digest(values)))

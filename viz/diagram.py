@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Collection, Mapping
 
 from acdc.circuit import Circuit
-from acdc.graph import BoolArray, Graph
+from acdc.graph import BoolArray, Graph, units_of
 from acdc.viz.elements import (
     DASHES,
     HEADS,
@@ -142,9 +142,10 @@ def _default_title(circuit: Circuit) -> str:
 
 def _caption(circuit: Circuit, reduced: Reduced) -> str:
     made = circuit.provenance
-    parts = [
-        f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges" + f", {clean(made.method)}" * bool(made.method)
-    ]
+    units, said = units_of(circuit.graph, circuit.unit), f"{circuit.n_edges:,} of {circuit.graph.n_edges:,} edges"
+    if circuit.unit != "edge":
+        said = f"{circuit.n_units:,} of {units.n:,} {units.plural}, {said}"
+    parts = [said + f", {clean(made.method)}" * bool(made.method)]
     merged = {"port": "", "head": "q, k and v merged", "layer": "heads of a layer merged"}[reduced.detail]
     if merged and (reduced.detail == "layer" or circuit.graph.qkv == "split"):
         parts.append(merged)

@@ -22,7 +22,7 @@ from acdc.circuit import selection
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, Unit, Units, units_of
 from acdc.shown import Shown
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Scores(Shown):
         nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
         removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
             circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
+        unit: what was scored, "edge" or "node". An edge has the score of its unit; node scores are in `nodes` too.
     """
 
     graph: Graph
@@ -55,8 +56,10 @@ class Scores(Shown):
     removal: FloatArray | None = None
     absolute: FloatArray | None = None
     rms: FloatArray | None = None
+    unit: Unit = "edge"
 
     def __post_init__(self) -> None:
+        units_of(self.graph, self.unit)
         for name in ("values", "absolute", "rms"):
             if (given := getattr(self, name)) is None:
                 continue
@@ -177,7 +180,7 @@ class Scores(Shown):
         """The circuit of the best edges, `n` of them on paths from the input to the logits.
 
         Edges on no such path are left out, and the next best are taken for them. A warning says so if the result
-        has fewer edges than `n`, and why.
+        has fewer edges than `n`, and why. Where nodes were scored, it is the circuit of at most `n` nodes.
 
         Args:
             by: "absolute" ranks by magnitude, "signed" by the score itself.
@@ -193,6 +196,12 @@ class Scores(Shown):
         if select not in rules:
             raise unknown("selection", str(select), rules)
         values, how = self.ranked(by, aggregate)
+        if self.unit != "edge":
+            if select != "top" or not prune:
+                raise AcdcError(f"a ranking of {self._units.plural} is cut by select='top', and pruned")
+            edges = self._units.mask(selection.top_units(self._units, self._units.values_of(values), n))
+            edges = self.graph.prune(edges)
+            return self._circuit(edges, {"select": select, self._units.plural: n, **how, "prune": prune})
         edges = rules[select](self.graph, values, n, by="signed", prune=prune)
         warn_of_size(self.graph, edges, n)
         return self._circuit(edges, {"select": select, "edges": n, **how, "prune": prune})
@@ -215,8 +224,12 @@ class Scores(Shown):
         how = {"select": "threshold", "threshold": t, **ranking, "prune": prune}
         return self._circuit(edges, how | {"dangling": int((reached & ~edges).sum())})
 
+    @property
+    def _units(self) -> Units:
+        return units_of(self.graph, self.unit)
+
     def _circuit(self, edges: BoolArray, how: dict[str, Any]) -> Circuit:
-        return Circuit(self.graph, edges, self, self.provenance.having(selection=how))
+        return Circuit(self.graph, edges, self, self.provenance.having(selection=how), self.unit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -229,14 +242,17 @@ class Circuit(Shown):
     Attributes:
         edges: `[n_destinations, n_sources]` bool, True at kept edges.
         scores: the scores it was chosen from, if any.
+        unit: what was chosen, "edge" or "node"; of nodes it has the edges between them that lie on a path.
     """
 
     graph: Graph
     edges: BoolArray
     scores: Scores | None = None
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    unit: Unit = "edge"
 
     def __post_init__(self) -> None:
+        units_of(self.graph, self.unit)
         edges = _array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
         bad = np.argwhere(edges & ~self.graph.valid)
         if len(bad):
@@ -259,6 +275,11 @@ class Circuit(Shown):
     def n_edges(self) -> int:
         """Number of kept edges."""
         return int(self.edges.sum())
+
+    @property
+    def n_units(self) -> int:
+        """Number of kept edges or nodes, whatever `unit` it is made of."""
+        return int(units_of(self.graph, self.unit).of_edges(self.edges).sum())
 
     @property
     def aggregate(self) -> selection.Aggregate:
@@ -396,7 +417,8 @@ class Circuit(Shown):
         for name in ("measured", "selection", "command"):  # these belong to the operands
             shared.pop(name, None)
         shared["method"] = f"({self.provenance.method}) {sign} ({other.provenance.method})"
-        return Circuit(self.graph, rule(self.edges, other.edges), self.scores, Provenance(**shared))
+        unit = self.unit if self.unit == other.unit else "edge"
+        return Circuit(self.graph, rule(self.edges, other.edges), self.scores, Provenance(**shared), unit)
 
     # ---- files -------------------------------------------------------------------------------------------------
 
@@ -421,12 +443,11 @@ class Circuit(Shown):
         """
         saved = files.load(folder)
         try:
-            circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance)
+            unit, made = saved.unit, saved.scores_provenance
+            circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance, unit=unit)
             if saved.arrays:
-                scores = Scores(
-                    saved.graph, method=saved.method, provenance=saved.scores_provenance, **saved.arrays
-                )
-                circuit = cls(saved.graph, circuit.edges, scores, saved.provenance)
+                scores = Scores(saved.graph, method=saved.method, provenance=made, **saved.arrays, unit=unit)
+                circuit = cls(saved.graph, circuit.edges, scores, saved.provenance, unit)
             saved.check(circuit._node_scores(), circuit.edge_scores())
         except AcdcError as error:
             raise AcdcError(f"{saved.what}: {error}") from None
@@ -435,10 +456,10 @@ class Circuit(Shown):
     def _saved(self) -> files.Saved:
         scores, known = self.scores, (self.graph, self.provenance, self._node_scores(), self.edge_scores())
         if scores is None:
-            return files.Saved(*known)
+            return files.Saved(*known, unit=self.unit)
         found = {name: getattr(scores, name) for name in files.ARRAYS}
         arrays = {name: array for name, array in found.items() if array is not None}
-        return files.Saved(*known, arrays, scores.method, scores.provenance)
+        return files.Saved(*known, arrays, scores.method, scores.provenance, unit=self.unit)
 
     def _node_scores(self) -> dict[str, float | None]:
         """Score of each component of the circuit by name; None where the method gives none."""

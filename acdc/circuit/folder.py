@@ -31,14 +31,14 @@ import safetensors.numpy
 
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
-from acdc.graph import FloatArray, Graph
+from acdc.graph import FloatArray, Graph, Unit
 from acdc.store.folders import LAST, placed, settle, whole_folder
 from acdc.store.reading import complaints, parse_json, read
 from acdc.store.writing import write_atomically
 
 NAME = LAST
 SCORES = "scores.safetensors"
-VERSION = (1, 2)
+VERSION = (1, 3)
 _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
 ARRAYS = ("values", "nodes", "removal", "absolute", "rms")
@@ -65,6 +65,7 @@ class CircuitFile(pydantic.BaseModel, frozen=True, extra="forbid"):
     Attributes:
         graph: the options of `Graph`.
         nodes: the circuit's components with their score, null where unknown.
+        units: what one switch of it is, "edge" or "node"; since version 1.3, edges in older files.
         edges: its edges by name with their score, null where unknown.
         scores: the scores of all edges, null if there are none.
         sha256: of all other fields, as JSON of ASCII with sorted keys and without spaces.
@@ -74,6 +75,7 @@ class CircuitFile(pydantic.BaseModel, frozen=True, extra="forbid"):
     version: str = ".".join(map(str, VERSION))
     graph: dict[str, pydantic.JsonValue]
     provenance: Provenance
+    units: Unit = "edge"
     nodes: dict[str, float | None]
     edges: dict[str, float | None]
     scores: ScoresFile | None
@@ -89,6 +91,7 @@ class Saved:
         arrays: those of `Scores` by name (`ARRAYS`); empty: there are no scores.
         method, scores_provenance: of the scores.
         what: the file it was read from, for messages.
+        unit: what one switch of it is.
     """
 
     graph: Graph
@@ -99,6 +102,7 @@ class Saved:
     method: str = ""
     scores_provenance: Provenance = dataclasses.field(default_factory=Provenance)
     what: str = ""
+    unit: Unit = "edge"
 
     def check(self, nodes: Mapping[str, float | None], edges: Mapping[str, float | None]) -> None:
         """Refuse a file that says otherwise than the circuit that was made of it, which has these nodes and edges.
@@ -171,7 +175,9 @@ def write(saved: Saved, folder: Path) -> None:
         stored = ScoresFile(method=saved.method, provenance=saved.scores_provenance, sha256=digest)
     write_atomically(folder / SCORES, content)
     fields = header(saved.graph, saved.provenance)
-    record = CircuitFile(**fields, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored)
+    record = CircuitFile(
+        **fields, units=saved.unit, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored
+    )
     value = json.loads(record.model_dump_json())
     value["sha256"] = _digest(value)
     write_atomically(folder / NAME, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -191,12 +197,12 @@ def load(folder: str | Path) -> Saved:
     graph = graph_from_options(record.graph, what)
     known = record.provenance, record.nodes, record.edges
     if record.scores is None:
-        return Saved(graph, *known, what=what)
+        return Saved(graph, *known, what=what, unit=record.units)
     try:
         arrays = _arrays(record.scores, graph, placed(folder, SCORES))
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None
-    return Saved(graph, *known, arrays, record.scores.method, record.scores.provenance, what)
+    return Saved(graph, *known, arrays, record.scores.method, record.scores.provenance, what, record.units)
 
 
 def _validated(value: Any, what: str) -> CircuitFile:

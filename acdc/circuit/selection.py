@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from acdc.errors import AcdcError, EmptyCircuitError, unknown
-from acdc.graph import BoolArray, FloatArray, Graph, IntArray
+from acdc.graph import BoolArray, FloatArray, Graph, IntArray, Units
 
 By = Literal["absolute", "signed"]
 RANKINGS = ("absolute", "signed")
@@ -149,6 +149,46 @@ def trim(graph: Graph, edges: BoolArray, worst_first: IntArray, n: int) -> BoolA
             f"{edges.sum()}; ask for at least {edges.sum()}"
         )
     return smaller
+
+
+def top_units(units: Units, values: FloatArray, n: int) -> BoolArray:
+    """The best units of which `n` are on paths from the input to the logits, without the others; as `top` for edges.
+
+    Args:
+        values: of each unit, the best the largest.
+
+    Raises:
+        EmptyCircuitError: no path takes so few.
+    """
+    order = np.argsort(-values, kind="stable")
+
+    def connected(switches: BoolArray) -> BoolArray:
+        return units.of_edges(units.graph.prune(units.mask(switches)))
+
+    def first(length: int) -> BoolArray:
+        return connected(np.isin(np.arange(units.n), order[:length]))
+
+    low, high = min(_count(n), units.n) - 1, units.n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if first(middle).sum() >= n else (middle, high)
+    kept = first(high if n else 0)
+    fewest = kept  # of those that are too few, the most
+    for unit in order[:high][::-1]:
+        if kept.sum() <= n:
+            return kept
+        fewer = connected(kept & (np.arange(units.n) != unit))
+        kept = fewer if fewer.sum() >= n else kept
+        if fewer.sum() < n and (fewest.sum() > n or fewer.sum() > fewest.sum()):
+            fewest = fewer
+    if kept.sum() <= n:
+        return kept
+    if not fewest.any() or fewest.sum() > n:
+        raise EmptyCircuitError(
+            f"no circuit of {n} {units.plural}: the best connect the input with the logits only in a circuit of "
+            f"{kept.sum()}; ask for at least {kept.sum()}"
+        )
+    return fewest
 
 
 def _events(graph: Graph, rank: IntArray) -> tuple[IntArray, IntArray]:

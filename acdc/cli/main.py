@@ -114,6 +114,7 @@ def discover(
     qkv: Annotated[
         Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
     ] = "split",
+    units: Annotated[Literal["edge", "node"], typer.Option(help="What is kept or removed as one.")] = "edge",
     inputs: Annotated[
         Literal["single", "split", "token"],
         typer.Option(help="Token and position together, apart, or tokens alone."),
@@ -184,7 +185,8 @@ def discover(
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 aggregate=aggregate,  # type: ignore[arg-type]
-                graph=subject.graph(qkv=qkv, inputs=inputs), batch_size=batch_size, seed=seed, progress=progress,
+                graph=subject.graph(qkv=qkv, inputs=inputs), units=units, batch_size=batch_size, seed=seed,
+                progress=progress,
                 resume=ResumeFile(claim.progress, stays=True), **method_options,
             )  # fmt: skip
             seconds = time.perf_counter() - started - checking.total

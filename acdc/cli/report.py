@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from acdc.cli import terminal
-from acdc.graph import split_edge
+from acdc.graph import split_edge, units_of
 from acdc.shown import rounded
 
 if TYPE_CHECKING:
@@ -34,13 +34,21 @@ def record(circuit: Circuit) -> dict[str, Any]:
         "task": made.task,
         "method": made.method,
         "seed": made.seed,
+        "units": circuit.unit,
         "edges": circuit.edge_scores(),
         "nodes": circuit.nodes(),
     }
 
 
 def show_edges(circuit: Circuit, most: int = 20) -> None:
-    """Who reads from whom, a line a destination, from the logits down."""
+    """Who reads from whom, a line a destination, from the logits down; where nodes were chosen, which."""
+    if circuit.unit != "edge":
+        units = units_of(circuit.graph, circuit.unit)
+        kept = units.of_edges(circuit.edges)
+        names = [name for name, inside in zip(units.names, kept.tolist(), strict=True) if inside]
+        terminal.print_table((f"{len(names)} of {units.n} {units.plural} kept",), [(", ".join(names),)])
+        print()
+        return
     reads: dict[str, list[str]] = {}
     for name in circuit.edge_names():
         source, destination = split_edge(name)

@@ -14,7 +14,7 @@ from acdc.engine.batches import Batches
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references
 from acdc.errors import AcdcError, check_type, check_whole
-from acdc.graph import Graph
+from acdc.graph import Graph, Unit, Units, units_of
 from acdc.metrics import Outcome
 from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.model import Model
@@ -50,6 +50,7 @@ class Problem:
         prompts: the prompts a method may look at.
         batch_size: prompts a batch; None: as many as memory allows.
         seed: of everything random in a method.
+        unit: what one switch is, "edge" or "node" (`acdc.graph.units`).
         resume: where a long method notes how far it is, and goes on from.
 
     Raises:
@@ -66,12 +67,14 @@ class Problem:
     seed: int = 0
     progress: Progress = no_progress
     resume: ResumeFile = dataclasses.field(default_factory=ResumeFile)
+    unit: Unit = "edge"
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
             check_whole("a batch size", self.batch_size, least=1)
         check_whole("a seed", self.seed, least=0)
         check_type("a graph (Model.graph)", self.graph, Graph)
+        units_of(self.graph, self.unit)
         given = self.graph
         expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
         if given != expected:
@@ -80,6 +83,11 @@ class Problem:
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
         refuse_unfit(self.model)
         check_prompts(self.model, self.prompts[: self.prompts_per_batch])
+
+    @cached_property
+    def units(self) -> Units:
+        """What a method switches as one."""
+        return units_of(self.graph, self.unit)
 
     @cached_property
     def _references(self) -> References | None:

@@ -11,7 +11,7 @@ import numpy as np
 from acdc.circuit import Circuit, selection
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, units_of
 from acdc.metrics import NO_INTERVAL, OUTCOMES, Outcome, magnitude_interval, ratio_interval, relative_difference
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
@@ -60,9 +60,12 @@ def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
 
 
 def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArray]:
-    """Random circuits of the same number of edges, grown from the logits so that every edge leads there."""
+    """Random circuits of the same number of edges (nodes), grown from the logits so that every edge leads there."""
     rng = np.random.default_rng(seed)
-    graph = circuit.graph
+    graph, units = circuit.graph, units_of(circuit.graph, circuit.unit)
+    if circuit.unit != "edge":
+        drawn = [selection.top_units(units, rng.random(units.shape), circuit.n_units) for _ in range(n)]
+        return [units.mask(kept) for kept in drawn]
     return [selection.greedy(graph, rng.random(graph.valid.shape), circuit.n_edges, prune=False) for _ in range(n)]
 
 

@@ -14,6 +14,7 @@ from acdc.graph.components import (
 )
 from acdc.graph.graph import Graph
 from acdc.graph.names import graph_options, names_an_mlp, split_destination, split_edge
+from acdc.graph.units import Unit, Units, units_of
 
 __all__ = [
     "LOGITS",
@@ -25,10 +26,13 @@ __all__ = [
     "Node",
     "Port",
     "Sublayer",
+    "Unit",
+    "Units",
     "graph_options",
     "head_name",
     "mlp_name",
     "names_an_mlp",
     "split_destination",
     "split_edge",
+    "units_of",
 ]

@@ -15,6 +15,7 @@ from acdc.graph import BoolArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.method import Found, Method, Target
 from acdc.methods.search import Accept, Search
+from acdc.methods.unit_search import UnitSearch
 from acdc.store.resume import number
 
 DEFAULT_SHARE = 0.001
@@ -30,6 +31,9 @@ def _acdc(problem: Problem, target: Target) -> Found:
     tau = target.threshold
     if tau is None:
         tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
+    if problem.unit != "edge":
+        units = _units(problem, measures, tau)
+        return units.found(units.kept.astype(np.float64), {"threshold": tau})
     resume = problem.resume
     saved = resume.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
     search = Search(measures, kept=saved.get("kept"))
@@ -47,6 +51,14 @@ def _acdc(problem: Problem, target: Target) -> Found:
         progress=lambda done, total: problem.progress(done, total, "removing each kept edge"),
     )
     return Found(kept, kept.astype(np.float64), {"threshold": tau}, alone.removal())
+
+
+def _units(problem: Problem, measures: Measures, tau: float) -> UnitSearch:
+    """The same over coarse units."""
+    search, accept = UnitSearch(problem, measures), _cheaper_than(tau)
+    search.sweep(search.backwards(), accept, f"ACDC, τ = {tau:.3g}")
+    search.connect(accept)
+    return search
 
 
 def _cheaper_than(tau: float) -> Accept:
@@ -69,9 +81,12 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> E
     if taus is None:
         apart = measures.separation()
         taus = [share * apart for share in SHARES]
-    scores = np.zeros(problem.graph.valid.shape)
+    scores = np.zeros(problem.units.shape)
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
+        if problem.unit != "edge":
+            scores[_units(problem, measures, tau).kept] = tau
+            continue
         search = Search(measures)
         search.sweep(_cheaper_than(tau))
         scores[_connected(search, tau)] = tau

@@ -16,7 +16,7 @@ from acdc.methods.method import Method, estimates_of
 
 def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
     graph = problem.graph
-    total = np.zeros((3, *graph.valid.shape))
+    total = np.zeros((3, *problem.units.shape))
     destination = torch.as_tensor(graph.port_destination)
     first = 0
     for i, patching in enumerate(problem.batches("gradients")):
@@ -24,7 +24,7 @@ def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
         scores = attribute(patching, problem.outcome, alphas=alphas, first=first)  # [prompt, port, source]
         merged = scores.new_zeros(len(scores), *graph.valid.shape)
         merged.index_add_(1, destination.to(scores.device), scores)
-        total += sums(merged.movedim(0, -1))
+        total += sums(problem.units.collect(merged).movedim(0, -1))
         first += len(patching.prompts)
     problem.progress(problem.n_batches, problem.n_batches, "attribution")
     return estimates_of(problem, total)

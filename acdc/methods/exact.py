@@ -81,7 +81,27 @@ def _batch(patching: Patching) -> int:
     return max(1, tokens_at_once(patching.model.device) // tokens)
 
 
+@torch.no_grad()
+def _units_alone(problem: Problem) -> Estimates:
+    """The same for coarse units: a run of the circuit without each."""
+    units, total, first = problem.units, np.zeros((3, *problem.units.shape)), 0
+    alone = ~np.eye(units.n, dtype=bool)
+    for patching in problem.batches():
+        measure, at_once = bind(problem.outcome, patching), problem.circuits_at_once(len(patching.prompts))
+        whole = measure.value(patching.clean_logits(measure.rows))
+        refuse_non_finite(whole, problem.outcome, "for the full model", first=first)
+        for start in range(0, units.n, at_once):
+            value = measure.value(patching.logits(units.mask(alone[start : start + at_once]), rows=measure.rows))
+            refuse_non_finite(value, problem.outcome, f"for the model without one {units.unit}", first=first)
+            total[:, start : start + at_once] += sums(value.double() - whole.double())
+            problem.progress(start, units.n, f"each {units.unit} alone")
+        first += len(patching.prompts)
+    return estimates_of(problem, total)
+
+
 def _exact(problem: Problem) -> Estimates:
+    if problem.unit != "edge":
+        return _units_alone(problem)
     graph, resume = problem.graph, problem.resume
     saved = resume.load(
         {"total": ((3, *graph.valid.shape), np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}

@@ -26,6 +26,7 @@ from acdc.graph import BoolArray, FloatArray, Graph, IntArray
 from acdc.methods.attribution import STEPS, attribution, gradient_of, path, refuse_bad_gradient
 from acdc.methods.method import Found, Method, Target, helpfulness
 from acdc.methods.search import Search
+from acdc.methods.unit_search import UnitSearch
 from acdc.model import passes
 from acdc.store.resume import Arrays, number
 from acdc.tasks.task import FAITHFULNESS
@@ -257,7 +258,26 @@ def _prune_to(
     return kept, scores
 
 
+def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
+    """The same over coarse units: the weakest go first, until none can."""
+    units, measures = problem.units, Measures(problem.outcome, problem.searched())
+    change = attribution(problem.outcome, measures.batches, alphas=path(steps))
+    change = units.collect(torch.as_tensor(change)).numpy()
+    if target.edges is not None:
+        search = UnitSearch(problem, measures, selection.top_units(units, np.abs(change), target.edges))
+        return search.found(helpfulness(problem, change), {"edges": target.edges})
+    search = UnitSearch(problem, measures)
+    budget = target.threshold
+    if budget is None:
+        assert target.faithfulness is not None
+        budget = (1 - target.faithfulness) * measures.separation()
+    search.prune(np.argsort(np.abs(change), kind="stable"), lambda new, _: new <= budget)
+    return search.found(helpfulness(problem, change), {"budget": budget, **target.given})
+
+
 def _guided(problem: Problem, target: Target, *, steps: int = STEPS) -> Found:
+    if problem.unit != "edge":
+        return _guided_units(problem, target, steps)
     share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
     removal: list[FloatArray] = []
     kept, change, budget = guided(

@@ -12,8 +12,8 @@ from acdc.methods.method import Method
 
 def _random(problem: Problem) -> Estimates:
     measure_prompts(problem, [])  # as with every method, a metric that is no number on some prompt is refused
-    drawn = np.random.default_rng(problem.seed).random(problem.graph.valid.shape)
-    return Estimates(np.where(problem.graph.valid, drawn, 0.0))
+    drawn = np.random.default_rng(problem.seed).random(problem.units.shape)
+    return Estimates(np.where(problem.units.valid, drawn, 0.0))
 
 
 RANDOM = Method(
