@@ -122,10 +122,10 @@ class Task(Protocol):
 class ShownTask(Shown):
     """How a task shows itself: what every `Task` has, and the settings that its kind has besides."""
 
-    def _summary(self: Task) -> str:  # type: ignore[misc]
+    def _summary(self: Task) -> str:
         return f"{self.name}: {self.description}"
 
-    def facts(self: Task) -> dict[str, str]:  # type: ignore[misc]
+    def facts(self: Task) -> dict[str, str]:
         """Name, description and settings."""
         found = {name: str(getattr(self, name)) for name in ("name", "description", "metric", "ablation", "seed")}
         for name in ("size", "distribution", "padding"):
