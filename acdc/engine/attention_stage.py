@@ -15,8 +15,9 @@ from acdc.engine.stage import PortInputs, Stage, StageState, Written
 from acdc.graph import BoolArray, Graph, IntArray, Sublayer
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Trace, rest_of_run
 
 if TYPE_CHECKING:
     from acdc.engine.propagate import Run
@@ -152,7 +153,7 @@ class AttentionStage(Stage):
         new = forward.project(self.attention, "qkv"[which], x, context, heads=self._some(changed), read=read)
         offset = context.start if which > 0 else 0
         if run.journal is not None:
-            run.journal.note_inputs(state.x, which, changed, x, read=read)
+            run.journal.write_inputs(state.x, which, changed, x, read=read)
             run.journal.note_components(stored, changed, new, read=read, offset=offset)
         if offset:
             earlier = take(stored, changed)[..., :offset, :]
@@ -167,7 +168,7 @@ class AttentionStage(Stage):
             return super().rest(model, context, trace, written)
         index = self.sublayer.layer
         x = trace.mlp_input[index][..., context.start :, :] + written
-        return forward.resume(model.decomposition, context, trace, x, index, at_mlp=True)
+        return rest_of_run(model.decomposition, context, trace, x, index, at_mlp=True)
 
     def _some(self, heads: IntArray) -> list[int] | None:
         return None if len(heads) == self.attention.n_heads else [int(head) for head in heads]

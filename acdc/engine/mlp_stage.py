@@ -13,7 +13,7 @@ from acdc.engine.demand import AT_READ, NOWHERE
 from acdc.engine.stage import Stage, StageState, Written
 from acdc.graph import IntArray
 from acdc.model import forward
-from acdc.model.forward import Trace
+from acdc.model.trace import Trace
 
 if TYPE_CHECKING:
     from acdc.engine.propagate import Run
@@ -63,8 +63,8 @@ class MlpStage(Stage):
             x = base[None]
         new = forward.mlp(self.layer, x[0])
         if run.journal is not None:
-            run.journal.note(state.x, x[0], read=read)
-            run.journal.note(state.output[0], new, read=read)
+            run.journal.write(state.x, x[0], read=read)
+            run.journal.write(state.output[0], new, read=read)
         return [Written([source], (new - reference)[None], not read)]
 
     def ends(self, trace: Trace) -> list[Tensor]:

@@ -21,6 +21,7 @@ from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.model import forward
 from acdc.model.model import Model
+from acdc.model.trace import Outputs, Trace
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation
 
@@ -98,17 +99,17 @@ class Patching:
         return min(first, int(read[read >= 0].min()))
 
     @cached_property
-    def clean(self) -> forward.Trace:
+    def clean(self) -> Trace:
         """The plain run on the clean prompts."""
         with torch.no_grad():
             return plain_run(self.model, self.prompts, x=self._embedded(self.clean_inputs))[1]
 
-    def adopt_clean(self, trace: forward.Trace) -> None:
+    def adopt_clean(self, trace: Trace) -> None:
         """Use a plain run on the clean prompts that was made elsewhere, instead of making another."""
         self.__dict__["clean"] = trace.detached()
 
     @cached_property
-    def corrupted(self) -> forward.Trace:
+    def corrupted(self) -> Trace:
         """The plain run on the corrupted prompts."""
         with torch.no_grad():
             return plain_run(self.model, self.prompts, corrupted=True)[1]
@@ -139,7 +140,7 @@ class Patching:
                 ]
                 totals.append(torch.stack(parts).sum(0) if len(parts) > 1 else parts[0])
         x = self._embedded(references.inputs)
-        _, trace = plain_run(self.model, self.prompts, x=x, instead=forward.Outputs(**written))
+        _, trace = plain_run(self.model, self.prompts, x=x, instead=Outputs(**written))
         return state_of(self.stages, trace, self.start, references, writable=writable)
 
     def clean_state(self, *, writable: bool = False) -> State:
@@ -219,7 +220,7 @@ class Patching:
         return self._plain_logits(self.corrupted, rows)
 
     @torch.no_grad()
-    def _plain_logits(self, trace: forward.Trace, rows: Tensor | None) -> Tensor:
+    def _plain_logits(self, trace: Trace, rows: Tensor | None) -> Tensor:
         assert trace.final_input is not None
         x = self.context.at_read(trace.final_input[:, :, self.start :])
         return forward.readout(self.model.decomposition, x, rows)[0]

@@ -10,8 +10,9 @@ from torch import Tensor
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.model import forward
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Outputs, Trace, whole_run
 from acdc.tasks.prompts import Prompts
 
 
@@ -34,7 +35,7 @@ def plain_run(
     *,
     corrupted: bool = False,
     x: Tensor | None = None,
-    instead: forward.Outputs | None = None,
+    instead: Outputs | None = None,
     ungrouped: bool = False,
 ) -> tuple[Context, Trace]:
     """Run the model.
@@ -42,10 +43,10 @@ def plain_run(
     Args:
         corrupted: on the corrupted prompts, not on the clean ones.
         x: `[1, B, T, D]` in place of the embedding.
-        instead, ungrouped: as for `forward.run`.
+        instead, ungrouped: as for `whole_run`.
     """
     context = full_context(model, prompts, corrupted=corrupted)
-    return context, forward.run(model.decomposition, context, x, instead=instead, ungrouped=ungrouped)
+    return context, whole_run(model.decomposition, context, x, instead=instead, ungrouped=ungrouped)
 
 
 def embedded(

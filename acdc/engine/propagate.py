@@ -134,7 +134,7 @@ def propagate(
     else:
         passes.count(forward=x.shape[1] * x.shape[2])
         if journal is not None:
-            journal.note(state.final_x, x[0], read=True)
+            journal.write(state.final_x, x[0], read=True)
     return forward.readout(model.decomposition, x[0], rows)
 
 

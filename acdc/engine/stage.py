@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from acdc.graph import Graph, IntArray, Sublayer
-from acdc.model import forward
 from acdc.model.architecture import Layer
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Trace, rest_of_run
 
 if TYPE_CHECKING:
     from acdc.engine.propagate import Run
@@ -151,7 +151,7 @@ class Stage(abc.ABC):
         after = [*trace.attention_input, trace.final_input][following]
         assert after is not None
         x = after[..., context.start :, :] + written
-        return forward.resume(model.decomposition, context, trace, x, following)
+        return rest_of_run(model.decomposition, context, trace, x, following)
 
     # ---- gradients ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from acdc.engine.references import References
 from acdc.engine.stage import PortInputs, Stage, StageState
 from acdc.graph import IntArray
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
+from acdc.model.trace import Trace
 
 
 @dataclasses.dataclass
@@ -66,7 +67,7 @@ class Journal:
     context: Context
     entries: list[tuple[Callable[[], Tensor], Tensor, bool, int]] = dataclasses.field(default_factory=list)
 
-    def note(self, target: Tensor, value: Tensor, *, read: bool) -> None:
+    def write(self, target: Tensor, value: Tensor, *, read: bool) -> None:
         """`target` `[1, B, W, X]` becomes `value` `[C, B, W or P, X]` of the circuit that is committed."""
         self.entries.append((lambda: target, value, read, 0))
 
@@ -80,7 +81,7 @@ class Journal:
         for i, new in zip(components, value, strict=True):
             self.entries.append((partial(target.__getitem__, int(i)), new, read, offset))
 
-    def note_inputs(self, inputs: PortInputs, which: int, heads: IntArray, value: Tensor, *, read: bool) -> None:
+    def write_inputs(self, inputs: PortInputs, which: int, heads: IntArray, value: Tensor, *, read: bool) -> None:
         """The same for residual inputs of ports, which are copied only when they come to differ."""
         for head, new in zip(heads, value, strict=True):
             self.entries.append((partial(inputs.own, which, int(head)), new, read, 0))

@@ -122,7 +122,7 @@ class Node:
     shared: bool = False
 
 
-class Table:
+class ComponentTable:
     """Rows in execution order, and what follows from them.
 
     Order of sources: that of the rows. Order of ports: sublayer by sublayer, first the first port of each component,

@@ -23,8 +23,8 @@ from acdc.errors import AcdcError, unknown
 from acdc.graph.components import (
     BoolArray,
     Component,
+    ComponentTable,
     FloatArray,
-    Table,
     head_rows,
     input_rows,
     logits_rows,
@@ -33,7 +33,7 @@ from acdc.graph.components import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Graph(Table):
+class Graph(ComponentTable):
     """The computational graph of a decoder with `n_layers` layers of `n_heads` heads and one MLP.
 
     Attributes:

@@ -17,8 +17,9 @@ from acdc.graph import FloatArray
 from acdc.inspection.runs import input_texts, judged, plain_runs
 from acdc.model import forward
 from acdc.model.architecture import Attention
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Trace
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

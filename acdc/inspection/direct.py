@@ -19,8 +19,9 @@ from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, Graph
 from acdc.inspection.runs import judged, most_likely, plain_runs
 from acdc.model import forward
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Trace
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import Graph
 from acdc.model import forward
-from acdc.model.forward import Context, Trace
+from acdc.model.forward import Context
 from acdc.model.model import Model
+from acdc.model.trace import Trace
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import token_texts

@@ -40,7 +40,7 @@ def _acdc(problem: Problem, target: Target) -> Found:
     search.sweep(
         _cheaper_than(tau),
         after=int(number(saved, "stage")) if saved else None,
-        note=lambda stage: resume.save(kept=search.kept, stage=stage),
+        save=lambda stage: resume.save(kept=search.kept, stage=stage),
         progress=lambda done, total: problem.progress(done, total, f"ACDC, τ = {tau:.3g}"),
     )
     kept = _connected(search, tau)

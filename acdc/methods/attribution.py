@@ -27,7 +27,7 @@ from acdc.errors import AcdcError, TaskError
 from acdc.graph import FloatArray
 from acdc.metrics import Outcome
 from acdc.model import forward, passes
-from acdc.model.forward import Trace
+from acdc.model.trace import Trace
 
 STEPS = 5
 """Gradients on the way from the corrupted to the clean prompt, unless told otherwise."""

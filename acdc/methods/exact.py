@@ -31,7 +31,7 @@ def exact_scores(
     *,
     destinations: Sequence[int] | None = None,
     first: int = 0,
-    note: Callable[[int, FloatArray], None] | None = None,
+    save: Callable[[int, FloatArray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FloatArray:
     """Sums over the prompts of one batch of each edge's effect, `[3, n_destinations, n_sources]` (`aggregates.sums`).
@@ -39,7 +39,7 @@ def exact_scores(
     Args:
         destinations: those whose edges to score; None: all. The others' scores are 0.
         first: number of prompts before these, for messages.
-        note: called with each destination that is done and the scores so far.
+        save: called with each destination that is done and the scores so far.
         progress: called with (edges done, edges in all).
     """
     model, graph, context = patching.model, patching.graph, patching.context
@@ -70,8 +70,8 @@ def exact_scores(
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
-        if note is not None:
-            note(destination, scores)
+        if save is not None:
+            save(destination, scores)
     return scores
 
 
@@ -118,7 +118,7 @@ def _exact(problem: Problem) -> Estimates:
             bind(problem.outcome, patching),
             first=i * problem.prompts_per_batch,
             destinations=range(following if i == first else 0, graph.n_destinations),
-            note=lambda d, scores, i=i, before=before: resume.save(  # type: ignore[misc]
+            save=lambda d, scores, i=i, before=before: resume.save(  # type: ignore[misc]
                 total=before + scores, batch=i, destination=d + 1
             ),
             progress=lambda done, _, first=i * edges: problem.progress(  # type: ignore[misc]

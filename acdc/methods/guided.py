@@ -208,7 +208,7 @@ def _test(measures: Measures, start: Arrays, problem: Problem) -> tuple[BoolArra
     def accept(new: float, old: float) -> bool:
         return new - old <= threshold and (new <= budget or may_exceed(threshold))
 
-    def note(stage: int) -> None:
+    def save(stage: int) -> None:
         problem.resume.save(
             best=best, scores=scores, budget=budget, kept=search.kept, needed=needed, threshold=threshold, fits=fits,
             dearest=max(dearest, search.dearest), stage=stage, without=search.without,
@@ -225,8 +225,8 @@ def _test(measures: Measures, start: Arrays, problem: Problem) -> tuple[BoolArra
         certifying = threshold == math.inf
         try:
             search.sweep(
-                accept, rank=np.abs(scores), expected=not certifying, settled=needed if certifying else None,
-                after=after, note=note, progress=progress,
+                accept, rank=np.abs(scores), expected=not certifying, needed=needed if certifying else None,
+                after=after, save=save, progress=progress,
             )  # fmt: skip
             fits = True
             threshold = 2 * threshold if 2 * threshold < budget - search.distance else math.inf

@@ -182,9 +182,9 @@ class Search:
         *,
         rank: FloatArray | None = None,
         expected: bool = True,
-        settled: BoolArray | None = None,
+        needed: BoolArray | None = None,
         after: int | None = None,
-        note: Callable[[int], None] | None = None,
+        save: Callable[[int], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Test every kept edge once, destinations from the logits backwards; remove those that `accept` lets go.
@@ -194,10 +194,10 @@ class Search:
             rank: `[n_destinations, n_sources]`; the edges into a destination are tested from the lowest rank up.
                 None: from the latest source to the earliest.
             expected: whether most edges are expected to go; matters for speed alone.
-            settled: `[n_destinations, n_sources]` edges that were tested in the circuit as it is, and are not tested
+            needed: `[n_destinations, n_sources]` edges that were tested in the circuit as it is, and are not tested
                 again. Kept up to date: a tested edge that stays is added, and a removal clears all.
             after: go on after this stage, which an earlier sweep has noted.
-            note: called with each stage that is done; `kept` is then what a new search starts from to go on.
+            save: called with each stage that is done; `kept` is then what a new search starts from to go on.
             progress: called with (edges done, edges in all).
 
         Returns:
@@ -205,8 +205,8 @@ class Search:
         """
         graph = self.graph
         total, done = int(self.kept.sum()), 0
-        if settled is None:
-            settled = np.zeros_like(self.kept)
+        if needed is None:
+            needed = np.zeros_like(self.kept)
         self._take_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
@@ -223,9 +223,9 @@ class Search:
 
             if after is None or stage < after:
                 goes = np.full(len(edges.source), expected)
-                self._test(edges, goes, stage, plan, accept, settled, report)
-                if note is not None:
-                    note(stage)
+                self._test(edges, goes, stage, plan, accept, needed, report)
+                if save is not None:
+                    save(stage)
             ports = np.flatnonzero(graph.port_stage == stage)
             np.maximum(demand, (plan.kept[ports] * need[ports][:, None]).max(axis=0), out=demand)
             done += len(edges.source)
@@ -261,16 +261,16 @@ class Search:
         stage: int,
         plan: Plan,
         accept: Accept,
-        settled: BoolArray,
+        needed: BoolArray,
         report: Callable[[int], None],
     ) -> None:
         """Test the candidates in order, and remove those that may go.
 
-        `goes` `[edge]` holds guesses, which decisions replace; `settled` edges stay without a test.
+        `goes` `[edge]` holds guesses, which decisions replace; `needed` edges stay without a test.
         """
         i = 0
         while i < len(goes):
-            batch = self._next_batch(edges, i, settled)
+            batch = self._next_batch(edges, i, needed)
             guess = goes[batch]
             before = self.distance
             upto = np.tri(len(batch), k=-1, dtype=bool) & guess  # [row, candidate]
@@ -285,7 +285,7 @@ class Search:
                     i += 1
                     continue
                 edge = (int(edges.destination[i]), int(edges.source[i]))
-                if last is None and settled[edge]:
+                if last is None and needed[edge]:
                     goes[i] = False
                     i += 1
                     continue
@@ -308,9 +308,9 @@ class Search:
             if last is not None:
                 assert commit is not None
                 commit(last)
-                settled[:] = False
+                needed[:] = False
             for edge in stayed:
-                settled[edge] = True
+                needed[edge] = True
             if goes[first:i].any():
                 self._remove(edges, first + np.flatnonzero(goes[first:i]), plan)
             if right:
@@ -335,9 +335,9 @@ class Search:
                 distance = expected
         return np.array(again, dtype=bool)
 
-    def _next_batch(self, edges: _Candidates, i: int, settled: BoolArray) -> IntArray:
+    def _next_batch(self, edges: _Candidates, i: int, needed: BoolArray) -> IntArray:
         """The next candidates to run at once: enough to fill the machine, few enough to stay in its caches."""
-        runs = (edges.level[i:] > NOWHERE) & ~settled[edges.destination[i:], edges.source[i:]]
+        runs = (edges.level[i:] > NOWHERE) & ~needed[edges.destination[i:], edges.source[i:]]
         batch = i + np.flatnonzero(runs)[: max(self._ahead, LEAST_BATCH)]
         everywhere = np.maximum.accumulate(edges.level[batch] == EVERYWHERE)
         fits = np.arange(len(batch)) < [self._largest_batch(bool(each)) for each in everywhere]

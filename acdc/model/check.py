@@ -26,6 +26,7 @@ from acdc.errors import UnsupportedModelError
 from acdc.model import forward, passes
 from acdc.model.observe import special_tokens
 from acdc.model.supported import refuse_dropout
+from acdc.model.trace import Trace, whole_run
 
 if TYPE_CHECKING:
     from acdc.model.model import Model
@@ -254,7 +255,7 @@ def _compare(model: Model, batch: _Batch, reason: str, *, finite: bool = False) 
         )
 
 
-def _check_norms(model: Model, trace: forward.Trace, reason: str) -> None:
+def _check_norms(model: Model, trace: Trace, reason: str) -> None:
     """Refuse a norm whose module does something else than its closed form, on which gradients and shares rely."""
     assert trace.final_input is not None
     norms = [(f"layer {i} (norm before the attention)", layer.attention.norm) for i, layer in enumerate(
@@ -316,12 +317,12 @@ def _pieces(batch: _Batch, vocabulary: int) -> list[tuple[slice, Tensor]]:
     return pieces
 
 
-def _trace(model: Model, batch: _Batch) -> forward.Trace:
+def _trace(model: Model, batch: _Batch) -> Trace:
     everywhere = torch.arange(batch.token_ids.shape[1], device=batch.token_ids.device).expand_as(batch.token_ids)
     context = forward.make_context(
         model.decomposition, batch.token_ids, batch.mask, batch.position_ids, read=everywhere
     )
-    return forward.run(model.decomposition, context)
+    return whole_run(model.decomposition, context)
 
 
 # ---- where it differs -------------------------------------------------------------------------------------------
@@ -372,7 +373,7 @@ def _watched(model: Model) -> Iterator[tuple[dict[nn.Module, Tensor], dict[nn.Mo
     read: dict[nn.Module, Tensor] = {}
     written: dict[nn.Module, Tensor] = {}
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         read[module] = args[0] if args else kwargs["hidden_states"]
         written[module] = out[0] if isinstance(out, tuple) else out
 
@@ -381,7 +382,7 @@ def _watched(model: Model) -> Iterator[tuple[dict[nn.Module, Tensor], dict[nn.Mo
     for layer in model.decomposition.layers:
         watched += vars(layer.parts).values()
     modules = dict.fromkeys(part for part in watched if isinstance(part, nn.Module))
-    handles = [part.register_forward_hook(note, with_kwargs=True) for part in modules]
+    handles = [part.register_forward_hook(keep, with_kwargs=True) for part in modules]
     try:
         yield read, written
     finally:

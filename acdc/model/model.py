@@ -17,6 +17,7 @@ from acdc.graph import Graph
 from acdc.model import forward, rotary
 from acdc.model.architecture import Decomposition
 from acdc.model.gguf import weights_note
+from acdc.model.trace import whole_run
 from acdc.shown import Shown
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class Model(Shown):
         """The same logits through the decomposition."""
         everywhere = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
         context = forward.make_context(self.decomposition, token_ids, mask, position_ids, read=everywhere)
-        final = forward.run(self.decomposition, context).final_input
+        final = whole_run(self.decomposition, context).final_input
         assert final is not None
         return forward.readout(self.decomposition, final[0])
 

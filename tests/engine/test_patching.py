@@ -20,6 +20,7 @@ from acdc.graph import Graph
 from acdc.model import forward
 from acdc.model.load import load
 from acdc.model.model import Model
+from acdc.model.trace import whole_run
 from acdc.tasks.prompts import Prompts
 
 BOUND = 1e-10
@@ -367,7 +368,7 @@ def test_input_scale_moves_along_the_line_between_the_two_inputs(family: str) ->
     context = forward.make_context(model.decomposition, prompts.clean, prompts.mask, None, read=everywhere)
     with torch.no_grad():
         ours = Patching(model, graph, prompts).logits(graph.valid, input_scale=0.3)
-        final = forward.run(model.decomposition, context, (corrupted + 0.3 * (clean - corrupted))[None]).final_input
+        final = whole_run(model.decomposition, context, (corrupted + 0.3 * (clean - corrupted))[None]).final_input
         assert final is not None
         assert_same(ours[0], at(prompts.positions, forward.readout(model.decomposition, final[0])))
 

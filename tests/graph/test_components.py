@@ -12,7 +12,7 @@ from hypothesis import given
 
 from acdc.errors import AcdcError
 from acdc.graph import Component, Graph, Port
-from acdc.graph.components import Table, head_rows, input_rows, logits_rows, mlp_rows
+from acdc.graph.components import ComponentTable, head_rows, input_rows, logits_rows, mlp_rows
 from strategies import graphs
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_nodes_are_in_the_order_of_a_picture() -> None:
     assert [graph.nodes[name].row for name in names[-4:]] == [(1, 0), (1, 0), (1, 1), (2, 0)]
 
 
-class WithExperts(Table):
+class WithExperts(ComponentTable):
     """A decoder with an MLP of two experts in its only layer: a kind of component that no other file knows."""
 
     @cached_property

@@ -215,12 +215,12 @@ def test_settled_edges_are_not_tested_again(family: str) -> None:
     patching, measure = problems.make(family)
     budget = 0.3 * distance_of_empty(patching, measure)
     full, search = Search(patching, measure), Search(patching, measure)
-    settled = np.zeros_like(search.kept)
+    needed = np.zeros_like(search.kept)
     while full.sweep(lambda new, old: new <= budget):
         pass
-    while (search.kept & ~settled).any():
-        search.sweep(lambda new, old: new <= budget, settled=settled)
-        for edge in np.flatnonzero(settled)[::5]:
+    while (search.kept & ~needed).any():
+        search.sweep(lambda new, old: new <= budget, needed=needed)
+        for edge in np.flatnonzero(needed)[::5]:
             without = search.kept.copy()
             without.flat[edge] = False
             assert problems.distance(patching, measure, without) > budget

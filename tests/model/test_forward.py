@@ -11,6 +11,7 @@ from torch import Tensor
 import families
 from acdc.model import forward
 from acdc.model.model import Model
+from acdc.model.trace import whole_run
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference, as a share of the largest logit."""
@@ -109,7 +110,7 @@ def test_gradients_are_the_plain_models(family: str) -> None:
     ours = embedding.clone().requires_grad_()
     context, full = embedded(model, token_ids, mask)
     rest = (full - embedding).detach()  # position embeddings, where the family has them
-    final = forward.run(model.decomposition, context, ours[None] + rest).final_input
+    final = whole_run(model.decomposition, context, ours[None] + rest).final_input
     assert final is not None
     (forward.readout(model.decomposition, final[0]) * target).sum().backward()
 
@@ -136,7 +137,7 @@ def test_heads_and_bias_sum_to_the_attention_output(family: str) -> None:
     with torch.no_grad():
         model.plain_logits(token_ids, mask)
         context, x = embedded(model, token_ids, mask)
-        trace = forward.run(model.decomposition, context, x)
+        trace = whole_run(model.decomposition, context, x)
         for layer, z, theirs in zip(model.decomposition.layers, trace.z, seen, strict=True):
             heads = forward.write(layer.attention, z)  # [H, 1, B, T, D]
             bias = 0 if layer.attention.b_o is None else layer.attention.b_o
