@@ -45,6 +45,10 @@ def _scores_lost(circuit: Circuit) -> list[str]:
     return ["scores of edges that are not kept"] * known + _nodes_lost(circuit)
 
 
+def _way_back_lost(circuit: Circuit) -> list[str]:
+    return ["the way back: circuits cannot be read from it", *_scores_lost(circuit)]
+
+
 def _much_lost(circuit: Circuit) -> list[str]:
     graph = circuit.graph
     lost = ["the way back: circuits cannot be read from it", "the provenance", "the options of the graph"]
@@ -73,7 +77,7 @@ FORMATS: dict[str, Format] = {
             networks.read_graphml,
             _scores_lost,
         ),
-        Format("dot", ".dot", "DOT (Graphviz)", dot.write, dot.read, _scores_lost),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, None, _way_back_lost),
         Format(
             "csv",
             ".csv",
@@ -103,7 +107,9 @@ def export(circuit: Circuit, format: str) -> str:
     """
     record = _format(format, "write")
     if record.write is None:
-        raise AcdcError(f"circuits can be read from {format!r} but not written: {', '.join(_able('write'))} can be")
+        raise AcdcError(
+            f"circuits can be read from {format!r} but not written to it: {', '.join(_able('write'))} can be"
+        )
     text = record.write(circuit)
     if lost := record.lost(circuit):
         warnings.warn(f"the format {format} does not hold {', '.join(lost)}", stacklevel=2)
@@ -123,7 +129,10 @@ def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None 
     """
     record = _format(format, "read")
     if record.read is None:
-        raise AcdcError(f"circuits can be written to {format!r} but not read: {', '.join(_able('read'))} can be")
+        raise AcdcError(
+            f"circuits can be written to {format!r} but not read from it: load the folder of its run "
+            f"(acdc.Circuit.load), or export it to a format that can be read: {', '.join(_both())}"
+        )
     if isinstance(source, str) and any(mark in source for mark in "\n{<"):
         return record.read(source.encode("utf-8", "surrogatepass"), graph)
     return record.read(source if isinstance(source, bytes) else read(source), graph)
@@ -138,3 +147,7 @@ def _format(name: str, verb: Literal["write", "read"]) -> Format:
 def _able(verb: Literal["write", "read"]) -> list[str]:
     """Names of the formats that can be written, or read."""
     return [name for name, record in FORMATS.items() if getattr(record, verb) is not None]
+
+
+def _both() -> list[str]:
+    return [name for name in _able("read") if name in _able("write")]
