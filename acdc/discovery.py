@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from acdc.circuit import Circuit, Provenance, Scores, selection
-from acdc.circuit.circuit import warn_of_size
+from acdc.circuit.checks import warn_of_size
 from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits

@@ -78,3 +78,10 @@ def test_files_it_points_to_are_there() -> None:
     local = [link for link in links if "://" not in link]
     assert local
     assert [link for link in local if not (ROOT / link).is_file()] == []
+
+
+def test_the_map_in_contributing_names_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:acdc|metrics|viz|benchmarks|docs|tests)/[\w/.]*)`", text)
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []

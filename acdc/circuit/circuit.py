@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from acdc.circuit import folder as files
 from acdc.circuit import selection
+from acdc.circuit.checks import checked_array, frozen, other_graph, warn_of_size
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
@@ -63,7 +62,7 @@ class Scores(Shown):
         for name in ("values", "absolute", "rms"):
             if (given := getattr(self, name)) is None:
                 continue
-            values = _array(given, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
+            values = checked_array(given, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
             values = np.where(self.graph.valid, values, 0.0)
             bad = np.argwhere(~np.isfinite(values))
             if len(bad):
@@ -71,18 +70,18 @@ class Scores(Shown):
                 raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
             if name != "values" and (values < 0).any():
                 raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
-            object.__setattr__(self, name, _frozen(values))
+            object.__setattr__(self, name, frozen(values))
         if self.nodes is not None:
-            nodes = _array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
+            nodes = checked_array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
             if not np.isfinite(nodes).all():
                 raise AcdcError("some node scores are NaN or infinite")
-            object.__setattr__(self, "nodes", _frozen(nodes.copy()))
+            object.__setattr__(self, "nodes", frozen(nodes.copy()))
         if self.removal is not None:
             shape = self.graph.valid.shape
-            removal = _array(self.removal, shape, np.float64, "effects of removal", "destinations, sources")
+            removal = checked_array(self.removal, shape, np.float64, "effects of removal", "destinations, sources")
             if np.isinf(removal).any():
                 raise AcdcError("some effects of removal are infinite")
-            object.__setattr__(self, "removal", _frozen(removal.copy()))
+            object.__setattr__(self, "removal", frozen(removal.copy()))
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -253,7 +252,7 @@ class Circuit(Shown):
 
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
-        edges = _array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
+        edges = checked_array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
         bad = np.argwhere(edges & ~self.graph.valid)
         if len(bad):
             raise AcdcError(
@@ -261,8 +260,8 @@ class Circuit(Shown):
                 "its source is not executed before its destination"
             )
         if self.scores is not None and self.scores.graph != self.graph:
-            raise AcdcError(_other_graph("the circuit's scores", self.scores.graph, self.graph))
-        object.__setattr__(self, "edges", _frozen(edges.copy()))
+            raise AcdcError(other_graph("the circuit's scores", self.scores.graph, self.graph))
+        object.__setattr__(self, "edges", frozen(edges.copy()))
 
     @classmethod
     def from_names(cls, graph: Graph, names: list[str], **fields: Any) -> Circuit:
@@ -411,7 +410,7 @@ class Circuit(Shown):
         if not isinstance(other, Circuit):
             return NotImplemented
         if self.graph != other.graph:
-            raise AcdcError(_other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
+            raise AcdcError(other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
         mine, its = dict(self.provenance), dict(other.provenance)
         shared = {name: value for name, value in mine.items() if value == its[name]}
         for name in ("measured", "selection", "command"):  # these belong to the operands
@@ -478,35 +477,3 @@ _SHOWN = 10
 def _made(made: Provenance, method: str) -> str:
     """What made it, after a comma, or nothing if that is not known."""
     return "".join([", ", " ".join(filter(None, [method, made.task, made.model]))]).removesuffix(", ")
-
-
-def _array(
-    given: npt.ArrayLike, shape: tuple[int, ...], dtype: npt.DTypeLike, what: str, axes: str
-) -> npt.NDArray[Any]:
-    """The argument as an array, its shape checked."""
-    array = np.asarray(given)
-    if dtype == np.bool_ and array.dtype != np.bool_:
-        raise AcdcError(f"expected {what} to be boolean, got {array.dtype}")
-    if array.shape != shape:
-        raise AcdcError(f"expected {what} of shape {list(shape)} ({axes}), got {list(array.shape)}")
-    return array.astype(dtype, copy=False)
-
-
-def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
-    """Say, two calls up, that there are fewer edges than were asked for, and why."""
-    kept = int(edges.sum())
-    if kept < asked:
-        why = "the graph has no more" if kept == graph.n_edges else "the next ones only connect several at a time"
-        warnings.warn(f"{kept} edges are kept instead of {asked}: {why}", stacklevel=3)
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    array.setflags(write=False)
-    return array
-
-
-def _other_graph(what: str, given: Graph, expected: Graph) -> str:
-    """Message for two graphs that should be one, naming what differs."""
-    pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
-    difference = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
-    return f"{what} is of another graph: {difference}"

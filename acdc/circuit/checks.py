@@ -1,0 +1,46 @@
+"""What circuits and scores are checked for: arrays of the right shape, one graph, and as many edges as asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, Graph
+
+
+def checked_array(
+    given: npt.ArrayLike, shape: tuple[int, ...], dtype: npt.DTypeLike, what: str, axes: str
+) -> npt.NDArray[Any]:
+    """The argument as an array, its shape checked."""
+    array = np.asarray(given)
+    if dtype == np.bool_ and array.dtype != np.bool_:
+        raise AcdcError(f"expected {what} to be boolean, got {array.dtype}")
+    if array.shape != shape:
+        raise AcdcError(f"expected {what} of shape {list(shape)} ({axes}), got {list(array.shape)}")
+    return array.astype(dtype, copy=False)
+
+
+def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
+    """Say, two calls up, that there are fewer edges than were asked for, and why."""
+    kept = int(edges.sum())
+    if kept < asked:
+        why = "the graph has no more" if kept == graph.n_edges else "the next ones only connect several at a time"
+        warnings.warn(f"{kept} edges are kept instead of {asked}: {why}", stacklevel=3)
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, which nobody can write to any more."""
+    array.setflags(write=False)
+    return array
+
+
+def other_graph(what: str, given: Graph, expected: Graph) -> str:
+    """Message for two graphs that should be one, naming what differs."""
+    pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+    difference = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
+    return f"{what} is of another graph: {difference}"
