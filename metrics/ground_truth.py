@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy
+from jaxtyping import Float64
 
 from acdc.errors import AcdcError
 
@@ -32,18 +33,18 @@ class RocCurve:
         thresholds: infinity, then the scores from the highest to the lowest.
     """
 
-    false_positive_rate: FloatArray
-    true_positive_rate: FloatArray
-    thresholds: FloatArray
+    false_positive_rate: Float64[FloatArray, " point"]
+    true_positive_rate: Float64[FloatArray, " point"]
+    thresholds: Float64[FloatArray, " point"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrecisionRecallCurve:
     """Points as for `RocCurve`; the precision of nothing is 1."""
 
-    precision: FloatArray
-    recall: FloatArray
-    thresholds: FloatArray
+    precision: Float64[FloatArray, " point"]
+    recall: Float64[FloatArray, " point"]
+    thresholds: Float64[FloatArray, " point"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from acdc.registry import Registry
@@ -35,11 +36,11 @@ class Targets:
         corrupted: the same on the corrupted prompts; needed by `projection`.
     """
 
-    position_mask: Tensor
-    answers: Tensor | None = None
-    wrong: Tensor | None = None
-    full: Tensor | None = None
-    corrupted: Tensor | None = None
+    position_mask: Bool[Tensor, "prompt read"]
+    answers: Int64[Tensor, "prompt read answer"] | None = None
+    wrong: Int64[Tensor, "prompt read wrong"] | None = None
+    full: Float[Tensor, "prompt read row"] | None = None
+    corrupted: Float[Tensor, "prompt read row"] | None = None
 
     @cached_property
     def full_log_probabilities(self) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from acdc.circuit import folder as files
 from acdc.circuit import selection
@@ -48,13 +49,13 @@ class Scores(Shown):
     """
 
     graph: Graph
-    values: FloatArray
+    values: Float64[FloatArray, "destination source"]
     method: str = ""
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
-    nodes: FloatArray | None = None
-    removal: FloatArray | None = None
-    absolute: FloatArray | None = None
-    rms: FloatArray | None = None
+    nodes: Float64[FloatArray, " source"] | None = None
+    removal: Float64[FloatArray, "destination source"] | None = None
+    absolute: Float64[FloatArray, "destination source"] | None = None
+    rms: Float64[FloatArray, "destination source"] | None = None
     unit: Unit = "edge"
 
     def __post_init__(self) -> None:
@@ -245,7 +246,7 @@ class Circuit(Shown):
     """
 
     graph: Graph
-    edges: BoolArray
+    edges: Bool[BoolArray, "destination source"]
     scores: Scores | None = None
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
     unit: Unit = "edge"

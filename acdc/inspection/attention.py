@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from acdc.engine import memory
@@ -40,8 +41,8 @@ class AttentionPatterns:
 
     heads: tuple[str, ...]
     tokens: tuple[tuple[str, ...], ...]
-    mean: FloatArray
-    examples: FloatArray
+    mean: Float64[FloatArray, "head query key"]
+    examples: Float64[FloatArray, "head example query key"]
     n_prompts: int
 
     def head(self, name: str) -> FloatArray:

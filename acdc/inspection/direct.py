@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from acdc.engine import memory
@@ -46,10 +47,10 @@ class DirectEffects:
 
     nodes: tuple[str, ...]
     target: str
-    answer: FloatArray
-    wrong: FloatArray | None
-    constant_answer: FloatArray
-    constant_wrong: FloatArray | None
+    answer: Float64[FloatArray, "node prompt"]
+    wrong: Float64[FloatArray, "node prompt"] | None
+    constant_answer: Float64[FloatArray, " prompt"]
+    constant_wrong: Float64[FloatArray, " prompt"] | None
 
     @property
     def difference(self) -> FloatArray:

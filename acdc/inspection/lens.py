@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from acdc.engine import memory
@@ -40,12 +41,12 @@ class LogitLens:
 
     layers: tuple[str, ...]
     tokens: tuple[tuple[str, ...], ...]
-    top: IntArray
-    probabilities: FloatArray
+    top: Int64[IntArray, "example layer position k"]
+    probabilities: Float64[FloatArray, "example layer position k"]
     texts: dict[int, str]
     answers: tuple[tuple[str, ...], ...]
-    answer_probability: FloatArray
-    answer_rank: FloatArray
+    answer_probability: Float64[FloatArray, "example layer"]
+    answer_rank: Float64[FloatArray, "example layer"]
 
 
 @memory.explained

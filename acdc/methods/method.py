@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import pydantic
+from jaxtyping import Bool, Float64
 
 from acdc.circuit.provenance import plain
 from acdc.engine.problem import Problem
@@ -71,10 +72,10 @@ class Found:
         removal: how much worse the metric gets without each kept edge alone, NaN elsewhere; None if not measured.
     """
 
-    edges: BoolArray
-    scores: FloatArray
+    edges: Bool[BoolArray, "destination source"]
+    scores: Float64[FloatArray, "destination source"]
     selection: Mapping[str, float]
-    removal: FloatArray | None = None
+    removal: Float64[FloatArray, "destination source"] | None = None
 
 
 ScoreFunction = Callable[..., Estimates]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from acdc.errors import TaskError, unknown
@@ -37,15 +38,15 @@ class Prompts:
         corrupted_mask, corrupted_position_ids: for the corrupted prompts; None: as for the clean ones.
     """
 
-    clean: Tensor
-    corrupted: Tensor
-    mask: Tensor
-    positions: Tensor
-    answers: Tensor | None = None
-    wrong: Tensor | None = None
-    position_ids: Tensor | None = None
-    corrupted_mask: Tensor | None = None
-    corrupted_position_ids: Tensor | None = None
+    clean: Int64[Tensor, "prompt position"]
+    corrupted: Int64[Tensor, "prompt position"]
+    mask: Bool[Tensor, "prompt position"]
+    positions: Int64[Tensor, "prompt read"]
+    answers: Int64[Tensor, "prompt read answer"] | None = None
+    wrong: Int64[Tensor, "prompt read wrong"] | None = None
+    position_ids: Int64[Tensor, "prompt position"] | None = None
+    corrupted_mask: Bool[Tensor, "prompt position"] | None = None
+    corrupted_position_ids: Int64[Tensor, "prompt position"] | None = None
 
     def __repr__(self) -> str:
         return f"Prompts({self})"

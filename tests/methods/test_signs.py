@@ -42,7 +42,8 @@ def test_what_is_called_helping_or_hindering_is_so(method: str, name: str, task:
     data = acdc.tasks.load(task, size=8, metric=metric).prepare(model)
     if method in ("eap", "clean-corrupted") and data.metric.is_distance:
         method = "eap-ig"
-    ways: dict[str, Any] = {} if METHODS[method].search is not None else {"edges": 5 if name.startswith("tracr") else 30}
+    n = 5 if name.startswith("tracr") else 30
+    ways: dict[str, Any] = {} if METHODS[method].search is not None else {"edges": n}
     circuit = acdc.discover(model, data, method, **ways)
     signs = edge_signs(circuit)
     expected = {"guided": "circuit", "acdc": "circuit", "exact": "model", "random": ""}
