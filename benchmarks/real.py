@@ -1,8 +1,10 @@
 """Methods on real language models: `python -m acdc.benchmarks.real` measures cell by cell, and writes docs/real.
 
 A cell is one method on one task of one model: its ranking is cut at fixed shares of all edges, and each circuit is
-measured on held-out prompts. Every cell has a file of its own, written when it is done, so that the command goes on
-from where it was stopped, and several processes may share the work. Which cells are missing stands in the report.
+measured on held-out prompts. Where the method scores single prompts it is cut twice: by the mean of the scores'
+absolute values, as is the default, and by the absolute value of their mean, as the papers rank. Every cell has a file
+of its own, written when it is done, so that the command goes on from where it was stopped, and several processes may
+share the work. Which cells are missing stands in the report.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ TASKS = {
     "gemma-3-270m-q4": ("ioi", "greater-than", "induction", "gendered-pronoun", "fact-recall", "docstring"),
 }
 """The tasks that each model does on most held-out prompts, by `acdc tasks check`."""
+RULES = {"mean-absolute": "mean \\|·\\|", "signed": "\\|mean\\|"}
+"""How tables name what ranks the edges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +57,12 @@ class Size:
     """The circuit of one share of the edges, on held-out prompts; an interval is (low, high), NaN if there is none.
 
     Attributes:
+        aggregate: how the prompts' scores were put together.
         n_edges: left after pruning.
         kl: nats from the full model; unfaithfulness: |1 − faithfulness|; same_answer: share of read positions.
     """
 
+    aggregate: str
     share: float
     n_edges: int
     kl: float
@@ -91,6 +97,11 @@ class Cell:
     sizes: tuple[Size, ...]
     machine: str
 
+    @property
+    def aggregates(self) -> tuple[str, ...]:
+        """In the order in which they are shown."""
+        return tuple(dict.fromkeys(size.aggregate for size in self.sizes))
+
 
 def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
     """Rank by the method on `size` prompts, and measure its circuits on as many others."""
@@ -98,13 +109,18 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
     assert data.held_out is not None
     scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
     graph = scores.graph
-    circuits = [selection.top_pruned(graph, scores.values, int(share * graph.n_edges)) for share in SHARES]
+    cuts = [(aggregate, share) for aggregate in dict.fromkeys((scores.aggregate, "signed")) for share in SHARES]
+    circuits = [
+        selection.top_pruned(graph, scores.sizes(aggregate), int(share * graph.n_edges))
+        for aggregate, share in cuts
+    ]
     outcomes = [data.metric, OUTCOMES["kl"], OUTCOMES["exact-match"]]
     problem = judging_problem(model, data, graph)
     own, kl, same = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
     full, empty = own.full, own.circuits[0]
     sizes = tuple(
         Size(
+            aggregate=aggregate,
             share=share,
             n_edges=int(edges.sum()),
             kl=float(nats.mean()),
@@ -116,8 +132,8 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
             same_answer=float(match.mean()),
             same_answer_interval=share_interval(match),
         )
-        for share, edges, value, nats, match in zip(
-            SHARES, circuits, own.circuits[1:], kl.circuits[1:], same.circuits[1:], strict=True
+        for (aggregate, share), edges, value, nats, match in zip(
+            cuts, circuits, own.circuits[1:], kl.circuits[1:], same.circuits[1:], strict=True
         )
     )
     return Cell(
@@ -186,7 +202,12 @@ Made by `{command}`, which goes on where it was stopped. Cells that were not run
         )
         for title, name in (("KL", "kl"), ("\\|1 − f\\|", "unfaithfulness"), ("same answer", "same_answer")):
             head = [title, *(f"{share:.1%}" for share in SHARES)]
-            body = [[cell.method, *(_shown(size, name) for size in cell.sizes)] for cell in these]
+            body = [
+                [f"{cell.method}, {RULES[aggregate]}" if len(cell.aggregates) > 1 else cell.method]
+                + [_shown(size, name) for size in cell.sizes if size.aggregate == aggregate]
+                for cell in these
+                for aggregate in cell.aggregates
+            ]
             parts.append(_table(head, body))
     head = ["model", "task", "method", "s", "processor s", "forward", "backward", "peak memory"]
     body = [

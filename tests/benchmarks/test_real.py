@@ -21,15 +21,16 @@ def cell() -> real.Cell:
 def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
     model = acdc.load("tiny-tasks-gqa")
     data = acdc.tasks.load("ioi", size=16).prepare(model)
-    curve = acdc.curve(model, data, acdc.score(model, data, "eap"), shares=real.SHARES)
+    curve = acdc.curve(model, data, acdc.score(model, data, "eap"), shares=real.SHARES, aggregate="signed")
+    signed = [size for size in cell.sizes if size.aggregate == "signed"]
+    assert cell.aggregates == ("mean-absolute", "signed")
+    assert [size.kl for size in cell.sizes if size.aggregate != "signed"] != [size.kl for size in signed]
     assert cell.n_prompts == cell.n_held_out == 16
-    assert [size.n_edges for size in cell.sizes] == list(curve.n_edges)
-    np.testing.assert_allclose([size.kl for size in cell.sizes], curve.kl)
-    np.testing.assert_allclose(
-        [size.unfaithfulness for size in cell.sizes], [abs(1 - f) for f in curve.faithfulness]
-    )
+    assert [size.n_edges for size in signed] == list(curve.n_edges)
+    np.testing.assert_allclose([size.kl for size in signed], curve.kl)
+    np.testing.assert_allclose([size.unfaithfulness for size in signed], [abs(1 - f) for f in curve.faithfulness])
     assert (cell.forward, cell.backward) == (2 * 16, 16)
-    assert cell.sizes[-1].kl < cell.sizes[0].kl
+    assert signed[-1].kl < signed[0].kl
 
 
 def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
