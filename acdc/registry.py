@@ -116,8 +116,9 @@ class Registry(Mapping[str, T], Generic[T]):
                 elif not problem and (name in self._own or name in found or name in self._also()):
                     problem = f"is left out: the name {name!r} is taken"
             if problem:
-                package = "an unknown package" if point.dist is None else f"package {point.dist.name!r}"
-                text = f"entry point {point.name!r} of {package} in group {self.group!r} {problem}"
+                text = (
+                    f"entry point {point.name!r} of package {_package(point)!r} in group {self.group!r} {problem}"
+                )
                 warnings.warn(text, stacklevel=4)
             else:
                 found[name] = record
@@ -136,5 +137,13 @@ def _points(group: str) -> Iterable[metadata.EntryPoint]:
     """The entry points of a group, by package and name; those of one package that is installed twice count once."""
     points: dict[tuple[str, str, str], metadata.EntryPoint] = {}
     for point in metadata.entry_points(group=group):
-        points.setdefault((point.dist.name if point.dist else "", point.name, point.value), point)
+        points.setdefault((_package(point), point.name, point.value), point)
     return [points[key] for key in sorted(points)]
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    """The name of the package that brings it; "?" if its metadata has none."""
+    try:
+        return str(point.dist.name or "?") if point.dist is not None else "?"
+    except Exception:  # there is no metadata, or no file of it can be read
+        return "?"

@@ -23,6 +23,7 @@ from acdc.errors import AcdcError
 from acdc.model import forward
 from acdc.model.load import load
 from acdc.model.model import Model
+from acdc.model.trace import whole_run
 from acdc.store.writing import write_atomically
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
@@ -118,7 +119,7 @@ def _gradient_differs(model: Model, token_ids: Tensor) -> float:
     weights = torch.randn(*token_ids.shape, model.vocabulary_size, generator=generator).to(x)
     with model.frozen(), torch.enable_grad():
         start = x.clone().requires_grad_()
-        final = forward.run(model.decomposition, context, start).final_input
+        final = whole_run(model.decomposition, context, start).final_input
         assert final is not None
         value = (forward.readout(model.decomposition, final[0]) * weights).sum()
         (gradient,) = torch.autograd.grad(value, start)

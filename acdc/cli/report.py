@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from acdc.cli import terminal
-from acdc.graph import split_edge, units_of
 from acdc.shown import rounded
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def record(circuit: Circuit) -> dict[str, Any]:
 
 def show_edges(circuit: Circuit, most: int = 20) -> None:
     """Who reads from whom, a line a destination, from the logits down; where nodes were chosen, which."""
+    from acdc.graph import split_edge, units_of
+
     if circuit.unit != "edge":
         units = units_of(circuit.graph, circuit.unit)
         kept = units.of_edges(circuit.edges)
