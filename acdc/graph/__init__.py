@@ -1,5 +1,7 @@
 """The computational graph: names and order of what writes to the residual stream and what reads it."""
 
+from typing import TYPE_CHECKING
+
 from acdc.graph.components import (
     LOGITS,
     BoolArray,
@@ -36,3 +38,10 @@ __all__ = [
     "split_edge",
     "units_of",
 ]
+
+if not TYPE_CHECKING:  # type checkers are to know what there is
+
+    def __getattr__(name: str) -> object:
+        if name == "node_kind":
+            raise AttributeError("acdc.graph.node_kind(name) is now graph.component(name).kind")
+        raise AttributeError(f"module 'acdc.graph' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -30,6 +30,15 @@ from acdc.graph.components import (
     logits_rows,
     mlp_rows,
 )
+
+_SUBLAYERS = "in graph.sublayers (sources and ports of a layer's heads or MLP)"
+_RENAMED = {
+    "first_source": _SUBLAYERS,
+    "first_port": _SUBLAYERS,
+    "sources_per_layer": _SUBLAYERS,
+    "ports_per_layer": _SUBLAYERS,
+}
+"""Attributes of the last version, and where that is now."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +64,13 @@ class Graph(ComponentTable):
     qkv: Literal["split", "merged"] = "split"
     group_kv: bool = False
     inputs: Literal["single", "split", "token"] = "single"
+
+    if not TYPE_CHECKING:  # type checkers are to know what there is
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _RENAMED:
+                raise AttributeError(f"graph.{name} is now {_RENAMED[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __post_init__(self) -> None:
         if self.n_layers < 1 or self.n_heads < 1:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import acdc.graph
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from strategies import edge_masks, graphs
@@ -170,3 +174,15 @@ def test_bad_edge_names(name: str, words: str) -> None:
 def test_bad_options(options: dict, words: str) -> None:
     with pytest.raises(AcdcError, match=words):
         Graph(**{"n_layers": 2, "n_heads": 4} | options)
+
+
+def test_names_of_the_last_version_say_what_they_are_now() -> None:
+    graph = Graph(2, 2)
+    with pytest.raises(AttributeError, match=r"graph.first_port is now in graph.sublayers"):
+        graph.first_port(1)  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"node_kind\(name\) is now graph.component\(name\).kind"):
+        acdc.graph.node_kind("a0.h1")  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'first_prot'"):
+        graph.first_prot  # type: ignore[attr-defined] # noqa: B018
+    assert graph.component("m0").kind == "mlp"
+    assert copy.deepcopy(graph) == pickle.loads(pickle.dumps(graph)) == graph
