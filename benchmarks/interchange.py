@@ -97,5 +97,5 @@ def trainable(model: GPT2LMHeadModel) -> Decomposition:
         live = dataclasses.replace(
             attention, q=q, k=k, v=v, w_o=own.c_proj.weight.view(attention.w_o.shape), b_o=own.c_proj.bias
         )
-        layers.append(dataclasses.replace(layer, attention=live))
+        layers.append(dataclasses.replace(layer, mixes=live))
     return dataclasses.replace(plain, layers=tuple(layers), unembedding=model.lm_head.weight)

@@ -105,7 +105,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 32},
     "gemma4_text": {"hidden_size_per_layer_input": 0, "global_head_dim": 16},
     "gemma4_unified_text": {"hidden_size_per_layer_input": 0, "global_head_dim": 16},
-    "granitemoehybrid": {"mamba_n_heads": 16, "layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "granitemoehybrid": {"mamba_n_heads": 16, "layer_types": ["linear_attention", "full_attention"] * 2},
     "helium": {"head_dim": 16},
     "hunyuan_v1_dense": {"head_dim": 8, "num_key_value_heads": 2},
     "hunyuan_v1_moe": {"head_dim": 8, "num_key_value_heads": 2},

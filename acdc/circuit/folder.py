@@ -128,7 +128,10 @@ class Saved:
 
 def header(graph: Graph, provenance: Provenance) -> dict[str, Any]:
     """Graph options and provenance as plain JSON values."""
-    return {"graph": dataclasses.asdict(graph), "provenance": provenance.model_dump(mode="json")}
+    options = dataclasses.asdict(graph)
+    if not graph.mixers:
+        del options["mixers"]  # as in files of models that have none
+    return {"graph": options, "provenance": provenance.model_dump(mode="json")}
 
 
 def graph_from_options(options: Any, what: str) -> Graph:

@@ -15,9 +15,8 @@ from acdc.engine.stage import PortInputs, Stage, StageState, Written
 from acdc.graph import BoolArray, Graph, IntArray, Sublayer
 from acdc.model import forward
 from acdc.model.architecture import Attention, Norm
-from acdc.model.forward import Context
 from acdc.model.model import Model
-from acdc.model.trace import Trace, rest_of_run
+from acdc.model.trace import Trace
 
 if TYPE_CHECKING:
     from acdc.engine.propagate import Run
@@ -44,7 +43,6 @@ class AttentionStage(Stage):
         super().__init__(model, graph, sublayer, index)
         self.attention: Attention = self.layer.attention
         self.coupled = self.attention.coupled
-        self.parallel = graph.parallel
         self.ports = [np.array(ports) for ports in sublayer.ports.values()]
 
     def output(self, trace: Trace) -> Tensor:
@@ -162,13 +160,6 @@ class AttentionStage(Stage):
             return new
         place = torch.as_tensor(np.flatnonzero(touched), device=new.device)
         return old.expand(-1, new.shape[1], *old.shape[2:]).index_copy(0, place, new)
-
-    def rest(self, model: Model, context: Context, trace: Trace, written: Tensor) -> Tensor:
-        if self.parallel:
-            return super().rest(model, context, trace, written)
-        index = self.sublayer.layer
-        x = trace.mlp_input[index][..., context.start :, :] + written
-        return rest_of_run(model.decomposition, context, trace, x, index, at_mlp=True)
 
     def _some(self, heads: IntArray) -> list[int] | None:
         return None if len(heads) == self.attention.n_heads else [int(head) for head in heads]

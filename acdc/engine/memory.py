@@ -76,11 +76,11 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     T, P = prompts.clean.shape[1], prompts.positions.shape[1]
     S, H, L, D = graph.n_sources, graph.n_heads, graph.n_layers, model.d_model
     layers = model.decomposition.layers
-    attention = layers[0].attention
+    attention = model.decomposition.attentions[0]
     h, h_kv = H * attention.q.weight.shape[1], model.n_kv_heads * attention.q.weight.shape[1]
     mlp = kept_by_gradient(layers[0].mlp, model) if graph.mlp else 0
     size, logit = model.dtype.itemsize, max(4, model.dtype.itemsize)
-    masks = len({layer.attention.sees for layer in layers})
+    masks = len({each.sees for each in model.decomposition.attentions})
     capped = attention.softcap is not None
     read = P * logit * min(model.vocabulary_size, 64 if outcome.rows == "answers" else model.vocabulary_size)
 

@@ -34,7 +34,7 @@ class MlpStage(Stage):
         return trace.mlp_output[self.sublayer.layer][None]
 
     def zeros(self) -> Tensor:
-        return self.layer.attention.w_o.new_zeros(1, 1, 1, 1, self.layer.attention.w_o.shape[-1])
+        return self.nothing
 
     def write(self, compact: Tensor, components: IntArray | None = None) -> Tensor:
         return compact

@@ -88,8 +88,11 @@ class Patching:
 
     def _first_position(self) -> int:
         """First position at which anything can differ from the reference run."""
-        layers = self.model.decomposition.layers
-        if self._given is not None or not self._same_context() or not all(x.attention.causal for x in layers):
+        if (
+            self._given is not None
+            or not self._same_context()
+            or not all(attention.causal for attention in self.model.decomposition.attentions)
+        ):
             return 0
         differs = (self.prompts.clean != self.prompts.corrupted).any(dim=0)
         if self.prompts.corrupted_position_ids is not None:

@@ -88,6 +88,8 @@ class Stage(abc.ABC):
         index: its number among the graph's stages.
         place: which of the two sums of the layer its components add up to.
         earlier: number of sources that run before it, which are the first ones.
+        parallel: whether the MLP does not read what mixes positions in its layer.
+        nothing: zeros in place of what one component writes, `[1, 1, 1, 1, D]`.
         coupled: whether a component's output depends on the other components'.
     """
 
@@ -103,6 +105,8 @@ class Stage(abc.ABC):
         self.sublayer, self.index = sublayer, index
         self.layer: Layer = model.decomposition.layers[sublayer.layer]
         self.earlier = graph.sources_before(sublayer.stage)
+        self.parallel = graph.parallel
+        self.nothing = model.decomposition.unembedding.new_zeros(1, 1, 1, 1, model.d_model)
 
     # ---- outputs -----------------------------------------------------------------------------------------------
 
@@ -147,6 +151,10 @@ class Stage(abc.ABC):
         Returns:
             The final residual stream at the read positions, `[C, B, P, D]`.
         """
+        if self.place == "attention" and not self.parallel:
+            index = self.sublayer.layer
+            x = trace.mlp_input[index][..., context.start :, :] + written
+            return rest_of_run(model.decomposition, context, trace, x, index, at_mlp=True)
         following = self.sublayer.layer + 1
         after = [*trace.attention_input, trace.final_input][following]
         assert after is not None

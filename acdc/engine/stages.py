@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from acdc.engine import attention_stage, mlp_stage  # noqa: F401 (they say what kinds there are)
+from acdc.engine import attention_stage, mixer_stage, mlp_stage  # noqa: F401 (they say what kinds there are)
 from acdc.engine.stage import KINDS, Stage
 from acdc.graph import Graph
 from acdc.model.model import Model

@@ -414,6 +414,12 @@ def head_rows(
     return rows
 
 
+def mixer_rows(layer: int, stage: int) -> list[Component]:
+    """What mixes positions in a layer without heads."""
+    name = f"x{layer}"
+    return [Component(name, "mixer", layer, stage, (Port("", name, everywhere=True),), sublayer=name)]
+
+
 def mlp_rows(layer: int, stage: int) -> list[Component]:
     """The MLP of a layer."""
     name = mlp_name(layer)

@@ -28,6 +28,7 @@ from acdc.graph.components import (
     head_rows,
     input_rows,
     logits_rows,
+    mixer_rows,
     mlp_rows,
 )
 
@@ -43,7 +44,7 @@ _RENAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Graph(ComponentTable):
-    """The computational graph of a decoder with `n_layers` layers of `n_heads` heads and one MLP.
+    """The computational graph of a decoder with `n_layers` layers of `n_heads` heads (or a mixer) and one MLP.
 
     Attributes:
         n_kv_heads: key/value heads a layer (grouped-query attention); meant for `group_kv` and None without it.
@@ -54,6 +55,7 @@ class Graph(ComponentTable):
         inputs: "single": `input` is token plus position embedding; "split": `input.token` and `input.position`;
             "token": `input` is the token embedding alone and positions are a constant that is never ablated (the
             convention of the EAP and MIB code bases).
+        mixers: layers that have one mixer in place of heads (a state space, linear attention, a convolution).
     """
 
     n_layers: int
@@ -64,6 +66,7 @@ class Graph(ComponentTable):
     qkv: Literal["split", "merged"] = "split"
     group_kv: bool = False
     inputs: Literal["single", "split", "token"] = "single"
+    mixers: tuple[int, ...] = ()
 
     if not TYPE_CHECKING:  # type checkers are to know what there is
 
@@ -83,6 +86,8 @@ class Graph(ComponentTable):
             raise AcdcError(f"group_kv needs n_kv_heads that divides n_heads={self.n_heads}, got {self.n_kv_heads}")
         if self.group_kv and self.qkv == "merged":
             raise AcdcError('group_kv and qkv="merged" exclude each other: choose one')
+        if list(self.mixers) != sorted(set(self.mixers) & set(range(self.n_layers))):
+            raise AcdcError(f"expected mixers to be layers in rising order, got {self.mixers}")
         # Graphs with the same edges are equal:
         if not self.group_kv:
             object.__setattr__(self, "n_kv_heads", None)
@@ -96,7 +101,10 @@ class Graph(ComponentTable):
         stage = 1
         for layer in range(self.n_layers):
             merged = self.qkv == "merged"
-            rows += head_rows(layer, self.n_heads, stage, merged=merged, groups=self.n_kv_heads)
+            if layer in self.mixers:
+                rows += mixer_rows(layer, stage)
+            else:
+                rows += head_rows(layer, self.n_heads, stage, merged=merged, groups=self.n_kv_heads)
             stage += not self.parallel
             if self.mlp:
                 rows += mlp_rows(layer, stage)

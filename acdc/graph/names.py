@@ -14,7 +14,7 @@ def graph_options(edges: Iterable[str]) -> dict[str, Any] | None:
     """Options of the graph that has exactly these edges, as far as their names tell; None if they tell too little."""
     names = set(edges)
     text = "\n".join(names)
-    layers = [int(x) for x in re.findall(r"\b[am](\d+)", text)]
+    layers = [int(x) for x in re.findall(r"\b[amx](\d+)", text)]
     heads = [int(x) for x in re.findall(r"\ba\d+\.h(\d+)", text)]
     groups = [int(x) for x in re.findall(r"\ba\d+\.g(\d+)", text)]
     if not layers or not heads or max(layers) >= _LARGEST or max(heads) >= _LARGEST:
@@ -26,8 +26,9 @@ def graph_options(edges: Iterable[str]) -> dict[str, Any] | None:
         "n_kv_heads": max(groups) + 1 if groups else None,
         "group_kv": bool(groups),
         "mlp": mlp,
-        "parallel": mlp and "a0.h0->m0" not in names,
+        "parallel": mlp and not {"a0.h0->m0", "x0->m0"} & names,
         "qkv": "split" if "<" in text else "merged",
+        "mixers": tuple(sorted({int(x) for x in re.findall(r"\bx(\d+)\b", text)})),
         "inputs": "split" if "input.token" in text else "single",
     }
 

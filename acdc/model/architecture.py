@@ -205,6 +205,20 @@ class Attention:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mixer:
+    """What mixes positions otherwise than heads do: a state space, linear attention, a convolution. One node.
+
+    Attributes:
+        run: `(stream [b, T, D], mask of real tokens [b, T], position ids [b, T])` to what is written, `[b, T, D]`, with
+            its norm.
+        norm: before it.
+    """
+
+    run: Callable[[Tensor, Tensor, Tensor], Tensor]
+    norm: Norm | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """The parts of a block as the module runs them, so that a difference can be traced to one of them.
 
@@ -223,15 +237,26 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One block: attention, then the MLP (or both at once in parallel blocks).
+    """One block: what mixes positions, then the MLP (or both at once in parallel blocks).
 
     `mlp` maps its normalised input to what it writes to the residual stream, post-norm included.
     """
 
-    attention: Attention
+    mixes: Attention | Mixer
     mlp_norm: Norm | None
     mlp: Callable[[Tensor], Tensor]
     parts: Parts
+
+    @property
+    def attention(self) -> Attention:
+        """The heads; not for layers with a mixer."""
+        if isinstance(self.mixes, Mixer):
+            raise TypeError("this layer has a mixer and no heads")
+        return self.mixes
+
+    @property
+    def mixer(self) -> Mixer | None:
+        return self.mixes if isinstance(self.mixes, Mixer) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,8 +287,12 @@ class Decomposition:
     @property
     def attends_by_position(self) -> bool:
         """Whether attention depends on position ids."""
-        attentions = [layer.attention for layer in self.layers]
-        return self.rotary is not None or any(x.slopes is not None or x.chunk is not None for x in attentions)
+        return self.rotary is not None or any(x.slopes is not None or x.chunk is not None for x in self.attentions)
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """Of the layers that have heads."""
+        return [layer.mixes for layer in self.layers if isinstance(layer.mixes, Attention)]
 
 
 def layer_norm(module: Any) -> Norm:

@@ -24,6 +24,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from acdc.errors import UnsupportedModelError
 from acdc.model import forward, passes
+from acdc.model.architecture import Attention
 from acdc.model.observe import special_tokens
 from acdc.model.supported import refuse_dropout
 from acdc.model.trace import Trace, whole_run
@@ -136,7 +137,7 @@ def check_loaded(model: Model) -> None:
         padded = whole.clone()
         padded[0, : length // 3], padded[1, length - length // 3 :] = False, False
         masks = [whole, padded]
-        windows = [layer.attention.window or 0 for layer in model.decomposition.layers]
+        windows = [attention.window or 0 for attention in model.decomposition.attentions]
         beyond = min(max(windows, default=0) + 3, limit)
         if length < beyond <= _LONG:
             masks.append(torch.ones(1, beyond, dtype=torch.bool))
@@ -258,7 +259,7 @@ def _compare(model: Model, batch: _Batch, reason: str, *, finite: bool = False) 
 def _check_norms(model: Model, trace: Trace, reason: str) -> None:
     """Refuse a norm whose module does something else than its closed form, on which gradients and shares rely."""
     assert trace.final_input is not None
-    norms = [(f"layer {i} (norm before the attention)", layer.attention.norm) for i, layer in enumerate(
+    norms = [(f"layer {i} (norm before the attention)", layer.mixes.norm) for i, layer in enumerate(
         model.decomposition.layers
     )]  # fmt: skip
     norms.append(("the final norm", model.decomposition.final_norm))
@@ -336,11 +337,12 @@ def _first_difference(model: Model, alone: _Batch) -> str:
     # What, ours, and theirs: None where the part that we know was never run.
     sites: list[tuple[str, Tensor, Tensor | None]] = []
     for index, layer in enumerate(model.decomposition.layers):
-        parts, attention = layer.parts, layer.attention
+        parts, attention = layer.parts, layer.mixes
         stream = trace.attention_input[index]
         before = "the embedding" if index == 0 else f"layer {index - 1} (what it hands on)"
         sites.append((before, stream, read.get(parts.block, stream[0])))
-        if parts.attention is not None and parts.attention_writes is not None:
+        heads = isinstance(attention, Attention)
+        if isinstance(attention, Attention) and parts.attention is not None and parts.attention_writes is not None:
             normed = stream if attention.norm is None else attention.norm.module(stream)
             sites.append(
                 (f"layer {index} (norm before the attention)", normed, read.get(parts.attention, normed[0]))
@@ -349,7 +351,7 @@ def _first_difference(model: Model, alone: _Batch) -> str:
             sites.append((f"layer {index} (attention)", written_here, written.get(parts.attention_writes)))
         stream = trace.mlp_input[index]
         normed = stream if layer.mlp_norm is None else layer.mlp_norm.module(stream)
-        what = "norm before the MLP" if parts.attention is not None else "attention"
+        what = "norm before the MLP" if parts.attention is not None else "attention" if heads else "mixer"
         sites.append((f"layer {index} ({what})", normed, read.get(parts.mlp, normed[0])))
         sites.append((f"layer {index} (MLP)", trace.mlp_output[index], written.get(parts.mlp_writes)))
     final, norm = trace.final_input, model.decomposition.final_norm

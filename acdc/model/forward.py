@@ -36,6 +36,7 @@ class Context:
         distance: `[B, W, T]` by how many positions a key is before a query; None if no layer has ALiBi.
         rotary: per key, (cos, sin) `[B, W, rotary]`.
         dense: whether the read positions are the whole window, so that the two need not be told apart.
+        mask: `[B, T]` bool, real tokens.
         where: index of the read positions into `[B, W]`; slices if they are the same range in every prompt, so that
             reading there makes a view.
     """
@@ -49,6 +50,7 @@ class Context:
     rotary: Mapping[str, tuple[Tensor, Tensor]]
     dense: bool
     where: tuple[slice | Tensor, slice | Tensor]
+    mask: Tensor
 
     def at_read(self, x: Tensor) -> Tensor:
         """`[..., B, W, X] -> [..., B, P, X]`."""
@@ -84,7 +86,7 @@ def make_context(
     positions = torch.arange(T, device=token_ids.device)
     distance = positions[start:, None] - positions[None, :]  # [W, T]
     bias = {}
-    for key in {layer.attention.sees for layer in model.layers}:
+    for key in {attention.sees for attention in model.attentions}:
         causal, window, chunk = key
         visible = mask[:, None, :].expand(B, T - start, T)
         if causal:
@@ -99,13 +101,13 @@ def make_context(
             ~visible, lowest
         )
     apart = None
-    if any(layer.attention.slopes is not None for layer in model.layers):
+    if any(attention.slopes is not None for attention in model.attentions):
         apart = (position_ids[:, start:, None] - position_ids[:, None, :]).to(weight.dtype)
     tables = rotary.tables(model, mask, position_ids)
     rotated = {key: (cos[:, start:], sin[:, start:]) for key, (cos, sin) in tables.items()}
     where = _where(read - start)
     dense = where == (slice(None), slice(0, T - start))
-    return Context(token_ids, position_ids, start, read - start, bias, apart, rotated, dense, where)
+    return Context(token_ids, position_ids, start, read - start, bias, apart, rotated, dense, where, mask)
 
 
 def _where(read: Tensor) -> tuple[slice | Tensor, slice | Tensor]:
@@ -356,6 +358,14 @@ def attention_output(attention: Attention, z: Tensor) -> Tensor:
 
 
 # ---- the rest ---------------------------------------------------------------------------------------------------
+
+
+def mix(layer: Layer, x: Tensor, context: Context) -> Tensor:
+    """What a mixer writes, given its residual input at all positions: `[C, B, T, D] -> [C, B, T, D]`."""
+    assert layer.mixer is not None
+    C = x.shape[0]
+    places = (context.mask.repeat(C, 1), context.position_ids.repeat(C, 1))
+    return layer.mixer.run(x.flatten(0, 1), *places).view(x.shape)
 
 
 def mlp(layer: Layer, x: Tensor) -> Tensor:

@@ -62,11 +62,11 @@ class Model(Shown):
 
     @property
     def n_heads(self) -> int:
-        return self.decomposition.layers[0].attention.n_heads
+        return self.decomposition.attentions[0].n_heads
 
     @property
     def n_kv_heads(self) -> int:
-        return self.decomposition.layers[0].attention.k.weight.shape[0]
+        return self.decomposition.attentions[0].k.weight.shape[0]
 
     @property
     def d_model(self) -> int:
@@ -141,6 +141,7 @@ class Model(Shown):
             qkv=qkv,
             group_kv=group_kv,
             inputs=inputs,
+            mixers=tuple(i for i, layer in enumerate(self.decomposition.layers) if layer.mixer is not None),
         )
 
     def config_hash(self) -> str:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from acdc.model import passes
-from acdc.model.architecture import Attention, Decomposition
+from acdc.model.architecture import Attention, Decomposition, Layer
 from acdc.model.forward import (
     Context,
     attend,
     attention_output,
     embed,
     finish_projection,
+    mix,
     mlp,
     per_head,
     raw_projection,
@@ -30,14 +31,14 @@ class Trace:
     Attributes:
         attention_input, mlp_input: residual inputs `[C, B, P, D]`.
         q, k, v: finished projections `[head or kv head, C, B, P, d_head]`; raw: the raw ones (q, k, v), in an
-            ungrouped run only.
+            ungrouped run only. Empty in layers with a mixer, whose z is `[1, C, B, P, D]`.
         z: attention results scaled by the post-norm `[H, C, B, P, d_head]`.
         mlp_output: `[C, B, P, D]`.
         final_input: the residual stream before the final norm.
     """
 
     attention_input: list[Tensor] = dataclasses.field(default_factory=list)
-    raw: list[tuple[Tensor, Tensor, Tensor]] = dataclasses.field(default_factory=list)
+    raw: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
     q: list[Tensor] = dataclasses.field(default_factory=list)
     k: list[Tensor] = dataclasses.field(default_factory=list)
     v: list[Tensor] = dataclasses.field(default_factory=list)
@@ -83,28 +84,45 @@ def whole_run(
     passes.count(forward=x.shape[0] * x.shape[1])
     trace = Trace()
     for index, layer in enumerate(model.layers):
-        attention = layer.attention
-        trace.attention_input.append(x)
-        normed = x if attention.norm is None else attention.norm.module(x)
-        raw = [raw_projection(attention, port, normed[None]) for port in "qkv"]
-        if ungrouped:
-            raw = [per_head(attention, r) for r in raw]
-            trace.raw.append((raw[0], raw[1], raw[2]))
-        q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
-        z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
-        z = scaled_by_post_norm(attention, z)
-        middle = x + (attention_output(attention, z) if instead is None else instead.attention[index])
+        if layer.mixer is None:
+            mixed = _run_heads(layer.attention, context, x, trace, ungrouped=ungrouped)
+        else:
+            mixed = _run_mixer(layer, context, x, trace)
+        middle = x + (mixed if instead is None else instead.attention[index])
         mlp_input = (x if model.parallel else middle).view_as(x)
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
         x = middle + (written if instead is None else instead.mlp[index])
-        trace.q.append(q)
-        trace.k.append(k)
-        trace.v.append(v)
-        trace.z.append(z)
         trace.mlp_output.append(written)
     trace.final_input = x.view_as(x)
     return trace
+
+
+def _run_heads(attention: Attention, context: Context, x: Tensor, trace: Trace, *, ungrouped: bool) -> Tensor:
+    """What all heads of a layer write; noted in the trace."""
+    trace.attention_input.append(x)
+    normed = x if attention.norm is None else attention.norm.module(x)
+    raw = [raw_projection(attention, port, normed[None]) for port in "qkv"]
+    if ungrouped:
+        raw = [per_head(attention, r) for r in raw]
+    trace.raw.append((raw[0], raw[1], raw[2]) if ungrouped else ())
+    q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
+    z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
+    z = scaled_by_post_norm(attention, z)
+    for part, value in ((trace.q, q), (trace.k, k), (trace.v, v), (trace.z, z)):
+        part.append(value)
+    return attention_output(attention, z)
+
+
+def _run_mixer(layer: Layer, context: Context, x: Tensor, trace: Trace) -> Tensor:
+    """What a mixer writes; noted in the trace, with an input of its own."""
+    trace.attention_input.append(x.view_as(x))
+    written = mix(layer, trace.attention_input[-1], context)
+    none = x.new_empty(0)
+    trace.raw.append(())
+    for part, value in ((trace.q, none), (trace.k, none), (trace.v, none), (trace.z, written[None])):
+        part.append(value)
+    return written
 
 
 def rest_of_run(
@@ -123,7 +141,13 @@ def rest_of_run(
     for index in range(layer, len(model.layers)):
         block, read = model.layers[index], index == len(model.layers) - 1  # the last layer matters only where read
         before = context.at_read(x) if read else x
-        if not (at_mlp and index == layer):
+        if at_mlp and index == layer:
+            after = before
+        elif block.mixer is not None:
+            earlier = trace.attention_input[index][..., : context.start, :].expand(x.shape[0], *(-1,) * 3)
+            mixed = mix(block, torch.cat((earlier, x), dim=-2), context)[..., context.start :, :]
+            after = before + (context.at_read(mixed) if read else mixed)
+        else:
             attention = block.attention
             normed = (x if attention.norm is None else attention.norm.module(x))[None]
             k, v = (
@@ -135,8 +159,6 @@ def rest_of_run(
             q = project_normed(attention, "q", normed, context, read=read)
             z = attend(attention, q, per_head(attention, k), per_head(attention, v), context, read=read)
             after = before + attention_output(attention, scaled_by_post_norm(attention, z))
-        else:
-            after = before
         x = after + mlp(block, before if model.parallel else after)
     return x if layer < len(model.layers) else context.at_read(x)
 

@@ -26,9 +26,9 @@ from acdc.model.model import Model
 
 KINDS = (
     "bitnet", "bloom", "cohere2", "deepseek_v3", "falcon", "gemma4_text", "gpt_oss", "gptj", "granitemoeshared",
-    "laguna", "llama4_text", "opt",
+    "laguna", "lfm2", "llama4_text", "opt", "qwen3_next",
 )  # fmt: skip
-QUICK = ("bloom", "deepseek_v3", "gpt_oss", "laguna")
+QUICK = ("bloom", "deepseek_v3", "gpt_oss", "lfm2")
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def test_an_mlp_without_edges_reads_what_it_reads_in_the_corrupted_run(kind: str
     edges[graph.destination_index["m2"]] = False
     norm = layer.mlp_norm
     part = layer.parts.mlp if norm is None else norm.module
-    if norm is not None and layer.attention.norm is not None and norm.module is layer.attention.norm.module:
+    if norm is not None and layer.mixes.norm is not None and norm.module is layer.mixes.norm.module:
         part = layer.parts.mlp  # a parallel block with one norm
     first = part.fc1 if kind == "opt" and hasattr(part, "fc1") else part
     corrupted = seen_by(patching, first, patching.prompts.corrupted)
@@ -100,12 +100,14 @@ def test_an_mlp_without_edges_reads_what_it_reads_in_the_corrupted_run(kind: str
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("bitnet", "gemma4_text")])
 def test_a_head_that_nobody_reads_is_one_whose_result_is_that_of_the_corrupted_run(kind: str) -> None:
     patching, _ = problem(kind)
-    graph, attention = patching.graph, patching.model.decomposition.layers[1].attention
+    graph, layers = patching.graph, patching.model.decomposition.layers
+    index = 1 if layers[1].mixer is None else 2
+    attention = layers[index].attention
     edges = graph.valid.copy()
-    edges[:, graph.source_index["a1.h2"]] = False
+    edges[:, graph.source_index[f"a{index}.h2"]] = False
     output = next(
         part
-        for part in patching.model.decomposition.layers[1].parts.block.modules()
+        for part in layers[index].parts.block.modules()
         if getattr(part, "weight", None) is not None and part.weight.data_ptr() == attention.w_o.data_ptr()
     )
     d = attention.w_o.shape[1]
@@ -155,7 +157,7 @@ def test_eap_of_a_layer_is_the_plain_gradient_at_its_norm(kind: str) -> None:
     patching, measure = problem(kind)
     graph, prompts = patching.graph, patching.prompts
     ports = attribute(patching, measure.outcome, alphas=(1.0,)).sum(0)
-    norm = patching.model.decomposition.layers[2].attention.norm
+    norm = patching.model.decomposition.layers[2].mixes.norm
     assert norm is not None
     added = torch.zeros(*prompts.clean.shape, patching.model.d_model, dtype=torch.float64, requires_grad=True)
     with read_by(norm.module, lambda x: x + added), patching.model.frozen():
@@ -168,9 +170,10 @@ def test_eap_of_a_layer_is_the_plain_gradient_at_its_norm(kind: str) -> None:
         )
         (gradient,) = torch.autograd.grad(measure.value(at_read).sum(), added)
     difference = patching.source_differences()  # [S, B, W, D]
-    first = graph.layer_heads(2).outputs.start
+    sublayer = graph.sublayers_of(2)[0]
+    first = sublayer.outputs.start
     expected = (difference[:first] * gradient[:, patching.start :]).sum((1, 2, 3))
-    found = ports[list(graph.layer_heads(2).every_port), :first].sum(0)
+    found = ports[list(sublayer.every_port), :first].sum(0)
     torch.testing.assert_close(found, expected.to(found), rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 

@@ -238,7 +238,7 @@ def decompose(model: HookedModel) -> Decomposition:
             for weight, bias in ((attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V))
         )
         return Layer(
-            attention=Attention(
+            mixes=Attention(
                 norm=_norm(block.norm("ln1")), q=q, k=k, v=v, w_o=attn.W_O.detach(),
                 b_o=attn.b_O.detach(), scale=block.scale, causal=config.attention_dir == "causal",
             ),

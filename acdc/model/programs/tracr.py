@@ -262,7 +262,7 @@ def decompose(model: TracrModel) -> Decomposition:
     return Decomposition(
         layers=tuple(
             Layer(
-                attention=attention(layer),
+                mixes=attention(layer),
                 mlp_norm=None,
                 mlp=layer.mlp,
                 parts=Parts(layer, attention=None, attention_writes=None, mlp=layer.mlp, mlp_writes=layer.mlp),

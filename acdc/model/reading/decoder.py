@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
 from acdc.errors import UnsupportedModelError
-from acdc.model.architecture import Decomposition, Layer, Norm, Parts
+from acdc.model.architecture import Attention, Decomposition, Layer, Mixer, Norm, Parts
 from acdc.model.observe import masks, special_tokens
 from acdc.model.reading.attention import (
     TOLERANCE,
@@ -34,7 +34,7 @@ from acdc.model.reading.attention import (
     read_norm,
     tables,
 )
-from acdc.model.reading.watch import Run, first_tensor, logits_untold, watch
+from acdc.model.reading.watch import Attended, Run, first_tensor, logits_untold, watch
 
 _SINGLE = 24  # prompts of one token: so many numbers tell channels apart
 _LENGTH = 10
@@ -116,19 +116,19 @@ def _decomposition(
     model: Any, config: Any, single: Run, several: Run, token_ids: Tensor, position_ids: Tensor
 ) -> Decomposition:
     path, blocks = _blocks(model, several)
-    attentions = [[part for part in block.modules() if part in several.attended] for block in blocks]
-    for index, (block, found) in enumerate(zip(blocks, attentions, strict=True)):
+    parts: list[nn.Module | None] = []
+    for index, block in enumerate(blocks):
         where = f"layer {index} ({type(block).__name__})"
         if several.times(block) != 1:
             raise Unread(f"{where} runs {several.times(block)} times in one pass")
         for child in block.children():
             if several.times(child) == 0 and list(child.parameters()) and not isinstance(child, nn.ModuleList):
                 raise Unread(f"{where} has a {type(child).__name__} that a run on token ids leaves out")
-        if len(found) != 1 or several.times(found[0]) != 1:
+        found = [part for part in block.modules() if part in several.attended and _is_heads(several.attended[part])]
+        if len(found) > 1 or (found and several.times(found[0]) != 1):
             inside = ", ".join(dict.fromkeys(type(child).__name__ for child in block.children()))
-            what = f"attends {len(found)} times" if found else "has no attention of heads"
-            raise Unread(f"{where} {what}; it holds {inside}")
-    parts = [found[0] for found in attentions]
+            raise Unread(f"{where} attends {len(found)} times; it holds {inside}")
+        parts.append(found[0] if found else None)
     streams = [several.read[block] for block in blocks]
     last = several.written[blocks[-1]]
     token_embedding, position_embedding = _embedding(model, several, streams[0], token_ids, position_ids, path)
@@ -137,23 +137,32 @@ def _decomposition(
         for name, table in tables(model, config, several, position_ids).items()
         if (made := _try_table(table, streams[0], position_ids)) is not None
     }
-    sees = masks(model, parts, lambda: _long_run(model, config).attended)
+    heads = [part for part in parts if part is not None]
+    if not heads:
+        raise Unread(
+            "none of its layers has attention of heads; state-space models and recurrences are not supported"
+        )
+    sees = dict(zip(heads, masks(model, heads, lambda: _long_run(model, config).attended), strict=True))
     clip = getattr(config, "clip_qkv", None) or getattr(getattr(config, "attn_config", None), "clip_qkv", None)
     layers, parallel = [], set()
     for index, (block, part) in enumerate(zip(blocks, parts, strict=True)):
         after = streams[index + 1] if index + 1 < len(blocks) else last
         try:
-            reading = read_attention(part, block, single, several, rotary, sees[index], clip)
-            layer, beside = _layer(block, part, reading, several, streams[index], after)
+            if part is None:
+                layer, beside = _mixer_layer(block, several, streams[index], after)
+            else:
+                reading = read_attention(part, block, single, several, rotary, sees[part], clip)
+                layer, beside = _layer(block, part, reading, several, streams[index], after)
         except Unread as reason:
-            raise Unread(f"layer {index}, {type(part).__name__}: {reason}") from None
+            raise Unread(f"layer {index}, {type(block if part is None else part).__name__}: {reason}") from None
         layers.append(layer)
         parallel.add(beside)
-    if len({layer.attention.n_heads for layer in layers}) > 1:
-        raise Unread(f"its layers have different numbers of heads: {[x.attention.n_heads for x in layers]}")
+    attentions = [layer.mixes for layer in layers if isinstance(layer.mixes, Attention)]
+    if len({attention.n_heads for attention in attentions}) > 1:
+        raise Unread(f"its layers have different numbers of heads: {[x.n_heads for x in attentions]}")
     if len(parallel) > 1:
         raise Unread("some of its blocks are parallel and some sequential")
-    used = {layer.attention.rotary.table for layer in layers if layer.attention.rotary is not None}
+    used = {attention.rotary.table for attention in attentions if attention.rotary is not None}
     head, final_norm, scale, softcap = _readout(model, config, several, last)
     return Decomposition(
         layers=tuple(layers),
@@ -167,6 +176,12 @@ def _decomposition(
         final_softcap=softcap,
         parallel=parallel == {True},
     )
+
+
+def _is_heads(attended: Attended) -> bool:
+    """Whether what looks like attention is: queries, keys and values of every token."""
+    T = attended.visible.shape[-1]
+    return attended.q.dim() == attended.k.dim() == 4 and attended.q.shape[2] == attended.k.shape[2] == T
 
 
 def _try_table(table: Table, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -304,14 +319,41 @@ def _layer(
     if isinstance(norm, str):
         raise Unread(f"what it reads {norm}")
     attention_last, attention_writes = _post_norm(reading.written, norms, run)
-    writers = _writers(block, part, reading, run)
+    rest = _rest(block, part, reading.output.module, reading.written.shape, norms, run, x, after, attention_writes)
+    post_norm = None if attention_last is None else read_norm(attention_last, x.shape[-1], x)
+    if post_norm is not None and post_norm.centred:
+        raise Unread("its post-norm takes a mean off, which is no share of any head")
+    own = reading.attention
+    if post_norm is not None and own.b_o is not None and bool(own.b_o.any()):
+        raise Unread("it has an output bias before a post-norm, which belongs to no head and is not constant")
+    b_o = own.b_o if own.b_o is None or rest.multiplier == 1.0 else own.b_o * rest.multiplier
+    if rest.constant is not None:  # GPT-NeoX Japanese adds the output bias in the block
+        if post_norm is not None:
+            raise Unread("the block adds a bias after a post-norm")
+        b_o = rest.constant if b_o is None else b_o + rest.constant
+    attention = dataclasses.replace(
+        own, norm=norm, b_o=b_o, multiplier=own.multiplier * rest.multiplier, post_norm=post_norm
+    )
+    parts = Parts(
+        block,
+        attention=part if close(run.read.get(part), reading.reads) else None,
+        attention_writes=attention_last or reading.output.module,
+        mlp=rest.last,
+        mlp_writes=rest.writes,
+    )
+    return Layer(attention, rest.norm, rest.mlp, parts), rest.beside
+
+
+def _rest(
+    block: nn.Module, part: nn.Module, output: nn.Module, shape: torch.Size, norms: dict[nn.Module, None], run: Run,
+    x: Tensor, after: Tensor, mixed: Tensor,
+) -> _Rest:  # fmt: skip
+    """What a block does beside `part`, which mixes positions, and whose `output` gives `mixed` to the stream `x`."""
+    writers = _writers(block, part, output, shape, run)
     ends = [_post_norm(writer.written, norms, run) for writer in writers]
     names = [type(writer.module).__name__ for writer in writers]
-    written = [attention_writes, *(end for _, end in ends)]
-    c_attention, c_writers, constant = _coefficients(x, after, written, names)
-    if constant is not None:  # GPT-NeoX Japanese adds the output bias itself
-        attention_writes = attention_writes + constant / c_attention
-    middle = x + c_attention * attention_writes
+    multiplier, multipliers, constant = _coefficients(x, after, [mixed, *(end for _, end in ends)], names)
+    middle = x + multiplier * mixed + (0.0 if constant is None else constant)
     beside: set[bool] = set()
     before: list[Norm | None] = []
     for writer in writers:
@@ -325,29 +367,117 @@ def _layer(
             raise Unread(f"what {type(writer.module).__name__} reads is neither the stream nor a norm of it")
     if len(beside) > 1:
         raise Unread("some of what it writes reads the stream before attention, some after it")
-    post_norm = None if attention_last is None else read_norm(attention_last, x.shape[-1], x)
-    if post_norm is not None and post_norm.centred:
-        raise Unread("its post-norm takes a mean off, which is no share of any head")
-    own = reading.attention
-    if post_norm is not None and own.b_o is not None and bool(own.b_o.any()):
-        raise Unread("it has an output bias before a post-norm, which belongs to no head and is not constant")
-    b_o = own.b_o if own.b_o is None or c_attention == 1.0 else own.b_o * c_attention
-    if constant is not None:
-        if post_norm is not None:
-            raise Unread("the block adds a bias after a post-norm")
-        b_o = constant if b_o is None else b_o + constant
-    attention = dataclasses.replace(
-        own, norm=norm, b_o=b_o, multiplier=own.multiplier * c_attention, post_norm=post_norm
+    mlp, norm = _mlp(writers, before, [last for last, _ in ends], multipliers)
+    last = writers[-1].module
+    return _Rest(multiplier, constant, mlp, norm, last, ends[-1][0] or last, beside == {True})
+
+
+def _mixer_layer(block: nn.Module, run: Run, x: Tensor, after: Tensor) -> tuple[Layer, bool]:
+    """A block without heads: the part of it that mixes positions, as one node, and its MLP."""
+    norms = {p: None for p in block.modules() if _is_norm(p, run)}
+    mixing = next((p for p in block.children() if p in run.read and _mixes(p, run)), None)
+    if mixing is None:
+        inside = ", ".join(dict.fromkeys(type(child).__name__ for child in block.children()))
+        raise Unread(f"it has neither attention of heads nor one part that mixes positions; it holds {inside}")
+    if not _hides_padding(mixing, run):
+        raise Unread(f"{type(mixing).__name__} lets padding through to the tokens after it")
+    reads, written = run.read[mixing], run.written[mixing]
+    norm = _norm_between(x, reads, norms, run)
+    if isinstance(norm, str):
+        raise Unread(f"what {type(mixing).__name__} reads {norm}")
+    post, end = _post_norm(written, norms, run)
+    arguments = run.arguments[mixing]
+    rest = _rest(block, mixing, mixing, written.shape, norms, run, x, after, end)
+    if rest.constant is not None:
+        raise Unread("the block adds a bias of its own")
+
+    def mix(stream: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        given = stream if norm is None else norm.module(stream)
+        out = _first(_call(mixing, given, mask, position_ids, arguments, reads.shape))
+        out = out if post is None else post(out)
+        return out if rest.multiplier == 1.0 else out * rest.multiplier
+
+    parts = Parts(block, None, None, rest.last, rest.writes)
+    return Layer(Mixer(mix, norm), rest.norm, rest.mlp, parts), rest.beside
+
+
+@torch.no_grad()
+def _mixes(part: nn.Module, run: Run) -> bool:
+    """Whether an output of a part depends on earlier positions, and on no later ones; it keeps the shape."""
+    x, y = run.read[part], run.written.get(part)
+    if y is None or y.shape != x.shape or x.dim() != 3 or not list(part.parameters()):
+        return False
+    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    middle = x.shape[1] // 2
+    changed = x.clone()
+    changed[:, middle] = changed[:, middle].roll(1, -1)
+    position_ids = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    try:
+        again, other = (
+            _first(_call(part, z, mask, position_ids, run.arguments[part], x.shape)) for z in (x, changed)
+        )
+    except Exception:  # it needs more than the stream and a mask
+        return False
+    if not close(again, y) or not close(other[:, :middle], y[:, :middle]):
+        return False
+    return not close(other[:, middle + 1 :], y[:, middle + 1 :])
+
+
+@torch.no_grad()
+def _hides_padding(part: nn.Module, run: Run) -> bool:
+    """Whether a part that mixes positions gives tokens after padding what it gives them alone."""
+    x, pads = run.read[part], 3
+    mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    mask[:, :pads] = False
+    position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    padded, alone = (
+        _first(_call(part, x[:, first:], mask[:, first:], position_ids[:, first:], run.arguments[part], x.shape))
+        for first in (0, pads)
     )
-    mlp, mlp_norm = _mlp(writers, before, [last for last, _ in ends], c_writers)
-    parts = Parts(
-        block,
-        attention=part if close(run.read.get(part), reading.reads) else None,
-        attention_writes=attention_last or reading.output.module,
-        mlp=writers[-1].module,
-        mlp_writes=ends[-1][0] or writers[-1].module,
-    )
-    return Layer(attention, mlp_norm, mlp, parts), beside == {True}
+    return close(padded[:, pads:], alone)
+
+
+_MASKS = ("attention_mask", "mask", "padding_mask")
+
+
+def _call(
+    part: nn.Module, x: Tensor, mask: Tensor, position_ids: Tensor, arguments: tuple[Any, Any], shape: torch.Size
+) -> Any:
+    """Call a part as it was called with a stream of some shape, on another stream, mask and position ids."""
+    args, kwargs = arguments
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return x if value.shape == shape else value
+        if value.dim() == 2 and value.shape[1] == shape[1]:
+            return position_ids
+        return position_ids[0] if value.shape == shape[1:2] else value
+
+    named = {key: own(value) for key, value in kwargs.items()}
+    padded = None if bool(mask.all()) else mask.long()
+    named |= {key: padded for key in _MASKS if key in kwargs}
+    return part(*(own(value) for value in args), **named)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rest:
+    """What a block does beside mixing positions.
+
+    Attributes:
+        multiplier: of what the mixing part writes; constant: what the block adds to it.
+        mlp, norm: the MLP, and the norm before it; last, writes: its module, and that whose output is added.
+        beside: whether it reads the stream before the mixing part.
+    """
+
+    multiplier: float
+    constant: Tensor | None
+    mlp: Callable[[Tensor], Tensor]
+    norm: Norm | None
+    last: nn.Module
+    writes: nn.Module
+    beside: bool
 
 
 def _is_norm(part: nn.Module, run: Run) -> bool:
@@ -410,10 +540,9 @@ def _coefficients(
     raise Unread(f"the block does not add multiples of what its {what} give to the stream (a post-norm block?)")
 
 
-def _writers(block: nn.Module, part: nn.Module, reading: Reading, run: Run) -> list[_Writer]:
+def _writers(block: nn.Module, part: nn.Module, output: nn.Module, shape: torch.Size, run: Run) -> list[_Writer]:
     """What beside attention gives something of the stream's shape: the outermost modules that do."""
-    shape = reading.written.shape
-    within = {*part.modules(), reading.output.module}
+    within = {*part.modules(), output}
     found: list[_Writer] = []
 
     def look(parent: nn.Module) -> None:
