@@ -32,6 +32,7 @@ from acdc.methods import (
 from acdc.methods.method import refuse_metric
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
+from acdc.store.amounts import bytes_of
 from acdc.store.resume import ResumeFile, digest
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -56,6 +57,7 @@ def score(
     graph: Graph | None = None,
     units: Unit = "edge",
     batch_size: int | None = None,
+    memory: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     resume: str | Path | ResumeFile | None = None,
@@ -70,6 +72,7 @@ def score(
         graph: whose edges to score; None: `model.graph()`.
         units: what is switched as one: "edge", or "node" (what a component writes reaches everybody or nobody).
         batch_size: prompts a batch; None: what fits in memory.
+        memory: how much of it may be used beside the weights, like "4GB"; None: what is free.
         progress: called with (done, total, text).
         resume: a file in which long work notes how far it is. The same call goes on from there, and removes the
             file when it is done; a file of other work is overwritten.
@@ -87,7 +90,7 @@ def score(
         )
     options = record.options_from(options, "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, units, batch_size, seed, progress)
+    problem = _problem(model, dataset, graph, units, batch_size, memory, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, resume, ("score", method, options))
     found = _given(record, record.score, Estimates, problem, options)
@@ -112,6 +115,7 @@ def discover(
     graph: Graph | None = None,
     units: Unit = "edge",
     batch_size: int | None = None,
+    memory: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     resume: str | Path | ResumeFile | None = None,
@@ -158,7 +162,7 @@ def discover(
         )
     options = record.options_from(options, "search" if searches else "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, units, batch_size, seed, progress)
+    problem = _problem(model, dataset, graph, units, batch_size, memory, seed, progress)
     _check_needs(record, dataset)
     problem = _resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
     if searches:
@@ -262,7 +266,7 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
     if problem.unit != "edge" and select != "top":
         raise AcdcError(f"a ranking of {units.plural} is cut by select='top'")
     order = np.argsort(-units.values_of(sizes), axis=None, kind="stable")
-    batches = list(problem.batches()) if problem.n_batches == 1 else None  # many would not fit in memory together
+    batches = problem.batches()
 
     def circuit(n: int) -> BoolArray:
         if problem.unit != "edge":
@@ -323,6 +327,7 @@ def _problem(
     graph: Graph | None,
     units: Unit,
     batch_size: int | None,
+    memory: str | None,
     seed: int,
     progress: Progress | None,
 ) -> Problem:
@@ -336,6 +341,7 @@ def _problem(
         seed,
         progress or no_progress,
         unit=units,
+        memory_limit=None if memory is None else bytes_of(memory),
     )
 
 

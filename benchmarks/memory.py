@@ -22,12 +22,13 @@ import torch
 
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import bind
-from acdc.engine.memory import Need, Work, size
+from acdc.engine.memory import Need, Work
 from acdc.engine.problem import Problem
 from acdc.methods import METHODS, Target
 from acdc.methods.exact import exact_scores
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
+from acdc.store.amounts import size
 from acdc.store.writing import write_atomically
 from acdc.tasks.prompts import Prompts
 

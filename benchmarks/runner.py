@@ -58,6 +58,7 @@ def run(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     retry: bool = False,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> list[Row]:
     """Compute the rows of a suite that a folder's table lacks, and return all rows of the suite that were asked for.
@@ -67,6 +68,7 @@ def run(
         methods: names; None: all. The baseline of random scores is always added.
         seeds: of the prompts and of all that is random, one row each.
         retry: compute rows again that are errors.
+        memory: how much a row may use beside the weights, like "4GB"; None: what is free.
 
     Raises:
         AcdcError: an unknown method, or a table of another version. What goes wrong in a row becomes a row.
@@ -97,7 +99,7 @@ def run(
                 progress(len(wanted) - len(missing()), len(wanted), f"{case.name}: {name}")
                 try:
                     subject = subject or Subject.prepare(case, seed)
-                    row = run_row(suite.name, subject, name, folder=folder)
+                    row = run_row(suite.name, subject, name, folder=folder, memory=memory)
                 except WriteError:  # nor would there be room for the other rows
                     raise
                 except Exception as error:  # whatever it is, the other rows can do without this one
@@ -147,12 +149,12 @@ class Subject:
         return cls(case, seed, model, data, blind, graph, truth, plain.flops)
 
 
-def run_row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None = None) -> Row:
     """One row; its circuit and the true one are saved below `folder` (`circuit_folder`)."""
     case, model, data, graph = subject.case, subject.model, subject.data, subject.graph
     record = METHODS[method]
     metric = case.gradient_metric if record.gradient == "clean" else None  # all it sees of the metric
-    options: dict[str, Any] = {"metric": metric, "graph": graph, "seed": subject.seed}
+    options: dict[str, Any] = {"metric": metric, "graph": graph, "seed": subject.seed, "memory": memory}
     if record.baseline:  # cases with graphs of one shape must not get one random ranking
         options["seed"] = zlib.crc32(f"{case.name} {subject.seed}".encode())
     with warnings.catch_warnings(record=True) as caught:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.options import Memory
 from acdc.errors import AcdcError
 
 
@@ -36,6 +37,7 @@ def benchmark(
     ] = "0",
     retry: Annotated[bool, typer.Option("--retry", help="Run rows again that ended in an error.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a process, the same for every method.")] = 1,
+    memory: Memory = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder of the table and the report; otherwise runs/benchmark-SUITE."),
@@ -67,7 +69,13 @@ def benchmark(
         try:
             with terminal.progress_bar() as progress:
                 rows = run(
-                    chosen, folder, methods=_split(methods), seeds=_integers(seeds), retry=retry, progress=progress
+                    chosen,
+                    folder,
+                    methods=_split(methods),
+                    seeds=_integers(seeds),
+                    retry=retry,
+                    memory=memory,
+                    progress=progress,
                 )
             files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from acdc.cli.options import (
     Dtype,
     HeldOut,
     Json,
+    Memory,
     MetricName,
     ModelName,
     OnlyCorrectFlag,
@@ -129,6 +130,7 @@ def check(
     only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
+    memory: Memory = None,
     revision: Revision = None,
     tokenizer: Tokenizer = None,
     device: Device = "cpu",
@@ -146,12 +148,12 @@ def check(
 
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
         settings |= options(task_option)
-        recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed)
+        recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed, memory=memory)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
-        found = acdc.tasks.check_task(subject, recipe, batch_size=batch_size)
+        found = acdc.tasks.check_task(subject, recipe, batch_size=batch_size, memory=memory)
     if json:
         terminal.print_json(dataclasses.asdict(found) | {"usable": found.usable})
     else:

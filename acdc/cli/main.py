@@ -34,6 +34,7 @@ from acdc.cli.options import (
     Force,
     HeldOut,
     Json,
+    Memory,
     MetricName,
     ModelName,
     OnlyCorrectFlag,
@@ -129,6 +130,7 @@ def discover(
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
     random_circuits: RandomCircuits = 10,
     batch_size: BatchSize = None,
+    memory: Memory = None,
     revision: Revision = None,
     tokenizer: Tokenizer = None,
     device: Device = "cpu",
@@ -166,13 +168,13 @@ def discover(
             raise unknown("aggregate", aggregate, AGGREGATES)
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
-        command = _digest({**context.params, "out": None, "force": None, "json": None})
+        command = _digest({**context.params, "memory": None, "out": None, "force": None, "json": None})
         claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
             task_option
         )
-        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
+        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -185,14 +187,14 @@ def discover(
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 aggregate=aggregate,  # type: ignore[arg-type]
-                graph=subject.graph(qkv=qkv, inputs=inputs), units=units, batch_size=batch_size, seed=seed,
-                progress=progress,
+                graph=subject.graph(qkv=qkv, inputs=inputs), units=units, batch_size=batch_size,
+                memory=memory, seed=seed, progress=progress,
                 resume=ResumeFile(claim.progress, stays=True), **method_options,
             )  # fmt: skip
             seconds = time.perf_counter() - started - checking.total
             evaluation = acdc.evaluate(
-                subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=seed,
-                progress=progress,
+                subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
+                seed=seed, progress=progress,
             )  # fmt: skip
         if dangling := circuit.provenance.selection.get("dangling"):
             terminal.say(
@@ -240,6 +242,7 @@ def evaluate(
     ] = False,
     minimality: Annotated[bool, typer.Option("--minimality", help="What each kept edge is worth.")] = False,
     batch_size: BatchSize = None,
+    memory: Memory = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     trust_remote_code: Trust = False,
@@ -266,6 +269,7 @@ def evaluate(
             metric=metric or made.metric,
             ablation=ablation or made.ablation,
             seed=own_seed if seed is None else seed,
+            memory=memory,
         )
         found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
         if not found_here:  # other prompts were asked for
@@ -276,23 +280,24 @@ def evaluate(
             terminal.warn(warning)
         with terminal.progress_bar() as progress:
             evaluation = acdc.evaluate(
-                subject, data, circuit, batch_size=batch_size, random_circuits=random_circuits, seed=data.seed,
-                progress=progress,
+                subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
+                seed=data.seed, progress=progress,
             )  # fmt: skip
             more: dict[str, Any] = {}
             if curve:
                 if circuit.scores is None:
                     raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
                 more["curve"] = acdc.curve(
-                    subject, data, circuit.scores, batch_size=batch_size, seed=data.seed, progress=progress
-                )
+                    subject, data, circuit.scores, batch_size=batch_size, memory=memory, seed=data.seed,
+                    progress=progress,
+                )  # fmt: skip
             if completeness:
                 more["completeness"] = acdc.completeness(
-                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                    subject, data, circuit, batch_size=batch_size, memory=memory, seed=data.seed, progress=progress
                 )
             if minimality:
                 more["minimality"] = acdc.minimality(
-                    subject, data, circuit, batch_size=batch_size, seed=data.seed, progress=progress
+                    subject, data, circuit, batch_size=batch_size, memory=memory, seed=data.seed, progress=progress
                 )
     if json:
         found = {name: dataclasses.asdict(value) for name, value in more.items()}

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
 
+
+def _amount(text: str | None) -> str | None:
+    """An amount of memory, refused before any work if it is none."""
+    from acdc.store.amounts import bytes_of
+
+    if text is not None:
+        bytes_of(text)
+    return text
+
+
 ModelName = Annotated[
     str, typer.Argument(help="Name (`acdc models`), Hugging Face name, local folder or GGUF file.")
 ]
@@ -62,6 +72,13 @@ RandomCircuits = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Prompts a batch; otherwise what fits.", rich_help_panel=MODEL)
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Most memory to use beside the weights: 4GB; otherwise what is free.",
+        rich_help_panel=MODEL, callback=_amount,
+    ),
+]  # fmt: skip
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MODEL)]
 Trust = Annotated[

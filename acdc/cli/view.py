@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import MODEL, OUTPUT, BatchSize, Device, Dtype, Force, Json, Run, Trust, load_again, load_task
+from acdc.cli.options import (
+    MODEL,
+    OUTPUT,
+    BatchSize,
+    Device,
+    Dtype,
+    Force,
+    Json,
+    Memory,
+    Run,
+    Trust,
+    load_again,
+    load_task,
+)
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -55,6 +68,7 @@ def view(
         typer.Option("--no-model", help="Show what is in the run, and measure nothing.", rich_help_panel=MODEL),
     ] = False,
     batch_size: BatchSize = None,
+    memory: Memory = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     trust_remote_code: Trust = False,
@@ -79,7 +93,8 @@ def view(
     replace = terminal.check_new_file(path, force=force, own=own)
     page = write(
         run, path, replace=replace, compare=compare or [], prompts=prompts, sizes=_sizes(sizes), effects=effects,
-        no_model=no_model, batch_size=batch_size, device=device, dtype=dtype, trust_remote_code=trust_remote_code,
+        no_model=no_model, batch_size=batch_size, memory=memory, device=device, dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     assert page.path is not None
     if json:
@@ -101,6 +116,7 @@ def write(
     effects: int | None = None,
     no_model: bool = False,
     batch_size: int | None = None,
+    memory: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
@@ -115,8 +131,8 @@ def write(
         else:
             try:
                 found, truth = _investigate(
-                    circuits, prompts=prompts, sizes=sizes, effects=effects, batch_size=batch_size, device=device,
-                    dtype=dtype, trust_remote_code=trust_remote_code,
+                    circuits, prompts=prompts, sizes=sizes, effects=effects, batch_size=batch_size, memory=memory,
+                    device=device, dtype=dtype, trust_remote_code=trust_remote_code,
                 )  # fmt: skip
             except (AcdcError, OSError) as error:
                 if isinstance(error, _BadRequest):
@@ -152,6 +168,7 @@ def _investigate(
     sizes: list[int] | None,
     effects: int | None,
     batch_size: int | None,
+    memory: str | None,
     device: str,
     dtype: str,
     trust_remote_code: bool,
@@ -165,7 +182,9 @@ def _investigate(
     if sizes is not None and any(size > first.graph.n_edges for size in sizes):
         raise _BadRequest(f"expected sizes of at most {first.graph.n_edges}, the edges there are, got {max(sizes)}")
     settings: dict[str, Any] = dict(made.task_options)
-    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
+    recipe = load_task(
+        made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, memory=memory
+    )
     model = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
@@ -182,6 +201,7 @@ def _investigate(
             effects=effects,
             examples=prompts,
             batch_size=batch_size,
+            memory=memory,
             progress=progress,
         )
     notes = [f"{line[0].upper()}{line[1:]}." for line in sorted(changed)]

@@ -35,10 +35,19 @@ class Batches:
         return -(-len(self.prompts) // self.size)
 
     def __iter__(self) -> Iterator[Patching]:
-        for start in range(0, len(self.prompts), self.size):
+        return (patching for _, patching in self.after(0))
+
+    def after(self, done: int) -> Iterator[tuple[int, Patching]]:
+        """The batches that are left when so many prompts are done, each with the number of prompts before it."""
+        for start, prompts in self.slices(done):
             if len(self) > 1:
-                yield self.make(self.prompts[start : start + self.size])
+                yield start, self.make(prompts)
                 continue
             if self._only is None:
-                self._only = self.make(self.prompts)
-            yield self._only
+                self._only = self.make(prompts)
+            yield start, self._only
+
+    def slices(self, done: int = 0) -> Iterator[tuple[int, Prompts]]:
+        """The prompts alone, as in `after`."""
+        for start in range(done, len(self.prompts), self.size):
+            yield start, self.prompts[start : start + self.size]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from acdc.engine.measure import Measure, bind, refuse_non_finite
-from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray, FloatArray
 from acdc.metrics import Outcome
@@ -39,7 +38,7 @@ def measure_prompts(
     circuits: Sequence[BoolArray],
     outcomes: Sequence[Outcome] | None = None,
     *,
-    batches: Sequence[Patching] | None = None,
+    batches: Batches | None = None,
 ) -> list[Measured]:
     """Run circuits on all prompts of a problem, once for all metrics.
 
@@ -57,10 +56,11 @@ def measure_prompts(
         TaskError: a metric is NaN or infinite on some prompts.
     """
     chosen = [problem.outcome] if outcomes is None else list(outcomes)
-    total = problem.n_batches * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
+    every = problem.batches() if batches is None else batches
+    total = len(every) * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
     found: list[list[FloatArray]] = []  # [batch][metric] -> [2 + C, prompt]
     done = 0
-    for patching in problem.batches() if batches is None else batches:
+    for patching in every:
         measures = [bind(outcome, patching) for outcome in chosen]
         rows = measures[0].rows if len(measures) == 1 else None
         at_once = min(CIRCUITS_AT_ONCE, problem.circuits_at_once(len(patching.prompts)))
@@ -91,7 +91,7 @@ def _values(measures: Sequence[Measure], logits: Tensor) -> list[FloatArray]:
 
 
 def measure_circuits(
-    problem: Problem, circuits: Sequence[BoolArray], *, batches: Sequence[Patching] | None = None
+    problem: Problem, circuits: Sequence[BoolArray], *, batches: Batches | None = None
 ) -> tuple[float, list[float]]:
     """Mean metric over the prompts of the full model and of each circuit; arguments as for `measure_prompts`."""
     (measured,) = measure_prompts(problem, circuits, batches=batches)

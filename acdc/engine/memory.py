@@ -23,13 +23,14 @@ from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import Outcome
 from acdc.model.model import Model
+from acdc.store.amounts import size
 from acdc.tasks.prompts import Prompts
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-Work = Literal["circuits", "exact", "gradients", "search"]
-"""Running circuits, scoring edges one by one, attribution, or a search."""
+Work = Literal["circuits", "everywhere", "exact", "gradients", "search"]
+"""Running circuits, reading logits at every position, scoring edges one by one, attribution, or a search."""
 
 MARGIN = 1.2
 """For what the allocator holds back, and for what is too small to be counted."""
@@ -52,28 +53,40 @@ class Need:
     Attributes:
         prompt: of each prompt.
         token: of each token of all circuits that are run at once: as many as have `least` tokens, but one at least.
-        row: of a prompt in each circuit more that is run at once.
+        row: of a prompt in each circuit more that is run at once; circuit: of its mask.
         length: tokens a prompt.
     """
 
     prompt: float
     token: float
     row: float
+    circuit: float
     length: int
     least: int
 
-    def of(self, prompts: int) -> float:
+    def of(self, prompts: int, least: int | None = None) -> float:
+        """Bytes for so many prompts; `least` instead of its own."""
         tokens = prompts * self.length
-        return MARGIN * (prompts * self.prompt + self.token * max(1, self.least // tokens) * tokens)
+        at_once = max(1, (self.least if least is None else least) // tokens) * tokens
+        return MARGIN * (self.circuit + prompts * self.prompt + self.token * at_once)
 
-    def fitting(self, available: float, most: int) -> int:
-        """How many prompts fit, of so many."""
-        return next((n for n in range(most, 0, -1) if self.of(n) <= available), 0)
+    def fitting(self, available: float, most: int, least: int | None = None) -> int:
+        """How many prompts fit, of so many; `least` as for `of`."""
+        return next((n for n in range(most, 0, -1) if self.of(n, least) <= available), 0)
+
+    def tokens(self, available: float, prompts: int) -> int:
+        """How many tokens of all circuits that are run at once fit beside so many prompts."""
+        return (
+            self.least
+            if not self.token
+            else int((available / MARGIN - self.circuit - prompts * self.prompt) / self.token)
+        )
 
 
 def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablation: str, work: Work) -> Need:
     """What work on such prompts needs beside the weights."""
-    T, P = prompts.clean.shape[1], prompts.positions.shape[1]
+    T = prompts.clean.shape[1]
+    P = T if work == "everywhere" else prompts.positions.shape[1]
     S, H, L, D = graph.n_sources, graph.n_heads, graph.n_layers, model.d_model
     layers = model.decomposition.layers
     attention = model.decomposition.attentions[0]
@@ -92,7 +105,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     scores = (4 if capped else 3) * H * T
     patched = (S + 6 * H) * D + 4 * h + 2 * mlp + scores
     kept, at_once = float(runs), 0.0
-    if work == "circuits":
+    if work in ("circuits", "everywhere"):
         kept += patched
         read = P * logit * model.vocabulary_size  # the divergence from the full model is measured too
     elif work == "exact":
@@ -112,6 +125,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         prompt=T * (kept * size + masked) + 8 * read,
         token=at_once * size + 4 * read / T,
         row=MARGIN * (T * patched * size + 4 * read),
+        circuit=graph.n_ports * S * (3 * size + 8),
         length=T,
         least=tokens_at_once(model.device) if at_once else 0,
     )
@@ -204,20 +218,27 @@ def _lines(path: str | Path) -> list[str]:
 # ---- saying so --------------------------------------------------------------------------------------------------
 
 
-def size(number: float) -> str:
-    """Bytes as text: 1.2 GB."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
-    return f"{number / 1e3:.3g} kB"
+def too_large(need: Need, prompts: int, limit: float, *, given: bool, half: bool) -> str:
+    """That work on so many prompts does not fit in `limit` bytes, and what to do.
 
-
-def ways_out(model: Model, prompts: Prompts, fitting: int) -> str:
-    """What to do about work that does not fit."""
-    if fitting >= 1:
-        return f"use a batch size of at most {fitting} (--batch-size {fitting})"
-    narrow = "" if model.dtype.itemsize == 2 else ", --dtype bfloat16"
-    return f"use prompts shorter than {prompts.clean.shape[1]} tokens{narrow}, or a machine with more memory"
+    Args:
+        given: whether the limit is the user's, and not what is free.
+        half: whether the model is in half precision already.
+    """
+    least = 0 if given else None
+    fitting = need.fitting(limit, prompts - 1, least)
+    if fitting:
+        out = f"use a batch size of at most {fitting} (--batch-size {fitting})"
+    else:
+        narrow = "" if half else ", --dtype bfloat16"
+        more = "more memory (--memory)" if given else "a machine with more memory"
+        out = f"use prompts shorter than {need.length} tokens{narrow}, or {more}"
+    what = "one prompt" if prompts == 1 else f"a batch of {prompts} prompts"
+    there = f"{size(limit)} is {'allowed' if given else 'free'}"
+    return (
+        f"not enough memory: {what} of {need.length} tokens needs about {size(need.of(prompts, least))}, and {there}; "
+        f"{out}"
+    )
 
 
 _doing: contextvars.ContextVar[str | None] = contextvars.ContextVar("doing", default=None)

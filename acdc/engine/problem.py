@@ -18,6 +18,7 @@ from acdc.graph import Graph, Unit, Units, units_of
 from acdc.metrics import Outcome
 from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.model import Model
+from acdc.store.amounts import size
 from acdc.store.resume import ResumeFile
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation
@@ -52,6 +53,7 @@ class Problem:
         seed: of everything random in a method.
         unit: what one switch is, "edge" or "node" (`acdc.graph.units`).
         resume: where a long method notes how far it is, and goes on from.
+        memory_limit: bytes that may be used beside the weights; None: what is free.
 
     Raises:
         AcdcError: the graph is not the model's.
@@ -68,6 +70,7 @@ class Problem:
     progress: Progress = no_progress
     resume: ResumeFile = dataclasses.field(default_factory=ResumeFile)
     unit: Unit = "edge"
+    memory_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
@@ -82,7 +85,7 @@ class Problem:
             differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
         refuse_unfit(self.model)
-        check_prompts(self.model, self.prompts[: self.prompts_per_batch])
+        check_prompts(self.model, self.prompts[: self.batch_of("circuits")])
 
     @cached_property
     def units(self) -> Units:
@@ -98,43 +101,52 @@ class Problem:
             self.graph,
             self.prompts,
             per_position=self.ablation == "mean-position",
-            batch_size=self.prompts_per_batch,
+            batch_size=self.batch_of("circuits"),
         )
 
-    @cached_property
-    def prompts_per_batch(self) -> int:
-        """`batch_size`, or as many prompts as fit in the `BUDGET`."""
-        if self.batch_size is not None:
-            return self.batch_size
-        works: list[memory.Work] = ["circuits", "exact"]
-        if self.outcome.differentiable:
-            works.append("gradients")
-        return max(1, min(self._need(work).fitting(self._room, len(self.prompts)) for work in works))
+    # ---- memory ------------------------------------------------------------------------------------------------
 
     def batch_of(self, work: memory.Work) -> int:
-        """Prompts a batch: a search takes all if they fit, since it comes back to them again and again."""
-        if work != "search":
-            return self.prompts_per_batch
-        if self.batch_size is not None:
-            return min(self.batch_size, len(self.prompts))
+        """Prompts a batch: `batch_size`, or as many as fit.
+
+        A search takes all of them if it can, since it comes back to them again and again.
+        """
         need, most = self._need(work), len(self.prompts)
-        return most if need.of(most) <= self._available else max(1, need.fitting(self._available / 2, most))
+        if self.batch_size is not None:
+            return min(self.batch_size, most)
+        if self.memory_limit is not None:
+            return max(1, need.fitting(self._limit, most, least=0))
+        if work == "search":
+            return most if need.of(most) <= self._limit else max(1, need.fitting(self._limit / 2, most))
+        return max(1, need.fitting(self._room, most))
 
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""
-        if self.batch_size is not None:
-            return max(1, self.batch_size // prompts)
-        return max(1, int(self._room / (prompts * self._need("circuits").row)))
+        need = self._need("circuits")
+        if self.memory_limit is not None:
+            at_once = 1 + max(0, int((self._limit - need.of(prompts)) / (prompts * need.row + need.circuit)))
+        else:
+            at_once = max(1, int(self._room / (prompts * need.row)))
+        return at_once if self.batch_size is None else max(1, min(at_once, self.batch_size // prompts))
+
+    def _tokens_at_once(self, work: memory.Work) -> int:
+        """Tokens that a method is to run at once, of as many circuits on one batch as have so many."""
+        fill = memory.tokens_at_once(self.model.device)
+        if self.memory_limit is None:
+            return fill
+        return min(fill, self._need(work).tokens(self._limit, self.batch_of(work)))
 
     @cached_property
+    def _limit(self) -> float:
+        """Bytes there are."""
+        free = memory.available(self.model.device)
+        return free if self.memory_limit is None else min(free, self.memory_limit)
+
+    @property
     def _room(self) -> float:
-        """Bytes that a batch may take: half of what is free; on a CPU at most the `BUDGET`."""
-        half = self._available / 2
+        """Bytes that a batch may take if nothing is said: half of what is free; on a CPU at most the `BUDGET`."""
+        half = self._limit / 2
         return min(half, BUDGET) if self.model.device.type == "cpu" else half
-
-    @cached_property
-    def _available(self) -> float:
-        return memory.available(self.model.device)
 
     @cached_property
     def _needs(self) -> dict[memory.Work, memory.Need]:
@@ -151,24 +163,21 @@ class Problem:
         Raises:
             AcdcError: there is not so much; with what would fit.
         """
-        need, at_once = self._need(work), min(len(self.prompts), self.batch_of(work))
-        sentence = self._too_large(work, at_once)
-        if need.of(at_once) > self._available:
+        need, at_once = self._need(work), self.batch_of(work)
+        given = self.memory_limit is not None
+        needed = need.of(at_once, self._tokens_at_once(work) if given else None)
+        half = self.model.dtype.itemsize == 2
+        sentence = memory.too_large(need, at_once, self._limit, given=given, half=half)
+        if needed > self._limit:
             raise AcdcError(sentence)
         memory.expect(sentence)
-        if need.of(at_once) > NOTED:
-            free, needed = memory.size(self._available), memory.size(need.of(at_once))
-            text = NeedText(f"about {needed} for {at_once} prompts at once; {free} is free")
-            text.bytes = need.of(at_once)
+        if needed > NOTED:
+            there = f"{size(self._limit)} is {'allowed' if given else 'free'}"
+            text = NeedText(f"about {size(needed)} for {at_once} prompts at once; {there}")
+            text.bytes = needed
             self.progress(0, None, text)
 
-    def _too_large(self, work: memory.Work, at_once: int) -> str:
-        need, free = self._need(work), self._available
-        out = memory.ways_out(self.model, self.prompts, need.fitting(free, len(self.prompts)))
-        return (
-            f"not enough memory: a batch of {at_once} prompts of {self.prompts.clean.shape[1]} tokens needs about "
-            f"{memory.size(need.of(at_once))}, and {memory.size(free)} is free; {out}"
-        )
+    # ---- batches -----------------------------------------------------------------------------------------------
 
     def patching(self) -> Patching:
         """All prompts at once, in the precision of searches.
@@ -199,14 +208,14 @@ class Problem:
             AcdcError: there is not enough memory.
         """
         self.check_memory(work)
-        size = self.batch_of(work)
-        tokens = memory.tokens_at_once(self.model.device)
-        all_at_once = self._need(work).of(len(self.prompts)) <= self._available
-        return Batches(self.prompts, size, self._patching, tokens, offload=not all_at_once)
+        tokens, least = self._tokens_at_once(work), None if self.memory_limit is None else 0
+        return Batches(
+            self.prompts,
+            self.batch_of(work),
+            self._patching,
+            tokens,
+            offload=self._need(work).of(len(self.prompts), least) > self._limit,
+        )
 
     def _patching(self, prompts: Prompts) -> Patching:
         return Patching(self.model, self.graph, prompts, ablation=self.ablation, references=self._references)
-
-    @property
-    def n_batches(self) -> int:
-        return -(-len(self.prompts) // self.prompts_per_batch)

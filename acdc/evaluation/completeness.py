@@ -95,6 +95,7 @@ def completeness(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     random_sets: int = 20,
     classes: Mapping[str, Collection[str]] | None = None,
     greedy_steps: int = 10,
@@ -108,7 +109,7 @@ def completeness(
     The sets K are of components in the circuit. Inputs are never knocked out: nothing would be left to compare.
 
     Args:
-        metric, ablation, batch_size: as for `evaluate`.
+        metric, ablation, batch_size, memory: as for `evaluate`.
         random_sets: so many sets that hold each component with probability ½.
         classes: names of components by name of their class, like `{"induction": ["a1.h0", "a1.h3"]}`; those outside
             the circuit are left out. None: the roles of the published circuit of this task and model if there is
@@ -125,7 +126,9 @@ def completeness(
     check_type("a Circuit", circuit, Circuit)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = circuit.graph
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
+    problem = judging_problem(
+        model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+    )
     components = np.flatnonzero(circuit.edges.any(axis=0) & (graph.source_stage > 0))
     rng = np.random.default_rng(seed)
     sets = [_Set("none", "", components[:0])]

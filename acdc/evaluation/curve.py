@@ -98,6 +98,7 @@ def curve(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     shares: Sequence[float] = MIB_SHARES,
     by: selection.By = "absolute",
     aggregate: selection.Aggregate | None = "signed",
@@ -117,7 +118,9 @@ def curve(
     check_type("Scores (acdc.score)", scores, Scores)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=progress)
+    problem = judging_problem(
+        model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+    )
     ranked, _ = scores.ranked(by, aggregate)
     circuits = [selection.top_pruned(graph, ranked, int(share * graph.n_edges), by="signed") for share in shares]
     outcomes = [dataset.metric, *over_the_vocabulary(model)[:1]]

@@ -193,6 +193,7 @@ def evaluate(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     random_circuits: int = 10,
     seed: int = 0,
     truth: Circuit | None = None,
@@ -204,6 +205,7 @@ def evaluate(
     Args:
         metric, ablation: instead of the task's own.
         batch_size: prompts a batch; None: what fits.
+        memory: how much may be used beside the weights, like "4GB"; None: what is free.
         random_circuits: how many random circuits of the same size to compare with.
         truth: a circuit to compare with; None: the task's own true circuit, if it has one.
         confidence: of the intervals; None: no intervals.
@@ -222,7 +224,9 @@ def evaluate(
     for what, line in changed.items():
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
             warnings.warn(line, stacklevel=4)
-    problem = judging_problem(model, dataset, circuit.graph, batch_size=batch_size, seed=seed, progress=progress)
+    problem = judging_problem(
+        model, dataset, circuit.graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+    )
     nothing = np.zeros_like(circuit.edges)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
     outcomes = [dataset.metric, *over_the_vocabulary(model)]

@@ -15,6 +15,7 @@ from acdc.graph import BoolArray, FloatArray, Graph, units_of
 from acdc.metrics import NO_INTERVAL, OUTCOMES, Outcome, magnitude_interval, ratio_interval, relative_difference
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
+from acdc.store.amounts import bytes_of
 
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset
@@ -29,12 +30,16 @@ def judging_problem(
     graph: Graph,
     *,
     batch_size: int | None = None,
+    memory: str | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Problem:
     """The prompts a circuit is judged on: the held-out ones, or the discovery prompts if there are no others."""
     judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
-    return Problem(model, graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress)
+    limit = None if memory is None else bytes_of(memory)
+    return Problem(
+        model, graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress, memory_limit=limit
+    )
 
 
 def over_the_vocabulary(model: Model) -> list[Outcome]:

@@ -82,6 +82,7 @@ def minimality(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     random_sets: int = 0,
     seed: int = 0,
     confidence: float | None = CONFIDENCE,
@@ -93,7 +94,7 @@ def minimality(
     of other edges knocked out beside it, which `random_sets` looks for.
 
     Args:
-        metric, ablation, batch_size: as for `evaluate`.
+        metric, ablation, batch_size, memory: as for `evaluate`.
         random_sets: try every edge with so many random sets of other edges knocked out, and report it where it shows
             most; each set holds a random share of the edges, up to a half. Each costs a run an edge.
         confidence: of the intervals; None: no intervals.
@@ -110,9 +111,10 @@ def minimality(
     done = 0
 
     def tell(step: int, total: int | None, text: str) -> None:
-        progress(done * problem.n_batches + step, runs * problem.n_batches, "knocking out edges")
+        progress(done * batches + step, runs * batches, "knocking out edges")
 
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, seed=seed, progress=tell)
+    problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=tell)
+    batches = len(problem.batches())
     (measured,) = measure_prompts(problem, [np.zeros_like(graph.valid), circuit.edges])
     full, (empty, whole) = measured.full, measured.circuits  # [prompt]
     done = 2

@@ -63,6 +63,7 @@ def attention_patterns(
     heads: Collection[str] | None = None,
     examples: int = 4,
     batch_size: int | None = None,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> AttentionPatterns:
     """Attention of heads on a task's held-out prompts (on its discovery prompts if there are no others).
@@ -71,7 +72,7 @@ def attention_patterns(
         heads: names like `a0.h1`; None: all.
         examples: show this many prompts apart, the first ones.
     """
-    problem = judged(model, task, batch_size=batch_size, progress=progress)
+    problem = judged(model, task, batch_size=batch_size, memory=memory, progress=progress)
     graph = model.graph()
     names = graph.names("head")
     chosen = names if heads is None else list(heads)

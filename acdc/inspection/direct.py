@@ -71,6 +71,7 @@ def direct_effects(
     *,
     graph: Graph | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> DirectEffects:
     """What each node adds to the answer's logit by itself, on the prompts as in `attention_patterns`.
@@ -79,7 +80,7 @@ def direct_effects(
         graph: whose sources the nodes are; None: the model's, with token and position embedding as one.
     """
     graph = graph or model.graph()
-    problem = judged(model, task, graph=graph, batch_size=batch_size, progress=progress)
+    problem = judged(model, task, graph=graph, batch_size=batch_size, memory=memory, progress=progress)
     pieces: list[tuple[list[Tensor], Tensor]] = []  # [batch]: (nodes' effects, constant), [node or none, target, B]
     for prompts, context, trace in plain_runs(problem, "direct effects"):
         targets = [_direction(model, context, trace, prompts, which) for which in ("answers", "wrong")]

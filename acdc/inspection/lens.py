@@ -58,6 +58,7 @@ def logit_lens(
     *,
     examples: int = 4,
     top: int = 5,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> LogitLens:
     """What each layer's residual stream would say, on the first prompts of those that `attention_patterns` takes.
@@ -67,13 +68,13 @@ def logit_lens(
     """
     if is_numerical(model):
         raise AcdcError(f"{model.name} gives numbers and not tokens: there is no logit lens")
-    problem = judged(model, task, progress=progress)
+    problem = judged(model, task, memory=memory, progress=progress)
     some = problem.prompts[: max(1, examples)]
     k = min(top, model.vocabulary_size)
     problem = dataclasses.replace(problem, prompts=some)
     found: list[list[Tensor]] = [[], [], [], []]  # top, probabilities, answer probability, rank: [layer, B, …] each
     answers: list[list[list[int]]] = []
-    for prompts, context, trace in plain_runs(problem, "logit lens"):
+    for prompts, context, trace in plain_runs(problem, "logit lens", "everywhere"):
         assert trace.final_input is not None
         ids = prompts.answers if prompts.answers is not None else most_likely(model, context, trace)[..., None]
         read = prompts.positions >= 0  # [B, P]

@@ -53,6 +53,7 @@ def removal_effects(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> RemovalEffects:
     """Remove each edge of a circuit by itself and measure; costs a run of the circuit an edge.
@@ -72,7 +73,7 @@ def removal_effects(
         stack = np.repeat(circuit.edges[None], len(some), axis=0)
         stack[np.arange(len(some)), some[:, 0], some[:, 1]] = False
         stacks.append(stack)
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, progress=progress)
+    problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, progress=progress)
     (measured,) = measure_prompts(problem, [np.zeros_like(circuit.edges), circuit.edges, *stacks])
     empty, whole, *without = measured.circuits.mean(axis=1).tolist()
     return RemovalEffects(

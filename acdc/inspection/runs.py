@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -30,19 +30,22 @@ def judged(
     *,
     graph: Graph | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> Problem:
     dataset = as_dataset(task, model)
-    return judging_problem(model, dataset, graph or model.graph(), batch_size=batch_size, progress=progress)
+    return judging_problem(
+        model, dataset, graph or model.graph(), batch_size=batch_size, memory=memory, progress=progress
+    )
 
 
-def plain_runs(problem: Problem, what: str) -> Iterator[tuple[Prompts, Context, Trace]]:
-    """Plain runs on the clean prompts, batch by batch."""
-    problem.check_memory("circuits")
-    size = problem.prompts_per_batch
-    for start in range(0, len(problem.prompts), size):
+def plain_runs(
+    problem: Problem, what: str, work: Literal["circuits", "everywhere"] = "circuits"
+) -> Iterator[tuple[Prompts, Context, Trace]]:
+    """Plain runs on the clean prompts, batch by batch, whose logits are read where the task does or everywhere."""
+    for start, some in problem.batches(work).slices():
         problem.progress(start, len(problem.prompts), what)
-        prompts = problem.prompts[start : start + size].to(problem.model.device)
+        prompts = some.to(problem.model.device)
         yield prompts, *plain_run(problem.model, prompts)
     problem.progress(len(problem.prompts), len(problem.prompts), what)
 

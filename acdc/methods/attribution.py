@@ -83,12 +83,11 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
 
 def attribution(outcome: Outcome, batches: Batches, *, alphas: Sequence[float]) -> FloatArray:
     """Mean scores over all prompts, `[n_destinations, n_sources]`; arguments as for `attribute`."""
-    first, found = 0, []
-    for patching in batches:
+    found = []
+    for first, patching in batches.after(0):
         scores = attribute(patching, outcome, alphas=alphas, first=first)  # [prompt, port, source]
         found.append(scores.double().sum(0).cpu().numpy())
-        first += len(scores)
-    return patching.graph.from_ports(np.sum(found, axis=0)) / first
+    return patching.graph.from_ports(np.sum(found, axis=0)) / len(batches.prompts)
 
 
 def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:

@@ -18,15 +18,14 @@ def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
     graph = problem.graph
     total = np.zeros((3, *problem.units.shape))
     destination = torch.as_tensor(graph.port_destination)
-    first = 0
-    for i, patching in enumerate(problem.batches("gradients")):
-        problem.progress(i, problem.n_batches, "attribution")
+    batches = problem.batches("gradients")
+    for first, patching in batches.after(0):
+        problem.progress(first // batches.size, len(batches), "attribution")
         scores = attribute(patching, problem.outcome, alphas=alphas, first=first)  # [prompt, port, source]
         merged = scores.new_zeros(len(scores), *graph.valid.shape)
         merged.index_add_(1, destination.to(scores.device), scores)
         total += sums(problem.units.collect(merged).movedim(0, -1))
-        first += len(patching.prompts)
-    problem.progress(problem.n_batches, problem.n_batches, "attribution")
+    problem.progress(len(batches), len(batches), "attribution")
     return estimates_of(problem, total)
 
 

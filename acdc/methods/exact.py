@@ -31,6 +31,7 @@ def exact_scores(
     *,
     destinations: Sequence[int] | None = None,
     first: int = 0,
+    tokens: int | None = None,
     save: Callable[[int, FloatArray], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FloatArray:
@@ -39,6 +40,7 @@ def exact_scores(
     Args:
         destinations: those whose edges to score; None: all. The others' scores are 0.
         first: number of prompts before these, for messages.
+        tokens: how many to run at once, as so many sources; None: as many as fill the machine.
         save: called with each destination that is done and the scores so far.
         progress: called with (edges done, edges in all).
     """
@@ -51,7 +53,8 @@ def exact_scores(
     scores = np.zeros((3, *graph.valid.shape))
     chosen = range(graph.n_destinations) if destinations is None else destinations
     done, total = 0, int(graph.valid[list(chosen)].sum())
-    size = _batch(patching)
+    B, T = patching.prompts.clean.shape
+    size = max(1, (tokens or tokens_at_once(model.device)) // (B * (T - patching.start)))
     for destination in chosen:
         ports = np.flatnonzero(graph.port_destination == destination)
         stage = stage_of.get(int(ports[0]))
@@ -75,18 +78,12 @@ def exact_scores(
     return scores
 
 
-def _batch(patching: Patching) -> int:
-    """Sources a batch: enough tokens to fill the machine."""
-    tokens = patching.prompts.clean.shape[0] * (patching.prompts.clean.shape[1] - patching.start)
-    return max(1, tokens_at_once(patching.model.device) // tokens)
-
-
 @torch.no_grad()
 def _units_alone(problem: Problem) -> Estimates:
     """The same for coarse units: a run of the circuit without each."""
-    units, total, first = problem.units, np.zeros((3, *problem.units.shape)), 0
+    units, total, batches = problem.units, np.zeros((3, *problem.units.shape)), problem.batches()
     alone = ~np.eye(units.n, dtype=bool)
-    for patching in problem.batches():
+    for first, patching in batches.after(0):
         measure, at_once = bind(problem.outcome, patching), problem.circuits_at_once(len(patching.prompts))
         whole = measure.value(patching.clean_logits(measure.rows))
         refuse_non_finite(whole, problem.outcome, "for the full model", first=first)
@@ -94,37 +91,51 @@ def _units_alone(problem: Problem) -> Estimates:
             value = measure.value(patching.logits(units.mask(alone[start : start + at_once]), rows=measure.rows))
             refuse_non_finite(value, problem.outcome, f"for the model without one {units.unit}", first=first)
             total[:, start : start + at_once] += sums(value.double() - whole.double())
-            problem.progress(start, units.n, f"each {units.unit} alone")
-        first += len(patching.prompts)
+            done = units.n * first // batches.size + start
+            problem.progress(done, units.n * len(batches), f"each {units.unit} alone")
     return estimates_of(problem, total)
 
 
 def _exact(problem: Problem) -> Estimates:
     if problem.unit != "edge":
         return _units_alone(problem)
-    graph, resume = problem.graph, problem.resume
+    graph, resume, batches = problem.graph, problem.resume, problem.batches("exact")
+    shape, edges = (3, *graph.valid.shape), graph.n_edges
     saved = resume.load(
-        {"total": ((3, *graph.valid.shape), np.float64), "batch": ((1,), np.int64), "destination": ((1,), np.int64)}
+        {"total": (shape, np.float64), "batch": (shape, np.float64)}
+        | {name: ((1,), np.int64) for name in ("prompts", "size", "destination")}
     )
-    total = saved.get("total", np.zeros((3, *graph.valid.shape)))
-    first, following = int(number(saved, "batch")), int(number(saved, "destination"))
-    batches, edges = problem.n_batches, graph.n_edges
-    for i, patching in enumerate(problem.batches("exact")):
-        if i < first:
-            continue
-        before = total.copy()
-        total = before + exact_scores(
+    total, part = saved.get("total", np.zeros(shape)), saved.get("batch", np.zeros(shape))
+    done, following = int(number(saved, "prompts")), int(number(saved, "destination"))
+    if number(saved, "size") != batches.size:  # a batch of another size is begun again
+        part, following = np.zeros(shape), 0
+    for first, patching in batches.after(done):
+
+        def save(
+            destination: int,
+            scores: FloatArray,
+            total: FloatArray = total,
+            part: FloatArray = part,
+            first: int = first,
+        ) -> None:
+            resume.save(
+                total=total, batch=part + scores, prompts=first, size=batches.size, destination=destination + 1
+            )
+
+        def report(tested: int, _: int, first: int = first) -> None:
+            problem.progress(edges * first // batches.size + tested, edges * len(batches), "each edge alone")
+
+        found = exact_scores(
             patching,
             bind(problem.outcome, patching),
-            first=i * problem.prompts_per_batch,
-            destinations=range(following if i == first else 0, graph.n_destinations),
-            save=lambda d, scores, i=i, before=before: resume.save(  # type: ignore[misc]
-                total=before + scores, batch=i, destination=d + 1
-            ),
-            progress=lambda done, _, first=i * edges: problem.progress(  # type: ignore[misc]
-                first + done, batches * edges, "each edge alone"
-            ),
+            first=first,
+            destinations=range(following, graph.n_destinations),
+            tokens=batches.tokens,
+            save=save,
+            progress=report,
         )
+        total = total + (part + found)
+        part, following = np.zeros(shape), 0
     return estimates_of(problem, total)
 
 

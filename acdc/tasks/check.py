@@ -15,6 +15,7 @@ from torch import Tensor
 
 from acdc.errors import TaskError
 from acdc.metrics import Outcome, Targets
+from acdc.store.amounts import bytes_of, size
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset, Metric, Task, as_dataset
 from acdc.tasks.tokenise import ModelLike
@@ -93,20 +94,22 @@ def check_task(
     *,
     metric: Metric | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
 ) -> TaskReport:
     """Report how well the model does the task, and whether its prompts are any good.
 
     Args:
         batch_size: prompts in a pass; None: as many as keep a few hundred rows of logits.
+        memory: how much may be used beside the weights, like "4GB"; None: what is free.
 
     Raises:
         TaskError: the task cannot be prepared for the model, or the model's logits are not finite.
     """
     dataset = as_dataset(task, model, metric=metric)
-    discovery = _quality(dataset.discovery, _run(model, dataset.discovery, dataset.metric, batch_size))
+    discovery = _quality(dataset.discovery, _run(model, dataset.discovery, dataset.metric, batch_size, memory))
     held_out = None
     if dataset.held_out is not None:
-        held_out = _quality(dataset.held_out, _run(model, dataset.held_out, dataset.metric, batch_size))
+        held_out = _quality(dataset.held_out, _run(model, dataset.held_out, dataset.metric, batch_size, memory))
     return TaskReport(
         task=dataset.name,
         model=model.name,
@@ -124,6 +127,7 @@ def only_correct(
     *,
     metric: Metric | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
 ) -> Dataset:
     """The dataset without the prompts the model gets wrong: where a wrong answer beats the answers.
 
@@ -131,10 +135,10 @@ def only_correct(
         TaskError: the prompts have no answers, or no prompt is left.
     """
     dataset = as_dataset(task, model, metric=metric)
-    keep = _keep(model, dataset, dataset.discovery, "discovery", batch_size)
+    keep = _keep(model, dataset, dataset.discovery, "discovery", batch_size, memory)
     held_out = dataset.held_out
     if held_out is not None:
-        held_out = held_out[_keep(model, dataset, held_out, "held-out", batch_size)]
+        held_out = held_out[_keep(model, dataset, held_out, "held-out", batch_size, memory)]
     tokens = dataset.tokens
     if tokens is not None:
         tokens = tuple(row for row, right in zip(tokens, keep.tolist(), strict=True) if right)
@@ -143,9 +147,14 @@ def only_correct(
 
 @dataclasses.dataclass(frozen=True)
 class OnlyCorrect:
-    """A task without the prompts that the model at hand gets wrong."""
+    """A task without the prompts that the model at hand gets wrong.
+
+    Attributes:
+        memory: how much may be used to find out, beside the weights.
+    """
 
     task: Task
+    memory: str | None = None
 
     @property
     def name(self) -> str:
@@ -168,12 +177,14 @@ class OnlyCorrect:
         return self.task.seed
 
     def prepare(self, model: ModelLike) -> Dataset:
-        return only_correct(cast("Model", model), self.task)
+        return only_correct(cast("Model", model), self.task, memory=self.memory)
 
 
-def _keep(model: Model, dataset: Dataset, prompts: Prompts, what: str, batch_size: int | None) -> Tensor:
+def _keep(
+    model: Model, dataset: Dataset, prompts: Prompts, what: str, batch_size: int | None, memory: str | None
+) -> Tensor:
     """`[prompt]` bool: which prompts the model gets right."""
-    right = _run(model, prompts, dataset.metric, batch_size).right
+    right = _run(model, prompts, dataset.metric, batch_size, memory).right
     if right is None:
         raise TaskError(f"{dataset.name}: the prompts have no answers, so none can be called right or wrong")
     if not bool(right.any()):
@@ -185,10 +196,12 @@ def _keep(model: Model, dataset: Dataset, prompts: Prompts, what: str, batch_siz
 
 
 @torch.no_grad()
-def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None) -> _Run:
-    size = batch_size or max(1, _POSITIONS // prompts.positions.shape[1])
+def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None, memory: str | None) -> _Run:
+    at_once = batch_size or max(1, _POSITIONS // prompts.positions.shape[1])
+    if memory is not None:
+        at_once = min(at_once, _fitting(model, prompts, bytes_of(memory)))
     columns: list[list[Tensor]] = []
-    for batch in _batches(prompts.to(model.device), size):
+    for batch in _batches(prompts.to(model.device), at_once):
         swapped = batch.swapped()
         clean = _logits(model, batch, "clean")
         corrupted = _logits(model, swapped, "corrupted")
@@ -200,6 +213,24 @@ def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None
         columns.append([x.cpu() for x in row])
     joined = [torch.cat(column) for column in zip(*columns, strict=True)]
     return _Run(*joined) if len(joined) == 5 else _Run(joined[0], joined[1], None, None, None)
+
+
+def _fitting(model: Model, prompts: Prompts, limit: float) -> int:
+    """Prompts of a batch that fit in so many bytes: logits everywhere and where they are read, and one layer's run.
+
+    Raises:
+        TaskError: not one does.
+    """
+    T, P = prompts.clean.shape[1], prompts.positions.shape[1]
+    V, D, itemsize = model.vocabulary_size, model.d_model, model.dtype.itemsize
+    run = T * (24 * D + 4 * model.n_heads * T)
+    needed = 1.2 * (itemsize * (2 * T * V + run) + 4 * 6 * P * V)
+    if needed > limit:
+        raise TaskError(
+            f"not enough memory: one prompt of {T} tokens needs about {size(needed)}, and {size(limit)} is allowed; "
+            f"use prompts shorter than {T} tokens, or more memory (--memory)"
+        )
+    return int(limit / needed)
 
 
 def _batches(prompts: Prompts, size: int) -> Iterator[Prompts]:

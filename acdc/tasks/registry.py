@@ -141,6 +141,7 @@ def load(
     ablation: str | None = None,
     padding: str = "right",
     only_correct: bool = False,
+    memory: str | None = None,
     **options: Any,
 ) -> Task:
     """A task by name, or from a file of your own.
@@ -156,7 +157,8 @@ def load(
         split: or the fraction of a file's prompts to hold out.
         ablation: "resample", "zero", "mean" or "mean-position"; None: the task's own.
         padding: the side on which shorter prompts are filled up, "right" or "left".
-        only_correct: leave out the prompts that the model gets wrong.
+        only_correct: leave out the prompts that the model gets wrong; memory: how much may be used to find out, beside
+            the weights, like "4GB".
         options: of the task: `corruption` and `order` of ioi, `length` of induction, `distribution` and `witnesses` of
             Tracr tasks.
 
@@ -173,7 +175,7 @@ def load(
             "split": split,
         }
         every = load(name_or_path, ablation=ablation, padding=padding, **settings, **options)
-        return OnlyCorrect(every)
+        return OnlyCorrect(every, memory)
     outcome = None if metric is None else resolve_metric(metric)
     chosen = None if ablation is None else check_ablation(ablation)
     side = check_padding(padding)

@@ -157,7 +157,7 @@ def eap(case: Case, settings: Settings) -> Iterator[Row]:
         lambda: acdc.score(case.model, case.prompts, "eap", metric=case.problem.outcome), reference,
         rounds=settings.repeats,
     )  # fmt: skip
-    pairs = min(case.pairs, case.problem.prompts_per_batch)
+    pairs = min(case.pairs, case.problem.batch_of("gradients"))
     sources = graph.n_sources * pairs * case.tokens * case.shape.d_model * 4
     allowed = None if timing.reference_peak_bytes is None else int(1.3 * sources) + timing.reference_peak_bytes
     error = _against_autograd(case, values) if case.shape.small else None

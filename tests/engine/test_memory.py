@@ -48,7 +48,7 @@ def test_attention_grows_with_the_square_of_the_length(work: memory.Work) -> Non
 def test_long_prompts_come_in_small_batches() -> None:
     """Each one's scores alone take a tenth of a gigabyte."""
     problem = make(size=200, T=1000)
-    assert 1 <= problem.prompts_per_batch <= 25
+    assert 1 <= problem.batch_of("circuits") <= 25
 
 
 @pytest.mark.parametrize("metric", ["kl", "logit-difference"])

@@ -75,6 +75,7 @@ def investigate(
     metric: Metric | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    memory: str | None = None,
     progress: Progress = no_progress,
 ) -> Findings:
     """Measure what a page shows, on the held-out prompts (on the discovery prompts if there are no others).
@@ -108,28 +109,30 @@ def investigate(
             if scores is not None and shares and is_ranking(scores):
                 curves[name] = curve(
                     model, dataset, scores, shares=shares, aggregate=circuit.aggregate, batch_size=batch_size,
-                    confidence=None, progress=progress,
+                    memory=memory, confidence=None, progress=progress,
                 )  # fmt: skip
             if effects and circuit.n_edges:
                 removed[name] = removal_effects(
-                    model, dataset, circuit, most=effects, batch_size=batch_size, progress=progress
+                    model, dataset, circuit, most=effects, batch_size=batch_size, memory=memory, progress=progress
                 )
                 if circuit.n_edges > effects:
                     notes.append(
                         f"The effect of removal was measured for {effects:,} of the {circuit.n_edges:,} edges of "
                         f"{name}, those with the largest scores."
                     )
-        direct = direct_effects(model, dataset, graph=graphs[0], batch_size=batch_size, progress=progress)
+        direct = direct_effects(
+            model, dataset, graph=graphs[0], batch_size=batch_size, memory=memory, progress=progress
+        )
         room = int(PATTERN_BYTES // (dataset.discovery.clean.shape[1] ** 2 * (1 + examples)))
         patterns = attention_patterns(
-            model, dataset, heads=heads_first(circuits)[:room], examples=examples, batch_size=batch_size,
+            model, dataset, heads=heads_first(circuits)[:room], examples=examples, batch_size=batch_size, memory=memory,
             progress=progress,
         )  # fmt: skip
         lens = None
         if is_numerical(model):
             notes.append("There is no logit lens: the model's outputs are numbers and not tokens.")
         elif examples:
-            lens = logit_lens(model, dataset, examples=examples, progress=progress)
+            lens = logit_lens(model, dataset, examples=examples, memory=memory, progress=progress)
     seconds = time.perf_counter() - started
     notes.append(f"Measuring for this page took {passes.forward:,} forward passes and {seconds:,.1f} s.")
     return Findings(curves, removed, patterns, direct, lens, tuple(notes))
