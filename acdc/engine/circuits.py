@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.batches import Batches
 from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray, FloatArray

@@ -191,5 +191,5 @@ def test_a_search_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatc
     problem = make()
     leave(monkeypatch, needed(problem, "circuits").of(1) + 1)
     monkeypatch.setattr(Patching, "logits", lambda *_, **__: pytest.fail("ran"))
-    with pytest.raises(AcdcError, match=r"a batch of 1 prompts .* use prompts shorter than 6 tokens"):
+    with pytest.raises(AcdcError, match=r"one prompt of 6 tokens .* use prompts shorter than 6 tokens"):
         acdc.discover(problem.model, problem.prompts, "acdc")
