@@ -35,6 +35,9 @@ Work = Literal["circuits", "everywhere", "exact", "gradients", "search"]
 MARGIN = 1.2
 """For what the allocator holds back, and for what is too small to be counted."""
 
+OVERHEAD = 4e6
+"""Bytes of Python's own, which count where somebody has said how many there may be."""
+
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Tokens that fill the machine: methods run as many circuits at once as have so many, but at least one."""
 
@@ -53,14 +56,15 @@ class Need:
     Attributes:
         prompt: of each prompt.
         token: of each token of all circuits that are run at once: as many as have `least` tokens, but one at least.
-        row: of a prompt in each circuit more that is run at once; circuit: of its mask.
+        row: of a prompt in each circuit more that is run at once.
+        fixed: of a circuit's mask.
         length: tokens a prompt.
     """
 
     prompt: float
     token: float
     row: float
-    circuit: float
+    fixed: float
     length: int
     least: int
 
@@ -68,7 +72,7 @@ class Need:
         """Bytes for so many prompts; `least` instead of its own."""
         tokens = prompts * self.length
         at_once = max(1, (self.least if least is None else least) // tokens) * tokens
-        return MARGIN * (self.circuit + prompts * self.prompt + self.token * at_once)
+        return MARGIN * (self.fixed + prompts * self.prompt + self.token * at_once)
 
     def fitting(self, available: float, most: int, least: int | None = None) -> int:
         """How many prompts fit, of so many; `least` as for `of`."""
@@ -79,7 +83,7 @@ class Need:
         return (
             self.least
             if not self.token
-            else int((available / MARGIN - self.circuit - prompts * self.prompt) / self.token)
+            else int((available / MARGIN - self.fixed - prompts * self.prompt) / self.token)
         )
 
 
@@ -125,7 +129,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         prompt=T * (kept * size + masked) + 8 * read,
         token=at_once * size + 4 * read / T,
         row=MARGIN * (T * patched * size + 4 * read),
-        circuit=graph.n_ports * S * (3 * size + 8),
+        fixed=graph.n_ports * S * (3 * size + 8),
         length=T,
         least=tokens_at_once(model.device) if at_once else 0,
     )

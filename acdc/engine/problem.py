@@ -114,17 +114,19 @@ class Problem:
         need, most = self._need(work), len(self.prompts)
         if self.batch_size is not None:
             return min(self.batch_size, most)
-        if self.memory_limit is not None:
-            return max(1, need.fitting(self._limit, most, least=0))
-        if work == "search":
-            return most if need.of(most) <= self._limit else max(1, need.fitting(self._limit / 2, most))
-        return max(1, need.fitting(self._room, most))
+        if self.memory_limit is None and work != "search":
+            return max(1, need.fitting(self._room, most))
+        least = None if self.memory_limit is None else 0
+        if need.of(most, least) <= self._limit:
+            return most
+        share = self._limit / 2 if need.token else self._limit  # the rest is for more circuits at once
+        return max(1, need.fitting(share, most, least))
 
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""
         need = self._need("circuits")
         if self.memory_limit is not None:
-            at_once = 1 + max(0, int((self._limit - need.of(prompts)) / (prompts * need.row + need.circuit)))
+            at_once = 1 + max(0, int((self._limit - need.of(prompts)) / (prompts * need.row + need.fixed)))
         else:
             at_once = max(1, int(self._room / (prompts * need.row)))
         return at_once if self.batch_size is None else max(1, min(at_once, self.batch_size // prompts))
@@ -154,7 +156,10 @@ class Problem:
 
     def _need(self, work: memory.Work) -> memory.Need:
         if work not in self._needs:
-            self._needs[work] = memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+            need = memory.need(self.model, self.graph, self.prompts, self.outcome, self.ablation, work)
+            if self.memory_limit is not None:
+                need = dataclasses.replace(need, fixed=need.fixed + memory.OVERHEAD)
+            self._needs[work] = need
         return self._needs[work]
 
     def check_memory(self, work: memory.Work) -> None:
