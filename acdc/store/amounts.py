@@ -33,9 +33,8 @@ def bytes_of(text: object) -> float:
     Raises:
         AcdcError: it is no such text, or nothing.
     """
-    found = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?b)\s*", text, re.IGNORECASE) if isinstance(text, str) else None
-    )
+    written = text if isinstance(text, str) else ""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b)\s*", written, re.IGNORECASE)
     amount = 0.0 if found is None else float(found[1]) * UNITS[found[2].lower()]
     if not 0 < amount < float("inf"):
         raise AcdcError(f"expected an amount of memory like 4GB or 512MB, got {text!r:.60}")

@@ -12,7 +12,9 @@ import transformers
 
 import acdc
 from acdc.engine import precision
+from acdc.engine.problem import Problem
 from acdc.methods.search import Search
+from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
 
@@ -87,6 +89,6 @@ def test_where_no_copy_fits_the_rounding_is_measured(monkeypatch: pytest.MonkeyP
 
 def test_full_precision_is_left_alone() -> None:
     single = acdc.load(offset_module())
-    problem = acdc.discovery._problem(single, acdc.tasks.as_dataset(prompts(), single), None, None, 0, None)
+    problem = Problem(single, single.graph(), prompts(), OUTCOMES["logit-difference"])
     assert problem.patching().model is single
     assert Search  # the searches run on what `patching` gives
