@@ -165,10 +165,10 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
         else:
             ranking = "scores" if record.search is None else "sweep"
             scores, ranking_cost = measure(lambda: score(model, data, method, **options), model.device)
-        judged = evaluate(model, data, circuit, seed=subject.seed, confidence=None)
+        judged = evaluate(model, data, circuit, seed=subject.seed, confidence=None, memory=memory)
         figures = _against_truth(scores, circuit, subject.truth)
         if ranking_cost is not None:
-            figures |= _curves(subject, scores)
+            figures |= _curves(subject, scores, memory)
         if subject.blind is not None:
             found = discover(model, subject.blind, method, **options)
             figures["found_without_witnesses"] = bool((found.edges == subject.truth).all())
@@ -243,17 +243,17 @@ def _corners(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
     return [x[kept].round(6).tolist(), y[kept].round(6).tolist()]
 
 
-def _curves(subject: Subject, scores: Scores) -> dict[str, Any]:
+def _curves(subject: Subject, scores: Scores, memory: str | None) -> dict[str, Any]:
     """Faithfulness over circuit sizes: MIB's integrals, and a curve in sizes of the true circuit if it is known."""
     model, data, graph = subject.model, subject.data, subject.graph
-    by_size = curve(model, data, scores, by="absolute", confidence=None)
-    by_value = curve(model, data, scores, by="signed", confidence=None)
+    by_size = curve(model, data, scores, by="absolute", confidence=None, memory=memory)
+    by_value = curve(model, data, scores, by="signed", confidence=None, memory=memory)
     sizes, values = by_size.shares, by_size.faithfulness
     if subject.truth is not None:
         sizes = SIZES
         counts = [min(math.ceil(size * int(subject.truth.sum())), graph.n_edges) for size in sizes]
         circuits = [selection.top_pruned(graph, scores.sizes(), count) for count in counts]
-        problem = judging_problem(model, data, graph)
+        problem = judging_problem(model, data, graph, memory=memory)
         full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
         values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)
     points = [list(sizes), [None if math.isnan(value) else round(value, 6) for value in values]]
