@@ -34,7 +34,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The (case, method) of every row that is computed, in order; computing is replaced by something quick."""
     done: list[tuple[str, str]] = []
 
-    def quick(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+    def quick(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None) -> Row:
         done.append((subject.case.name, method))
         return Row(suite, subject.case.name, method, subject.seed, f1=1.0)
 
