@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ from acdc.metrics import (
 )
 from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED
-from acdc.store.reading import read_json
+from acdc.store.rows import Rows
 from acdc.store.writing import write_atomically
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -152,25 +151,18 @@ def _from_one(interval: tuple[float, float]) -> tuple[float, float]:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-def path_of(folder: Path, model: str, task: str, method: str) -> Path:
-    return folder / "cells" / f"{model}--{task}--{method}.json"
+def cells_of(folder: Path) -> Rows:
+    """The cells in a folder, a file each."""
+    return Rows(folder / "cells", "acdc.benchmarks.real (format 1)", ("model", "task", "method"))
 
 
-def save(folder: Path, cell: Cell) -> None:
-    path = path_of(folder, cell.model, cell.task, cell.method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = json.loads(json.dumps(dataclasses.asdict(cell)), parse_constant=lambda _: None)
-    write_atomically(path, json.dumps(values, indent=1) + "\n")
-
-
-def read(path: Path) -> Cell:
-    """A cell that `save` wrote."""
-    values = read_json(path)
+def read(values: dict[str, Any]) -> Cell:
+    """A cell as it was before it went through its file."""
+    sizes = []
     for size in values["sizes"]:
-        for name in ("kl", "unfaithfulness", "same_answer"):
-            low, high = size[f"{name}_interval"]
-            size[f"{name}_interval"] = (_number(low), _number(high))
-    return Cell(**{**values, "sizes": tuple(Size(**size) for size in values["sizes"])})
+        bounds = {f"{name}_interval" for name in ("kl", "unfaithfulness", "same_answer")}
+        sizes.append(Size(**size | {name: tuple(_number(bound) for bound in size[name]) for name in bounds}))
+    return Cell(**values | {"sizes": tuple(sizes)})
 
 
 def _number(value: float | None) -> float:
@@ -268,12 +260,15 @@ def main(arguments: Sequence[str]) -> None:
         for method in options.methods
     ]
     loaded: dict[str, Model] = {}
+    cells = cells_of(options.output)
+    cells.open()
     for name, task, method in wanted:
-        if path_of(options.output, name, task, method).exists():
-            continue
-        loaded = {name: loaded[name] if name in loaded else acdc.load(name)}  # one at a time
-        cell = compute(loaded[name], task, method, size=options.size)
-        save(options.output, cell)
+        with cells.claimed((name, task, method)) as mine:
+            if not mine or cells.get((name, task, method)) is not None:
+                continue
+            loaded = {name: loaded[name] if name in loaded else acdc.load(name)}  # one at a time
+            cell = compute(loaded[name], task, method, size=options.size)
+            cells.put(dataclasses.asdict(cell))
         report(options.output)
         print(f"{name}, {task}, {method}: {cell.seconds:.3g} s", flush=True)
     report(options.output)
@@ -282,9 +277,9 @@ def main(arguments: Sequence[str]) -> None:
 def report(folder: Path) -> None:
     """Write the README of all cells that are there."""
     every: list[tuple[Any, ...]] = [(m, t, method) for m in TASKS for t in TASKS[m] for method in METHODS]
-    done = [cell for cell in every if path_of(folder, *cell).exists()]
-    cells = [read(path_of(folder, *cell)) for cell in done]
-    missing = [cell for cell in every if cell not in done]
+    found = {cell: values for cell in every if (values := cells_of(folder).get(cell)) is not None}
+    cells = [read(values) for values in found.values()]
+    missing = [cell for cell in every if cell not in found]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "README.md", markdown(cells, missing, "python -m acdc.benchmarks.real"))
 

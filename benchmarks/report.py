@@ -23,7 +23,7 @@ from acdc.benchmarks.figures import figures, picture
 from acdc.benchmarks.runner import circuit_folder
 from acdc.benchmarks.suites import SUITES
 from acdc.benchmarks.summary import Estimate, by_case, leaderboard
-from acdc.benchmarks.table import FILE, Row, Table
+from acdc.benchmarks.table import OLD, ROWS, Row, Table
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.methods import METHODS
@@ -88,13 +88,11 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
         AcdcError: the table has no rows of the suite.
     """
     folder = Path(folder)
-    rows: list[Row] = []
-    if (folder / FILE).exists():
-        with Table(folder / FILE) as table:
-            rows = table.rows(suite)
+    there = (folder / ROWS).exists() or (folder / OLD).exists()
+    rows = Table(folder).rows(suite) if there else []
     if not rows:
         raise AcdcError(
-            f"there is nothing to report: {str(folder / FILE)!r} has no row of suite {suite!r}; "
+            f"there is nothing to report: {str(folder / ROWS)!r} has no row of suite {suite!r}; "
             f"run acdc benchmark {suite} -o {folder} first"
         )
     lines = leaderboard(rows)

@@ -1,8 +1,8 @@
 """The runner: every missing row of a suite is computed and added to the table, in any number of processes.
 
 A row is in the table or it isn't; there is nothing else to resume from. Each process goes through the missing rows in
-an order of its own and looks again before each one, so that processes share the work without locks: none can be left
-behind by one that was killed, and at worst two compute the same row near the end.
+an order of its own and claims each one before it computes it, so that any number of processes share the work. At the
+end it waits for the rows that others have claimed, and takes over those of a process that ends without them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import platform
 import random
 import statistics
+import time
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ import torch
 import acdc
 from acdc.benchmarks.cost import Cost, measure
 from acdc.benchmarks.suites import Case, Suite
-from acdc.benchmarks.table import FILE, Row, Table
+from acdc.benchmarks.table import Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
@@ -49,6 +50,9 @@ from acdc.tasks.task import Dataset
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Sizes of the circuits of a faithfulness curve, in sizes of the true circuit."""
 MOST_REASONS = 12
+PAUSE = 1.0
+"""Seconds between looks at rows that others compute."""
+Key = tuple[str, str, str, int]
 
 
 def run(
@@ -64,7 +68,7 @@ def run(
     """Compute the rows of a suite that a folder's table lacks, and return all rows of the suite that were asked for.
 
     Args:
-        folder: of `results.sqlite` and the circuits; made if need be. Rows that are there are not computed again.
+        folder: of the table (`rows`) and the circuits; made if need be. Rows that are there are not computed again.
         methods: names; None: all. The baseline of random scores is always added.
         seeds: of the prompts and of all that is random, one row each.
         retry: compute rows again that are errors.
@@ -84,30 +88,42 @@ def run(
     wanted = {(suite.name, case.name, name, seed) for case, seed in cases for name in names}
     order = random.Random(os.getpid())
     folder = Path(folder)
-    with Table(folder / FILE) as table:
+    table = Table(folder)
+    failed: set[Key] = set()  # in this run: retried once
 
-        def missing() -> set[tuple[str, str, str, int]]:
-            return {key for key in wanted if not table.has(key, errors=not retry)}
+    def lacks(key: Key) -> bool:
+        return key not in failed and not table.has(key, errors=not retry)
 
-        failed: set[tuple[str, str, str, int]] = set()  # in this run: retried once
+    def missing() -> set[Key]:
+        return {key for key in wanted if lacks(key)}
+
+    while missing():
+        claimed = False
         for case, seed in order.sample(cases, len(cases)):
             subject: Subject | None = None
             for name in order.sample(names, len(names)):
                 key = (suite.name, case.name, name, seed)
-                if key in failed or table.has(key, errors=not retry):
+                if not lacks(key):
                     continue
-                progress(len(wanted) - len(missing()), len(wanted), f"{case.name}: {name}")
-                try:
-                    subject = subject or Subject.prepare(case, seed)
-                    row = run_row(suite.name, subject, name, folder=folder, memory=memory)
-                except WriteError:  # nor would there be room for the other rows
-                    raise
-                except Exception as error:  # whatever it is, the other rows can do without this one
-                    row = Row(*key, error=_one_line(error), model=case.model, task=case.task)
-                    failed.add(key)
-                table.add(dataclasses.replace(row, versions=_versions(), machine=_machine()))
-        progress(len(wanted), len(wanted), "")
-        return [row for row in table.rows(suite.name) if row.key in wanted]
+                with table.claimed(key) as mine:
+                    if not mine or not lacks(key):  # it may be there since
+                        continue
+                    claimed = True
+                    progress(len(wanted) - len(missing()), len(wanted), f"{case.name}: {name}")
+                    try:
+                        subject = subject or Subject.prepare(case, seed)
+                        row = run_row(suite.name, subject, name, folder=folder, memory=memory)
+                    except WriteError:  # nor would there be room for the other rows
+                        raise
+                    except Exception as error:  # whatever it is, the other rows can do without this one
+                        row = Row(*key, error=_one_line(error), model=case.model, task=case.task)
+                        failed.add(key)
+                    table.add(dataclasses.replace(row, versions=_versions(), machine=_machine()))
+        if left := missing():
+            progress(len(wanted) - len(left), len(wanted), "waiting for rows in work by other processes")
+            time.sleep(0 if claimed else PAUSE)
+    progress(len(wanted), len(wanted), "")
+    return [row for row in table.rows(suite.name) if row.key in wanted]
 
 
 @dataclasses.dataclass(frozen=True)

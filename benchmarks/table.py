@@ -1,27 +1,28 @@
-"""The results table: one row for each method, case and seed, in one SQLite file.
+"""The results table: one row for each method, case and seed, each a file in the folder `rows`.
 
-SQLite, because rows come one at a time, from several processes at once, and each must be there whole or not at all
-however a process ends; a Parquet file is written once, by one. It comes with Python, and `pandas.read_sql` and any
-other tool read it. Write-ahead logging lets readers and writers go on beside each other (on one machine: the file
-must not be on a network drive).
+Rows come one at a time, from several processes and machines at once, and each must be there whole or not at all
+however a process ends (`acdc.store.rows`). What is in them is JSON; `results.csv` beside the report has them together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import typing
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-from acdc.errors import AcdcError, WriteError
-from acdc.store.writing import cannot_write
+from acdc.errors import AcdcError
+from acdc.store.folders import whole_folder
+from acdc.store.rows import Rows
 
-APPLICATION = 0x61636463  # "acdc", where SQLite files say whose they are
-VERSION = 2
-FILE = "results.sqlite"
+ROWS = "rows"
+FORMAT = 3
+OLD = "results.sqlite"
+"""The table of earlier versions, read once if there is no other."""
+KEY = ("suite", "case", "method", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,62 +112,31 @@ class Row:
         return self.suite, self.case, self.method, self.seed
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Row))
-_KEY = 'suite, "case", method, seed'
-_TYPES = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(Row).items()}
-_SQL_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER"}
-
-
 class Table:
-    """The rows in one file; made if there is none.
+    """The rows in the folder `rows` of a folder; made if there is none.
 
     Raises:
-        AcdcError: the file is something else, or was made by another version, whose figures may differ.
+        AcdcError: there is something else, or rows that another version made, whose figures may differ.
+        WriteError: it cannot be made.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._version = metadata.version("acdc-circuits")
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        version = metadata.version("acdc-circuits")
+        self._rows = Rows(self.folder / ROWS, f"acdc {version} (rows of format {FORMAT})", KEY)
+        if (self.folder / OLD).exists() and not self._rows.folder.exists():
+            self._convert(_old_rows(self.folder / OLD, version))
+        self._rows.open()
+        self._finished = {row.key for row in self.rows() if row.error is None}
+
+    def _convert(self, rows: list[Row]) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._open()
-        except OSError as error:
-            raise cannot_write(self.path, error) from None
-        except sqlite3.OperationalError as error:
-            raise WriteError(f"{str(self.path)!r} is not a results table that can be used: {error}") from None
-        except sqlite3.Error as error:
-            raise AcdcError(f"{str(self.path)!r} is not a results table that can be used: {error}") from None
-
-    def _open(self) -> None:
-        columns = ", ".join(f'"{name}" {_SQL_TYPES[_TYPES[name][0]]}' for name in FIELDS)
-        self._database.execute("BEGIN IMMEDIATE")  # two processes may make the table at once
-        with self._database:
-            if (
-                not self._pragma("application_id")
-                and not self._database.execute("SELECT * FROM sqlite_master").fetchone()
-            ):
-                self._database.execute(f"CREATE TABLE rows ({columns}, PRIMARY KEY ({_KEY}))")
-                self._database.execute("CREATE TABLE made_by (acdc TEXT)")
-                self._database.execute("INSERT INTO made_by VALUES (?)", (self._version,))
-                self._database.execute(f"PRAGMA application_id = {APPLICATION}")
-                self._database.execute(f"PRAGMA user_version = {VERSION}")
-        if self._pragma("application_id") != APPLICATION:
-            raise AcdcError(f"{str(self.path)!r} is not a results table of acdc benchmark; choose another folder")
-        if self._pragma("user_version") != VERSION:
-            raise self._other(f"table format {self._pragma('user_version')}", f"format {VERSION}")
-        (made_by,) = self._database.execute("SELECT acdc FROM made_by").fetchone()
-        if made_by != self._version:
-            raise self._other(f"acdc {made_by}", f"acdc {self._version}")
-
-    def _pragma(self, name: str) -> int:
-        return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
-
-    def _other(self, theirs: str, ours: str) -> AcdcError:
-        return AcdcError(
-            f"the results table {str(self.path)!r} was made by {theirs}, and this is {ours}: their rows cannot be "
-            "compared; choose another folder with -o/--out"
-        )
+            with whole_folder(self._rows.folder) as staging:
+                for row in rows:
+                    dataclasses.replace(self._rows, folder=staging).put(dataclasses.asdict(row))
+        except AcdcError:
+            if not self._rows.folder.is_dir():  # no other process was faster
+                raise
 
     def add(self, row: Row) -> None:
         """Add a row, for good; one with this key that is there already stays, unless it is an error.
@@ -174,49 +144,44 @@ class Table:
         Raises:
             WriteError: it cannot be written.
         """
-        names = ", ".join(f'"{name}"' for name in FIELDS)
-        update = ", ".join(f'"{name}" = excluded."{name}"' for name in FIELDS)
-        self._execute(
-            f"INSERT INTO rows ({names}) VALUES ({', '.join('?' * len(FIELDS))}) "
-            f"ON CONFLICT DO UPDATE SET {update} WHERE rows.error IS NOT NULL",
-            tuple(dataclasses.astuple(row)),
-        )
-
-    def _execute(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        """The rows that a query gives.
-
-        Raises:
-            WriteError: the disk is full, or the file or its folder has gone.
-        """
-        try:
-            return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise WriteError(
-                f"the results table {str(self.path)!r} cannot be used: {error}; rows that were finished stay "
-                "in it, and the same command goes on from there"
-            ) from None
+        there = self._rows.get(row.key)
+        self._rows.put(dataclasses.asdict(row), instead=there is not None and there["error"] is not None)
 
     def has(self, key: tuple[str, str, str, int], *, errors: bool = True) -> bool:
         """Whether there is a row; with `errors=False`, one with figures."""
-        query = f"SELECT 1 FROM rows WHERE ({_KEY}) = (?, ?, ?, ?)"
-        return bool(self._execute(query + " AND error IS NULL" * (not errors), key))
+        if key in self._finished:
+            return True
+        row = self._rows.get(key)
+        if row is not None and row["error"] is None:
+            self._finished.add(key)
+        return row is not None and (errors or row["error"] is None)
+
+    def claimed(self, key: tuple[str, str, str, int]) -> contextlib.AbstractContextManager[bool]:
+        """Whether this process alone may compute a row now: for a `with` block."""
+        return self._rows.claimed(key)
 
     def rows(self, suite: str | None = None) -> list[Row]:
         """The rows, of one suite or all, by case, method and seed."""
-        where, values = ("WHERE suite = ?", (suite,)) if suite is not None else ("", ())
-        found = self._execute(f"SELECT * FROM rows {where} ORDER BY {_KEY}", values)
-        return [Row(**dict(self._typed(row))) for row in found]
+        rows = [Row(**row) for row in self._rows.all()]
+        return sorted((row for row in rows if suite in (None, row.suite)), key=lambda row: row.key)
 
-    @staticmethod
-    def _typed(values: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-        for name, value in zip(FIELDS, values, strict=True):
-            yield name, bool(value) if value is not None and bool in _TYPES[name] else value
 
-    def close(self) -> None:
-        self._database.close()
-
-    def __enter__(self) -> Table:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def _old_rows(path: Path, version: str) -> list[Row]:
+    """The rows of a table as earlier versions kept it, in SQLite, which is left as it is."""
+    truths = [name for name, hint in typing.get_type_hints(Row).items() if bool in typing.get_args(hint)]
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+            (made_by,) = database.execute("SELECT acdc FROM made_by").fetchone()
+            database.row_factory = sqlite3.Row
+            values = [dict(row) for row in database.execute("SELECT * FROM rows")]
+        rows = [Row(**row | {n: bool(row[n]) for n in truths if row[n] is not None}) for row in values]
+    except (sqlite3.Error, KeyError, TypeError) as error:
+        raise AcdcError(
+            f"{str(path)!r} is not a results table that can be used: {error}; choose another folder, or remove it"
+        ) from None
+    if made_by != version:
+        raise AcdcError(
+            f"the results table {str(path)!r} was made by acdc {made_by}, and this is acdc {version}: their rows "
+            "cannot be compared; choose another folder with -o/--out"
+        )
+    return rows

@@ -8,7 +8,6 @@ ACDC_TRACEBACK=1 in the environment it is shown where any failure comes from.
 from __future__ import annotations
 
 import re
-import sqlite3
 import sys
 from typing import NamedTuple
 
@@ -48,8 +47,6 @@ def explain(error: BaseException) -> Failure:
         return Failure("what was given is nested too deeply to be read")
     if isinstance(error, OSError):
         return Failure(f"{error.filename or 'input or output'}: {error.strerror or reason or type(error).__name__}")
-    if isinstance(error, sqlite3.Error):
-        return Failure(f"the database of results cannot be used: {reason}; give another folder with -o/--out")
     if isinstance(error, UnicodeError):
         return Failure(f"a text or a file's name cannot be encoded or decoded: {reason}")
     if _is_device_error(error):

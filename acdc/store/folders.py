@@ -18,14 +18,13 @@ import errno
 import itertools
 import json
 import os
-import platform
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from acdc.errors import AcdcError, WriteError
+from acdc.store.processes import runs, same_machine, this_process
 from acdc.store.reading import read
 from acdc.store.writing import (
     cannot_write,
@@ -340,7 +339,7 @@ def _take(path: Path, claim: Claim, command: str) -> int:
         os.close(descriptor)  # its owner has just gone
     try:
         record = _record(path)
-        if record and not claim.force and (not _same_machine(record) or (held is None and _runs(record))):
+        if record and not claim.force and (not same_machine(record) or (held is None and runs(record))):
             raise _TakenError(_being_written(claim.folder, record, path))
         if record.get("command", command) != command and not claim.force and _unfinished(claim):
             raise _TakenError(
@@ -348,7 +347,7 @@ def _take(path: Path, claim: Claim, command: str) -> int:
                 "choose another folder with -o/--out, or give that progress up with --force"
             )
         os.ftruncate(descriptor, 0)
-        write_all(descriptor, json.dumps(_own_record(command)).encode())
+        write_all(descriptor, json.dumps({"command": command, **this_process()}).encode())
     except _TakenError:
         os.close(descriptor)
         raise
@@ -374,49 +373,3 @@ def _record(path: Path) -> dict[str, Any]:
     except (AcdcError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _own_record(command: str) -> dict[str, Any]:
-    return {
-        "command": command,
-        "process": os.getpid(),
-        "started": _started(os.getpid()),
-        "host": platform.node(),
-        "boot": _boot(),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def _same_machine(record: dict[str, Any]) -> bool:
-    """Whether the process was one of this machine: by its name, or, in containers, by its kernel."""
-    return record.get("host") == platform.node() or (bool(_boot()) and record.get("boot") == _boot())
-
-
-def _boot() -> str:
-    """What tells a running kernel from others; empty where it cannot be told."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def _runs(record: dict[str, Any]) -> bool:
-    """Whether the process of a record is still there, where locks do not tell."""
-    process = record.get("process")
-    if not isinstance(process, int) or process <= 0:
-        return False
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return record.get("started") == _started(process)
-
-
-def _started(process: int) -> str:
-    """When a process was started, in ticks since the machine was; empty where it cannot be told."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""

@@ -40,7 +40,7 @@ def write_atomically(path: str | Path, content: str | bytes, *, replace: bool = 
         if target.exists() and not target.is_file():
             raise AcdcError(f"{str(path)!r} is not a regular file; expected a file to write")
         clear_leftovers(target.parent)
-        with _temporary_file(target.parent, data) as whole:
+        with temporary_file(target.parent, data) as whole:
             if replace:
                 os.replace(whole, target)
             else:
@@ -104,7 +104,8 @@ def names(descriptor: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
+def temporary_file(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file with this content under a temporary name, which goes at the end unless it has been renamed."""
     while True:
         path = folder / f"{PREFIX}{secrets.token_hex(6)}{SUFFIX}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

@@ -35,8 +35,10 @@ def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
 
 def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
     undefined = dataclasses.replace(cell.sizes[0], kl_interval=(float("nan"), float("inf")))
-    real.save(tmp_path, dataclasses.replace(cell, sizes=(undefined, *cell.sizes[1:])))
-    again = real.read(real.path_of(tmp_path, cell.model, cell.task, cell.method))
+    cells = real.cells_of(tmp_path)
+    cells.open()
+    cells.put(dataclasses.asdict(dataclasses.replace(cell, sizes=(undefined, *cell.sizes[1:]))))
+    again = real.read(cells.get((cell.model, cell.task, cell.method)) or {})
     assert np.isnan(again.sizes[0].kl_interval).all()
     np.testing.assert_equal([vars(size) for size in again.sizes[1:]], [vars(size) for size in cell.sizes[1:]])
     assert dataclasses.replace(again, sizes=cell.sizes) == cell

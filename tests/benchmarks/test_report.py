@@ -16,7 +16,7 @@ from acdc.benchmarks.report import estimate, write_report
 from acdc.benchmarks.runner import run
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.summary import leaderboard
-from acdc.benchmarks.table import FILE, Row, Table
+from acdc.benchmarks.table import Row, Table
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 
@@ -100,8 +100,7 @@ def test_the_figures_of_the_table_are_in_the_report(folder: Path) -> None:
         assert "resample" in html
         for method in ("acdc", "guided", "eap", "random"):
             assert method in text
-    with Table(folder / FILE) as table:
-        rows = table.rows()
+    rows = Table(folder).rows()
     listed = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [(line["case"], line["method"], int(line["n_edges"])) for line in listed] == [
         (row.case, row.method, row.n_edges) for row in rows
@@ -128,9 +127,9 @@ def test_no_text_becomes_markup(tmp_path: Path) -> None:
         faithfulness=0.5, seconds=1.0, average_precision=0.5, ranking_seconds=1.0, roc="[[0, 1], [0, 1]]",
         curve="[[1], [1]]", reasons=json.dumps(why), versions=json.dumps({EVIL: EVIL}),
     )  # fmt: skip
-    with Table(tmp_path / FILE) as table:
-        table.add(good)
-        table.add(dataclasses.replace(good, seed=1, error=EVIL))
+    table = Table(tmp_path)
+    table.add(good)
+    table.add(dataclasses.replace(good, seed=1, error=EVIL))
     write_report(tmp_path, EVIL, command=EVIL)
     html, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<script" not in html
@@ -150,9 +149,9 @@ def test_wrong_edges_errors_and_missing_circuit_files_are_shown(tmp_path: Path) 
         "tiny", "hist", "acdc", 0, truth="resample/varied", n_true=4, n_edges=3, hamming=1, missed=1,
         false_positives=0, f1=0.9, reasons=json.dumps(why),
     )  # fmt: skip
-    with Table(tmp_path / FILE) as table:
-        table.add(row)
-        table.add(Row("tiny", "sort", "acdc", 0, error="out of memory"))
+    table = Table(tmp_path)
+    table.add(row)
+    table.add(Row("tiny", "sort", "acdc", 0, error="out of memory"))
     write_report(tmp_path, "tiny", command="acdc benchmark tiny")
     for name in ("report.html", "report.md"):
         text = " ".join((tmp_path / name).read_text().split())
@@ -164,7 +163,7 @@ def test_wrong_edges_errors_and_missing_circuit_files_are_shown(tmp_path: Path) 
 
 
 def test_there_is_no_report_of_an_empty_table(tmp_path: Path) -> None:
-    for make in (lambda: None, lambda: Table(tmp_path / FILE).close()):
+    for make in (lambda: None, lambda: Table(tmp_path)):
         make()
         with pytest.raises(AcdcError, match=r"there is nothing to report: .* run acdc benchmark tracr"):
             write_report(tmp_path, "tracr", command="")

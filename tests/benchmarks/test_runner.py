@@ -13,7 +13,7 @@ import acdc
 from acdc.benchmarks import runner
 from acdc.benchmarks.runner import Subject, circuit_folder, run, run_row
 from acdc.benchmarks.suites import Case, Suite
-from acdc.benchmarks.table import FILE, Row, Table
+from acdc.benchmarks.table import Row, Table
 from acdc.errors import AcdcError
 
 
@@ -102,8 +102,7 @@ def test_an_interruption_loses_nothing(
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path, methods=METHODS)
     monkeypatch.setattr(runner, "run_row", quick)
-    with Table(tmp_path / FILE) as table:
-        assert keys(table.rows()) == set(computed)
+    assert keys(Table(tmp_path).rows()) == set(computed)
     assert keys(run(TINY, tmp_path, methods=METHODS)) == ALL
     assert len(computed) == len(set(computed)) == len(ALL)
 
@@ -145,8 +144,7 @@ def test_two_processes_share_a_table(tmp_path: Path) -> None:
     )
     processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
-    with Table(tmp_path / FILE) as table:
-        rows = table.rows()
+    rows = Table(tmp_path).rows()
     assert len(rows) == 4
     assert all(row.error is None for row in rows)
 
@@ -175,4 +173,4 @@ def test_a_model_without_a_truth_has_faithfulness_only(tmp_path: Path) -> None:
 def test_unknown_methods_are_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(AcdcError, match="unknown method 'eapp': did you mean eap"):
         run(TINY, tmp_path, methods=["eapp"])
-    assert not (tmp_path / FILE).exists()
+    assert not list(tmp_path.iterdir())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -46,11 +47,10 @@ def test_a_table_and_a_report_are_written_and_the_leaderboard_shown(command: Com
     assert status == 0
     assert all(name in out for name in ("eap", "acdc", "random", "report.html"))
     folder = Path("runs/benchmark-smoke")
-    assert {"results.sqlite", "report.html", "report.md"} <= {path.name for path in folder.iterdir()}
-    with Table(folder / "results.sqlite") as table:
-        assert {(row.case, row.seed) for row in table.rows()} == {
-            (case, seed) for case in ("hist", "reverse") for seed in (0, 1)
-        }
+    assert {"rows", "report.html", "report.md"} <= {path.name for path in folder.iterdir()}
+    assert {(row.case, row.seed) for row in Table(folder).rows()} == {
+        (case, seed) for case in ("hist", "reverse") for seed in (0, 1)
+    }
     assert "acdc benchmark --suite smoke --cases" in (folder / "report.html").read_text()
 
 
@@ -74,50 +74,46 @@ def test_an_interruption_says_how_to_go_on(command: Command, monkeypatch: pytest
     assert "nothing was written" not in err
 
 
-def remove_the_folder(_: Table) -> None:
+def remove_the_folder(_: pytest.MonkeyPatch) -> None:
     shutil.rmtree("here")
 
 
-def remove_the_table(_: Table) -> None:
-    Path("here/results.sqlite").unlink()
+def remove_the_table(_: pytest.MonkeyPatch) -> None:
+    shutil.rmtree("here/rows")
 
 
-def fill_the_disk(table: Table) -> None:
-    (pages,) = table._database.execute("PRAGMA page_count").fetchone()
-    table._database.execute(f"PRAGMA max_page_count = {pages}")
+def fill_the_disk(patch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    patch.setattr(os, "fsync", full)
 
 
-def fill_the_disk_for_circuits(_: Table) -> None:
+def fill_the_disk_for_circuits(_: pytest.MonkeyPatch) -> None:
     raise WriteError("cannot write 'circuits': No space left on device")
 
 
 @pytest.mark.parametrize("fault", [remove_the_folder, remove_the_table, fill_the_disk, fill_the_disk_for_circuits])
 def test_when_nothing_can_be_written_any_more_it_stops_in_one_line(
-    command: Command, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Table], None]
+    command: Command, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    tables: list[Table] = []
-    opened, quick = Table._open, runner.run_row
-
-    def opening(table: Table) -> None:
-        opened(table)
-        tables.append(table)
-
-    def row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
-        if len(tables[-1].rows()) == 2:
-            fault(tables[-1])
-        return dataclasses.replace(quick(suite, subject, method, folder=folder), warnings="x" * 10_000)
-
-    monkeypatch.setattr(runner, "run_row", row)
-    monkeypatch.setattr(Table, "_open", opening)
+    quick = runner.run_row
     asked = ("smoke", "--cases", "hist", "--methods", "eap,exact,guided", "-o", "here")
-    status, out, err = command(*asked)
+    with monkeypatch.context() as patch:
+
+        def row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+            if len(list(Path("here/rows").glob("*.json"))) == 2:
+                fault(patch)
+            return quick(suite, subject, method, folder=folder)
+
+        patch.setattr(runner, "run_row", row)
+        status, out, err = command(*asked)
     assert (status, out, err.count("\n")) == (2, "", 1)
     kept = fault in (fill_the_disk, fill_the_disk_for_circuits)
-    assert kept or not Path("here/results.sqlite").exists()
-    monkeypatch.setattr(runner, "run_row", quick)
-    with Table("here/results.sqlite") as table:
-        assert len(table.rows()) == 2 * kept
-        assert not any(row.error for row in table.rows())
+    assert kept or not Path("here/rows").exists()
+    rows = Table("here").rows()
+    assert len(rows) == 2 * kept
+    assert not any(row.error for row in rows)
     assert command(*asked)[0] == 0
 
 
@@ -132,7 +128,7 @@ def test_files_that_no_benchmark_made_are_not_replaced(command: Command) -> None
         Path("here", name).unlink()
     for _ in range(2):  # its own are
         assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
-    Path("here/results.sqlite").unlink()
+    shutil.rmtree("here/rows")
     assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +64,6 @@ def test_only_a_list_of_lines_has_lines(capsys: pytest.CaptureFixture[str]) -> N
     ("error", "words"),
     [
         (AcdcError("given, expected"), "given, expected"),
-        (sqlite3.DatabaseError("file is not a database"), "the database of results cannot be used: file is not"),
         (MemoryError(), "not enough memory.*--batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "not enough memory.*CUDA out of memory"),
         (

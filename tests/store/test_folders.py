@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_a_claim_from_another_machine_is_not_taken_over_unless_forced() -> None:
 def test_a_broken_claim_is_taken_over(content: str) -> None:
     record = json.loads(content) if content.startswith('{"') else None
     if record is not None:
-        content = json.dumps(record | {"host": folders.platform.node()})
+        content = json.dumps(record | {"host": platform.node()})
     Path(".x.claim").write_text(content)
     assert run("x") == Path("x")
     assert os.listdir() == ["x"]

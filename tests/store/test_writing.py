@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from acdc.errors import AcdcError, WriteError
-from acdc.store import writing
-from acdc.store.writing import clear_leftovers, move_to_new, temporary_folder, write_atomically
+from acdc.store.writing import clear_leftovers, move_to_new, temporary_file, temporary_folder, write_atomically
 
 
 def test_a_file_is_replaced_only_if_that_is_allowed(tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_leftovers_go_unless_somebody_holds_them(tmp_path: Path) -> None:
     (tmp_path / ".acdc-4567.tmp" / "file").write_text("this too")
     for name in (".acdc-notes", "other.tmp", "notes.txt"):
         (tmp_path / name).write_text("somebody's own")
-    with temporary_folder(tmp_path) as held, writing._temporary_file(tmp_path, b"held") as file:
+    with temporary_folder(tmp_path) as held, temporary_file(tmp_path, b"held") as file:
         clear_leftovers(tmp_path)
         own = {".acdc-notes", "other.tmp", "notes.txt"}
         assert set(os.listdir(tmp_path)) == own | {held.name, file.name}
