@@ -326,7 +326,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys.modules["acdc.viz.draw"], "_renderer", lambda _: ("graphviz", ""))
     monkeypatch.setattr(graphviz_renderer, "render", lambda *_: b'<svg id="node:logits"/>' * 100)
 
-    def row(suite: str, subject: runner.Subject, method: str, *, folder: Path) -> Row:
+    def row(suite: str, subject: runner.Subject, method: str, *, folder: Path, memory: str | None) -> Row:
         name = subject.case.name
         circuit(1).save(folder / runner.circuit_folder(suite, name, method, subject.seed), force=True)
         return Row(suite, name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4)

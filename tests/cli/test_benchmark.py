@@ -27,7 +27,7 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
-    def quick(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+    def quick(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None) -> Row:
         return Row(suite, subject.case.name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4)
 
     monkeypatch.setattr(runner, "run_row", quick)
@@ -101,10 +101,10 @@ def test_when_nothing_can_be_written_any_more_it_stops_in_one_line(
     asked = ("smoke", "--cases", "hist", "--methods", "eap,exact,guided", "-o", "here")
     with monkeypatch.context() as patch:
 
-        def row(suite: str, subject: Subject, method: str, *, folder: Path) -> Row:
+        def row(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None) -> Row:
             if len(list(Path("here/rows").glob("*.json"))) == 2:
                 fault(patch)
-            return quick(suite, subject, method, folder=folder)
+            return quick(suite, subject, method, folder=folder, memory=memory)
 
         patch.setattr(runner, "run_row", row)
         status, out, err = command(*asked)
