@@ -187,7 +187,7 @@ def discover(
             if problem.unit == "edge":
                 warn_of_size(problem.graph, found.edges, target.edges)
         scores = _scores(problem, Estimates(found.scores), method, provenance, found)
-        made = provenance.having(selection=dict(found.selection))
+        made = provenance.having(selection={**found.selection, "aggregate": scores.aggregate})
         kept = problem.units.mask(found.edges)
         return _not_empty(Circuit(problem.graph, kept, scores, made, problem.unit), dataset, full, empty)
     assert record.score is not None
@@ -242,12 +242,23 @@ def _scores(
     if values.shape != units.shape:
         raise AcdcError(f"method {method!r} does not rank {units.plural}")
     nodes = values if problem.unit == "node" else None
-    removal = None if searched is None else searched.removal
+    removal, order, front = (
+        (None, None, None) if searched is None else (searched.removal, searched.order, searched.front)
+    )
     if removal is not None and searched is not None:
         removal = np.where(units.mask(searched.edges), units.spread(removal), np.nan)
     spread = {name: x if x is None else units.spread(x) for name, x in (("absolute", absolute), ("rms", rms))}
     return Scores(
-        problem.graph, units.spread(values), method, provenance, nodes, removal, **spread, unit=problem.unit
+        problem.graph,
+        units.spread(values),
+        method,
+        provenance,
+        nodes,
+        removal,
+        **spread,
+        unit=problem.unit,
+        order=order,
+        front=front,
     )
 
 

@@ -110,7 +110,7 @@ def compare(case: Case, metric: str | None, budgets: Sequence[float]) -> Iterato
     for share in budgets:
         theirs, tau, seconds, all_seconds = best_within(patching, measure, share * apart)
         start = time.process_time()
-        ours, _, _ = guided(problem, budget=share * apart)
+        ours = guided(problem, budget=share * apart).kept
         guided_seconds = time.process_time() - start
         yield Row(
             case.model, case.task, data.metric.name, share, int(theirs.sum()), int(ours.sum()), held_out(theirs),

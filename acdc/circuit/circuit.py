@@ -42,6 +42,10 @@ class Scores(Shown):
         absolute, rms: `[n_destinations, n_sources]`: mean over the prompts of the score's absolute value, and root of
             the mean of its square, where the method scores single prompts (`values` is their mean, in which prompts
             can cancel); None otherwise, as in older files.
+        order: `[n_destinations, n_sources]`: larger where a search let an edge go later, largest where it kept it; None
+            of methods that have no front.
+        front: `[point, 2]`: edges and distance from the full model of the circuits on the search's way, from many edges
+            to few, on its prompts; None as for `order`.
         nodes: `[n_sources]` scores of the sources themselves, if the method gives them.
         removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
             circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
@@ -57,10 +61,12 @@ class Scores(Shown):
     absolute: Float64[FloatArray, "destination source"] | None = None
     rms: Float64[FloatArray, "destination source"] | None = None
     unit: Unit = "edge"
+    order: Float64[FloatArray, "destination source"] | None = None
+    front: Float64[FloatArray, "point 2"] | None = None
 
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
-        for name in ("values", "absolute", "rms"):
+        for name in ("values", "absolute", "rms", "order"):
             if (given := getattr(self, name)) is None:
                 continue
             values = checked_array(given, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
@@ -72,6 +78,11 @@ class Scores(Shown):
             if name != "values" and (values < 0).any():
                 raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
             object.__setattr__(self, name, frozen(values))
+        if self.front is not None:
+            front = np.asarray(self.front, dtype=np.float64)
+            if front.ndim != 2 or front.shape[1] != 2 or not np.isfinite(front).all():
+                raise AcdcError(f"expected a front of pairs of numbers, got an array of shape {list(front.shape)}")
+            object.__setattr__(self, "front", frozen(front.copy()))
         if self.nodes is not None:
             nodes = checked_array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
             if not np.isfinite(nodes).all():
@@ -132,14 +143,17 @@ class Scores(Shown):
     @property
     def aggregate(self) -> selection.Aggregate:
         """The aggregate that rankings go by unless told otherwise: "signed" where single prompts were not scored."""
+        if self.order is not None:
+            return "order"
         return "signed" if self.absolute is None else "mean-absolute"
 
     def sizes(self, aggregate: selection.Aggregate | None = None) -> FloatArray:
         """How much each edge matters, by which rankings go: `[n_destinations, n_sources]`, at least 0.
 
         Args:
-            aggregate: "mean-absolute" over the prompts, which does not let prompts cancel; "rms"; or "signed", the
-                absolute value of the mean, as the papers rank. None: `aggregate` of these scores.
+            aggregate: "mean-absolute" over the prompts, which does not let prompts cancel; "rms"; "signed", the
+                absolute value of the mean, as the papers rank; or "order", in which a search let edges go. None:
+                `aggregate` of these scores.
 
         Raises:
             AcdcError: the method does not score single prompts, or the file is older than such scores.
@@ -149,14 +163,17 @@ class Scores(Shown):
             raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
         if aggregate == "signed":
             return np.abs(self.values)
-        found = self.absolute if aggregate == "mean-absolute" else self.rms
+        found = getattr(self, "absolute" if aggregate == "mean-absolute" else aggregate)
+        if found is None and aggregate == "order":
+            raise AcdcError("the scores have no order in which edges went: they are not of a search that gives one")
         if found is None:
             made = f"by {self.method!r} " if self.method else ""
             raise AcdcError(
                 f"the scores {made}have no {aggregate} over prompts: only attribution and exact score single prompts, "
                 "and files of older versions hold means alone; use aggregate 'signed'"
             )
-        return found
+        sizes: FloatArray = found
+        return sizes
 
     def ranked(self, by: selection.By, aggregate: selection.Aggregate | None) -> tuple[FloatArray, dict[str, str]]:
         """The numbers that rank the edges (larger is better), and the record of what they are for a provenance."""
@@ -284,10 +301,12 @@ class Circuit(Shown):
     @property
     def aggregate(self) -> selection.Aggregate:
         """The aggregate of scores that it was chosen by; "signed" if unknown, or if the scores no longer hold it."""
-        chosen, scores = self.provenance.selection.get("aggregate"), self.scores
-        if chosen == "mean-absolute" and scores is not None and scores.absolute is not None:
-            return "mean-absolute"
-        return "rms" if chosen == "rms" and scores is not None and scores.rms is not None else "signed"
+        chosen = self.provenance.selection.get("aggregate")
+        held: dict[selection.Aggregate, str] = {"mean-absolute": "absolute", "rms": "rms", "order": "order"}
+        for aggregate, name in held.items():
+            if chosen == aggregate and getattr(self.scores, name, None) is not None:
+                return aggregate
+        return "signed"
 
     def sizes(self) -> FloatArray:
         """How much each edge matters by its scores, aggregated as those that it was chosen by (`Scores.sizes`)."""

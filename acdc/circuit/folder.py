@@ -41,8 +41,8 @@ SCORES = "scores.safetensors"
 VERSION = (1, 3)
 _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
-ARRAYS = ("values", "nodes", "removal", "absolute", "rms")
-"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.2."""
+ARRAYS = ("values", "nodes", "removal", "absolute", "rms", "order", "front")
+"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last four since version 1.2."""
 _GRAPH = pydantic.TypeAdapter(Graph)
 _LARGEST = 2**30
 """Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""
@@ -253,7 +253,7 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> None:
 
 
 def _arrays(stored: ScoresFile, graph: Graph, path: Path) -> dict[str, FloatArray]:
-    n_bytes = 8 * (4 * graph.valid.size + graph.n_sources)
+    n_bytes = 8 * (7 * graph.valid.size + graph.n_sources)
     content = read(path, largest=n_bytes + _LARGEST_HEADER)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
         raise AcdcError(f"{SCORES} is damaged, or belongs to another circuit (its digest differs)")

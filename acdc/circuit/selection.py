@@ -20,9 +20,10 @@ from acdc.graph import BoolArray, FloatArray, Graph, IntArray, Units
 
 By = Literal["absolute", "signed"]
 RANKINGS = ("absolute", "signed")
-Aggregate = Literal["mean-absolute", "rms", "signed"]
-AGGREGATES = ("mean-absolute", "rms", "signed")
-"""How the scores of single prompts become the size by which edges are ranked (`Scores.sizes`)."""
+Aggregate = Literal["mean-absolute", "rms", "signed", "order"]
+AGGREGATES = ("mean-absolute", "rms", "signed", "order")
+"""What edges are ranked by: how the scores of single prompts become one size, or when a search let each edge go
+(`Scores.sizes`)."""
 
 
 def top(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", prune: bool = True) -> BoolArray:

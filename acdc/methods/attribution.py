@@ -23,8 +23,10 @@ from acdc.engine.batches import Batches
 from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.plain_run import plain_run
+from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError, TaskError
 from acdc.graph import FloatArray
+from acdc.methods.aggregates import sums
 from acdc.metrics import Outcome
 from acdc.model import forward, passes
 from acdc.model.trace import Trace
@@ -81,13 +83,27 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
     return scores / len(alphas)
 
 
-def attribution(outcome: Outcome, batches: Batches, *, alphas: Sequence[float]) -> FloatArray:
-    """Mean scores over all prompts, `[n_destinations, n_sources]`; arguments as for `attribute`."""
-    found = []
+def attribution(
+    outcome: Outcome, batches: Batches, *, alphas: Sequence[float], progress: Progress = no_progress
+) -> tuple[FloatArray, FloatArray]:
+    """Scores of all prompts, batch by batch; arguments as for `attribute`.
+
+    Returns:
+        Sums over the prompts of each edge's score, `[3, n_destinations, n_sources]` (`aggregates.sums`), and of the
+        absolute value of the score of all of a component's outputs together, `[n_sources]`.
+    """
+    edges: list[FloatArray] = []
+    components: list[FloatArray] = []
     for first, patching in batches.after(0):
+        progress(len(edges), len(batches), "attribution")
+        graph = patching.graph
         scores = attribute(patching, outcome, alphas=alphas, first=first)  # [prompt, port, source]
-        found.append(scores.double().sum(0).cpu().numpy())
-    return patching.graph.from_ports(np.sum(found, axis=0)) / len(batches.prompts)
+        merged = scores.new_zeros(len(scores), *graph.valid.shape)
+        merged.index_add_(1, torch.as_tensor(graph.port_destination, device=scores.device), scores)
+        edges.append(sums(merged.movedim(0, -1)))
+        components.append(sums(scores.sum(1).T)[1])
+    progress(len(batches), len(batches), "attribution")
+    return np.sum(edges, axis=0), np.sum(components, axis=0)
 
 
 def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:

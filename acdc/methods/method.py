@@ -70,12 +70,17 @@ class Found:
         selection: how much was kept, with defaults worked out, in the metric's units: a search that stays within a
             distance from the full model says which, as `budget` or `threshold`.
         removal: how much worse the metric gets without each kept edge alone, NaN elsewhere; None if not measured.
+        order: `[n_destinations, n_sources]`: larger where the search let an edge go later, largest where it is kept, so
+            that the best n edges are its circuit of n edges; None if it has none for other sizes.
+        front: `[point, 2]`: edges and distance from the full model of the circuits on the way, from many edges to few.
     """
 
     edges: Bool[BoolArray, "destination source"]
     scores: Float64[FloatArray, "destination source"]
     selection: Mapping[str, float]
     removal: Float64[FloatArray, "destination source"] | None = None
+    order: Float64[FloatArray, "destination source"] | None = None
+    front: Float64[FloatArray, "point 2"] | None = None
 
 
 ScoreFunction = Callable[..., Estimates]

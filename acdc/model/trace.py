@@ -151,7 +151,7 @@ def rest_of_run(
             attention = block.attention
             normed = (x if attention.norm is None else attention.norm.module(x))[None]
             k, v = (
-                _after(trace_part[index], project_normed(attention, port, normed, context), context.start)
+                after_earlier(trace_part[index], project_normed(attention, port, normed, context), context.start)
                 for port, trace_part in (("k", trace.k), ("v", trace.v))
             )
             if read:
@@ -170,7 +170,7 @@ def project_normed(
     return finish_projection(attention, port, raw_projection(attention, port, normed), context, read=read)
 
 
-def _after(earlier: Tensor, new: Tensor, start: int) -> Tensor:
+def after_earlier(earlier: Tensor, new: Tensor, start: int) -> Tensor:
     """Keys or values of the window after those of the positions before it."""
     if start == 0:
         return new

@@ -326,7 +326,7 @@ def _guided_beside_acdc(case: Case, settings: Settings, tau: float) -> Iterator[
     found: list[tuple[BoolArray, int]] = []
 
     def prune() -> BoolArray:
-        return guided(case.problem, budget=budget)[0]
+        return guided(case.problem, budget=budget).kept
 
     if case.shape.small:
         found.append(count_operations(prune))

@@ -1,0 +1,249 @@
+"""Groups of edges, tested exactly: how far is the circuit from the model without this group, and without that one?
+
+A group may be any set of edges: one, those into a port, those out of a component, half of the circuit. As in the
+edge-by-edge search the circuit's activations are known, removing an edge changes its destination's input by the known
+R[s] − A[s], and only what lies downstream is run (`propagate`). Groups are tested independently of each other, so
+those that start in the same stage run as one batch. Where a group also removes edges out of what it changes, its row
+has weights of its own.
+
+Prompts may come in batches; each is told of a removal when the next tests come to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acdc.engine.attention_stage import take
+from acdc.engine.demand import AT_READ, EVERYWHERE, NOWHERE, port_demand, source_demand
+from acdc.engine.measure import Measure, Measures, refuse_non_finite
+from acdc.engine.patching import Patching
+from acdc.engine.propagate import Plan, propagate
+from acdc.engine.shelf import Shelf
+from acdc.engine.state import Journal, State
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.methods.search import ROWS_A_VISIT, Search, _Part
+
+Group = IntArray
+"""Flat indices of edges in `[n_destinations, n_sources]`."""
+
+
+@dataclasses.dataclass
+class _Reference:
+    """What removed edges carry, on one batch of prompts.
+
+    Attributes:
+        inputs: R[s] − A[s] of the inputs, which no removal changes, `[B, W, D]` each.
+        outputs: R of each stage's components, compact, on the window.
+    """
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclasses.dataclass
+class _Tests:
+    """Groups that are tested together: row k is the circuit without some of the edges.
+
+    Attributes:
+        edges: flat indices; removed: `[row, edge]`.
+        need: `[n_ports]`, where each port's input is needed.
+        stage: of the first destinations.
+    """
+
+    edges: IntArray
+    removed: BoolArray
+    plan: Plan
+    need: IntArray
+    stage: int
+
+
+class Groups(Search):
+    """A circuit that shrinks by groups of edges; arguments and attributes as of `Search`."""
+
+    def __init__(
+        self, prompts: Measures | Patching, measure: Measure | None = None, kept: BoolArray | None = None
+    ) -> None:
+        batches = prompts.batches if isinstance(prompts, Measures) else None
+        self._references = Shelf[_Reference](on_disk=batches is not None and batches.offload and len(batches) > 1)
+        super().__init__(prompts, measure, kept)
+        self._stages: IntArray = self.graph.port_stage[[ports[0] for ports in self._ports]]  # of destinations
+        self._last: tuple[list[Group], _Tests, Journal | None, FloatArray, FloatArray] | None
+        self._untold: _Tests | None = None  # the removal that the batches have still to be told of
+        self._renew()
+
+    def _start(self, patching: Patching, measure: Measure) -> tuple[State, Tensor]:
+        start, references = patching.start, patching.references
+        pairs = zip(references.inputs, patching.clean_inputs, strict=True)
+        inputs = [(reference - own)[0, :, start:] for reference, own in pairs]
+        self._references.add(_Reference(inputs, [x[..., start:, :] for x in references.outputs]))
+        return super()._start(patching, measure)
+
+    def _renew(self) -> None:
+        """What depends on the circuit as it is."""
+        graph = self.graph
+        self._weights = self._port_weights()
+        kept = np.array(graph.to_ports(self.kept))
+        demand = source_demand(graph, kept, self._coupled, dense=self._dense)
+        self._need = port_demand(graph, demand)
+        if self._dense:
+            self._need[self._need > NOWHERE] = EVERYWHERE
+        self._plan = Plan(self._weights, kept, demand)
+        self._differences: dict[int, Tensor] = {}  # of the only batch
+        self._last = None
+
+    # ---- testing -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def measure_without(self, groups: Sequence[Group]) -> tuple[FloatArray, FloatArray]:
+        """Distance from the full model and metric, means over the prompts, without each group alone: `[group]` both."""
+        distance, value = np.full(len(groups), self.distance), np.full(len(groups), self.value)
+        first = np.array([self._first_stage(group) for group in groups], dtype=np.int64)
+        for stage in sorted(set(first.tolist()), reverse=True):
+            if stage < 0:  # nothing that matters reads these edges
+                continue
+            here = np.flatnonzero(first == stage)
+            size = self._rows_at_once(stage) if len(self._parts) == 1 else ROWS_A_VISIT
+            for start in range(0, len(here), size):
+                some = here[start : start + size]
+                distance[some], value[some] = self._run_groups([groups[i] for i in some], stage)
+        return distance, value
+
+    def distance_without(self, group: Group) -> float:
+        """The distance without one group, which may be removed then at no further cost."""
+        return float(self.measure_without([group])[0][0])
+
+    def _rows_at_once(self, stage: int) -> int:
+        return self._rows[bool((self._need[self.graph.port_stage == stage] == EVERYWHERE).any())]
+
+    def _first_stage(self, group: Group) -> int:
+        """The first stage that a group changes; -1 if none."""
+        destinations = np.unique(group // self.graph.n_sources)
+        read = [d for d in destinations if (self._need[self._ports[d]] > NOWHERE).any()]
+        return int(self._stages[read].min()) if read else -1
+
+    def _run_groups(self, groups: list[Group], stage: int) -> tuple[FloatArray, FloatArray]:
+        edges = np.unique(np.concatenate(groups))
+        removed = np.stack([np.isin(edges, group) for group in groups])
+        later = bool((self.graph.source_stage[edges % self.graph.n_sources] >= stage).any())
+        plan = self._plan_without(edges, removed) if later else self._plan
+        tests = _Tests(edges, removed, plan, self._need, stage)
+        alone, journal, found = len(self._parts) == 1, None, list[tuple[Tensor, Tensor]]()
+        size = len(groups) if alone else self._rows_at_once(stage)
+        for part, reference in self._told():
+            journal = Journal(part.context) if alone else None
+            pieces = []
+            for start in range(0, len(groups), size):
+                some = _rows(tests, slice(start, start + size))
+                both = part.measure.both(self._run_tests(part, reference, some, journal))
+                pieces.append([x.expand(len(some.removed), -1) for x in both])
+            values, distances = (torch.cat(x) for x in zip(*pieces, strict=True))
+            found.append((values, distances))
+        self.runs += 1
+        self.tests += len(groups)
+        values, distances = (torch.cat(x, dim=-1) for x in zip(*found, strict=True))
+        if not bool(torch.isfinite(distances).all()):
+            refuse_non_finite(values, self.measures.outcome, "while edges were removed")
+            raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
+        distance, value = (x.mean(-1).double().cpu().numpy() for x in (distances, values))
+        self._last = (groups, tests, journal, distance, value)
+        return distance, value
+
+    def _plan_without(self, edges: IntArray, removed: BoolArray) -> Plan:
+        """The plan with weights of its own for each row, in which the row's edges carry nothing."""
+        kept = np.repeat(self.kept.reshape(1, -1), len(removed), axis=0)
+        kept[:, edges] &= ~removed
+        ports = np.asarray(self.graph.to_ports(kept.reshape(len(removed), *self.kept.shape)))
+        weights = torch.as_tensor(ports, device=self._device).to(self._weights.dtype)
+        return Plan(weights, self._plan.kept, self._plan.demand)
+
+    def _told(self) -> Iterator[tuple[_Part, _Reference]]:
+        """The batches in turn, each told of what was removed since the last visit."""
+        untold, self._untold = self._untold, None
+        for part, reference in zip(self._parts, self._references, strict=True):
+            if untold is not None:
+                journal = Journal(part.context)
+                self._run_tests(part, reference, untold, journal)
+                journal.commit(0)
+            yield part, reference
+
+    def _run_tests(self, part: _Part, reference: _Reference, tests: _Tests, journal: Journal | None) -> Tensor:
+        """Logits `[K, B, P, R]` of the rows on a batch of prompts."""
+        context, removed, need = part.context, tests.removed, tests.need
+        destination, source = np.divmod(tests.edges, self.graph.n_sources)
+        known = self._differences if len(self._parts) == 1 else {}
+        seeds = {}
+        for d in np.unique(destination):
+            ports = [int(port) for port in self._ports[d] if need[port] > NOWHERE]
+            if not ports:
+                continue
+            own = np.flatnonzero(destination == d)
+            for s in source[own].tolist():
+                if s not in known:
+                    known[s] = self._difference(part.state, reference, s)
+            change = torch.stack([known[s] for s in source[own].tolist()])
+            everywhere = any(need[port] == EVERYWHERE for port in ports)
+            if not everywhere:
+                change = context.at_read(change)
+            weights = torch.as_tensor(removed[:, own], device=self._device).to(change.dtype)
+            change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])  # [K, B, W or P, D]
+            for port in ports:
+                seeds[port] = context.at_read(change) if everywhere and need[port] == AT_READ else change
+        return propagate(
+            self._model, self.graph, context, part.state, tests.plan,
+            seeds=seeds, from_stage=tests.stage, rows=part.measure.rows, journal=journal,
+        )  # fmt: skip
+
+    def _difference(self, state: State, reference: _Reference, source: int) -> Tensor:
+        """R[s] − A[s] of a source in the circuit as it is, `[B, W, D]`."""
+        if source < self.graph.n_inputs:
+            return reference.inputs[source]
+        stage = next(stage for stage in state.stages if source in stage.sublayer.sources)
+        which = np.array([source - stage.sublayer.sources.start])
+        compact = take(reference.outputs[stage.index], which) - take(state.outputs[stage.index], which)
+        return stage.write(compact, which)[0, 0]
+
+    # ---- removing ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def remove(self, group: Group) -> None:
+        """Remove a group; without a run if it was among those tested last."""
+        stage = self._first_stage(group)
+        if stage >= 0:
+            if self._tested_row(group) is None:
+                self._run_groups([group], stage)
+            row = self._tested_row(group)
+            assert row is not None
+            assert self._last is not None
+            _, tests, journal, distance, value = self._last
+            if journal is not None:
+                journal.commit(row)
+            else:
+                self._untold = _rows(tests, slice(row, row + 1))
+            self.distance, self.value = float(distance[row]), float(value[row])
+        self.drop(group)
+
+    def drop(self, edges: Group) -> None:
+        """Remove edges that carry nothing, or that nothing reads, without a run."""
+        self.kept.flat[edges] = False
+        self._renew()
+
+    def _tested_row(self, group: Group) -> int | None:
+        """Where the group is among those tested last."""
+        for i, other in enumerate(self._last[0] if self._last else ()):
+            if len(other) == len(group) and (other == group).all():
+                return i
+        return None
+
+
+def _rows(tests: _Tests, some: slice) -> _Tests:
+    """Some of the rows."""
+    plan = tests.plan
+    if len(plan.weights) > 1:
+        plan = dataclasses.replace(plan, weights=plan.weights[some])
+    return dataclasses.replace(tests, removed=tests.removed[some], plan=plan)

@@ -1,0 +1,440 @@
+"""A circuit that is pruned from coarse to fine, with every decision measured and every circuit on the way kept in mind.
+
+All coarse steps follow one rule, a price: a group of edges goes whole if the distance rises by no more than so much for
+each edge of it, and is split otherwise, its weaker half first. Weak is what attribution says; once every edge that is
+left was tested, the fine steps go by what the tests said. A group's loss is counted with what dangles without it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from acdc.engine.measure import Measures
+from acdc.engine.problem import Problem
+from acdc.engine.stages import stages_of
+from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.methods.aggregates import Estimates
+from acdc.methods.attribution import gradient_of
+from acdc.methods.groups import Group, Groups
+from acdc.model import passes
+
+PRICE = 0.5
+"""What all edges together may cost in a coarse step, as a share of the budget that is left."""
+SMALLEST_SHARE = 1 / 16
+"""Of all edges that are tried as one group, weakest first."""
+LOOK_AHEAD, LEAST_AHEAD = 0.05, 8
+"""Of the edges left, how many of the cheapest are measured again before some go; but no fewer than the second."""
+AT_ONCE = 0.06
+"""Of the edges left, how many may go at once."""
+JOINT = 1.25
+"""Edges go at once if that costs at most so many times the sum of what each costs alone."""
+FIRST_CERTIFIED = 16
+"""The cheapest edges, which are certified first."""
+ADDITIONS, REMOVALS = 8, 8
+"""Edges that are tried as additions, and how many of the cheapest are measured with each of them."""
+ALPHAS = (0.02, 0.3)
+"""Where the gradients that choose additions are taken: edges outside the circuit carry this share."""
+
+HALVES, BUNDLES, GREEDY, CERTIFY, CERTIFIED = range(5)
+
+
+class Pruning:
+    """The state of a search.
+
+    Attributes:
+        scores: of every edge from attribution.
+        search: the circuit as it is, with its activations.
+        rise: `[n_destinations, n_sources]` rise of the distance without each edge, when it was last tested; infinite
+            where it never was.
+        fresh: edges that were tested in the circuit as it is.
+        gone: the step at which each edge went; 0 where it is kept.
+        distances: `[n_edges + 1]` least distance of a circuit on the way with so many edges; infinite without one.
+    """
+
+    def __init__(self, problem: Problem, measures: Measures, budget: float, scores: Estimates) -> None:
+        self.problem, self.measures, self.graph = problem, measures, problem.graph
+        self.budget, self.scores = budget, scores
+        assert scores.absolute is not None
+        assert scores.rms is not None
+        self.weakness: FloatArray = scores.absolute
+        self.rms: FloatArray = scores.rms
+        shape = self.graph.valid.shape
+        self.rise = np.full(shape, np.inf)
+        self.part = np.full(self.graph.n_sources, np.inf)  # rise without all outputs of a component
+        self.fresh = np.zeros(shape, dtype=bool)
+        self.gone = np.zeros(shape, dtype=np.int64)
+        self.distances = np.full(self.graph.n_edges + 1, np.inf)
+        self.phase, self.destination, self.price, self.share = HALVES, self.graph.n_destinations, 0.0, 0.5
+        self.circuit, self.without = np.zeros(shape, dtype=bool), np.zeros(shape)  # once it is certified
+        # Under other ablations a component that nothing feeds may write, and where heads share a norm one that
+        # nothing reads matters to the others.
+        coupled = any(stage.coupled for stage in stages_of(problem.model, problem.graph))
+        self.prunable = problem.ablation == "resample" and not coupled
+        self.search: Groups
+
+    # ---- beginning, and going on -------------------------------------------------------------------------------
+
+    def start(self, circuits: list[tuple[BoolArray, float]]) -> None:
+        """Go on from the last of some shrinking circuits, given with their distances."""
+        kept = self.graph.valid
+        for circuit, distance in circuits:
+            circuit = self.graph.prune(circuit) if self.prunable else circuit
+            self._leave(kept & ~circuit)
+            kept = circuit
+            self._note_distance(kept, distance)
+        self.search = Groups(self.measures, kept=kept)
+        if self.search.distance > self.budget:  # rounding, or nothing may go
+            self.gone[:] = 0
+            self.search = Groups(self.measures)
+        self.note()
+
+    @classmethod
+    def resumed(cls, problem: Problem, measures: Measures, budget: float) -> Pruning | None:
+        """The search that was noted last; None if none was."""
+        shape, n_edges = problem.graph.valid.shape, problem.graph.n_edges
+        saved = problem.resume.load(
+            {name: (shape, np.float64) for name in ("values", "absolute", "rms", "rise", "without")}
+            | {name: (shape, np.bool_) for name in ("kept", "fresh", "circuit")}
+            | {"gone": (shape, np.int64), "distances": ((n_edges + 1,), np.float64)}
+            | {"part": ((problem.graph.n_sources,), np.float64), "numbers": ((4,), np.float64)},
+            endless=("rise", "part", "distances"),
+        )
+        if not saved:
+            return None
+        self = cls(problem, measures, budget, Estimates(saved["values"], saved["absolute"], saved["rms"]))
+        for name in ("rise", "part", "fresh", "gone", "distances", "circuit", "without"):
+            setattr(self, name, saved[name].copy())
+        self.phase, self.destination = int(saved["numbers"][0]), int(saved["numbers"][1])
+        self.price, self.share = float(saved["numbers"][2]), float(saved["numbers"][3])
+        self.search = Groups(measures, kept=saved["kept"])
+        return self
+
+    def note(self) -> None:
+        """Note how far the search is."""
+        self.problem.resume.save(
+            values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise, part=self.part,
+            kept=self.search.kept, fresh=self.fresh, gone=self.gone, distances=self.distances, circuit=self.circuit,
+            without=self.without, numbers=np.array([self.phase, self.destination, self.price, self.share]),
+        )  # fmt: skip
+
+    def say(self, text: str) -> None:
+        kept = int(self.search.kept.sum())
+        self.problem.progress(0, None, f"{text}: {kept:,} edges, distance {self.search.distance:.3g}")
+
+    # ---- what was found ----------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> BoolArray:
+        return self.search.kept
+
+    def removal(self) -> FloatArray:
+        """How much worse the metric gets without each edge of the certified circuit alone; NaN elsewhere."""
+        change = self.without
+        better = self.measures.outcome.higher_is_better
+        return np.where(self.circuit, 0.0 - change if better else change, np.nan)
+
+    def order(self, kept: BoolArray | None = None) -> FloatArray:
+        """Larger where an edge went later, largest where it is kept (and in `kept`, if given): the front as a ranking.
+
+        Edges that went together are in the order of their scores.
+        """
+        last = int(self.gone.max()) + 1
+        step = np.where(self.gone > 0, self.gone, last).astype(np.float64)
+        step = np.where(self.kept | (self.gone > 0), step, 0.0)
+        if kept is not None:
+            step = np.where(kept, last + 1 + np.where(self.gone > 0, self.gone, last) / (last + 1), step)
+        size = self.weakness / (self.weakness.max() or 1.0)
+        return np.where(self.graph.valid, step + 1e-6 * size, 0.0)
+
+    def front(self) -> FloatArray:
+        """`[point, 2]`: edges and distance of the circuits on the way that none with fewer edges is as near as."""
+        sizes = np.flatnonzero(np.isfinite(self.distances))
+        below = np.minimum.accumulate(np.concatenate(([np.inf], self.distances[sizes][:-1])))
+        better = self.distances[sizes] < below
+        return np.column_stack([sizes[better], self.distances[sizes[better]]])[::-1].astype(np.float64)
+
+    # ---- steps -------------------------------------------------------------------------------------------------
+
+    def coarse_to_fine(self, floor: int | None) -> None:
+        """Ever finer groups go while they are cheap, until every edge that stays was tested, or few enough are left."""
+        if self.phase == HALVES:
+            self._halves(floor or 0)
+            self.phase, self.price = BUNDLES, self._price()
+            self.note()
+        if self.phase == BUNDLES:
+            self._bundles(floor or 0)
+            self.phase = GREEDY
+            self.note()
+
+    def _price(self) -> float:
+        """What an edge may cost in a coarse step."""
+        return PRICE * max(0.0, self.budget - self.search.distance) / max(1, int(self.kept.sum()))
+
+    def _halves(self, floor: int) -> None:
+        """The weakest half of all edges at once, or a quarter, and so on."""
+        while self.share >= SMALLEST_SHARE and self.kept.sum() > floor:
+            edges = self._weakest_first(np.flatnonzero(self.kept))
+            group = np.sort(edges[: int(self.share * len(edges))])
+            self.say("shares of all edges")
+            if len(group) > 1 and self._affordable(self.search.distance_without(group), len(group), self._price()):
+                self._take(group)
+            else:
+                self.share /= 2
+
+    def _bundles(self, floor: int) -> None:
+        """The edges into each destination, from the logits backwards, in groups that are split as often as need be."""
+        while self.destination > 0 and self.kept.sum() > floor:
+            self.destination -= 1
+            sources = np.flatnonzero(self.kept[self.destination])
+            self.say("bundles of edges")
+            self._split(self._weakest_first(self.destination * self.graph.n_sources + sources))
+            self.note()
+
+    def _split(self, group: Group) -> None:
+        """Let a group go whole, or each half of it, down to single edges; weakest first."""
+        group = group[self.kept.ravel()[group]]
+        if not len(group):
+            return
+        distance = self.search.distance_without(np.sort(group))
+        if self._affordable(distance, len(group), self.price):
+            self._take(np.sort(group))
+        elif len(group) == 1:
+            self.rise.flat[group] = distance - self.search.distance
+        else:
+            self._split(group[: len(group) // 2])
+            self._split(group[len(group) // 2 :])
+
+    def _affordable(self, distance: float, edges: int, price: float) -> bool:
+        return distance <= self.budget and distance - self.search.distance <= price * edges
+
+    def to_budget(self) -> None:
+        """The cheapest go until the budget is spent."""
+        if self.phase == GREEDY:
+            self.greedy(self.budget)
+            self.phase = CERTIFY
+            self.note()
+
+    def greedy(self, limit: float, *, floor: int = 0) -> None:
+        """The edges and components that cost least for each edge lost go first, while the distance stays in the limit.
+
+        Only the cheapest by their last measurement are measured again, as what an edge costs mostly rises as others go.
+        """
+        while (n := int(self.kept.sum())) > floor:
+            edges = np.flatnonzero(self.kept)
+            self._measure(edges[np.isinf(self.rise.ravel()[edges])])
+            self.say("the cheapest edges")
+            ahead = max(LEAST_AHEAD, int(LOOK_AHEAD * n))
+            cheapest, bar = self._cheapest(edges, ahead, n - floor)
+            if not cheapest or not self._take_cheapest(cheapest, bar, limit, max(1, int(AT_ONCE * n)), n - floor):
+                return
+            self.note()
+
+    def _cheapest(self, edges: IntArray, ahead: int, most: int) -> tuple[list[_Priced], float]:
+        """The cheapest edges and components, measured now, cheapest first; and the price of the next, not measured.
+
+        Args:
+            most: edges that may be lost.
+        """
+        units: list[tuple[float, int, Group]] = [
+            (rise, -1, edges[i : i + 1]) for i, rise in enumerate(self.rise.ravel()[edges].tolist())
+        ]
+        for source in np.flatnonzero(self.kept.any(axis=0)).tolist():
+            group = np.flatnonzero(self.kept[:, source]) * self.graph.n_sources + source
+            if source >= self.graph.n_inputs and len(group) > 1:
+                rise = float(self.part[source])
+                if math.isinf(rise):
+                    rise = 0.5 * float(self.rise.ravel()[group].clip(0).sum())
+                units.append((rise / len(self._lost(group)), source, group))
+        units.sort(key=lambda unit: unit[0])
+        now = units[:ahead]
+        rises = self._rises([group for _, _, group in now])
+        priced = []
+        for (_, source, group), rise in zip(now, rises.tolist(), strict=True):
+            if source < 0:
+                self.rise.flat[group] = rise
+            else:
+                self.part[source] = rise
+            lost = len(self._lost(group))
+            if lost <= most:
+                priced.append(_Priced(rise / lost if rise > 0 else rise, rise, lost, group))
+        priced.sort(key=lambda unit: unit.price)
+        return priced, units[ahead][0] if ahead < len(units) else math.inf
+
+    def _take_cheapest(self, priced: list[_Priced], bar: float, limit: float, at_once: int, most: int) -> bool:
+        """Let go as many of the cheapest at once as cost little more together than alone; whether any went."""
+        good = [unit for unit in priced if unit.price <= max(bar, priced[0].price, 0.0)]
+        lost = np.cumsum([unit.lost for unit in good])
+        count = max(1, int((lost <= min(at_once, most)).sum()))
+        slack = 0.002 * self.budget / max(1, int(self.kept.sum()))
+        while count > 1:
+            group = np.unique(np.concatenate([unit.group for unit in good[:count]]))
+            distance, rises = self.search.distance_without(group), sum(unit.rise for unit in good[:count])
+            if distance <= limit and distance - self.search.distance <= max(JOINT * rises, rises + slack):
+                self._take(group)
+                return True
+            count //= 2
+        fitting = [unit for unit in priced if self.search.distance + unit.rise <= limit]
+        if not fitting:
+            return False
+        first = fitting[0] if fitting[0] is priced[0] else max(fitting, key=lambda unit: (unit.lost, -unit.rise))
+        self._take(first.group)
+        return True
+
+    # ---- certifying --------------------------------------------------------------------------------------------
+
+    def certify(self, *, swaps: int) -> None:
+        """Until no edge, and no component, can go within the budget; then one edge in and two out, where that fits.
+
+        Args:
+            swaps: of circuits of at most so many edges.
+        """
+        while self.phase == CERTIFY:
+            self._certify()
+            if self.kept.sum() > swaps or not self._swap():
+                self.phase, self.circuit = CERTIFIED, self.kept.copy()
+                self.without = np.where(self.kept, self.search.without - self.search.value, 0.0)
+            self.note()
+
+    def _certify(self) -> None:
+        """Test every edge in the circuit as it is, those that were cheapest first; let go what fits in the budget."""
+        while True:
+            edges = np.flatnonzero(self.kept & ~self.fresh)
+            if len(edges):
+                ahead = max(FIRST_CERTIFIED, int(self.fresh.sum()))
+                self._measure(edges[np.argsort(self.rise.ravel()[edges], kind="stable")[:ahead]])
+                tested = np.flatnonzero(self.kept & self.fresh)
+                cheapest = tested[np.argmin(self.rise.ravel()[tested])]
+                self.say("certifying edge by edge")
+                if self.search.distance + self.rise.flat[cheapest] <= self.budget:
+                    self._take(np.array([cheapest]))
+                self.note()
+                continue
+            groups = self._parts()
+            if not groups:
+                return
+            rises = self._rises(groups)
+            fitting = np.flatnonzero(self.search.distance + rises <= self.budget)
+            if not len(fitting):
+                return
+            self._take(groups[max(fitting, key=lambda i: (len(self._lost(groups[i])), -rises[i]))])
+            self.note()
+
+    def _parts(self) -> list[Group]:
+        """What may go at once though no edge of it can: the outputs of a component, and all that dangles."""
+        S = self.graph.n_sources
+        outputs = [np.flatnonzero(self.kept[:, s]) * S + s for s in np.flatnonzero(self.kept.any(axis=0))]
+        dangling = np.flatnonzero(self.kept & ~self.graph.prune(self.kept))
+        return [group for group in (*outputs, dangling) if len(group) > 1]
+
+    def _swap(self) -> bool:
+        """One edge in and two out, where that fits: whether the circuit became smaller."""
+        before, distance = self.kept.copy(), self.search.distance
+        additions = self._additions(before)
+        if not additions:
+            return False
+        self.say("one edge in, two out")
+        distances = [self.measures.distance(more) for more in additions]
+        saved = self.search, self.rise.copy(), self.part.copy(), self.fresh, self.gone.copy(), self.distances.copy()
+        for i in np.argsort(distances, kind="stable")[:ADDITIONS]:
+            if distances[i] >= distance:
+                break
+            self.search = Groups(self.measures, kept=additions[i])
+            self.gone[additions[i]] = 0
+            self.fresh = np.zeros_like(before)
+            self._remove_while_it_fits()
+            if self.kept.sum() < before.sum():
+                return True
+            self.search, self.rise, self.part, self.fresh, self.gone, self.distances = (
+                saved[0], saved[1].copy(), saved[2].copy(), saved[3], saved[4].copy(), saved[5].copy(),
+            )  # fmt: skip
+        return False
+
+    def _remove_while_it_fits(self) -> None:
+        while self.kept.any():
+            edges = np.flatnonzero(self.kept)
+            cheapest = edges[np.argsort(self.rise.ravel()[edges], kind="stable")[:REMOVALS]]
+            self._measure(cheapest)
+            rises = self.rise.ravel()[cheapest]
+            if self.search.distance + rises.min() > self.budget:
+                return
+            self._take(cheapest[[np.argmin(rises)]])
+
+    def _additions(self, kept: BoolArray) -> list[BoolArray]:
+        """The circuit with one more edge, for those that gradients say lower the distance most."""
+        outside = ~kept & self.graph.valid
+        found: dict[int, BoolArray] = {}
+        for alpha in ALPHAS:
+            gradient = self._gradient(np.where(kept, 1.0, np.where(outside, alpha, 0.0)))
+            change = np.where(outside, gradient, np.inf).ravel()
+            for edge in np.argsort(change, kind="stable")[:ADDITIONS]:
+                more = kept.copy()
+                more.flat[edge] = True
+                if change[edge] < 0 and (not self.prunable or self.graph.prune(more).flat[edge]):
+                    found[int(edge)] = more
+        return list(found.values())
+
+    def _gradient(self, shares: FloatArray) -> FloatArray:
+        """Of the distance in each edge's weight, where edges carry these shares: `[n_destinations, n_sources]`."""
+        total = np.zeros(shares.shape)
+        for patching, measure in self.measures:
+            part = len(patching.prompts) / len(self.problem.prompts)
+            with torch.enable_grad(), patching.model.frozen():
+                weights = torch.as_tensor(shares, device=patching.model.device).to(patching.model.dtype)
+                logits = patching.logits(weights.requires_grad_(), rows=measure.rows)
+                (gradient,) = gradient_of(measure.distance(logits).mean(), [weights], measure.outcome)
+                passes.count(backward=len(patching.prompts))
+            total += part * gradient.double().cpu().numpy()
+        return total
+
+    # ---- testing and removing ----------------------------------------------------------------------------------
+
+    def _weakest_first(self, edges: IntArray) -> IntArray:
+        return edges[np.argsort(self.weakness.ravel()[edges], kind="stable")]
+
+    def _rises(self, groups: list[Group]) -> FloatArray:
+        return self.search.measure_without(groups)[0] - self.search.distance
+
+    def _measure(self, edges: IntArray) -> None:
+        """Test each of the edges alone, in the circuit as it is."""
+        if len(edges):
+            distances, values = self.search.measure_without([edges[i : i + 1] for i in range(len(edges))])
+            self.rise.flat[edges] = distances - self.search.distance
+            self.search.without.flat[edges] = values
+            self.fresh.flat[edges] = True
+
+    def _lost(self, group: Group) -> IntArray:
+        """The edges of a group and what dangles without them."""
+        left = self.kept.copy()
+        left.flat[group] = False
+        return np.flatnonzero(self.kept & ~self.graph.prune(left)) if self.prunable else group
+
+    def _take(self, group: Group) -> None:
+        """Remove a group, and what dangles then."""
+        lost = self._lost(group)
+        self.search.remove(group)
+        if len(lost) > len(group):
+            self.search.drop(lost)
+        removed = np.zeros_like(self.kept)
+        removed.flat[lost] = True
+        self._leave(removed)
+        self.fresh[:] = False
+        self._note_distance(self.kept, self.search.distance)
+
+    def _leave(self, edges: BoolArray) -> None:
+        """Note that these edges go now."""
+        if edges.any():
+            self.gone[edges] = self.gone.max() + 1
+
+    def _note_distance(self, kept: BoolArray, distance: float) -> None:
+        n = int(kept.sum())
+        self.distances[n] = min(self.distances[n], distance)
+
+
+class _Priced:
+    """A group that may go, as it was measured: its price, rise over the edges lost with it (or a fall as it is)."""
+
+    def __init__(self, price: float, rise: float, lost: int, group: Group) -> None:
+        self.price, self.rise, self.lost, self.group = price, rise, lost, group
