@@ -128,7 +128,7 @@ class Saved:
 
 def header(graph: Graph, provenance: Provenance) -> dict[str, Any]:
     """Graph options and provenance as plain JSON values."""
-    options = dataclasses.asdict(graph)
+    options = dataclasses.asdict(graph) | {"mixers": list(graph.mixers)}
     if not graph.mixers:
         del options["mixers"]  # as in files of models that have none
     return {"graph": options, "provenance": provenance.model_dump(mode="json")}

@@ -65,8 +65,8 @@ class MixerStage(Stage):
         if read:
             new, reference = run.context.at_read(new), run.context.at_read(reference)
         if run.journal is not None:
-            run.journal.note(window, x[0], read=False)
-            run.journal.note(state.output[0], new, read=read)
+            run.journal.write(window, x[0], read=False)
+            run.journal.write(state.output[0], new, read=read)
         return [Written([source], (new - reference)[None], not read)]
 
     def ends(self, trace: Trace) -> list[Tensor]:
