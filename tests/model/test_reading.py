@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import acdc
+import acdc.inspection
+import acdc.viz
 import problems
 from acdc.benchmarks.tiny_decoders import tiny_decoder
 from acdc.engine.measure import Measure, bind
@@ -20,6 +24,7 @@ from acdc.engine.patching import Patching
 from acdc.errors import UnsupportedModelError
 from acdc.methods.attribution import attribute
 from acdc.methods.exact import exact_scores
+from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
 from acdc.model.model import Model
@@ -175,6 +180,40 @@ def test_eap_of_a_layer_is_the_plain_gradient_at_its_norm(kind: str) -> None:
     expected = (difference[:first] * gradient[:, patching.start :]).sum((1, 2, 3))
     found = ports[list(sublayer.every_port), :first].sum(0)
     torch.testing.assert_close(found, expected.to(found), rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+# ---- hybrids ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_among_mixers_decides_as_the_plain_loop() -> None:
+    patching, measure = problem("lfm2", padding="both")
+    tau = 0.02 * problems.distance(patching, measure, np.zeros_like(patching.graph.valid))
+
+    def accept(new: float, old: float) -> bool:
+        return new - old < tau
+
+    expected, _ = problems.naive_search(
+        patching.graph, lambda edges: problems.distance(patching, measure, edges), accept
+    )
+    search = Search(patching, measure)
+    search.sweep(accept)
+    assert patching.graph.edge_names(search.kept) == patching.graph.edge_names(expected)
+    assert 0 < expected.sum() < patching.graph.n_edges
+
+
+def test_a_circuit_with_mixers_survives_its_file_and_can_be_drawn(tmp_path: Path) -> None:
+    model = tiny("lfm2")
+    assert model.graph().names("mixer") == ("x1", "x3")
+    prompts = problems.make_prompts()
+    circuit = acdc.discover(model, prompts, "eap", edges=30, metric="logit-difference")
+    circuit.save(tmp_path / "circuit")
+    again = acdc.Circuit.load(tmp_path / "circuit")
+    assert again.graph == circuit.graph
+    assert (again.edges == circuit.edges).all()
+    acdc.viz.draw(circuit, tmp_path / "circuit.svg")
+    assert ">x1<" in (tmp_path / "circuit.svg").read_text() or "x1" not in circuit.nodes
+    patterns = acdc.inspection.attention_patterns(model, prompts)
+    assert {name.split(".")[0] for name in patterns.heads} == {"a0", "a2"}
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
