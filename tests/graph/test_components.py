@@ -103,7 +103,7 @@ FORBIDDEN = re.compile(
     re.VERBOSE,
 )
 ELSEWHERE = {
-    "benchmarks/peers": "runs in other tools' environments, without acdc",
+    "benchmarks/measuring/peers": "runs in other tools' environments, without acdc",
     "acdc/model": "an architecture's own weights",
 }
 

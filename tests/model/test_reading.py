@@ -18,7 +18,7 @@ import acdc
 import acdc.inspection
 import acdc.viz
 import problems
-from acdc.benchmarks.tiny_decoders import tiny_decoder
+from acdc.benchmarks.measuring.tiny_decoders import tiny_decoder
 from acdc.engine.measure import Measure, bind
 from acdc.engine.patching import Patching
 from acdc.errors import UnsupportedModelError

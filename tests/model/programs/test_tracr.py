@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from acdc.benchmarks.tracr_programs import PROGRAMS
+from acdc.benchmarks.training.tracr_programs import PROGRAMS
 from acdc.errors import AcdcError
 from acdc.model.programs.tracr import BUILTIN, TracrModel, builtin_names, read_program
 from acdc.tasks.programs.compile import check

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import acdc
-from acdc.benchmarks.siit_check import shortcomings
-from acdc.benchmarks.train_interp import RECIPES
+from acdc.benchmarks.training.siit_check import shortcomings
+from acdc.benchmarks.training.train_interp import RECIPES
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, TaskError
 from acdc.model.programs.tracr import TracrModel

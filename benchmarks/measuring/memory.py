@@ -1,0 +1,190 @@
+"""What work needs in memory, as `acdc.engine.memory` works it out and as it is measured: `docs/memory.md`.
+
+Each kind of work on each shape runs in a process of its own, in which the peak of the resident set is reset after
+loading (Linux). The models are random; only their shapes matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from acdc.engine.circuits import measure_prompts
+from acdc.engine.measure import bind
+from acdc.engine.memory import Need, Work
+from acdc.engine.problem import Problem
+from acdc.methods import METHODS, Target
+from acdc.methods.exact import exact_scores
+from acdc.metrics import OUTCOMES
+from acdc.model.load import load
+from acdc.store.amounts import size
+from acdc.store.writing import write_atomically
+from acdc.tasks.prompts import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A model and its prompts.
+
+    Attributes:
+        what: why it is here.
+        family: of `transformers`; options: of its configuration.
+        prompts, tokens: how many, and how long.
+    """
+
+    what: str
+    family: str
+    options: dict[str, Any]
+    prompts: int
+    tokens: int
+    metric: str = "logit-difference"
+    ablation: Any = "resample"
+    dtype: str = "float32"
+
+
+def _gpt2(**options: Any) -> dict[str, Any]:
+    sizes = {"n_embd": 128, "n_layer": 4, "n_head": 4, "vocab_size": 1000, "n_positions": 1024}
+    return {**sizes, "bos_token_id": 0, "eos_token_id": 0, **options}
+
+
+def _llama(**options: Any) -> dict[str, Any]:
+    sizes = {
+        "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 1000, "max_position_embeddings": 1024,
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    return {**sizes, **options}
+
+
+SHAPES = {
+    "short": Shape("short prompts", "GPT2", _gpt2(), 128, 24),
+    "long": Shape("long prompts", "GPT2", _gpt2(n_layer=3), 6, 512),
+    "vocabulary": Shape("a large vocabulary, all of it read", "GPT2", _gpt2(vocab_size=100_000), 64, 16, "kl"),
+    "grouped": Shape("grouped keys and values", "Llama", _llama(), 24, 96),
+    "soft-cap": Shape(
+        "attention scores made one by one", "Gemma2", _llama(sliding_window=64, query_pre_attn_scalar=16), 6, 256
+    ),
+    "wide": Shape("a wide MLP, means by position", "GPTNeoX", {
+        "hidden_size": 96, "intermediate_size": 3072, "num_hidden_layers": 3, "num_attention_heads": 3,
+        "vocab_size": 1000, "max_position_embeddings": 1024, "bos_token_id": 0, "eos_token_id": 0,
+    }, 32, 64, ablation="mean-position"),
+    "half": Shape("half precision", "GPT2", _gpt2(), 64, 48, dtype="bfloat16"),
+}  # fmt: skip
+WORKS: dict[str, Work] = {
+    "circuits": "circuits", "exact": "exact", "eap-ig": "gradients", "acdc": "search", "guided": "search",
+}  # fmt: skip
+
+
+def make(shape: Shape, progress: Callable[..., None]) -> Problem:
+    """The problem, with a random model."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{shape.family}Config")(**shape.options)
+    module = transformers.AutoModelForCausalLM.from_config(config).eval().to(getattr(torch, shape.dtype))
+    clean = torch.randint(1, 900, (shape.prompts, shape.tokens))
+    corrupted = torch.where(torch.arange(shape.tokens) > 0, torch.randint(1, 900, clean.shape), clean)
+    answers, wrong = torch.randint(1, 900, (2, shape.prompts))
+    prompts = Prompts.from_tokens(clean, corrupted, answers, wrong)
+    model = load(module)
+    outcome = OUTCOMES[shape.metric]
+    return Problem(model, model.graph(), prompts, outcome, shape.ablation, len(clean), progress=progress)
+
+
+def work(problem: Problem, name: str) -> None:
+    """Do one kind of work on all prompts of the problem at once."""
+    graph = problem.graph
+    if name == "circuits":
+        rng = np.random.default_rng(0)
+        random = graph.valid & (rng.random(graph.valid.shape) < 0.5)
+        measure_prompts(problem, [np.zeros_like(random), random, graph.valid], [problem.outcome, OUTCOMES["kl"]])
+    elif name == "exact":  # edges of the last destinations hold no less than those of all
+        (patching,) = problem.batches("exact")
+        last = [int(d) for d in np.flatnonzero(graph.destination_layer >= graph.n_layers - 1)]
+        exact_scores(patching, bind(problem.outcome, patching), destinations=last)
+    elif name == "eap-ig":
+        score = METHODS[name].score
+        assert score is not None
+        score(problem, steps=2)
+    else:
+        search = METHODS[name].search
+        assert search is not None
+        takes_share = "faithfulness" in METHODS[name].targets
+        search(problem, Target(faithfulness=0.9) if takes_share else Target(threshold=1e-3))
+
+
+def measured(shape: str, name: str) -> dict[str, float]:
+    """Bytes: what is expected, and the peak beside what was there before."""
+    problem = make(SHAPES[shape], lambda *_: None)
+    need: Need = problem._need(WORKS[name])
+    work(make(dataclasses.replace(SHAPES[shape], prompts=2, tokens=4), lambda *_: None), "circuits")  # libraries
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        work(problem, name)
+    return {"expected": need.of(len(problem.prompts)), "measured": max(1.0, _status("VmHWM") - before)}
+
+
+def _status(name: str) -> float:
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024.0 * int(found[1])
+
+
+def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
+    """Markdown: a row a shape, a column a kind of work; expected, measured, and their ratio."""
+    lines = ["| shape | prompts × tokens | " + " | ".join(WORKS) + " |", "|---|---|" + "---|" * len(WORKS)]
+    for name, shape in SHAPES.items():
+        cells = []
+        for kind in WORKS:
+            one = found.get((name, kind))
+            cells.append(
+                "" if one is None else
+                f"{size(one['expected'])} / {size(one['measured'])} = {one['expected'] / one['measured']:.2f}"
+            )  # fmt: skip
+        lines.append(f"| {shape.what} | {shape.prompts} × {shape.tokens} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shapes", nargs="*", default=list(SHAPES), help=f"of {', '.join(SHAPES)}")
+    parser.add_argument("--works", nargs="*", default=list(WORKS), choices=list(WORKS))
+    parser.add_argument("-o", "--out", type=Path, help="Markdown file whose table to replace; otherwise printed")
+    parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WORK"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(*options.one)))
+        return
+    found = {}
+    for shape in options.shapes:
+        for kind in options.works:
+            command = [sys.executable, "-m", "acdc.benchmarks.measuring.memory", "--one", shape, kind]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{shape} {kind}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                continue
+            found[shape, kind] = json.loads(done.stdout.splitlines()[-1])
+            print(shape, kind, found[shape, kind], file=sys.stderr)
+    text = table(found)
+    if options.out is None:
+        print(text)
+        return
+    old = options.out.read_text()
+    write_atomically(options.out, re.sub(r"\| shape \|.*?\n(?=\n|$)", lambda _: text, old, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
