@@ -229,8 +229,7 @@ def too_large(need: Need, prompts: int, limit: float, *, given: bool, half: bool
         given: whether the limit is the user's, and not what is free.
         half: whether the model is in half precision already.
     """
-    least = 0 if given else None
-    fitting = need.fitting(limit, prompts - 1, least)
+    fitting = need.fitting(limit, prompts - 1, 0)
     if fitting:
         out = f"use a batch size of at most {fitting} (--batch-size {fitting})"
     else:
@@ -240,7 +239,7 @@ def too_large(need: Need, prompts: int, limit: float, *, given: bool, half: bool
     what = "one prompt" if prompts == 1 else f"a batch of {prompts} prompts"
     there = f"{size(limit)} is {'allowed' if given else 'free'}"
     return (
-        f"not enough memory: {what} of {need.length} tokens needs about {size(need.of(prompts, least))}, and {there}; "
+        f"not enough memory: {what} of {need.length} tokens needs about {size(need.of(prompts, 0))}, and {there}; "
         f"{out}"
     )
 

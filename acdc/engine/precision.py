@@ -54,7 +54,7 @@ def fits(problem: Problem) -> bool:
     model = problem.model
     weights = sum(p.numel() for p in model.module.parameters()) * (4 + model.dtype.itemsize)
     search = memory.need(model, problem.graph, problem.prompts, problem.outcome, problem.ablation, "search")
-    return weights + 2 * search.of(problem.batch_of("search")) < memory.available(model.device)
+    return weights + 2 * search.of(problem.batch_of("search"), 0) < memory.available(model.device)
 
 
 def float32_copy(model: Model) -> Model:

@@ -115,12 +115,11 @@ class Problem:
         if self.batch_size is not None:
             return min(self.batch_size, most)
         if self.memory_limit is None and work != "search":
-            return max(1, need.fitting(self._room, most))
-        least = None if self.memory_limit is None else 0
-        if need.of(most, least) <= self._limit:
+            return need.fitting(self._room, most) or need.fitting(self._room, most, 0) or 1
+        if need.of(most, 0) <= self._limit:
             return most
         share = self._limit / 2 if need.token else self._limit  # the rest is for more circuits at once
-        return max(1, need.fitting(share, most, least))
+        return max(1, need.fitting(share, most, 0))
 
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""
@@ -133,10 +132,9 @@ class Problem:
 
     def _tokens_at_once(self, work: memory.Work) -> int:
         """Tokens that a method is to run at once, of as many circuits on one batch as have so many."""
-        fill = memory.tokens_at_once(self.model.device)
-        if self.memory_limit is None:
-            return fill
-        return min(fill, self._need(work).tokens(self._limit, self.batch_of(work)))
+        return min(
+            memory.tokens_at_once(self.model.device), self._need(work).tokens(self._limit, self.batch_of(work))
+        )
 
     @cached_property
     def _limit(self) -> float:
@@ -170,7 +168,7 @@ class Problem:
         """
         need, at_once = self._need(work), self.batch_of(work)
         given = self.memory_limit is not None
-        needed = need.of(at_once, self._tokens_at_once(work) if given else None)
+        needed = need.of(at_once, self._tokens_at_once(work))
         half = self.model.dtype.itemsize == 2
         sentence = memory.too_large(need, at_once, self._limit, given=given, half=half)
         if needed > self._limit:
@@ -213,13 +211,13 @@ class Problem:
             AcdcError: there is not enough memory.
         """
         self.check_memory(work)
-        tokens, least = self._tokens_at_once(work), None if self.memory_limit is None else 0
+        all_at_once = self._need(work).of(len(self.prompts), 0)
         return Batches(
             self.prompts,
             self.batch_of(work),
             self._patching,
-            tokens,
-            offload=self._need(work).of(len(self.prompts), least) > self._limit,
+            self._tokens_at_once(work),
+            offload=all_at_once > self._limit,
         )
 
     def _patching(self, prompts: Prompts) -> Patching:

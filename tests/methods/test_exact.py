@@ -47,12 +47,12 @@ def test_equals_removing_each_edge_alone(family: str, options: dict[str, Any], c
     check(*problems.make(family, graph=problems.tiny(family).graph(**options), **case))
 
 
-def test_small_batches_of_sources_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acdc.methods.exact._batch", lambda patching: 3)
+def test_small_batches_of_sources_give_the_same() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer")
     seen: list[tuple[int, int]] = []
-    scores = exact_scores(patching, measure, progress=lambda *x: seen.append(x))
+    B, T = patching.prompts.clean.shape
+    tokens = 3 * B * (T - patching.start)
+    scores = exact_scores(patching, measure, tokens=tokens, progress=lambda *x: seen.append(x))
     assert seen[-1] == (patching.graph.n_edges, patching.graph.n_edges)
     assert max(b - a for (a, _), (b, _) in zip([(0, 0), *seen], seen, strict=False)) == 3
-    monkeypatch.undo()
     np.testing.assert_allclose(scores, exact_scores(patching, measure), atol=1e-12)
