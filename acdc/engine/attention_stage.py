@@ -114,7 +114,7 @@ class AttentionStage(Stage):
         if read:
             reference = context.at_read(reference)
         if run.journal is not None:
-            run.journal.note_components(state.output, heads, z, read=read)
+            run.journal.write_components(state.output, heads, z, read=read)
         difference = forward.write(attention, z - reference, heads=self._some(heads))
         return [Written([self.sublayer.sources[head] for head in heads], difference, not read)]
 
@@ -152,7 +152,7 @@ class AttentionStage(Stage):
         offset = context.start if which > 0 else 0
         if run.journal is not None:
             run.journal.write_inputs(state.x, which, changed, x, read=read)
-            run.journal.note_components(stored, changed, new, read=read, offset=offset)
+            run.journal.write_components(stored, changed, new, read=read, offset=offset)
         if offset:
             earlier = take(stored, changed)[..., :offset, :]
             new = torch.cat((earlier.expand(-1, new.shape[1], -1, -1, -1), new), dim=-2)

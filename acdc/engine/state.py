@@ -71,7 +71,7 @@ class Journal:
         """`target` `[1, B, W, X]` becomes `value` `[C, B, W or P, X]` of the circuit that is committed."""
         self.entries.append((lambda: target, value, read, 0))
 
-    def note_components(
+    def write_components(
         self, target: Tensor, components: IntArray, value: Tensor, *, read: bool, offset: int = 0
     ) -> None:
         """The same for components of `target` `[component, 1, B, T, X]`, from position `offset` on.
