@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.changes import Changes
 from acdc.engine.demand import EVERYWHERE, NOWHERE
 from acdc.engine.stage import Stage, StageState, Written
 from acdc.engine.state import Journal, State
@@ -33,51 +34,6 @@ from acdc.graph import BoolArray, Graph, IntArray
 from acdc.model import forward, passes
 from acdc.model.forward import Context
 from acdc.model.model import Model
-
-
-class _Changes:
-    """Differences A[s] − state[s] of the sources that changed, in execution order, and their sums into ports."""
-
-    def __init__(self, capacity: int, *, differentiable: bool) -> None:
-        self.ids: list[int] = []
-        self._capacity = capacity
-        self._blocks: list[Tensor] = []  # differentiable: kept apart, since in-place writes would break the graph
-        self._buffer: Tensor | None = None
-        self._differentiable = differentiable
-
-    def append(self, ids: Sequence[int], difference: Tensor) -> None:
-        """`difference` `[len(ids), C, B, P, D]`."""
-        if self._differentiable:
-            self._blocks.append(difference)
-        else:
-            if self._buffer is None:
-                self._buffer = difference.new_empty(self._capacity, *difference.shape[1:])
-            self._buffer[len(self.ids) : len(self.ids) + len(ids)] = difference
-        self.ids += ids
-
-    def _stack(self) -> Tensor:
-        """`[len(ids), C, B, P, D]`."""
-        if self._differentiable:
-            if len(self._blocks) > 1:
-                self._blocks = [torch.cat(self._blocks)]
-            return self._blocks[0]
-        assert self._buffer is not None
-        return self._buffer[: len(self.ids)]
-
-    def total(self) -> Tensor:
-        """Sum over sources, `[C, B, P, D]`."""
-        return self._stack().sum(0)
-
-    def mix(self, weights: Tensor) -> Tensor:
-        """Weighted sums: weights `[C or 1, port, len(ids)]` -> `[port, C, B, P, D]`."""
-        stack = self._stack()
-        n, C = stack.shape[:2]
-        flat = stack.reshape(n, C, -1)
-        if weights.shape[0] == 1:
-            mixed = weights[0] @ flat.reshape(n, -1)
-        else:
-            mixed = torch.bmm(weights, flat.transpose(0, 1)).transpose(0, 1)
-        return mixed.reshape(-1, *stack.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +131,9 @@ class Run:
         self.plan, self.seeds, self.journal = plan, seeds, journal
         needed = int((plan.demand > NOWHERE).sum())
         differentiable = torch.is_grad_enabled()
-        self.changes = _Changes(needed + graph.n_inputs, differentiable=differentiable)
+        self.changes = Changes(needed + graph.n_inputs, differentiable=differentiable)
         self.changes_at_read = (
-            self.changes if context.dense else _Changes(needed + graph.n_inputs, differentiable=differentiable)
+            self.changes if context.dense else Changes(needed + graph.n_inputs, differentiable=differentiable)
         )
 
     def of(self, stage: Stage, kind: type[S]) -> S:
@@ -224,7 +180,8 @@ class Run:
         if changes.ids and self.plan.kept[every[:, None], changes.ids].any():
             device = self.plan.weights.device
             index = torch.as_tensor(every, device=device)[:, None]
-            mixed = changes.mix(self.plan.weights[:, index, torch.as_tensor(changes.ids, device=device)])
+            kept = self.plan.kept[every[:, None], changes.ids]
+            mixed = changes.mix(self.plan.weights[:, index, torch.as_tensor(changes.ids, device=device)], kept)
         inputs, first = [], 0
         for ports, base in parts:
             x = None if mixed is None else mixed[first : first + len(ports)]

@@ -1,0 +1,161 @@
+"""The changes of sources in one propagation, and their weighted sums: one buffer, whose memory grows with the sources.
+
+Every stage adds what its components wrote, and every later stage sums what it reads out of all that is there. With
+gradients, a sum that kept its terms would keep all earlier changes once a stage: memory with the square of the depth.
+So a sum keeps nothing but its weights, and the gradients of the terms are collected in a second buffer of the same
+size, from which each change takes its own when all later sums have been there. That they have is what a token sees to:
+every addition and every sum takes it, so that the backward pass visits them in the reverse order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from acdc.graph import BoolArray
+
+
+@dataclasses.dataclass
+class _Store:
+    """Changes and, in a backward pass, their gradients so far: `[capacity, C, B, P, D]`."""
+
+    buffer: Tensor
+    _collected: Tensor | None = None
+
+    @property
+    def collected(self) -> Tensor:
+        if self._collected is None:
+            self._collected = torch.zeros_like(self.buffer)
+        return self._collected
+
+
+class Changes:
+    """Differences A[s] − state[s] of the sources that changed, in execution order.
+
+    Args:
+        capacity: most sources that will be added.
+        differentiable: whether gradients are wanted.
+
+    Attributes:
+        ids: the sources.
+    """
+
+    def __init__(self, capacity: int, *, differentiable: bool) -> None:
+        self.ids: list[int] = []
+        self._capacity, self._differentiable = capacity, differentiable
+        self._store: _Store | None = None
+        self._token: Tensor | None = None
+
+    def append(self, ids: Sequence[int], difference: Tensor) -> None:
+        """`difference` `[len(ids), C, B, P, D]`."""
+        first = len(self.ids)
+        self.ids += ids
+        if self._store is None:
+            self._store = _Store(difference.new_empty(self._capacity, *difference.shape[1:]))
+            self._token = difference.new_zeros(())
+        if self._differentiable:
+            self._token = _Append.apply(difference, self._token, self._store, first)
+        else:
+            self._store.buffer[first : first + len(ids)] = difference
+
+    @property
+    def stack(self) -> Tensor:
+        """`[len(ids), C, B, P, D]`, without gradients."""
+        assert self._store is not None
+        return self._store.buffer[: len(self.ids)]
+
+    def total(self) -> Tensor:
+        """Sum over sources, `[C, B, P, D]`."""
+        return self.stack.sum(0)
+
+    def mix(self, weights: Tensor, kept: BoolArray) -> Tensor:
+        """Weighted sums.
+
+        Args:
+            weights: `[C or 1, port, len(ids)]`.
+            kept: `[port, len(ids)]`, where some weight is not 0.
+
+        Returns:
+            `[port, C, B, P, D]`.
+        """
+        if not self._differentiable:
+            return _mix(weights, self.stack)
+        columns: BoolArray = kept.any(axis=0)
+        some = None
+        if columns.mean() < 0.75:  # a sparse mask: only what is read
+            some = torch.as_tensor(np.flatnonzero(columns), device=weights.device)
+            weights = weights[..., some]
+        mixed: Tensor = _Mix.apply(weights, self._token, self._store, len(self.ids), some)
+        return mixed
+
+
+def _mix(weights: Tensor, stack: Tensor) -> Tensor:
+    n, C = stack.shape[:2]
+    flat = stack.reshape(n, C, -1)
+    if weights.shape[0] == 1:
+        mixed = weights[0] @ flat.reshape(n, -1)
+    else:
+        mixed = torch.bmm(weights, flat.transpose(0, 1)).transpose(0, 1)
+    return mixed.reshape(-1, *stack.shape[1:])
+
+
+class _Append(torch.autograd.Function):
+    """Write a change into the buffer; its gradient is what the later sums have collected for it."""
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, token: Tensor, store: _Store, first: int) -> Tensor:
+        ctx.store, ctx.place = store, slice(first, first + len(difference))
+        store.buffer[ctx.place] = difference
+        return token.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, token: Tensor) -> tuple[Tensor | None, ...]:
+        collected = ctx.store.collected[ctx.place]
+        own = collected.clone() if ctx.needs_input_grad[0] else None
+        collected.zero_()  # for another backward pass
+        return own, token, None, None
+
+
+class _Mix(torch.autograd.Function):
+    """Weighted sums of the first changes in the buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, token: Tensor, store: _Store, n: int, some: Tensor | None) -> Tensor:
+        ctx.store, ctx.n, ctx.some = store, n, some
+        ctx.save_for_backward(weights)
+        stack = store.buffer[:n]
+        return _mix(weights, stack if some is None else stack[some])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weights,), store = ctx.saved_tensors, ctx.store
+        ports, C = gradient.shape[:2]
+        given = gradient.reshape(ports, C, -1)
+        stack = store.buffer[: ctx.n]
+        stack = stack if ctx.some is None else stack[ctx.some]
+        for_weights = None
+        if ctx.needs_input_grad[0]:
+            flat = stack.reshape(len(stack), C, -1)
+            if weights.shape[0] == 1:
+                for_weights = (given.reshape(ports, -1) @ flat.reshape(len(flat), -1).T)[None]
+            else:
+                for_weights = torch.bmm(given.transpose(0, 1), flat.permute(1, 2, 0))
+        if ctx.needs_input_grad[1]:
+            if weights.shape[0] == 1:
+                back = weights[0].T @ given.reshape(ports, -1)
+            else:
+                back = torch.bmm(weights.transpose(1, 2), given.transpose(0, 1)).transpose(0, 1)
+            back = back.reshape(stack.shape)
+            if ctx.some is None:
+                store.collected[: ctx.n] += back
+            else:
+                store.collected.index_add_(0, ctx.some, back)
+        return for_weights, torch.zeros_like(gradient[(0,) * gradient.dim()]), None, None, None
