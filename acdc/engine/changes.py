@@ -86,7 +86,7 @@ class Changes:
         """
         if not self._differentiable:
             return _mix(weights, self.stack)
-        columns: BoolArray = kept.any(axis=0)
+        columns = np.asarray(kept.any(axis=0))
         some = None
         if columns.mean() < 0.75:  # a sparse mask: only what is read
             some = torch.as_tensor(np.flatnonzero(columns), device=weights.device)
