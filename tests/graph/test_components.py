@@ -94,7 +94,7 @@ def test_a_new_kind_of_component_is_rows() -> None:
 
 FORBIDDEN = re.compile(
     r"""first_port|first_source|node_kind
-    |[*+]\s*(\w+\.)?n_heads|n_heads\s*[*+]|//\s*(\w+\.)?n_heads|divmod\([^)]*n_heads   # index arithmetic
+    |[*+]\s*((?!model\.)\w+\.)?n_heads|(?<!model\.)n_heads\s*[*+]|//\s*(\w+\.)?n_heads|divmod\([^)]*n_heads   # indices
     |\.(partition|split|rsplit|rpartition)\(["'](->|<|\.h)["']\)                       # names taken apart
     |startswith\(\(?f?["'](a|m|input|logits)["'{]
     |endswith\(\(?["']<?[qkv]?>
