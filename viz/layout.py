@@ -55,20 +55,25 @@ class Spacing:
         return Spacing(*(getattr(self, field.name) * factor for field in dataclasses.fields(self)))
 
 
+def rows_of(nodes: Iterable[Node]) -> list[list[Node]]:
+    """Nodes by row from bottom to top (inputs, then per layer heads and MLP, then logits), each from left to right."""
+    rows: dict[tuple[int, int], list[Node]] = {}
+    for node in sorted(nodes, key=lambda node: node.order):
+        rows.setdefault(node.row, []).append(node)
+    return [rows[key] for key in sorted(rows)]
+
+
 def place(nodes: Iterable[Node], degree: Mapping[str, int], spacing: Spacing) -> dict[str, Box]:
-    """A box for each node, by name; rows from bottom to top are inputs, then per layer heads and MLP, then logits.
+    """A box for each node, by name, in the rows of `rows_of`.
 
     Args:
         degree: the larger of the numbers of edges in and out; input and logits widen with it.
     """
-    rows: dict[tuple[int, int], list[Node]] = {}
-    for node in sorted(nodes, key=lambda node: node.order):
-        rows.setdefault(node.row, []).append(node)
+    rows = rows_of(nodes)
     boxes = {}
     y = 0.0
-    widest = max((len(row) for row in rows.values()), default=1) * spacing.column
-    for key in sorted(rows):
-        row = rows[key]
+    widest = max(map(len, rows), default=1) * spacing.column
+    for row in rows:
         widths = [_width(node, degree.get(node.name, 0), spacing, widest / len(row)) for node in row]
         x = -(sum(widths) + (spacing.column - spacing.width) * (len(row) - 1)) / 2
         for node, width in zip(row, widths, strict=True):

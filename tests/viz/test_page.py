@@ -21,6 +21,7 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.cli import main as cli
 from acdc.errors import AcdcError
 from acdc.graph import Graph
+from acdc.viz.layout import Spacing, place
 from acdc.viz.page import bundle, findings, investigate, page_sizes, write_page
 
 FOLDER = Path(bundle.__file__).parent
@@ -85,6 +86,23 @@ def test_edges_scores_and_ranks_are_those_of_the_circuit() -> None:
     for n in (1, 7, 60):
         first = [names[i] for i in unpacked(drawn["order"], "<u4")[:n]]
         assert set(first) == set(circuit.scores.top(n, prune=False).edge_names())
+
+
+def test_rows_and_columns_are_those_of_the_picture() -> None:
+    circuit = scored(Graph(2, 4, n_kv_heads=2, group_kv=True, inputs="split"))
+    graph = data_of(write_page(circuit).content)["graph"]
+    nodes = {node["name"]: node for node in graph["nodes"]}
+    boxes = place([circuit.graph.nodes[name] for name in nodes], {}, Spacing())
+    heights = sorted({box.y for box in boxes.values()})
+    assert {name: heights[node["row"]] for name, node in nodes.items()} == {
+        name: box.y for name, box in boxes.items()
+    }
+    for height in heights:
+        row = sorted((name for name in nodes if boxes[name].y == height), key=lambda name: boxes[name].x)
+        assert [nodes[name]["column"] for name in row] == list(range(len(row)))
+    assert (nodes["a1.g1"]["kind"], nodes["a1.h2"]["kind"], nodes["a1.h2"]["sublayer"]) == ("group", "head", "a1")
+    assert [f"{node}<{port}>" if port else node for node, port in graph["ends"]] == graph["destinations"]
+    assert nodes.keys() == {*graph["sources"], *(node for node, _ in graph["ends"])}
 
 
 def test_only_our_scripts_may_run() -> None:

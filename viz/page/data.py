@@ -18,13 +18,14 @@ from acdc.circuit import Circuit
 from acdc.circuit.selection import rank_needed
 from acdc.evaluation.curve import Curve
 from acdc.evaluation.published import published
-from acdc.graph import Graph, IntArray
+from acdc.graph import Graph, IntArray, Node, split_destination
 from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 from acdc.methods.signs import edge_signs, signs_of
 from acdc.metrics import faithfulness
+from acdc.viz.layout import rows_of
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
 
-VERSION = 1
+VERSION = 2
 MOST_EDGES = 120_000
 """Edges in a page, of a graph that has more: those of the circuits, and the strongest."""
 
@@ -96,20 +97,36 @@ def _ranked(circuit: Circuit) -> IntArray:
 
 
 def _graph(graph: Graph, edges: IntArray) -> dict[str, Any]:
-    """Names, the edges' ends, and which components each destination feeds (`n_sources` stands for the logits)."""
-    destination, source = (ends[edges] for ends in np.nonzero(graph.valid))
+    """Names, the edges' ends, and which components each destination feeds (`n_sources` stands for the logits).
+
+    Nodes come with their row and column (`acdc.viz.layout`), from the input at the bottom up: the page draws some of
+    them at a time, and scales rows and columns to what it draws.
+    """
+    split = (split_destination(name) for name in graph.destinations)
+    ends = [(node, port.strip("<>")) for node, port in split]
+    names = dict.fromkeys([*graph.sources, *(node for node, _ in ends)])
+    rows = rows_of(graph.nodes[name] for name in names)
+    destination, source = (index[edges] for index in np.nonzero(graph.valid))
     feeds = [
         np.unique(graph.port_source[graph.port_destination == d]).tolist() for d in range(graph.n_destinations)
     ]
     return {
         "sources": list(graph.sources),
         "destinations": list(graph.destinations),
+        "ends": ends,
+        "nodes": [_node(node, r, c) for r, row in enumerate(rows) for c, node in enumerate(row)],
         "feeds": feeds,
         "inputs": graph.n_inputs,
         "total": graph.n_edges,
         "edgeSource": _packed(source, "<u2"),
         "edgeDestination": _packed(destination, "<u2"),
     }
+
+
+def _node(node: Node, row: int, column: int) -> dict[str, Any]:
+    kind = "group" if node.shared else node.kind
+    where = {"layer": node.layer, "sublayer": node.sublayer, "row": row, "column": column}
+    return {"name": node.name, "kind": kind, **where}
 
 
 def _circuit(

@@ -15,35 +15,14 @@ export const unpack = {
   f32: (text) => new Float32Array(bytes(text)),
 };
 
-/** Layer, whether it is an MLP, order within the row: what places a node, from its name. */
-export function place(name) {
-  if (name === "logits") return { kind: "logits", layer: 1e9, mlp: 0, order: 0 };
-  if (name.startsWith("input"))
-    return { kind: "input", layer: -1, mlp: 0, order: name.endsWith("position") ? 1 : 0 };
-  const [, kind, layer, letter, head] = /^([am])(\d+)(?:\.([hg])(\d+))?$/.exec(name);
-  if (kind === "m") return { kind: "mlp", layer: Number(layer), mlp: 1, order: 0 };
-  return {
-    kind: letter === "g" ? "group" : "head",
-    layer: Number(layer),
-    mlp: 0,
-    order: 2 * Number(head ?? 0) + (letter === "h" ? 1 : 0),
-  };
-}
-
 /** The data in the page's `data` element. */
 export function readData(text) {
   const raw = JSON.parse(text);
   const graph = raw.graph;
   const edgeSource = unpack.u16(graph.edgeSource);
   const edgeDestination = unpack.u16(graph.edgeDestination);
-  const ends = graph.destinations.map((name) => {
-    const [, node, port] = /^([^<]*)(?:<(.)>)?$/.exec(name);
-    return { node, port: port ?? "" };
-  });
-  const nodes = new Map();
-  for (const name of [...graph.sources, ...ends.map((end) => end.node)]) {
-    if (!nodes.has(name)) nodes.set(name, { name, ...place(name), heads: [] });
-  }
+  const ends = graph.ends.map(([node, port]) => ({ node, port }));
+  const nodes = new Map(graph.nodes.map((node) => [node.name, { ...node, heads: [] }]));
   graph.feeds.forEach((sources, d) => {
     const node = nodes.get(ends[d].node);
     if (node.kind === "group") node.heads = sources.map((s) => graph.sources[s]);

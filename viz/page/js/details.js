@@ -103,7 +103,7 @@ function nodeDetails(data, view, node, store, actions) {
           : node.kind === "head" || node.kind === "group"
             ? button(
                 `fold layer ${node.layer}`,
-                () => actions.fold(`a${node.layer}`),
+                () => actions.fold(node.sublayer),
                 "Show the heads of this layer as one node",
               )
             : null,

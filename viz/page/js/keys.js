@@ -48,8 +48,8 @@ export function bindKeys({ stage, store, actions }) {
       const shown = stage.view.nodes.find((other) => other.id === id);
       if (shown.kind === "layer" || shown.kind === "role") actions.unfold(id);
       else if (shown.kind === "head" || shown.kind === "group") {
-        actions.fold(`a${shown.layer}`);
-        stage.focus(`a${shown.layer}`);
+        actions.fold(shown.sublayer);
+        stage.focus(shown.sublayer);
       }
     },
     n: () => edit("rename"),

@@ -1,4 +1,5 @@
-// Where things are: rows from the input at the bottom to the logits at the top, as in the diagrams for papers.
+// Where things are: every node's row and column come with the data (viz/layout.py); here they are given heights and
+// widths for what is drawn just now.
 //
 // Heights grow upwards in here and are turned round at the end, since on a screen y grows downwards.
 
@@ -47,31 +48,27 @@ export function layOut(data, view, state) {
   return extentOf(view);
 }
 
+/** The rows that something is drawn in, from the bottom. */
 function rowsOf(nodes) {
   const rows = new Map();
   for (const node of nodes) {
-    const key = `${node.layer}/${node.mlp}`;
-    if (!rows.has(key)) rows.set(key, { nodes: [], slots: 0 });
-    rows.get(key).nodes.push(node);
-    rows.get(key).slots += 1;
+    if (!rows.has(node.row)) rows.set(node.row, { nodes: [], slots: 0 });
+    rows.get(node.row).nodes.push(node);
+    rows.get(node.row).slots += 1;
   }
   return [...rows.values()];
 }
 
 /** Every row of the graph, and a column for every head, whether it is drawn or not. */
 function allRows(data, view) {
-  const rows = new Map();
-  for (const node of [...data.nodes.values()].sort(
-    (x, y) => x.layer - y.layer || x.mlp - y.mlp || x.order - y.order,
-  )) {
-    const key = `${node.layer}/${node.mlp}`;
-    if (!rows.has(key)) rows.set(key, { nodes: [], slots: 0, columns: new Map() });
-    const row = rows.get(key);
-    if (node.kind === "head" || node.kind === "group") row.columns.set(node.name, row.slots);
-    row.slots += 1;
+  const rows = [];
+  for (const node of data.nodes.values()) {
+    const row = (rows[node.row] ??= { nodes: [], slots: 0, columns: new Map() });
+    if (node.kind === "head" || node.kind === "group") row.columns.set(node.name, node.column);
+    row.slots = Math.max(row.slots, node.column + 1);
   }
-  for (const node of view.nodes) rows.get(`${node.layer}/${node.mlp}`).nodes.push(node);
-  return [...rows.values()];
+  for (const node of view.nodes) rows[node.row].nodes.push(node);
+  return rows;
 }
 
 function widthOf(node, degree, room) {

@@ -63,7 +63,7 @@ export function makeRoles(data, view, store, actions) {
 
 function layersOf(data) {
   return [
-    ...new Set([...data.nodes.values()].filter((node) => node.kind === "head").map((node) => `a${node.layer}`)),
+    ...new Set([...data.nodes.values()].filter((node) => node.kind === "head").map((node) => node.sublayer)),
   ];
 }
 

@@ -1,6 +1,6 @@
 // What is drawn: the chosen edges between the nodes that are left when some are folded into one and some hidden.
 
-import { edgeName, place } from "./data.js";
+import { edgeName } from "./data.js";
 import { chooseEdges, countEdges } from "./select.js";
 
 export const MOST_LINES = 2500;
@@ -37,9 +37,7 @@ function folding(data, state, roleOf) {
     const role = roleOf.get(name);
     if (role !== undefined && folded.has(`role:${role}`)) return `role:${role}`;
     const node = data.nodes.get(name);
-    return (node.kind === "head" || node.kind === "group") && folded.has(`a${node.layer}`)
-      ? `a${node.layer}`
-      : name;
+    return folded.has(node.sublayer) ? node.sublayer : name;
   };
 }
 
@@ -117,16 +115,17 @@ function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
       ...where,
     };
   });
-  return nodes.sort((x, y) => x.layer - y.layer || x.mlp - y.mlp || x.order - y.order || (x.id < y.id ? -1 : 1));
+  return nodes.sort((x, y) => x.row - y.row || x.column - y.column || (x.id < y.id ? -1 : 1));
 }
 
+/** Row and column: as the data has them; of several as one, those of the first or, for a role, the row of the middle one. */
 function placeOf(data, id, members) {
-  if (data.nodes.has(id)) return place(id);
-  if (!id.startsWith("role:")) return { kind: "layer", layer: data.nodes.get(members[0]).layer, mlp: 0, order: 0 };
-  const middle = [...members].map(place).sort((x, y) => x.layer - y.layer || x.mlp - y.mlp)[
-    Math.floor((members.length - 1) / 2)
-  ];
-  return { kind: "role", layer: middle.layer, mlp: middle.mlp, order: 1e6 };
+  const rows = members.map((name) => data.nodes.get(name)).sort((x, y) => x.row - y.row);
+  const { kind, layer, sublayer, row, column } = rows[0];
+  if (data.nodes.has(id)) return { kind, layer, sublayer, row, column };
+  if (!id.startsWith("role:")) return { kind: "layer", layer, sublayer, row, column: 0 };
+  const middle = rows[Math.floor((rows.length - 1) / 2)];
+  return { kind: "role", layer: middle.layer, sublayer: null, row: middle.row, column: 1e6 };
 }
 
 /** Lines and nodes on the paths through a node or line, up and down; null if it is not drawn. */
