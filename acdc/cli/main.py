@@ -112,6 +112,9 @@ def discover(
             help="What a ranking makes of scores on single prompts: mean-absolute (default), rms or signed."
         ),
     ] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="Search on to no edge at all: the whole front of size against distance.")
+    ] = False,
     qkv: Annotated[
         Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
     ] = "split",
@@ -156,13 +159,19 @@ def discover(
         import acdc
         from acdc import viz
         from acdc.circuit.selection import AGGREGATES
-        from acdc.methods import DEFAULT_SEARCH, check_options
+        from acdc.methods import DEFAULT_SEARCH, METHODS, check_options
         from acdc.model.check import count_seconds
         from acdc.store import folders
         from acdc.store.resume import ResumeFile
+        from acdc.store.writing import write_atomically
 
         method = method or DEFAULT_SEARCH
         method_options = options(option)
+        if front:
+            fronts = [other.name for other in METHODS.values() if "front" in other.options]
+            if method not in fronts:
+                raise AcdcError(f"{method} has no front of size against distance; use {' or '.join(fronts)}")
+            method_options["front"] = True
         check_options(method, method_options)
         if aggregate is not None and aggregate not in AGGREGATES:
             raise unknown("aggregate", aggregate, AGGREGATES)
@@ -182,6 +191,8 @@ def discover(
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
+        if METHODS[method].search is not None and not data.exact and len(data.discovery) < report.FEW_PROMPTS:
+            terminal.warn(report.few_prompts(len(data.discovery)))
         started = time.perf_counter()
         with terminal.progress_bar() as progress, count_seconds() as checking:
             circuit = acdc.discover(
@@ -209,15 +220,21 @@ def discover(
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
             circuit.write(place)
+            if front:
+                write_atomically(place / "front.csv", report.front_csv(circuit))
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
         folder = claim.folder
     report.show_note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
+    if front:
+        files["front"] = str(folder / "front.csv")
     if json:
         terminal.print_json(report.record(circuit) | measured | files)
         return
     report.show_edges(circuit)
+    if front:
+        report.show_front(circuit)
     report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
 
 
