@@ -69,7 +69,7 @@ FEW_PROMPTS = 32
 def few_prompts(n: int) -> str:
     """What a search on so few prompts has to reckon with."""
     return (
-        f"{n} prompt{'s are' if n != 1 else ' is'} few for a search: on trained models, what was found was 2.0 times as "
+        f"{n} prompt{'s are' if n != 1 else ' is'} few for a search: on trained models, what was found was twice as "
         f"far from the model on other prompts as on its own with 8, 1.5 times with 16, 1.2 times with {FEW_PROMPTS}"
     )
 
