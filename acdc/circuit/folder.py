@@ -42,7 +42,7 @@ VERSION = (1, 3)
 _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
 ARRAYS = ("values", "nodes", "removal", "absolute", "rms", "order", "front")
-"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last four since version 1.2."""
+"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.3."""
 _GRAPH = pydantic.TypeAdapter(Graph)
 _LARGEST = 2**30
 """Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""

@@ -306,7 +306,7 @@ def evaluate(
                     raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
                 more["curve"] = acdc.curve(
                     subject, data, circuit.scores, batch_size=batch_size, memory=memory, seed=data.seed,
-                    progress=progress,
+                    aggregate="order" if circuit.scores.order is not None else "signed", progress=progress,
                 )  # fmt: skip
             if completeness:
                 more["completeness"] = acdc.completeness(

@@ -50,6 +50,7 @@ class Curve(Shown):
         cpr, cmd: integrals over the shares (see `acdc.metrics`); log_cpr, log_cmd: over orders of magnitude.
         kl, kl_area, log_kl_area: KL divergence from the full model at each size, and its integrals; None for
             numerical outputs.
+        aggregate: of the scores, by which the edges were ranked.
         *_interval, *intervals: (low, high) over the prompts as in `Evaluation`; none if none was asked for. That of
             CMD takes each size to stay on its side of the full model.
     """
@@ -69,6 +70,7 @@ class Curve(Shown):
     cmd_interval: tuple[float, float] = NO_INTERVAL
     kl_intervals: tuple[tuple[float, float], ...] | None = None
     kl_area_interval: tuple[float, float] | None = None
+    aggregate: selection.Aggregate = "signed"
 
     def _summary(self) -> str:
         return f"{len(self.shares)} sizes, CPR {rounded(self.cpr)}, CMD {rounded(self.cmd)}"
@@ -77,7 +79,7 @@ class Curve(Shown):
         return {
             "CPR": rounded(self.cpr) + in_brackets(self.cpr_interval),
             "CMD": rounded(self.cmd) + in_brackets(self.cmd_interval),
-            "ranking": "by the absolute value of the mean score, as CPR and CMD are defined",
+            "ranking": _RANKINGS[self.aggregate],
         }
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -86,6 +88,14 @@ class Curve(Shown):
             (f"{share:.1%}", str(n), rounded(value), "–" if nats is None else f"{nats:.3g}")
             for share, n, value, nats in zip(self.shares, self.n_edges, self.faithfulness, kl, strict=True)
         ]
+
+
+_RANKINGS: dict[selection.Aggregate, str] = {
+    "signed": "by the mean score, as CPR and CMD are defined",
+    "mean-absolute": "by the mean of the absolute score",
+    "rms": "by the root mean square of the score",
+    "order": "in the order in which the search let edges go",
+}
 
 
 @memory.explained
@@ -121,7 +131,7 @@ def curve(
     problem = judging_problem(
         model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
     )
-    ranked, _ = scores.ranked(by, aggregate)
+    ranked, how = scores.ranked(by, aggregate)
     circuits = [selection.top_pruned(graph, ranked, int(share * graph.n_edges), by="signed") for share in shares]
     outcomes = [dataset.metric, *over_the_vocabulary(model)[:1]]
     measured, *divergence = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
@@ -139,6 +149,7 @@ def curve(
     )  # [prompt]
     return Curve(
         shares=tuple(shares),
+        aggregate=how["aggregate"],  # type: ignore[arg-type]
         n_edges=tuple(int(c.sum()) for c in circuits),
         faithfulness=found,
         cpr=cpr(shares, found),
