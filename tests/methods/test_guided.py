@@ -10,11 +10,13 @@ import torch
 
 import families
 import problems
+from acdc.circuit import selection
 from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
+from acdc.methods import guided as module
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided, separation
 from acdc.metrics import OUTCOMES
@@ -132,6 +134,41 @@ def test_a_budget_is_in_the_units_of_the_metric() -> None:
 def test_impossible_requests_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AcdcError, match=message):
         guided(make("gpt2-scaled-by-layer")[0], **options)
+
+
+# ---- the front --------------------------------------------------------------------------------------------------
+
+
+def test_the_front_is_of_circuits_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From all edges to none, each size with the distance of the circuit that the order of going gives for it."""
+    monkeypatch.setattr(module, "MOST_SWAPPED", 0)  # a swap brings back an edge that had gone before
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    found = guided(problem, faithfulness=0.6, front=True)
+    sizes, distances = found.front.T
+    assert (np.diff(sizes) < 0).all()
+    assert (np.diff(distances) > 0).all()
+    assert sizes[-1] == 0
+    assert distances[-1] == pytest.approx(separation(patching, measure))
+    for n, distance in found.front[:-1]:
+        circuit = selection.top(patching.graph, found.order, int(n), by="signed")
+        assert circuit.sum() == n
+        assert problems.distance(patching, measure, circuit) == pytest.approx(distance, rel=1e-9, abs=1e-12)
+    assert (selection.top(patching.graph, found.order, int(found.kept.sum())) == found.kept).all()
+    assert (found.kept == guided(problem, faithfulness=0.6).kept).all()  # going on below changes nothing above
+    assert (guided(problem, edges=12).kept.sum()) == 12
+
+
+def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swaps make no circuit larger, and what they give is certified like any other."""
+    budgets = (0.1, 0.2, 0.3, 0.5)
+    problem, patching, measure = make("gpt2")
+    apart = separation(patching, measure)
+    swapped = [guided(problem, budget=share * apart).kept for share in budgets]
+    monkeypatch.setattr(module, "MOST_SWAPPED", 0)
+    plain = [guided(problem, budget=share * apart).kept for share in budgets]
+    for share, circuit, other in zip(budgets, swapped, plain, strict=True):
+        assert circuit.sum() < other.sum() or (circuit == other).all()
+        assert_certified(circuit, share * apart, patching, measure)
 
 
 # ---- scores inside a circuit ------------------------------------------------------------------------------------
