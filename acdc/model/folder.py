@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, UnsupportedModelError
-from acdc.model.supported import DTYPES, check_config
+from acdc.model.supported import DTYPES, check_config, check_kind
 from acdc.store.reading import read_json
 from acdc.store.tensors import TensorFile, open_tensors, reason
 
@@ -45,6 +45,7 @@ def load_module(
     """
     settings = read_config(folder, name)
     check_config(SimpleNamespace(**settings), name)
+    check_kind(settings["model_type"], name)
     weights = open_weights(folder, name)
     headers = {key: header for file in weights for key, header in file.headers.items()}
     _check_depth(settings, len(headers), name)

@@ -18,7 +18,7 @@ from acdc.model.gguf import is_gguf, load_gguf
 from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED, fetched_folder
 from acdc.model.programs import interpbench
-from acdc.model.supported import DTYPES, check_config, decompose, unwrap
+from acdc.model.supported import DTYPES, check_config, check_kind, decompose, unwrap
 from acdc.model.tokenizer import load_tokenizer, own_tokenizer
 from acdc.store.tensors import reason
 
@@ -108,7 +108,7 @@ def _from_files(
     origin = {"revision": revision, "tokenizer_name": named}
     try:
         if gguf:
-            module, own = load_gguf(folder, dtype, lambda config: check_config(config, name))
+            module, own = load_gguf(folder, dtype, lambda config: _check_file(config, name))
             return _wrap(module.to(device), name, own if tokenizer is None else tokenizer, **origin)
         if interpbench.is_interpbench(folder):
             return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer, **origin)
@@ -128,6 +128,11 @@ def _from_files(
         raise
     except Exception as error:  # libraries raise whatever a nonsensical file makes them stumble over
         raise AcdcError(f"cannot load model {name!r}: {type(error).__name__}: {reason(error)}") from error
+
+
+def _check_file(config: Any, name: str) -> None:
+    check_config(config, name)
+    check_kind(config.model_type, name)
 
 
 def _folder(name: str) -> Path:

@@ -125,13 +125,21 @@ def check_config(config: Any, name: str) -> None:
         raise UnsupportedModelError(f"{name}: encoder-decoder models ({kind}) are not supported, only decoders")
     if getattr(config, "quantization_config", None) is not None and not _dequantised(config):
         raise UnsupportedModelError(f"{name}: {_QUANTISED}")
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModelError(f"{name}: cross-attention ({kind}) is not supported")
+
+
+def check_kind(kind: str, name: str) -> None:
+    """Refuse a folder or file of a model that is no causal language model.
+
+    Raises:
+        UnsupportedModelError: naming the type.
+    """
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in FAMILIES:
         raise UnsupportedModelError(
             f"{name}: architecture {kind!r} is no causal language model of the installed transformers "
             f"({transformers.__version__}); docs/models.md lists those that can be read"
         )
-    if getattr(config, "add_cross_attention", False):
-        raise UnsupportedModelError(f"{name}: cross-attention ({kind}) is not supported")
 
 
 def _dequantised(config: Any) -> bool:

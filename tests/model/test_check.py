@@ -40,7 +40,7 @@ def corrupted(model: Model, index: int, change: Callable[[Layer], Layer]) -> Mod
 def _attention(**changes: Callable[[Attention], Any]) -> Callable[[Layer], Layer]:
     def change(layer: Layer) -> Layer:
         values = {name: make(layer.attention) for name, make in changes.items()}
-        return dataclasses.replace(layer, attention=dataclasses.replace(layer.attention, **values))
+        return dataclasses.replace(layer, mixes=dataclasses.replace(layer.attention, **values))
 
     return change
 
