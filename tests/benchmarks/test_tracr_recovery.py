@@ -31,3 +31,15 @@ def test_exact_scores_separate_true_edges_from_the_others(name: str) -> None:
     scores = acdc.score(model, task, method="exact", graph=graph)
     truth = task.truth().mask(graph)
     assert abs(scores.values[truth]).min() > 100 * abs(scores.values[graph.valid & ~truth]).max()
+
+
+QUICK = ("tracr-reverse", "tracr-hist", "tracr-proportion", "tracr-sort")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in builtin_names()]
+)
+def test_so_does_guided_by_itself(name: str) -> None:
+    model, task = acdc.load(name), acdc.tasks.load(name)
+    circuit = acdc.discover(model, task)
+    assert circuit.edge_names() == circuit.graph.edge_names(task.truth().mask(circuit.graph))
