@@ -89,8 +89,9 @@ def show_front(circuit: Circuit, most: int = 12) -> None:
     front = circuit.scores.front
     assert front is not None
     if len(front) > most:
-        wanted = np.geomspace(front[0, 0], front[-1, 0], most)
-        front = front[sorted({int(np.argmin(np.abs(np.log(front[:, 0] / n)))) for n in wanted})]
+        size = np.log(np.maximum(front[:, 0], 1))  # the last has no edge
+        wanted = np.linspace(size[0], size[-1], most)
+        front = front[sorted({int(np.argmin(np.abs(size - n))) for n in wanted} | {len(front) - 1})]
     terminal.print_table(("edges", "distance"), [(f"{n:,.0f}", f"{distance:.3g}") for n, distance in front])
     print()
 

@@ -470,7 +470,7 @@ def test_a_gguf_file_says_that_it_was_quantised(command: Command, tmp_path: Path
 
 
 def test_a_front_is_written_printed_and_looked_up(command: Command) -> None:
-    shown = command("discover", "tracr-hist", "--front", "-o", "found").out
+    shown = command("discover", "induction-2l", "--front", "--size", "32", "-o", "found").out
     lines = Path("found/front.csv").read_text().splitlines()
     assert lines[0] == "edges,distance"
     points = [tuple(map(float, line.split(","))) for line in lines[1:]]
