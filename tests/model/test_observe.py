@@ -145,6 +145,7 @@ def test_attention_that_goes_another_way_is_refused() -> None:
     module = transformers.LlamaForCausalLM(families.module("llama").config).eval()  # type: ignore[arg-type]
     module.model.layers[1].self_attn = Own()
     with pytest.raises(
-        UnsupportedModelError, match=r"layer 1, LlamaDecoderLayer: it has neither attention of heads .* it holds Own"
+        UnsupportedModelError,
+        match=r"layer 1, LlamaDecoderLayer: it has neither attention of heads .* it holds Own",
     ):
         acdc.load(module)
