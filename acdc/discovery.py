@@ -242,24 +242,22 @@ def _scores(
     if values.shape != units.shape:
         raise AcdcError(f"method {method!r} does not rank {units.plural}")
     nodes = values if problem.unit == "node" else None
-    removal, order, front = (
-        (None, None, None) if searched is None else (searched.removal, searched.order, searched.front)
-    )
-    if removal is not None and searched is not None:
-        removal = np.where(units.mask(searched.edges), units.spread(removal), np.nan)
-    spread = {name: x if x is None else units.spread(x) for name, x in (("absolute", absolute), ("rms", rms))}
-    return Scores(
+    scores = Scores(
         problem.graph,
         units.spread(values),
         method,
         provenance,
         nodes,
-        removal,
-        **spread,
+        absolute=None if absolute is None else units.spread(absolute),
+        rms=None if rms is None else units.spread(rms),
         unit=problem.unit,
-        order=order,
-        front=front,
     )
+    if searched is None:
+        return scores
+    removal = searched.removal
+    if removal is not None:
+        removal = np.where(units.mask(searched.edges), units.spread(removal), np.nan)
+    return dataclasses.replace(scores, removal=removal, order=searched.order, front=searched.front)
 
 
 def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, target: float, select: str) -> int:

@@ -57,6 +57,13 @@ class StageState:
 
 
 @dataclasses.dataclass
+class WholeState(StageState):
+    """With the residual input of a stage's only component, `[1, B, W, D]`, or at all positions if it reads all."""
+
+    x: Tensor
+
+
+@dataclasses.dataclass
 class PortInputs:
     """Residual inputs of a layer's q, k and v ports: one that all share, and those that have come to differ.
 
@@ -174,3 +181,35 @@ class Stage(abc.ABC):
         Args:
             given: those at `ends`.
         """
+
+
+class WholeStage(Stage):
+    """One component with one port, whose compact output is what it writes."""
+
+    @abc.abstractmethod
+    def read(self, trace: Trace) -> Tensor:
+        """The residual input in a plain run, `[1, B, T, D]`."""
+
+    def zeros(self) -> Tensor:
+        return self.nothing
+
+    def write(self, compact: Tensor, components: IntArray | None = None) -> Tensor:
+        return compact
+
+    def total(self, compact: Tensor) -> Tensor:
+        return compact[0]
+
+    def state(self, trace: Trace, start: int, output: Tensor | None, *, writable: bool) -> WholeState:
+        x = self.read(trace)[..., self.reads_from(start) :, :]
+        output = (self.output(trace) if output is None else output)[..., start:, :]
+        return WholeState(output.clone(), x.clone()) if writable else WholeState(output, x)
+
+    def reads_from(self, start: int) -> int:
+        """The first position whose input is kept, where only those from `start` on can change."""
+        return start
+
+    def ends(self, trace: Trace) -> list[Tensor]:
+        return [self.read(trace)]
+
+    def gradients(self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor) -> None:
+        out[:] = given[0][0, :, start:]

@@ -12,7 +12,7 @@ matrix product per layer and prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from acdc.engine.batches import Batches
-from acdc.engine.measure import Measure, bind, refuse_non_finite
+from acdc.engine.measure import Measure, Measures, bind, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.plain_run import plain_run
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError, TaskError
-from acdc.graph import FloatArray
+from acdc.graph import BoolArray, FloatArray, Units
 from acdc.methods.aggregates import sums
 from acdc.metrics import Outcome
 from acdc.model import forward, passes
@@ -84,26 +84,57 @@ def attribute(patching: Patching, outcome: Outcome, *, alphas: Sequence[float], 
 
 
 def attribution(
-    outcome: Outcome, batches: Batches, *, alphas: Sequence[float], progress: Progress = no_progress
+    outcome: Outcome, batches: Batches, units: Units, *, alphas: Sequence[float], progress: Progress = no_progress
 ) -> tuple[FloatArray, FloatArray]:
     """Scores of all prompts, batch by batch; arguments as for `attribute`.
 
     Returns:
-        Sums over the prompts of each edge's score, `[3, n_destinations, n_sources]` (`aggregates.sums`), and of the
-        absolute value of the score of all of a component's outputs together, `[n_sources]`.
+        Sums over the prompts of each unit's score, `[3, *units.shape]` (`aggregates.sums`), and of the absolute value
+        of the score of all of a component's outputs together, `[n_sources]`.
     """
-    edges: list[FloatArray] = []
+    found: list[FloatArray] = []
     components: list[FloatArray] = []
     for first, patching in batches.after(0):
-        progress(len(edges), len(batches), "attribution")
+        progress(len(found), len(batches), "attribution")
         graph = patching.graph
         scores = attribute(patching, outcome, alphas=alphas, first=first)  # [prompt, port, source]
         merged = scores.new_zeros(len(scores), *graph.valid.shape)
         merged.index_add_(1, torch.as_tensor(graph.port_destination, device=scores.device), scores)
-        edges.append(sums(merged.movedim(0, -1)))
+        found.append(sums(units.collect(merged).movedim(0, -1)))
         components.append(sums(scores.sum(1).T)[1])
     progress(len(batches), len(batches), "attribution")
-    return np.sum(edges, axis=0), np.sum(components, axis=0)
+    return np.sum(found, axis=0), np.sum(components, axis=0)
+
+
+def weight_gradient(
+    measures: Measures,
+    weights: BoolArray | FloatArray,
+    of: Callable[[Measure, Tensor], Tensor],
+    *,
+    input_scales: Sequence[float] = (1.0,),
+) -> FloatArray:
+    """Gradient in each edge's weight, where edges carry these shares: `[n_destinations, n_sources]` both.
+
+    Args:
+        of: the number for each prompt whose mean is taken: `Measure.value` or `Measure.distance`.
+        input_scales: as for `Patching.logits`; the gradients are summed.
+
+    Raises:
+        TaskError: the metric has no gradient.
+    """
+    total = torch.zeros(weights.shape, dtype=torch.float64)
+    for patching, measure in measures:
+        model, share = patching.model, len(patching.prompts) / len(measures.batches.prompts)
+        for input_scale in input_scales:
+            with torch.enable_grad(), model.frozen():
+                given = torch.as_tensor(weights, device=model.device).to(model.dtype).requires_grad_()
+                logits = patching.logits(given, rows=measure.rows, input_scale=input_scale)
+                if not logits.requires_grad:
+                    continue
+                (gradient,) = gradient_of(of(measure, logits).mean(), [given], measures.outcome)
+                passes.count(backward=len(patching.prompts))
+            total += share * gradient.double().cpu()
+    return total.numpy()
 
 
 def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:
@@ -124,9 +155,9 @@ def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Se
         raise TaskError(f"metric {outcome.name!r} has no gradient ({reason}): {other}") from error
 
 
-def refuse_bad_gradient(scores: Tensor, outcome: Outcome) -> None:
+def refuse_bad_gradient(scores: Tensor | FloatArray, outcome: Outcome) -> None:
     """Refuse scores from a gradient that is NaN or infinite, as that of a square root at 0 is."""
-    if not torch.isfinite(scores).all():
+    if not torch.isfinite(torch.as_tensor(scores)).all():
         raise TaskError(
             f"the gradient of metric {outcome.name!r} is NaN or infinite on these prompts: use a method that takes no "
             "gradient (acdc methods), another metric, or float32"

@@ -5,27 +5,15 @@ All three are means of one first-order score (`attribution`) over places between
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from acdc.engine.problem import Problem
-from acdc.methods.aggregates import Estimates, sums
-from acdc.methods.attribution import STEPS, attribute, path
+from acdc.methods.aggregates import Estimates
+from acdc.methods.attribution import STEPS, attribution, path
 from acdc.methods.method import Method, estimates_of
 
 
 def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
-    graph = problem.graph
-    total = np.zeros((3, *problem.units.shape))
-    destination = torch.as_tensor(graph.port_destination)
     batches = problem.batches("gradients")
-    for first, patching in batches.after(0):
-        problem.progress(first // batches.size, len(batches), "attribution")
-        scores = attribute(patching, problem.outcome, alphas=alphas, first=first)  # [prompt, port, source]
-        merged = scores.new_zeros(len(scores), *graph.valid.shape)
-        merged.index_add_(1, destination.to(scores.device), scores)
-        total += sums(problem.units.collect(merged).movedim(0, -1))
-    problem.progress(len(batches), len(batches), "attribution")
+    total, _ = attribution(problem.outcome, batches, problem.units, alphas=alphas, progress=problem.progress)
     return estimates_of(problem, total)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from acdc.engine.attention_stage import take
-from acdc.engine.demand import AT_READ, EVERYWHERE, NOWHERE, port_demand, source_demand
+from acdc.engine.demand import EVERYWHERE, NOWHERE, port_demand, source_demand
 from acdc.engine.measure import Measure, Measures, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.propagate import Plan, propagate
@@ -27,7 +27,7 @@ from acdc.engine.shelf import Shelf
 from acdc.engine.state import Journal, State
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.methods.search import ROWS_A_VISIT, Search, _Part
+from acdc.methods.search import ROWS_A_VISIT, Part, Search
 
 Group = IntArray
 """Flat indices of edges in `[n_destinations, n_sources]`."""
@@ -162,7 +162,7 @@ class Groups(Search):
         weights = torch.as_tensor(ports, device=self._device).to(self._weights.dtype)
         return Plan(weights, self._plan.kept, self._plan.demand)
 
-    def _told(self) -> Iterator[tuple[_Part, _Reference]]:
+    def _told(self) -> Iterator[tuple[Part, _Reference]]:
         """The batches in turn, each told of what was removed since the last visit."""
         untold, self._untold = self._untold, None
         for part, reference in zip(self._parts, self._references, strict=True):
@@ -172,28 +172,21 @@ class Groups(Search):
                 journal.commit(0)
             yield part, reference
 
-    def _run_tests(self, part: _Part, reference: _Reference, tests: _Tests, journal: Journal | None) -> Tensor:
+    def _run_tests(self, part: Part, reference: _Reference, tests: _Tests, journal: Journal | None) -> Tensor:
         """Logits `[K, B, P, R]` of the rows on a batch of prompts."""
         context, removed, need = part.context, tests.removed, tests.need
         destination, source = np.divmod(tests.edges, self.graph.n_sources)
         known = self._differences if len(self._parts) == 1 else {}
-        seeds = {}
+        seeds: dict[int, Tensor] = {}
         for d in np.unique(destination):
-            ports = [int(port) for port in self._ports[d] if need[port] > NOWHERE]
-            if not ports:
+            if (need[self._ports[d]] <= NOWHERE).all():
                 continue
             own = np.flatnonzero(destination == d)
             for s in source[own].tolist():
                 if s not in known:
                     known[s] = self._difference(part.state, reference, s)
             change = torch.stack([known[s] for s in source[own].tolist()])
-            everywhere = any(need[port] == EVERYWHERE for port in ports)
-            if not everywhere:
-                change = context.at_read(change)
-            weights = torch.as_tensor(removed[:, own], device=self._device).to(change.dtype)
-            change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])  # [K, B, W or P, D]
-            for port in ports:
-                seeds[port] = context.at_read(change) if everywhere and need[port] == AT_READ else change
+            seeds |= self._seeds(int(d), change, removed[:, own], need, context)
         return propagate(
             self._model, self.graph, context, part.state, tests.plan,
             seeds=seeds, from_stage=tests.stage, rows=part.measure.rows, journal=journal,

@@ -21,21 +21,18 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from acdc.circuit import selection
 from acdc.engine.measure import Measure, Measures
-from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods.aggregates import Estimates, estimates
-from acdc.methods.attribution import STEPS, attribution, gradient_of, path, refuse_bad_gradient
+from acdc.methods.attribution import STEPS, attribution, path, refuse_bad_gradient, weight_gradient
 from acdc.methods.components import weak_components_removed
 from acdc.methods.method import Found, Method, Target, helpfulness
 from acdc.methods.pruning import Pruning
 from acdc.methods.unit_search import UnitSearch
-from acdc.model import passes
 from acdc.tasks.task import FAITHFULNESS
 
 COMPONENTS = 0.75
@@ -110,7 +107,9 @@ def guided(
     pruning = Pruning.resumed(problem, measures, budget)
     if pruning is None:
         problem.progress(0, None, "scoring every edge")
-        total, components = attribution(problem.outcome, measures.batches, alphas=alphas, progress=problem.progress)
+        total, components = attribution(
+            problem.outcome, measures.batches, problem.units, alphas=alphas, progress=problem.progress
+        )
         scores = estimates(total, len(problem.prompts))
         pruning = Pruning(problem, measures, budget, scores)
         if edges is None and not front and measures.distance(np.zeros_like(graph.valid)) <= budget:
@@ -139,11 +138,6 @@ def _pruned(
     return Pruned(kept, scores, budget, removal, pruning.order(kept), pruning.front())
 
 
-def separation(patching: Patching, measure: Measure) -> float:
-    """What separates the full model from the empty circuit, in the metric's units."""
-    return Measures.of(patching, measure).separation()
-
-
 def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float]) -> FloatArray:
     """EAP-IG of the kept edges inside the circuit: first-order change of the metric when each is removed.
 
@@ -152,27 +146,16 @@ def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float])
     Returns:
         `[n_destinations, n_sources]`, 0 at edges that are not kept.
     """
-    total = torch.zeros(kept.shape, dtype=torch.float64)
-    for patching, measure in measures:
-        share = len(patching.prompts) / len(measures.batches.prompts)
-        for alpha in alphas:
-            with torch.enable_grad(), patching.model.frozen():
-                weights = torch.as_tensor(kept, device=patching.model.device).to(patching.model.dtype)
-                logits = patching.logits(weights.requires_grad_(), rows=measure.rows, input_scale=alpha)
-                if not logits.requires_grad:
-                    continue
-                (gradient,) = gradient_of(measure.value(logits).mean(), [weights], measures.outcome)
-                passes.count(backward=len(patching.prompts))
-            total -= share * gradient.double().cpu()
+    total = weight_gradient(measures, kept, Measure.value, input_scales=alphas)
     refuse_bad_gradient(total, measures.outcome)
-    return np.where(kept, total.numpy() / len(alphas), 0.0)
+    return np.where(kept, 0.0 - total / len(alphas), 0.0)
 
 
 def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
     """The same over coarse units: the weakest go first, until none can."""
     units, measures = problem.units, Measures(problem.outcome, problem.searched())
-    total, _ = attribution(problem.outcome, measures.batches, alphas=path(steps))
-    change = units.collect(torch.as_tensor(total[0] / len(problem.prompts))).numpy()
+    total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps))
+    change = total[0] / len(problem.prompts)
     if target.edges is not None:
         search = UnitSearch(problem, measures, selection.top_units(units, np.abs(change), target.edges))
         return search.found(helpfulness(problem, change), {"edges": target.edges})

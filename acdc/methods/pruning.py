@@ -8,18 +8,17 @@ left was tested, the fine steps go by what the tests said. A group's loss is cou
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from acdc.engine.measure import Measures
+from acdc.engine.measure import Measure, Measures
 from acdc.engine.problem import Problem
 from acdc.engine.stages import stages_of
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.aggregates import Estimates
-from acdc.methods.attribution import gradient_of
+from acdc.methods.attribution import weight_gradient
 from acdc.methods.groups import Group, Groups
-from acdc.model import passes
 
 PRICE = 0.5
 """What all edges together may cost in a coarse step, as a share of the budget that is left."""
@@ -367,7 +366,8 @@ class Pruning:
         outside = ~kept & self.graph.valid
         found: dict[int, BoolArray] = {}
         for alpha in ALPHAS:
-            gradient = self._gradient(np.where(kept, 1.0, np.where(outside, alpha, 0.0)))
+            shares = np.where(kept, 1.0, np.where(outside, alpha, 0.0))
+            gradient = weight_gradient(self.measures, shares, Measure.distance)
             change = np.where(outside, gradient, np.inf).ravel()
             for edge in np.argsort(change, kind="stable")[:ADDITIONS]:
                 more = kept.copy()
@@ -375,19 +375,6 @@ class Pruning:
                 if change[edge] < 0 and (not self.prunable or self.graph.prune(more).flat[edge]):
                     found[int(edge)] = more
         return list(found.values())
-
-    def _gradient(self, shares: FloatArray) -> FloatArray:
-        """Of the distance in each edge's weight, where edges carry these shares: `[n_destinations, n_sources]`."""
-        total = np.zeros(shares.shape)
-        for patching, measure in self.measures:
-            part = len(patching.prompts) / len(self.problem.prompts)
-            with torch.enable_grad(), patching.model.frozen():
-                weights = torch.as_tensor(shares, device=patching.model.device).to(patching.model.dtype)
-                logits = patching.logits(weights.requires_grad_(), rows=measure.rows)
-                (gradient,) = gradient_of(measure.distance(logits).mean(), [weights], measure.outcome)
-                passes.count(backward=len(patching.prompts))
-            total += part * gradient.double().cpu().numpy()
-        return total
 
     # ---- testing and removing ----------------------------------------------------------------------------------
 
@@ -433,8 +420,10 @@ class Pruning:
         self.distances[n] = min(self.distances[n], distance)
 
 
-class _Priced:
+class _Priced(NamedTuple):
     """A group that may go, as it was measured: its price, rise over the edges lost with it (or a fall as it is)."""
 
-    def __init__(self, price: float, rise: float, lost: int, group: Group) -> None:
-        self.price, self.rise, self.lost, self.group = price, rise, lost, group
+    price: float
+    rise: float
+    lost: int
+    group: Group

@@ -79,7 +79,7 @@ class _Rows:
 
 
 @dataclasses.dataclass
-class _Part:
+class Part:
     """A batch of prompts as the search keeps it: the activations of its circuit, and R[s] − A[s] of the sources.
 
     Attributes:
@@ -103,7 +103,6 @@ class Search:
         kept: edges that are left.
         distance: mean over the prompts of the metric's distance from the full model; value: of the metric.
         without: `[n_destinations, n_sources]` value without each edge, when it was last tested and stayed.
-        dearest: largest rise of the distance that the removal of an edge has caused.
         tests: edges tested by running them; runs: batches run.
     """
 
@@ -114,7 +113,7 @@ class Search:
             assert measure is not None
             prompts = Measures.of(prompts, measure)
         self.measures, batches = prompts, prompts.batches
-        self._parts = Shelf[_Part](on_disk=batches.offload and len(batches) > 1)
+        self._parts = Shelf[Part](on_disk=batches.offload and len(batches) > 1)
         self._pending: _Rows | None = None  # the removals that the parts have still to be told of
         self._rows: dict[bool, int] = {}  # by whether they change every position: rows to run at once on a part
         values, distances, dense = list[Tensor](), list[Tensor](), True
@@ -128,7 +127,7 @@ class Search:
                 state, logits = self._start(patching, bound)
                 for into, found in zip((values, distances), bound.both(logits), strict=True):
                     into.append(found)
-                self._parts.add(_Part(patching.context, bound, state))
+                self._parts.add(Part(patching.context, bound, state))
                 dense = dense and patching.context.dense
                 self._note_rows(patching)
             self.value, self.distance = (float(torch.cat(found, dim=-1).mean()) for found in (values, distances))
@@ -140,7 +139,6 @@ class Search:
         self.without = np.zeros(self.kept.shape)
         self._values: Tensor  # [row, prompt] of the metric in the last batch
         self._metric: list[float]  # [row], their means
-        self.dearest = 0.0
         self._ports = [np.flatnonzero(self.graph.port_destination == d) for d in range(self.graph.n_destinations)]
         self._ahead = 4  # candidates to run next
         self._row: IntArray  # [n_sources] of each source in the parts' differences
@@ -296,7 +294,6 @@ class Search:
                     raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
-                    self.dearest = max(self.dearest, distances[tested] - self.distance)
                     self.distance, last, stayed = distances[tested], tested, []
                     self.value = self._metric[tested]
                 else:
@@ -372,7 +369,7 @@ class Search:
 
         return distance.mean(-1).expand(K).tolist(), commit
 
-    def _visits(self) -> Iterator[_Part]:
+    def _visits(self) -> Iterator[Part]:
         """The parts in turn, each told of what was removed since the last visit."""
         pending, self._pending = self._pending, None
         for part in self._parts:
@@ -382,27 +379,40 @@ class Search:
                 journal.commit(0)
             yield part
 
-    def _logits(self, part: _Part, rows: _Rows, journal: Journal | None = None) -> Tensor:
+    def _logits(self, part: Part, rows: _Rows, journal: Journal | None = None) -> Tensor:
         """Logits `[K, B, P, R]` of the rows on a part."""
         edges, batch, removed, context = rows.edges, rows.batch, rows.removed, part.context
         assert part.differences is not None
-        seeds = {}
+        seeds: dict[int, Tensor] = {}
         for destination in dict.fromkeys(edges.destination[batch].tolist()):
             own = np.flatnonzero(edges.destination[batch] == destination)
             own = own[np.argsort(edges.source[batch[own]])]
             change = take(part.differences, self._row[edges.source[batch[own]]])
-            ports = [int(port) for port in self._ports[destination] if edges.need[port] > NOWHERE]
-            everywhere = any(edges.need[port] == EVERYWHERE for port in ports)
-            if not everywhere:
-                change = context.at_read(change)
-            weights = torch.as_tensor(removed[:, own], device=self._device).to(change.dtype)
-            change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])  # [K, B, W or P, D]
-            for port in ports:
-                seeds[port] = context.at_read(change) if everywhere and edges.need[port] == AT_READ else change
+            seeds |= self._seeds(destination, change, removed[:, own], edges.need, context)
         return propagate(
             self._model, self.graph, context, part.state, rows.plan,
             seeds=seeds, from_stage=rows.stage, rows=part.measure.rows, journal=journal,
         )  # fmt: skip
+
+    def _seeds(
+        self, destination: int, change: Tensor, removed: BoolArray, need: IntArray, context: Context
+    ) -> dict[int, Tensor]:
+        """How the inputs of a destination's ports change in each row, where they are needed.
+
+        Args:
+            change: R[s] − A[s] of some sources, `[source, B, W, D]`; removed: `[row, source]`.
+            need: `[n_ports]`.
+
+        Returns:
+            `[row, B, W or P, D]` by port.
+        """
+        ports = [int(port) for port in self._ports[destination] if need[port] > NOWHERE]
+        everywhere = any(need[port] == EVERYWHERE for port in ports)
+        if not everywhere:
+            change = context.at_read(change)
+        weights = torch.as_tensor(removed, device=self._device).to(change.dtype)
+        change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])
+        return {port: context.at_read(change) if everywhere and need[port] == AT_READ else change for port in ports}
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
         self.kept[edges.destination[gone], edges.source[gone]] = False

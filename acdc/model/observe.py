@@ -1,15 +1,14 @@
 """What a `transformers` module's attention layers do, seen in a plain run instead of read from the config.
 
 A config may carry keys that its class ignores (`sliding_window` in a Llama). What counts is what each attention module
-hands to its attention function: how many heads, the scale, the soft cap, and whom the mask lets a query see. Both
-functions can be exchanged in `transformers`; ours note what they are given, and nothing is attended to.
+hands to its attention function: here, whom the mask lets a query see. Both functions can be exchanged in
+`transformers`; ours note the mask, and nothing is attended to.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,41 +26,14 @@ _NEAR = 64  # positions of which every pair is looked at
 _FAR = 2**20  # position of a query whose whole past is looked at, at most: it costs memory
 
 
-@dataclasses.dataclass(frozen=True)
-class Observed:
-    """What an attention module handed to its attention function.
-
-    Attributes:
-        n_heads, n_kv_heads: of queries, and of keys and values.
-        scale, softcap, causal, window: as in `acdc.model.architecture.Attention`.
-    """
-
-    n_heads: int
-    n_kv_heads: int
-    scale: float
-    softcap: float | None
-    causal: bool
-    window: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    n_heads: int
-    n_kv_heads: int
-    scale: float
-    softcap: float | None
-    visible: Visible
-
-
-_calls: contextvars.ContextVar[dict[nn.Module, _Call]] = contextvars.ContextVar("calls")
+_calls: contextvars.ContextVar[dict[nn.Module, Any]] = contextvars.ContextVar("calls")
 
 
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *unused: object,
-    scaling: float | None = None, softcap: float | None = None, **also_unused: object,
+    **also_unused: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    _calls.get()[module] = _Call(query.shape[1], key.shape[1], scale, softcap, attention_mask)
+    _calls.get()[module] = attention_mask
     B, H, T, _ = query.shape
     return value.new_zeros(B, T, H, value.shape[-1]), None
 
@@ -73,46 +45,6 @@ def _mask(*unused: object, mask_function: Visible, **also_unused: object) -> Vis
 
 transformers.AttentionInterface.register(_NAME, _attention)
 transformers.AttentionMaskInterface.register(_NAME, _mask)
-
-
-@torch.no_grad()
-def observe(module: Any, attentions: Sequence[nn.Module]) -> list[Observed]:
-    """What each attention module of a `transformers` causal language model does.
-
-    Raises:
-        UnsupportedModelError: one of them attends in a way of its own, or its mask is not all positions, all earlier
-            ones, or a window of them.
-    """
-    token = _calls.set({})
-    try:
-        with exchanged(module, _NAME):
-            ids = torch.zeros(1, 2, dtype=torch.long, device=module.get_output_embeddings().weight.device)
-            module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        calls = _calls.get()
-    finally:
-        _calls.reset(token)
-    far = min(max(getattr(module.config, "max_position_embeddings", None) or _FAR, _NEAR), _FAR)
-    patterns: dict[int, tuple[bool, int | None] | None] = {}
-    observed = []
-    for layer, attention in enumerate(attentions):
-        call = calls.get(attention)
-        if call is None or not callable(call.visible):
-            raise UnsupportedModelError(
-                f"{module.config.model_type}: the attention of layer {layer} ({type(attention).__name__}) does not go "
-                "through transformers' attention interface, so that what it does cannot be told"
-            )
-        if id(call.visible) not in patterns:
-            patterns[id(call.visible)] = _pattern(call.visible, far)
-        pattern = patterns[id(call.visible)]
-        if pattern is None:
-            raise UnsupportedModelError(
-                f"{module.config.model_type}: in layer {layer} a position sees others in a way that is not supported; "
-                "expected all positions, all earlier ones, or a window of earlier ones"
-            )
-        observed.append(
-            Observed(call.n_heads, call.n_kv_heads, call.scale, call.softcap, causal=pattern[0], window=pattern[1])
-        )
-    return observed
 
 
 @contextlib.contextmanager
@@ -156,8 +88,8 @@ def masks(
     patterns: dict[int, tuple[bool, int | None, int | None] | None] = {}
     found = []
     for layer, attention in enumerate(attentions):
-        call = calls.get(attention)
-        visible = None if call is None or not callable(call.visible) else call.visible
+        given = calls.get(attention)
+        visible: Visible | None = given if callable(given) else None
         key = layer if visible is None else id(visible)
         if key not in patterns:
             if visible is not None:
@@ -178,8 +110,8 @@ def masks(
     return found
 
 
-def _observed_calls(module: Any) -> dict[nn.Module, _Call]:
-    """What the attention modules hand over in a run of two tokens; nothing if the class cannot be run so."""
+def _observed_calls(module: Any) -> dict[nn.Module, Any]:
+    """The masks that attention modules hand over in a run of two tokens; nothing if the class cannot be run so."""
     token = _calls.set({})
     try:
         with torch.no_grad(), exchanged(module, _NAME):

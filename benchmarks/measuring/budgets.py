@@ -27,12 +27,12 @@ import acdc
 from acdc.benchmarks.figures import to_svg
 from acdc.benchmarks.measuring.speed.report import machine
 from acdc.benchmarks.suites import Case, get_suite
-from acdc.engine.measure import Measure, bind
+from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.methods.guided import guided, separation
+from acdc.methods.guided import guided
 from acdc.methods.search import Search
 from acdc.store.writing import write_atomically
 from acdc.viz.plots import COLORS
@@ -103,7 +103,7 @@ def compare(case: Case, metric: str | None, budgets: Sequence[float]) -> Iterato
     other = dataclasses.replace(problem, prompts=data.held_out)
     patching, judge = problem.patching(), other.patching()
     measure, judged = bind(data.metric, patching), bind(data.metric, judge)
-    apart, apart_held_out = separation(patching, measure), separation(judge, judged)
+    apart, apart_held_out = Measures.of(patching, measure).separation(), Measures.of(judge, judged).separation()
 
     @torch.no_grad()
     def held_out(kept: BoolArray) -> float:

@@ -18,7 +18,7 @@ from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods import guided as module
 from acdc.methods.attribution import attribute
-from acdc.methods.guided import circuit_scores, guided, separation
+from acdc.methods.guided import circuit_scores, guided
 from acdc.metrics import OUTCOMES
 
 SLACK = 1e-9  # of rounding, as a share of the budget
@@ -49,7 +49,7 @@ def test_every_edge_is_needed(family: str) -> None:
     found = guided(problem, faithfulness=0.6)
     kept, scores = found.kept, found.scores.values
     assert 0 < kept.sum() < patching.graph.n_edges
-    assert_certified(kept, 0.4 * separation(patching, measure), patching, measure)
+    assert_certified(kept, 0.4 * Measures.of(patching, measure).separation(), patching, measure)
     assert scores.shape == kept.shape
     assert np.isfinite(scores).all()
     assert (kept == patching.graph.prune(kept)).all()
@@ -75,7 +75,7 @@ def test_every_edge_is_needed_under_other_ablations(
 ) -> None:
     """Where a component that nothing feeds still writes something (its biases) that its reference is not."""
     problem, patching, measure = make(family, metric=metric, ablation=ablation, **prompts)
-    budget = share * separation(patching, measure)
+    budget = share * Measures.of(patching, measure).separation()
     kept = guided(problem, budget=budget).kept
     assert_certified(kept, budget, patching, measure)
 
@@ -112,13 +112,13 @@ def test_the_ends_of_the_budget(faithfulness: float, edges: int | None) -> None:
     if edges is not None:
         assert kept.sum() == edges
     else:
-        assert problems.distance(patching, measure, kept) < 1e-9 * separation(patching, measure)
+        assert problems.distance(patching, measure, kept) < 1e-9 * Measures.of(patching, measure).separation()
 
 
 def test_a_budget_is_in_the_units_of_the_metric() -> None:
     problem, patching, measure = make("gpt2-scaled-by-layer", metric="logit-difference")
     by_share = guided(problem, faithfulness=0.75).kept
-    by_budget = guided(problem, budget=0.25 * separation(patching, measure)).kept
+    by_budget = guided(problem, budget=0.25 * Measures.of(patching, measure).separation()).kept
     assert (by_share == by_budget).all()
 
 
@@ -148,7 +148,7 @@ def test_the_front_is_of_circuits_that_were_measured(monkeypatch: pytest.MonkeyP
     assert (np.diff(sizes) < 0).all()
     assert (np.diff(distances) > 0).all()
     assert sizes[-1] == 0
-    assert distances[-1] == pytest.approx(separation(patching, measure))
+    assert distances[-1] == pytest.approx(Measures.of(patching, measure).separation())
     for n, distance in found.front[:-1]:
         circuit = selection.top(patching.graph, found.order, int(n), by="signed")
         assert circuit.sum() == n
@@ -162,7 +162,7 @@ def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) 
     """Swaps make no circuit larger, and what they give is certified like any other."""
     budgets = (0.1, 0.2, 0.3, 0.5)
     problem, patching, measure = make("gpt2")
-    apart = separation(patching, measure)
+    apart = Measures.of(patching, measure).separation()
     swapped = [guided(problem, budget=share * apart).kept for share in budgets]
     monkeypatch.setattr(module, "MOST_SWAPPED", 0)
     plain = [guided(problem, budget=share * apart).kept for share in budgets]
@@ -213,4 +213,6 @@ def test_float32_keeps_the_budget_too() -> None:
     kept = guided(problem, faithfulness=0.7).kept
     patching = Patching(model, model.graph(), problem.prompts)
     measure = bind(OUTCOMES["kl"], patching)
-    assert problems.distance(patching, measure, kept) <= 0.3 * separation(patching, measure) * (1 + 1e-4)
+    assert problems.distance(patching, measure, kept) <= 0.3 * Measures.of(patching, measure).separation() * (
+        1 + 1e-4
+    )

@@ -12,11 +12,10 @@ import torch
 import families
 import oracle
 import problems
-from acdc.engine.measure import Measure
+from acdc.engine.measure import Measure, Measures
 from acdc.engine.patching import Patching
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.methods.guided import separation
 from acdc.methods.search import Accept, Search
 
 
@@ -242,4 +241,4 @@ def test_separation_is_what_removing_every_edge_costs() -> None:
     empty, full = problems.values(
         patching, measure, np.stack([np.zeros_like(patching.graph.valid), patching.graph.valid])
     )
-    assert separation(patching, measure) == pytest.approx(abs(empty - full) / len(patching.prompts))
+    assert Measures.of(patching, measure).separation() == pytest.approx(abs(empty - full) / len(patching.prompts))

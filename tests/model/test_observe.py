@@ -12,7 +12,7 @@ import transformers
 import acdc
 import families
 from acdc.errors import UnsupportedModelError
-from acdc.model.observe import observe
+from acdc.model.observe import masks
 
 TYPES = {2: ["sliding_attention", "full_attention"], 3: ["full_attention", "sliding_attention", "full_attention"]}
 
@@ -118,10 +118,12 @@ def test_observing_leaves_no_trace(implementation: str) -> None:
     ids = torch.arange(6)[None]
     with torch.no_grad():
         before = module(input_ids=ids).logits
-        (first, _) = observe(module, [layer.self_attn for layer in module.model.layers])
+        (first, _) = masks(module, [layer.self_attn for layer in module.model.layers], dict)
         assert torch.equal(module(input_ids=ids).logits, before)
     assert module.config._attn_implementation == implementation
-    assert (first.n_heads, first.n_kv_heads, first.causal, first.window) == (4, 2, True, None)
+    attention = acdc.load(module).decomposition.layers[0].attention
+    assert (attention.n_heads, len(attention.k.weight), *first[:2]) == (4, 2, True, None)
+    assert (attention.causal, attention.window) == first[:2]
 
 
 def test_a_mask_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,11 @@ from acdc.benchmarks.measuring.speed.cases import Case, Shape
 from acdc.benchmarks.measuring.speed.clock import Part, Sample, Timing, side_by_side, timed
 from acdc.circuit import Scores, selection
 from acdc.engine.circuits import measure_circuits
-from acdc.engine.measure import bind
+from acdc.engine.measure import Measures, bind
 from acdc.graph import BoolArray, Graph
 from acdc.methods.acdc import DEFAULT_SHARE
 from acdc.methods.exact import exact_scores
-from acdc.methods.guided import guided, separation
+from acdc.methods.guided import guided
 from acdc.methods.search import Search
 
 
@@ -314,7 +314,7 @@ def guided_search(case: Case, settings: Settings) -> Iterator[Row]:
     """
     case = dataclasses.replace(case, metric="kl", given=case.module)
     patching = case.problem.patching()
-    default = DEFAULT_SHARE * separation(patching, bind(case.problem.outcome, patching))
+    default = DEFAULT_SHARE * Measures.of(patching, bind(case.problem.outcome, patching)).separation()
     for tau in settings.taus or (default,):
         yield from _guided_beside_acdc(case, settings, tau)
 
