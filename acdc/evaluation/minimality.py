@@ -111,10 +111,13 @@ def minimality(
     done = 0
 
     def tell(step: int, total: int | None, text: str) -> None:
-        progress(done * batches + step, runs * batches, "knocking out edges")
+        if total is None:  # what memory it takes
+            progress(step, total, text)
+        else:
+            progress(done * batches + step, runs * batches, "knocking out edges")
 
     problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=tell)
-    batches = len(problem.batches())
+    batches = -(-len(problem.prompts) // problem.batch_of("circuits"))
     (measured,) = measure_prompts(problem, [np.zeros_like(graph.valid), circuit.edges])
     full, (empty, whole) = measured.full, measured.circuits  # [prompt]
     done = 2

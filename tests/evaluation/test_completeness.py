@@ -284,6 +284,18 @@ def test_progress_goes_from_nothing_to_all() -> None:
     assert {total for _, total in seen} == {dones[-1]}
 
 
+def test_what_memory_it_takes_is_told_beside_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acdc.engine.problem.NOTED", 0)
+    seen: list[tuple[int, int | None, str]] = []
+    acdc.minimality(model(), prompts(), circuit(), progress=lambda *given: seen.append(given))
+    told = [text for _, total, text in seen if total is None]
+    assert told
+    assert all("prompts at once" in text for text in told)
+    counted = [(done, total) for done, total, _ in seen if total is not None]
+    assert counted == sorted(counted)
+    assert counted[-1][0] == counted[-1][1]
+
+
 def test_without_a_confidence_there_are_no_intervals() -> None:
     few = Circuit.from_names(model().graph(), ["input->m0", "m0->logits"])
     one = acdc.completeness(model(), prompts(), few, confidence=None).knockouts[0].interval
