@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from torch import Tensor
 
 from acdc.errors import unknown
 from acdc.graph.components import BoolArray, FloatArray
 from acdc.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Unit = Literal["edge", "node"]
 

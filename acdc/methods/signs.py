@@ -41,14 +41,14 @@ class Signs:
 
 def edge_signs(circuit: Circuit) -> Signs:
     """The signs of a circuit's edges, and of the others where its scores tell them."""
-    from acdc.methods.registry import METHODS  # which imports torch
-    from acdc.metrics import OUTCOMES
-
     scores = circuit.scores
     if scores is None:
         return Signs(np.zeros(circuit.edges.shape, dtype=np.int64), "")
     if scores.removal is not None and (np.isfinite(scores.removal) == circuit.edges).all():
         return Signs(signs_of(np.where(circuit.edges, scores.removal, 0.0)), "circuit")
+    from acdc.methods.registry import METHODS  # which imports torch, as metrics do
+    from acdc.metrics import OUTCOMES
+
     method, metric = METHODS.get(scores.method), OUTCOMES.get(scores.provenance.metric)
     if method is not None and method.signs == "measured":
         return Signs(signs_of(scores.values), "model")

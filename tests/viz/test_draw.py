@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -267,3 +269,16 @@ def test_texts_are_within_the_picture(circuit: Circuit, style: Style) -> None:
             font = FontProperties(family="DejaVu Sans", weight="bold" if text.bold else "normal")
             drawn = TextPath((0, 0), text.text, size=text.size, prop=font)
             assert text.x + drawn.get_extents().width < diagram.left + diagram.width, text.text
+
+
+def test_drawing_and_exporting_take_no_torch() -> None:
+    """Half of what a command costs that only looks at a circuit would be its import."""
+    run = Path(__file__).parents[1] / "circuit" / "version-1.1" / "run"
+    script = (
+        "import sys; from acdc import Circuit, formats, viz; c = Circuit.load(sys.argv[1]); viz.draw(c); "
+        "formats.export(c, 'csv'); assert not {'torch', 'transformers'} & {*sys.modules}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, run], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
