@@ -11,14 +11,14 @@ import pytest
 import problems
 from acdc.benchmarks.measuring import budgets
 from acdc.benchmarks.suites import get_suite
+from acdc.engine.measure import Measures
 from acdc.errors import AcdcError
-from acdc.methods.guided import separation
 from acdc.methods.search import Search
 
 
 def test_acdc_s_circuit_is_the_smallest_within_the_budget_of_those_tried() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer", metric="kl")
-    budget = 0.3 * separation(patching, measure)
+    budget = 0.3 * Measures.of(patching, measure).separation()
     kept, tau, seconds, all_seconds = budgets.best_within(patching, measure, budget)
     assert problems.distance(patching, measure, kept) <= budget * (1 + 1e-9)
     assert seconds < all_seconds
@@ -32,7 +32,7 @@ def test_acdc_s_circuit_is_the_smallest_within_the_budget_of_those_tried() -> No
 
 def test_a_tiny_budget_is_kept_too() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer", metric="kl")
-    budget = 1e-6 * separation(patching, measure)
+    budget = 1e-6 * Measures.of(patching, measure).separation()
     kept, _, _, _ = budgets.best_within(patching, measure, budget)
     assert problems.distance(patching, measure, kept) <= budget
 
