@@ -102,18 +102,12 @@ def naive_search(
     accept: Callable[[float, float], bool],
     *,
     kept: BoolArray | None = None,
-    rank: FloatArray | None = None,
 ) -> tuple[BoolArray, float]:
     """One sweep, one edge at a time, every test a full run: the kept edges and their distance."""
     kept = graph.valid.copy() if kept is None else kept.copy()
     current = distance_of(kept)
     for destination in reversed(range(graph.n_destinations)):
-        sources = [int(s) for s in np.flatnonzero(kept[destination])]
-        if rank is None:
-            sources.reverse()
-        else:
-            sources.sort(key=lambda s, d=destination: rank[d, s])  # type: ignore[misc]
-        for source in sources:
+        for source in np.flatnonzero(kept[destination])[::-1]:
             kept[destination, source] = False
             without = distance_of(kept)
             if accept(without, current):

@@ -178,22 +178,18 @@ class Search:
         self,
         accept: Accept,
         *,
-        rank: FloatArray | None = None,
         expected: bool = True,
-        needed: BoolArray | None = None,
         after: int | None = None,
         save: Callable[[int], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Test every kept edge once, destinations from the logits backwards; remove those that `accept` lets go.
+        """Test every kept edge once, and remove those that `accept` lets go.
+
+        Destinations come from the logits backwards, and the edges into each from the latest source to the earliest.
 
         Args:
             accept: the rule.
-            rank: `[n_destinations, n_sources]`; the edges into a destination are tested from the lowest rank up.
-                None: from the latest source to the earliest.
             expected: whether most edges are expected to go; matters for speed alone.
-            needed: `[n_destinations, n_sources]` edges that were tested in the circuit as it is, and are not tested
-                again. Kept up to date: a tested edge that stays is added, and a removal clears all.
             after: go on after this stage, which an earlier sweep has noted.
             save: called with each stage that is done; `kept` is then what a new search starts from to go on.
             progress: called with (edges done, edges in all).
@@ -203,8 +199,6 @@ class Search:
         """
         graph = self.graph
         total, done = int(self.kept.sum()), 0
-        if needed is None:
-            needed = np.zeros_like(self.kept)
         self._take_differences()
         demand = np.zeros(graph.n_sources, dtype=np.int64)
         plan = Plan(self._weights, np.array(graph.to_ports(self.kept)), demand)
@@ -213,7 +207,7 @@ class Search:
             need = port_demand(graph, demand)
             if self._dense:
                 need[need > NOWHERE] = EVERYWHERE
-            edges = self._candidates(list(destinations), need, rank)
+            edges = self._candidates(list(destinations), need)
 
             def report(tested: int, done: int = done) -> None:
                 if progress is not None:
@@ -221,7 +215,7 @@ class Search:
 
             if after is None or stage < after:
                 goes = np.full(len(edges.source), expected)
-                self._test(edges, goes, stage, plan, accept, needed, report)
+                self._test(edges, goes, stage, plan, accept, report)
                 if save is not None:
                     save(stage)
             ports = np.flatnonzero(graph.port_stage == stage)
@@ -240,13 +234,11 @@ class Search:
     def _stage(self, destination: int) -> int:
         return int(self.graph.port_stage[self._ports[destination][0]])
 
-    def _candidates(self, destinations: list[int], need: IntArray, rank: FloatArray | None) -> _Candidates:
+    def _candidates(self, destinations: list[int], need: IntArray) -> _Candidates:
         """The kept edges into the destinations of one stage, in the order in which they are tested."""
         every: list[tuple[IntArray, IntArray, IntArray]] = []
         for destination in destinations:
             sources = np.flatnonzero(self.kept[destination])[::-1]
-            if rank is not None:
-                sources = sources[::-1][np.argsort(rank[destination, sources[::-1]], kind="stable")]
             level = need[self._ports[destination]].max()
             every.append((np.full_like(sources, destination), sources, np.full_like(sources, level)))
         columns = [np.concatenate(column) for column in zip(*every, strict=True)]
@@ -259,32 +251,25 @@ class Search:
         stage: int,
         plan: Plan,
         accept: Accept,
-        needed: BoolArray,
         report: Callable[[int], None],
     ) -> None:
         """Test the candidates in order, and remove those that may go.
 
-        `goes` `[edge]` holds guesses, which decisions replace; `needed` edges stay without a test.
+        `goes` `[edge]` holds guesses, which decisions replace.
         """
         i = 0
         while i < len(goes):
-            batch = self._next_batch(edges, i, needed)
+            batch = self._next_batch(edges, i)
             guess = goes[batch]
             before = self.distance
             upto = np.tri(len(batch), k=-1, dtype=bool) & guess  # [row, candidate]
             rows = _Rows(edges, batch, upto | np.eye(len(batch), dtype=bool), stage, plan)
             distances, commit = self._run(rows) if len(batch) else ([], None)
             first, tested, last, right = i, 0, None, True
-            stayed: list[tuple[int, int]] = []  # since the last removal
             while right and i < len(goes):
                 if edges.level[i] == NOWHERE:  # no kept path leads to the logits
                     goes[i] = accept(self.distance, self.distance)
                     self.without[edges.destination[i], edges.source[i]] = self.value
-                    i += 1
-                    continue
-                edge = (int(edges.destination[i]), int(edges.source[i]))
-                if last is None and needed[edge]:
-                    goes[i] = False
                     i += 1
                     continue
                 if tested == len(batch) or batch[tested] != i:
@@ -294,20 +279,16 @@ class Search:
                     raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
                 goes[i] = accept(distances[tested], self.distance)
                 if goes[i]:
-                    self.distance, last, stayed = distances[tested], tested, []
+                    self.distance, last = distances[tested], tested
                     self.value = self._metric[tested]
                 else:
-                    self.without[edge] = self._metric[tested]
-                    stayed.append(edge)
+                    self.without[edges.destination[i], edges.source[i]] = self._metric[tested]
                 right = bool(goes[i] == guess[tested])
                 i, tested = i + 1, tested + 1
             self.tests += tested
             if last is not None:
                 assert commit is not None
                 commit(last)
-                needed[:] = False
-            for edge in stayed:
-                needed[edge] = True
             if goes[first:i].any():
                 self._remove(edges, first + np.flatnonzero(goes[first:i]), plan)
             if right:
@@ -332,10 +313,9 @@ class Search:
                 distance = expected
         return np.array(again, dtype=bool)
 
-    def _next_batch(self, edges: _Candidates, i: int, needed: BoolArray) -> IntArray:
+    def _next_batch(self, edges: _Candidates, i: int) -> IntArray:
         """The next candidates to run at once: enough to fill the machine, few enough to stay in its caches."""
-        runs = (edges.level[i:] > NOWHERE) & ~needed[edges.destination[i:], edges.source[i:]]
-        batch = i + np.flatnonzero(runs)[: max(self._ahead, LEAST_BATCH)]
+        batch = i + np.flatnonzero(edges.level[i:] > NOWHERE)[: max(self._ahead, LEAST_BATCH)]
         everywhere = np.maximum.accumulate(edges.level[batch] == EVERYWHERE)
         fits = np.arange(len(batch)) < [self._largest_batch(bool(each)) for each in everywhere]
         return batch[fits]

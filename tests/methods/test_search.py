@@ -157,23 +157,6 @@ def test_any_circuit_is_a_start(family: str, ablation: str) -> None:
     assert search.distance == pytest.approx(distance, rel=1e-9)
 
 
-def test_edges_into_a_destination_go_by_rank() -> None:
-    patching, measure = problems.make("gpt2", metric="kl")
-    rank = np.random.default_rng(0).random(patching.graph.valid.shape)
-    budget = 0.3 * distance_of_empty(patching, measure)
-    expected, _ = problems.naive_search(
-        patching.graph,
-        lambda edges: problems.distance(patching, measure, edges),
-        lambda new, old: new <= budget,
-        rank=rank,
-    )
-    search, by_position = Search(patching, measure), Search(patching, measure)
-    search.sweep(lambda new, old: new <= budget, rank=rank)
-    by_position.sweep(lambda new, old: new <= budget)
-    assert (search.kept == expected).all()
-    assert (search.kept != by_position.kept).any()
-
-
 @pytest.mark.parametrize("family", ["gpt2", "olmo2"])
 def test_what_the_search_expects_does_not_matter(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patching, measure = problems.make(family, padding="both")
@@ -206,25 +189,6 @@ def test_progress_counts_every_edge() -> None:
     Search(patching, measure).sweep(acdc_rule(patching, measure, 0.02), progress=lambda *x: seen.append(x))
     assert seen == sorted(seen)
     assert seen[-1] == (patching.graph.n_edges, patching.graph.n_edges)
-
-
-@pytest.mark.parametrize("family", ["gpt2-scaled-by-layer", "llama", "gpt-neox-parallel"])
-def test_settled_edges_are_not_tested_again(family: str) -> None:
-    """Sweeps that skip what was tested in the circuit as it is end where full sweeps do."""
-    patching, measure = problems.make(family)
-    budget = 0.3 * distance_of_empty(patching, measure)
-    full, search = Search(patching, measure), Search(patching, measure)
-    needed = np.zeros_like(search.kept)
-    while full.sweep(lambda new, old: new <= budget):
-        pass
-    while (search.kept & ~needed).any():
-        search.sweep(lambda new, old: new <= budget, needed=needed)
-        for edge in np.flatnonzero(needed)[::5]:
-            without = search.kept.copy()
-            without.flat[edge] = False
-            assert problems.distance(patching, measure, without) > budget
-    assert (search.kept == full.kept).all()
-    assert search.tests < full.tests
 
 
 def test_a_metric_that_is_no_number_is_refused() -> None:
