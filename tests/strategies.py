@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from acdc.circuit import Circuit, Provenance, Scores
-from acdc.graph import Graph
+from acdc.graph import Graph, units_of
+from acdc.graph.units import UNITS
 
 
 @st.composite
@@ -59,13 +60,16 @@ def provenances(draw: st.DrawFn) -> Provenance:
 
 @st.composite
 def circuits(draw: st.DrawFn, **fixed: Any) -> Circuit:
-    """Random circuits, with and without scores; graph options given by name are not drawn."""
+    """Random circuits of edges and of nodes, with and without scores; graph options given by name are not drawn."""
     graph = draw(graphs(**fixed))
     provenance = draw(provenances())
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scores = None
+    scores, unit = None, draw(st.sampled_from(tuple(UNITS)))
+    units, edges = units_of(graph, unit), draw(edge_masks(graph))
+    if unit == "node":
+        edges = units.mask(edges.any(axis=0))
     if draw(st.booleans()):
-        nodes = random.normal(size=graph.n_sources) if draw(st.booleans()) else None
-        values = random.normal(size=graph.valid.shape) * 10.0 ** draw(st.integers(-12, 12))
-        scores = Scores(graph, values, provenance.method, provenance, nodes)
-    return Circuit(graph, draw(edge_masks(graph)), scores, provenance)
+        values = random.normal(size=units.shape) * 10.0 ** draw(st.integers(-12, 12))
+        nodes = values if unit == "node" else random.normal(size=graph.n_sources) if draw(st.booleans()) else None
+        scores = Scores(graph, units.spread(values), provenance.method, provenance, nodes, unit=unit)
+    return Circuit(graph, edges, scores, provenance, unit)

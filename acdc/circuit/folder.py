@@ -126,12 +126,12 @@ class Saved:
                 raise AcdcError(f"the score of {name!r} is {score}, {beside}")
 
 
-def header(graph: Graph, provenance: Provenance) -> dict[str, Any]:
-    """Graph options and provenance as plain JSON values."""
+def header(graph: Graph, provenance: Provenance, unit: Unit) -> dict[str, Any]:
+    """Graph options, provenance and unit as plain JSON values."""
     options = dataclasses.asdict(graph) | {"mixers": list(graph.mixers)}
     if not graph.mixers:
         del options["mixers"]  # as in files of models that have none
-    return {"graph": options, "provenance": provenance.model_dump(mode="json")}
+    return {"graph": options, "provenance": provenance.model_dump(mode="json"), "units": unit}
 
 
 def graph_from_options(options: Any, what: str) -> Graph:
@@ -177,10 +177,8 @@ def write(saved: Saved, folder: Path) -> None:
         digest = hashlib.sha256(content).hexdigest()
         stored = ScoresFile(method=saved.method, provenance=saved.scores_provenance, sha256=digest)
     write_atomically(folder / SCORES, content)
-    fields = header(saved.graph, saved.provenance)
-    record = CircuitFile(
-        **fields, units=saved.unit, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored
-    )
+    fields = header(saved.graph, saved.provenance, saved.unit)
+    record = CircuitFile(**fields, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored)
     value = json.loads(record.model_dump_json())
     value["sha256"] = _digest(value)
     write_atomically(folder / NAME, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from acdc.circuit import Circuit, Provenance, Scores
+from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.graph import Graph
+from acdc.formats.header import Header
+from acdc.graph import units_of
 
 
 def number(value: Any, edge: str) -> float:
@@ -22,20 +23,16 @@ def number(value: Any, edge: str) -> float:
         raise AcdcError(f"the score of {edge!r}: expected a number, got {value!r:.60}") from None
 
 
-def circuit_from_edges(
-    graph: Graph,
-    kept: Mapping[str, bool],
-    scores: Mapping[str, float],
-    provenance: Provenance,
-    what: str,
-) -> Circuit:
-    """A circuit from edges by name; edges that are not listed are not kept and score 0.
+def circuit_from_edges(header: Header, kept: Mapping[str, bool], scores: Mapping[str, float], what: str) -> Circuit:
+    """A circuit from edges by name; edges that are not listed are not kept, and have the score of their unit or 0.
 
     Args:
         kept: whether each listed edge is in the circuit.
         scores: of some or all edges; empty if the file has none.
         what: names the file in the message of an error.
     """
+    graph, provenance, unit = header
+    units, nodes = units_of(graph, unit), None
     edges = np.zeros_like(graph.valid)
     values = np.zeros(graph.valid.shape)
     try:
@@ -43,7 +40,10 @@ def circuit_from_edges(
             edges[graph.edge(name)] = inside
         for name, score in scores.items():
             values[graph.edge(name)] = score
-        found = Scores(graph, values, provenance.method, provenance) if scores else None
-        return Circuit(graph, edges, found, provenance)
+        if unit == "node":
+            nodes = units.values_of(values)
+            values = units.spread(nodes)
+        found = Scores(graph, values, provenance.method, provenance, nodes, unit=unit) if scores else None
+        return Circuit(graph, edges, found, provenance, unit)
     except AcdcError as error:
         raise AcdcError(f"the {what}: {error}") from None

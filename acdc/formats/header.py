@@ -1,30 +1,38 @@
-"""What every format says about a circuit besides its edges: the options of its graph, and its provenance.
+"""What every format says about a circuit besides its edges: the options of its graph, its provenance, and its unit.
 
-Formats of our own hold it as the object `{"graph": …, "provenance": …}`; in peers' formats it travels in a field
-that they ignore, so that a circuit that comes back is complete.
+Formats of our own hold it as the object `{"graph": …, "provenance": …, "units": …}`; in peers' formats it travels in a
+field that they ignore, so that a circuit that comes back is complete.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
 from acdc.circuit import Circuit, Provenance, folder
 from acdc.errors import AcdcError
-from acdc.graph import Graph
+from acdc.graph import Graph, Unit, units_of
 from acdc.store.reading import complaints
 
 
+class Header(NamedTuple):
+    """What a file says; without a header only the graph is known."""
+
+    graph: Graph
+    provenance: Provenance = Provenance(versions={})
+    unit: Unit = "edge"
+
+
 def header(circuit: Circuit) -> dict[str, Any]:
-    """Graph options and provenance as plain JSON values."""
-    return folder.header(circuit.graph, circuit.provenance)
+    """The header as plain JSON values."""
+    return folder.header(circuit.graph, circuit.provenance, circuit.unit)
 
 
-def from_header(value: Any, graph: Graph | None, what: str) -> tuple[Graph, Provenance]:
-    """Graph and provenance of a file's header.
+def from_header(value: Any, graph: Graph | None, what: str) -> Header:
+    """What a file's header says; one without units, as older files have, is of edges.
 
     Args:
         value: the header, or None if the file has none.
@@ -35,14 +43,19 @@ def from_header(value: Any, graph: Graph | None, what: str) -> tuple[Graph, Prov
             raise AcdcError(
                 f"{what} does not say which graph its edges belong to: give `graph`, like model.graph()"
             )
-        return graph, Provenance(versions={})
+        return Header(graph)
     if not isinstance(value, dict) or "graph" not in value:
         raise AcdcError(f"{what}: expected a header with 'graph' and 'provenance', got {value!r:.80}")
     found = folder.graph_from_options(value["graph"], what)
     if graph is not None and graph != found:
         raise AcdcError(f"{what} is of {found}, not of the {graph} that was asked for")
+    unit = value.get("units", "edge")
     try:
-        return found, Provenance.model_validate(value.get("provenance", {"versions": {}}))
+        units_of(found, unit)
+    except AcdcError as error:
+        raise AcdcError(f"{what}: {error}") from None
+    try:
+        return Header(found, Provenance.model_validate(value.get("provenance", {"versions": {}})), unit)
     except pydantic.ValidationError as error:
         raise AcdcError(f"{what}: the provenance is wrong: {complaints(error)}") from None
 

@@ -17,7 +17,7 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.circuit.folder import graph_from_options
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
-from acdc.formats.header import from_header, header
+from acdc.formats.header import Header, from_header, header
 from acdc.graph import Graph, names_an_mlp
 from acdc.store.reading import parse_json
 
@@ -60,18 +60,17 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         raise AcdcError(f"the {_WHAT} needs the objects 'cfg', 'nodes' and 'edges'")
     names = [*value["nodes"], *value["edges"]]
     if "acdc" in value:
-        found, provenance = from_header(value["acdc"], None, f"the {_WHAT}")
+        said = from_header(value["acdc"], None, f"the {_WHAT}")
     else:
-        found = _graph(value["cfg"], mlp=names_an_mlp(names))
-        provenance = Provenance(versions={})
-    found = _agreed(found, graph)
+        said = Header(_graph(value["cfg"], mlp=names_an_mlp(names)))
+    said = said._replace(graph=_agreed(said.graph, graph))
     kept, scores = {}, {}
     for name, edge in value["edges"].items():
         if not isinstance(edge, dict) or not isinstance(edge.get("in_graph"), bool):
             raise AcdcError(f"the {_WHAT}: {name!r} needs 'in_graph': true or false, got {edge!r:.60}")
         kept[name] = edge["in_graph"]
         scores[name] = number(edge.get("score", 0.0), name)
-    circuit = circuit_from_edges(found, kept, scores if any(scores.values()) else {}, provenance, _WHAT)
+    circuit = circuit_from_edges(said, kept, scores if any(scores.values()) else {}, _WHAT)
     return _with_node_scores(circuit, value["nodes"])
 
 

@@ -106,7 +106,7 @@ def circuit_from_network(
     edges: Iterable[tuple[str, str, dict[str, Any]]], head: Any, graph: Graph | None, what: str
 ) -> Circuit:
     """A circuit from (source, destination, attributes) of its edges; scores of other edges are 0."""
-    found, provenance = from_header(head, graph, f"the {what}")
+    said = from_header(head, graph, f"the {what}")
     kept, scores = {}, {}
     for source, destination, attributes in edges:
         name = f"{source}->{destination}"
@@ -115,4 +115,4 @@ def circuit_from_network(
         kept[name] = True
         if attributes.get("score") is not None:
             scores[name] = number(attributes["score"], name)
-    return circuit_from_edges(found, kept, scores, provenance, what)
+    return circuit_from_edges(said, kept, scores, what)

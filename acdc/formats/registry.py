@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Literal
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.formats import circuit_tracer, dot, mib, networks, table
-from acdc.graph import Graph
+from acdc.graph import Graph, units_of
 from acdc.store.reading import read
 
 
@@ -25,7 +25,7 @@ class Format:
         description: one line for the list of formats.
         write: `(circuit) -> text`; None if circuits can't be written in it.
         read: `(content, graph or None) -> circuit`; None if circuits can't be read from it.
-        lost: `(circuit) -> what of it does not come back`, in words.
+        holds: what it holds of a circuit beside the kept edges and their scores, by the names that `_parts` gives it.
     """
 
     name: str
@@ -33,41 +33,63 @@ class Format:
     description: str
     write: Callable[[Circuit], str] | None
     read: Callable[[bytes, Graph | None], Circuit] | None
-    lost: Callable[[Circuit], list[str]] = lambda circuit: []
+    holds: Collection[str]
+
+    def lost(self, circuit: Circuit) -> list[str]:
+        """What of a circuit does not come back, in words."""
+        way_back = ["the way back: circuits cannot be read from it"] * (self.read is None)
+        return way_back + [words for name, words in _parts(circuit).items() if name not in self.holds]
 
 
-def _nodes_lost(circuit: Circuit) -> list[str]:
-    return ["node scores"] if circuit.scores is not None and circuit.scores.nodes is not None else []
+def _parts(circuit: Circuit) -> dict[str, str]:
+    """What there is of a circuit beside the kept edges and their scores, in words, by name."""
+    graph, scores = circuit.graph, circuit.scores
+    found = {"provenance": "the provenance", "graph": "the options of the graph"}
+    if circuit.unit != "edge":
+        found["unit"] = f"that it is a circuit of {units_of(graph, circuit.unit).plural}"
+    if graph.qkv == "split":
+        found["ports"] = "which of q, k and v an edge enters (their scores are added up)"
+    if scores is None:
+        return found
+    if circuit.n_edges < graph.n_edges:
+        found["other edges"] = "scores of edges that are not kept"
+    held = {name: words for name, words in _SCORES.items() if getattr(scores, name) is not None}
+    if circuit.unit == "node":
+        held.pop("nodes", None)  # they are those of their edges
+    return found | held
 
 
-def _scores_lost(circuit: Circuit) -> list[str]:
-    known = circuit.scores is not None and circuit.n_edges < circuit.graph.n_edges
-    return ["scores of edges that are not kept"] * known + _nodes_lost(circuit)
+_SCORES = {
+    "nodes": "node scores",
+    "absolute": "mean absolute scores",
+    "rms": "root mean square scores",
+    "removal": "what removing each edge does",
+    "order": "the order in which edges went",
+    "front": "the front",
+}
+"""Arrays of `Scores` beside the values, in words."""
 
-
-def _way_back_lost(circuit: Circuit) -> list[str]:
-    return ["the way back: circuits cannot be read from it", *_scores_lost(circuit)]
-
-
-def _much_lost(circuit: Circuit) -> list[str]:
-    graph = circuit.graph
-    lost = ["the way back: circuits cannot be read from it", "the provenance", "the options of the graph"]
-    lost += ["which of q, k and v an edge enters (their scores are added up)"] * (graph.qkv == "split")
-    return lost + ["scores of edges that are not kept", "node scores"][: 2 if circuit.scores else 0]
-
+_HEADER = frozenset(("provenance", "graph", "unit", "ports"))
 
 FORMATS: dict[str, Format] = {
     record.name: record
     for record in (
-        Format("mib", ".json", "graph JSON of the EAP and MIB code bases: every edge", mib.write, mib.read),
-        Format("eap-pt", ".pt", "tensor file of the EAP code base: every edge", None, mib.read_pt),
+        Format(
+            "mib",
+            ".json",
+            "graph JSON of the EAP and MIB code bases: every edge",
+            mib.write,
+            mib.read,
+            _HEADER | {"other edges", "nodes"},
+        ),
+        Format("eap-pt", ".pt", "tensor file of the EAP code base: every edge", None, mib.read_pt, ()),
         Format(
             "node-link",
             ".json",
             "node-link JSON (networkx, d3)",
             networks.write_json,
             networks.read_json,
-            _scores_lost,
+            _HEADER,
         ),
         Format(
             "graphml",
@@ -75,16 +97,16 @@ FORMATS: dict[str, Format] = {
             "GraphML (Gephi, yEd)",
             networks.write_graphml,
             networks.read_graphml,
-            _scores_lost,
+            _HEADER,
         ),
-        Format("dot", ".dot", "DOT (Graphviz)", dot.write, None, _way_back_lost),
+        Format("dot", ".dot", "DOT (Graphviz)", dot.write, None, _HEADER),
         Format(
             "csv",
             ".csv",
             "table source,destination,score,kept: every edge",
             table.write,
             table.read,
-            _nodes_lost,
+            _HEADER | {"other edges"},
         ),
         Format(
             "circuit-tracer",
@@ -92,7 +114,7 @@ FORMATS: dict[str, Format] = {
             "attribution graph JSON (circuit-tracer, Neuronpedia)",
             circuit_tracer.write,
             None,
-            _much_lost,
+            (),
         ),
     )
 }

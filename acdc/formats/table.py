@@ -11,11 +11,11 @@ import io
 
 import numpy as np
 
-from acdc.circuit import Circuit, Provenance
+from acdc.circuit import Circuit
 from acdc.circuit.folder import graph_from_options
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
-from acdc.formats.header import from_header, header_text
+from acdc.formats.header import Header, from_header, header_text
 from acdc.graph import Graph, graph_options
 from acdc.store.reading import decode, parse_json
 
@@ -69,10 +69,10 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         if row[2].strip():
             scores[name] = number(row[2], name)
     if head is None:
-        found, provenance = _graph(set(kept)) if graph is None else graph, Provenance(versions={})
+        found = Header(_graph(set(kept)) if graph is None else graph)
     else:
-        found, provenance = from_header(parse_json(head, f"the header of the {_WHAT}"), graph, f"the {_WHAT}")
-    return circuit_from_edges(found, kept, scores, provenance, _WHAT)
+        found = from_header(parse_json(head, f"the header of the {_WHAT}"), graph, f"the {_WHAT}")
+    return circuit_from_edges(found, kept, scores, _WHAT)
 
 
 def _graph(names: set[str]) -> Graph:

@@ -74,7 +74,7 @@ class Units:
         return edges
 
     def values_of(self, values: FloatArray) -> FloatArray:
-        """Values of the units from those `spread` gave, `shape`."""
+        """Values of the units from those that `spread` gave, `shape`; some of an edge each may be missing, as 0."""
         return values
 
 
@@ -118,8 +118,8 @@ class Nodes(Units):
         return np.asarray(edges.any(axis=-2))
 
     def values_of(self, values: FloatArray) -> FloatArray:
-        last: FloatArray = values[..., -1, :]  # every source has an edge to the logits
-        return last
+        largest = np.abs(values).argmax(axis=-2)
+        return np.take_along_axis(values, largest[..., None, :], axis=-2)[..., 0, :]
 
 
 UNITS: dict[str, type[Units]] = {"edge": Units, "node": Nodes}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
+import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -86,7 +88,7 @@ def test_every_option_of_the_graph_comes_back_and_what_does_not_is_listed(circui
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         back = import_circuit(export(circuit, format), format)
-    assert back.graph == circuit.graph
+    assert (back.graph, back.unit) == (circuit.graph, circuit.unit)
     assert back == circuit
     assert back.provenance == circuit.provenance
     said = " ".join(str(warning.message) for warning in caught)
@@ -98,10 +100,42 @@ def test_every_option_of_the_graph_comes_back_and_what_does_not_is_listed(circui
 
 
 def test_what_circuit_tracer_does_not_hold_is_listed() -> None:
+    circuit = dataclasses.replace(example(), unit="node")
     with pytest.warns(
-        UserWarning, match="does not hold the way back.*provenance.*options of the graph.*q, k and v"
+        UserWarning,
+        match="not hold the way back.*provenance.*options of the graph.*a circuit of nodes.*q, k and v",
     ):
-        export(example(), "circuit-tracer")
+        export(circuit, "circuit-tracer")
+
+
+@pytest.mark.parametrize("format", [name for name, record in FORMATS.items() if record.read and record.write])
+def test_a_circuit_of_nodes_comes_back_as_one(format: str) -> None:
+    """Cut to another size, it is that of the best nodes; only the scores of those left out may be missing."""
+    graph = Graph(2, 2)
+    nodes = np.random.default_rng(0).normal(size=graph.n_sources)
+    values = np.where(graph.valid, nodes, 0.0)
+    scores = Scores(graph, values, "eap", Provenance(task="ioi", method="eap"), nodes, unit="node")
+    circuit = scores.top(4)
+    back = import_circuit(export(circuit, format), format)
+    assert (back, back.unit, back.n_units) == (circuit, "node", 4)
+    assert back.scores.unit == "node"
+    kept = circuit.edges.any(axis=0)
+    assert (back.scores.nodes[kept] == nodes[kept]).all()
+    assert (back.scores.nodes == nodes).all() == (format in WHOLE)
+    assert (back.scores.values == graph.valid * back.scores.nodes).all()
+    assert (back.scores.top(3), back.scores.top(3).unit) == (scores.top(3), "node")
+    unknown = re.sub(r"(units\W+)node", r"\1nodes", export(circuit, format))
+    with pytest.raises(AcdcError, match=r"the .*: .*did you mean node"):
+        import_circuit(unknown, format)
+
+
+@pytest.mark.parametrize("format", WHOLE)
+def test_arrays_that_do_not_come_back_are_listed(format: str) -> None:
+    circuit = example()
+    some, front = np.abs(circuit.scores.values), np.ones((1, 2))
+    scores = dataclasses.replace(circuit.scores, absolute=some, rms=some, removal=some, order=some, front=front)
+    with pytest.warns(UserWarning, match="mean absolute.*root mean square.*removing.*order.*front"):
+        export(dataclasses.replace(circuit, scores=scores), format)
 
 
 def test_csv_lists_every_edge() -> None:
