@@ -180,14 +180,23 @@ class Patching:
 
     # ---- running -----------------------------------------------------------------------------------------------
 
-    def logits(self, edges: BoolArray | Tensor, *, rows: Tensor | None = None, input_scale: float = 1.0) -> Tensor:
+    def logits(
+        self,
+        edges: BoolArray | Tensor,
+        *,
+        rows: Tensor | None = None,
+        input_scale: float = 1.0,
+        sparse: bool = False,
+    ) -> Tensor:
         """Logits of circuits at the read positions.
 
         Args:
             edges: `[C, n_destinations, n_sources]` (or without C): 1 kept, 0 removed; floats in between carry that
-                share of the difference, and a tensor that requires a gradient gets one.
+                share of the difference, and a tensor that requires a gradient gets one, at removed edges too.
             rows: vocabulary rows `[R]`; None: all.
             input_scale: share of the clean input's difference from the reference (integrated gradients).
+            sparse: where a gradient is wanted, run what some kept edge leads to and no more, as without one: the
+                gradient of edges that no circuit keeps is 0 then.
 
         Returns:
             `[C, B, P, R]`.
@@ -201,7 +210,13 @@ class Patching:
         if self.direction == "denoise":
             weights = valid.to(weights.dtype) - weights
         weights = weights[:, torch.as_tensor(self.graph.port_destination, device=weights.device)]
-        kept = (weights.detach() != 0).any(0).cpu().numpy()
+        carries = weights.detach() != 0
+        kept = carries.any(0).cpu().numpy()
+        if torch.is_grad_enabled() and weights.requires_grad:
+            if sparse:
+                weights = weights * carries.any(0)
+            else:
+                kept = np.array(self.graph.to_ports(self.graph.valid))
         plan = Plan(weights, kept, source_demand(self.graph, kept, self.coupled, dense=self.context.dense))
         differences = self.input_differences(weights.shape[0], scale=input_scale)
         logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)

@@ -112,12 +112,13 @@ def weight_gradient(
     of: Callable[[Measure, Tensor], Tensor],
     *,
     input_scales: Sequence[float] = (1.0,),
+    sparse: bool = False,
 ) -> FloatArray:
     """Gradient in each edge's weight, where edges carry these shares: `[n_destinations, n_sources]` both.
 
     Args:
         of: the number for each prompt whose mean is taken: `Measure.value` or `Measure.distance`.
-        input_scales: as for `Patching.logits`; the gradients are summed.
+        input_scales, sparse: as for `Patching.logits`; the gradients are summed.
 
     Raises:
         TaskError: the metric has no gradient.
@@ -128,7 +129,7 @@ def weight_gradient(
         for input_scale in input_scales:
             with torch.enable_grad(), model.frozen():
                 given = torch.as_tensor(weights, device=model.device).to(model.dtype).requires_grad_()
-                logits = patching.logits(given, rows=measure.rows, input_scale=input_scale)
+                logits = patching.logits(given, rows=measure.rows, input_scale=input_scale, sparse=sparse)
                 if not logits.requires_grad:
                     continue
                 (gradient,) = gradient_of(of(measure, logits).mean(), [given], measures.outcome)

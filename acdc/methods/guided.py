@@ -146,9 +146,9 @@ def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float])
     Returns:
         `[n_destinations, n_sources]`, 0 at edges that are not kept.
     """
-    total = weight_gradient(measures, kept, Measure.value, input_scales=alphas)
+    total = weight_gradient(measures, kept, Measure.value, input_scales=alphas, sparse=True)
     refuse_bad_gradient(total, measures.outcome)
-    return np.where(kept, 0.0 - total / len(alphas), 0.0)
+    return 0.0 - total / len(alphas)
 
 
 def _guided_units(problem: Problem, target: Target, steps: int) -> Found:

@@ -16,9 +16,9 @@ import problems
 from acdc.engine.patching import Patching
 
 
-def of_mask(patching: Patching, weights: Tensor) -> Tensor:
+def of_mask(patching: Patching, weights: Tensor, *, sparse: bool = False) -> Tensor:
     """A number that every logit has a part in."""
-    logits = patching.logits(weights)
+    logits = patching.logits(weights, sparse=sparse)
     return (logits * torch.linspace(-1, 1, logits.shape[-1], dtype=logits.dtype)).sum()
 
 
@@ -26,14 +26,19 @@ def of_mask(patching: Patching, weights: Tensor) -> Tensor:
 @pytest.mark.parametrize("density", [0.3, 0.6, 1.0])
 @pytest.mark.parametrize("circuits", [1, 2])
 def test_gradients_are_slopes(family: str, density: float, circuits: int) -> None:
+    """At kept and at removed edges; of a sparse mask, at kept ones."""
     patching, _ = problems.make(family, padding="left", shared=2)
     graph, rng = patching.graph, np.random.default_rng(0)
     kept = graph.valid & (rng.random((circuits, *graph.valid.shape)) < density)
     weights = torch.as_tensor(kept * rng.uniform(0.2, 1.0, kept.shape)).requires_grad_()
-    (gradient,) = torch.autograd.grad(
-        of_mask(patching, weights), [weights], allow_unused=True, materialize_grads=True
+    gradient, sparse = (
+        torch.autograd.grad(of_mask(patching, weights, sparse=each), [weights])[0] for each in (False, True)
     )
-    edges = rng.permutation(np.argwhere(kept))[:6]
+    torch.testing.assert_close(sparse, torch.where(torch.as_tensor(kept.any(0)), gradient, 0.0))
+    removed = graph.valid & ~kept
+    at_removed = np.abs(gradient.numpy())[removed]
+    assert density == 1.0 or (at_removed > 1e-7).any()
+    edges = [*rng.permutation(np.argwhere(kept))[:6], *np.argwhere(removed)[np.argsort(at_removed)[-6:]]]
     for index in map(tuple, edges):
         step = torch.zeros_like(weights)
         step[index] = 1e-5
