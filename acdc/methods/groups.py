@@ -118,6 +118,13 @@ class Groups(Search):
         """The distance without one group, which may be removed then at no further cost."""
         return float(self.measure_without([group])[0][0])
 
+    def group_without(self, circuit: BoolArray) -> Group:
+        """The edges that go for a smaller circuit, without those that nothing reads in it: these need no run."""
+        ports = np.asarray(self.graph.to_ports(circuit))
+        need = port_demand(self.graph, source_demand(self.graph, ports, self._coupled, dense=self._dense))
+        read = np.array([(need[ports] > NOWHERE).any() for ports in self._ports])
+        return np.flatnonzero(self.kept & ~circuit & read[:, None])
+
     def _rows_at_once(self, stage: int) -> int:
         return self._rows[bool((self._need[self.graph.port_stage == stage] == EVERYWHERE).any())]
 
@@ -177,16 +184,21 @@ class Groups(Search):
         context, removed, need = part.context, tests.removed, tests.need
         destination, source = np.divmod(tests.edges, self.graph.n_sources)
         known = self._differences if len(self._parts) == 1 else {}
-        seeds: dict[int, Tensor] = {}
+        alike: dict[tuple[bytes, bytes, bool], tuple[IntArray, list[int]]] = {}  # ports that lose the same
         for d in np.unique(destination):
-            if (need[self._ports[d]] <= NOWHERE).all():
-                continue
-            own = np.flatnonzero(destination == d)
+            ports = [port for port in self._ports[d].tolist() if need[port] > NOWHERE]
+            if ports:
+                own = np.flatnonzero(destination == d)
+                everywhere = bool((need[ports] == EVERYWHERE).any())
+                key = source[own].tobytes(), removed[:, own].tobytes(), everywhere
+                alike.setdefault(key, (own, []))[1].extend(ports)
+        seeds: dict[int, Tensor] = {}
+        for own, ports in alike.values():
             for s in source[own].tolist():
                 if s not in known:
                     known[s] = self._difference(part.state, reference, s)
             change = torch.stack([known[s] for s in source[own].tolist()])
-            seeds |= self._seeds(int(d), change, removed[:, own], need, context)
+            seeds |= self._seeds(ports, change, removed[:, own], need, context)
         return propagate(
             self._model, self.graph, context, part.state, tests.plan,
             seeds=seeds, from_stage=tests.stage, rows=part.measure.rows, journal=journal,

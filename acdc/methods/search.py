@@ -368,16 +368,17 @@ class Search:
             own = np.flatnonzero(edges.destination[batch] == destination)
             own = own[np.argsort(edges.source[batch[own]])]
             change = take(part.differences, self._row[edges.source[batch[own]]])
-            seeds |= self._seeds(destination, change, removed[:, own], edges.need, context)
+            ports = [port for port in self._ports[destination].tolist() if edges.need[port] > NOWHERE]
+            seeds |= self._seeds(ports, change, removed[:, own], edges.need, context)
         return propagate(
             self._model, self.graph, context, part.state, rows.plan,
             seeds=seeds, from_stage=rows.stage, rows=part.measure.rows, journal=journal,
         )  # fmt: skip
 
     def _seeds(
-        self, destination: int, change: Tensor, removed: BoolArray, need: IntArray, context: Context
+        self, ports: list[int], change: Tensor, removed: BoolArray, need: IntArray, context: Context
     ) -> dict[int, Tensor]:
-        """How the inputs of a destination's ports change in each row, where they are needed.
+        """How the inputs of ports that lose the same change in each row, where they are needed.
 
         Args:
             change: R[s] − A[s] of some sources, `[source, B, W, D]`; removed: `[row, source]`.
@@ -386,13 +387,13 @@ class Search:
         Returns:
             `[row, B, W or P, D]` by port.
         """
-        ports = [int(port) for port in self._ports[destination] if need[port] > NOWHERE]
         everywhere = any(need[port] == EVERYWHERE for port in ports)
         if not everywhere:
             change = context.at_read(change)
         weights = torch.as_tensor(removed, device=self._device).to(change.dtype)
         change = (weights @ change.flatten(1)).view(len(removed), *change.shape[1:])
-        return {port: context.at_read(change) if everywhere and need[port] == AT_READ else change for port in ports}
+        near = context.at_read(change) if everywhere and (need[ports] == AT_READ).any() else change
+        return {port: near if need[port] == AT_READ else change for port in ports}
 
     def _remove(self, edges: _Candidates, gone: IntArray, plan: Plan) -> None:
         self.kept[edges.destination[gone], edges.source[gone]] = False
