@@ -82,7 +82,7 @@ class Nodes(Units):
     """All edges out of a source together: what a node writes reaches everybody or nobody.
 
     An array over units is `[n_sources]`. The mask of kept nodes has the edges between them: those into a node that is
-    not kept matter to nobody.
+    not kept matter to nobody, unless heads share a norm, and then it is what such a head writes on its reference input.
     """
 
     unit = "node"

@@ -16,7 +16,7 @@ from acdc.methods.aggregates import Estimates
 from acdc.methods.method import Found, Method, Target
 from acdc.methods.search import Accept, Search
 from acdc.methods.unit_search import UnitSearch
-from acdc.store.resume import number
+from acdc.store.resume import ResumeFile, number
 
 DEFAULT_SHARE = 0.001
 """ACDC's default τ, as a share of what separates the full model from the empty circuit."""
@@ -32,7 +32,8 @@ def _acdc(problem: Problem, target: Target) -> Found:
     if tau is None:
         tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
     if problem.unit != "edge":
-        units = _units(problem, measures, tau)
+        units = UnitSearch.resumed(problem, measures) or _all_units(problem, measures, problem.resume)
+        units.prune(_cheaper_than(tau), f"ACDC, τ = {tau:.3g}", once=True)
         return units.found(units.kept.astype(np.float64), {"threshold": tau})
     resume = problem.resume
     saved = resume.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
@@ -53,12 +54,10 @@ def _acdc(problem: Problem, target: Target) -> Found:
     return Found(kept, kept.astype(np.float64), {"threshold": tau}, alone.removal())
 
 
-def _units(problem: Problem, measures: Measures, tau: float) -> UnitSearch:
-    """The same over coarse units."""
-    search, accept = UnitSearch(problem, measures), _cheaper_than(tau)
-    search.sweep(search.backwards(), accept, f"ACDC, τ = {tau:.3g}")
-    search.connect(accept)
-    return search
+def _all_units(problem: Problem, measures: Measures, resume: ResumeFile) -> UnitSearch:
+    """A search over coarse units, from the logits backwards."""
+    from_the_logits = np.arange(float(problem.units.n))[::-1]
+    return UnitSearch(problem, measures, from_the_logits, resume=resume)
 
 
 def _cheaper_than(tau: float) -> Accept:
@@ -85,7 +84,9 @@ def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> E
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")
         if problem.unit != "edge":
-            scores[_units(problem, measures, tau).kept] = tau
+            units = _all_units(problem, measures, ResumeFile())
+            units.prune(_cheaper_than(tau), f"ACDC, τ = {tau:.3g}", once=True)
+            scores[units.kept] = tau
             continue
         search = Search(measures)
         search.sweep(_cheaper_than(tau))

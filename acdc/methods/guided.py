@@ -154,18 +154,22 @@ def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float])
 def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
     """The same over coarse units: the weakest go first, until none can."""
     units, measures = problem.units, Measures(problem.outcome, problem.searched())
-    total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps))
-    change = total[0] / len(problem.prompts)
+    search = UnitSearch.resumed(problem, measures)
+    if search is None:
+        total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps))
+        change, kept = total[0] / len(problem.prompts), None
+        if target.edges is not None:
+            kept = selection.top_units(units, np.abs(change), target.edges)
+        search = UnitSearch(problem, measures, change, kept=kept, resume=problem.resume)
+    scores = helpfulness(problem, search.scores)
     if target.edges is not None:
-        search = UnitSearch(problem, measures, selection.top_units(units, np.abs(change), target.edges))
-        return search.found(helpfulness(problem, change), {"edges": target.edges})
-    search = UnitSearch(problem, measures)
+        return search.found(scores, {"edges": target.edges})
     budget = target.threshold
     if budget is None:
         assert target.faithfulness is not None
         budget = (1 - target.faithfulness) * measures.separation()
-    search.prune(np.argsort(np.abs(change), kind="stable"), lambda new, _: new <= budget)
-    return search.found(helpfulness(problem, change), {"budget": budget, **target.given})
+    search.prune(lambda new, _: new <= budget, f"{units.plural} within the budget")
+    return search.found(scores, {"budget": budget, **target.given})
 
 
 def _guided(problem: Problem, target: Target, *, front: bool = False, steps: int = STEPS) -> Found:

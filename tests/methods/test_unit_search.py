@@ -19,8 +19,8 @@ from acdc.methods import METHODS, Target
 from acdc.metrics import OUTCOMES
 
 
-def make(**options: Any) -> Problem:
-    model = problems.tiny("gpt2")
+def make(family: str = "gpt2", **options: Any) -> Problem:
+    model = problems.tiny(family)
     given = {"ablation": "resample", "batch_size": 2, "unit": "node"} | options
     return Problem(model, model.graph(), problems.make_prompts(size=5), OUTCOMES["logit-difference"], **given)
 
@@ -32,7 +32,7 @@ def measured(problem: Problem, kept: BoolArray) -> tuple[float, float]:
 
     measure = bind(problem.outcome, patching)
     with torch.no_grad():
-        found = measure.both(patching.logits(problem.graph.edges_from_sources(kept), rows=measure.rows))
+        found = measure.both(patching.logits(problem.units.mask(kept), rows=measure.rows))
     value, distance = (float(x.mean()) for x in found)
     return value, distance
 
@@ -58,9 +58,18 @@ def test_attribution_of_a_node_is_the_sum_over_its_edges(method: str) -> None:
     assert (nodes.absolute >= np.abs(nodes.values) - 1e-12).all()
 
 
-@pytest.mark.parametrize("tau", [1e-3, 0.02, 0.1, 1.0])
-def test_acdc_is_the_loop_of_the_paper_over_nodes(tau: float) -> None:
-    problem = make()
+@pytest.mark.parametrize(
+    ("tau", "options"),
+    [
+        *((tau, {}) for tau in (1e-3, 0.02, 0.1, 1.0)),
+        (0.02, {"family": "olmo2", "ablation": "zero"}),  # heads that share a norm
+        (0.02, {"family": "gpt-neox-parallel", "ablation": "mean", "batch_size": 1}),
+        (0.05, {"family": "llama", "batch_size": None}),
+    ],
+    ids=str,
+)
+def test_acdc_is_the_loop_of_the_paper_over_nodes(tau: float, options: dict[str, Any]) -> None:
+    problem = make(**options)
     kept = np.ones(problem.units.n, dtype=bool)
     _, distance = measured(problem, kept)
     for node in reversed(range(len(kept))):
@@ -75,9 +84,9 @@ def test_acdc_is_the_loop_of_the_paper_over_nodes(tau: float) -> None:
     assert (found == kept).all() or (found == connected).all()
 
 
-@pytest.mark.parametrize("faithfulness", [0.5, 0.9])
-def test_guided_leaves_nodes_of_which_each_is_needed(faithfulness: float) -> None:
-    problem = make()
+@pytest.mark.parametrize(("faithfulness", "family"), [(0.5, "gpt2"), (0.9, "gpt2"), (0.8, "olmo2")])
+def test_guided_leaves_nodes_of_which_each_is_needed(faithfulness: float, family: str) -> None:
+    problem = make(family)
     search = METHODS["guided"].search
     assert search is not None
     found = search(problem, Target(faithfulness=faithfulness))
