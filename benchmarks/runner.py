@@ -43,8 +43,7 @@ from acdc.methods import METHODS, get_method
 from acdc.metrics import faithfulness, ground_truth
 from acdc.model.check import check_prompts
 from acdc.model.model import Model
-from acdc.tasks.programs.interp import InterpTask
-from acdc.tasks.programs.tracr import TracrTask
+from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.task import Dataset
 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
@@ -151,7 +150,7 @@ class Subject:
         graph = model.graph(qkv=case.qkv, inputs=case.inputs)
         truth = None if data.truth is None else data.truth.mask(graph)
         blind = None
-        if truth is not None and isinstance(recipe, TracrTask | InterpTask):
+        if truth is not None and isinstance(recipe, ProgramTask):
             blind = dataclasses.replace(recipe, witnesses=False).prepare(model)
         prompts = data.discovery
         with torch.no_grad():

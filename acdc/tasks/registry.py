@@ -299,4 +299,5 @@ def _load_program(name: str, *, options: dict[str, Any], **settings: Any) -> Tas
     for option in options:
         if option not in known:
             raise unknown(f"option of task {name!r}", option, known)
-    return (interp if interp.is_interp(name) else tracr).make(name, **settings, **options)
+    kind = interp.InterpTask if interp.is_interp(name) else tracr.TracrTask
+    return kind.of(name, **settings, **options)

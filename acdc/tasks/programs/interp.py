@@ -16,21 +16,18 @@ import pydantic
 import torch
 from torch import Tensor
 
-from acdc.errors import AcdcError, TaskError, unknown
-from acdc.metrics import Outcome
+from acdc.errors import AcdcError
 from acdc.model.programs.tracr import BUILTIN, TracrModel, Value
 from acdc.store.reading import read_record
 from acdc.store.writing import write_atomically
-from acdc.tasks.programs.inputs import DISTRIBUTIONS
+from acdc.tasks.programs.program_task import Drawn, ProgramTask
 from acdc.tasks.programs.rare_inputs import all_inputs
-from acdc.tasks.programs.tracr import DEFAULT_DISTRIBUTION, DEFAULT_SIZE, check_witnesses, describe, draw_prompts
+from acdc.tasks.programs.tracr import describe, draw_prompts
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 RECORD = "interp.json"
-DEFAULT_METRIC = "kl"
 FAITHFULNESS = 0.99
 """What a circuit should reach: the networks were trained to do nothing but the program."""
 APART = 0.02
@@ -146,111 +143,35 @@ def truth_of(name: str) -> TrueCircuits:
 # ---- the task ---------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class InterpTask(ShownTask):
-    """Do what a program does, on random inputs.
+class InterpTask(ProgramTask):
+    """Do what a program does, as a network that was trained to; the true circuit is that of the ablation it learnt."""
 
-    Attributes:
-        name: of the task and of the one model that does it.
-        outcome: the outcome metric.
-        ablation: what a removed edge carries.
-        distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
-        size: discovery prompts, and as many held out.
-        seed: the prompts are drawn with.
-        witnesses: whether pairs chosen with the truth lead the discovery prompts.
-    """
-
-    name: str
-    description: str
-    outcome: Outcome
-    ablation: Ablation = "resample"
-    distribution: str = DEFAULT_DISTRIBUTION
-    size: int = DEFAULT_SIZE
-    seed: int = 0
-    witnesses: bool = True
+    usual_metric = "kl"
+    known_under = ("resample",)
+    faithfulness = FAITHFULNESS
 
     @property
-    def metric(self) -> str:
-        return self.outcome.name
+    def description(self) -> str:
+        return f"{describe_task(self.name)}; the true circuit is that of {self.distribution} inputs"
 
-    def truth(self) -> TrueCircuit | None:
-        """The true circuit for this distribution; None for ablations that the network was not trained under."""
-        return truth_of(self.name).get("resample", self.distribution) if self.ablation == "resample" else None
+    def truths(self) -> TrueCircuits:
+        return truth_of(self.name)
 
-    def prepare(self, model: ModelLike) -> Dataset:
+    def without_truth(self) -> str:
+        return f"the true circuit is known for resample ablation only, not for {self.ablation}"
+
+    def draw(self, model: ModelLike, witnessed: TrueCircuit | None) -> Drawn:
         record = InterpRecord.load(self.name)
         if Path(self.name).name != Path(model.name).name or model.vocabulary_size != len(record.vocabulary):
-            raise TaskError(f"task {self.name!r} is what the model {self.name!r} does, got model {model.name!r}")
-        program, truth = TracrModel.load(record.program), self.truth()
-        discovery, held_out = (
-            with_answers(prompts, program, record)
-            for prompts in draw_prompts(
-                program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
-                seed=self.seed, answered=not program.program.numerical,
-            )
+            raise self.refuse(model)
+        program = TracrModel.load(record.program)
+        discovery, held_out = draw_prompts(
+            program, witnessed, distribution=self.distribution, size=self.size, seed=self.seed,
+            answered=not program.program.numerical,
         )  # fmt: skip
-        check_metric(self.outcome, discovery, self.name)
-        return Dataset(
-            name=self.name,
-            discovery=discovery.to(model.device),
-            held_out=held_out.to(model.device),
-            metric=self.outcome,
-            ablation=self.ablation,
-            seed=self.seed,
-            warnings=self._warnings(truth),
-            faithfulness=FAITHFULNESS,
-            truth=truth,
-            tokens=tuple(
-                tuple(record.vocabulary[token] if real else "" for token, real in zip(row, mask, strict=True))
-                for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)
-            ),
+        return Drawn(
+            with_answers(discovery, program, record), with_answers(held_out, program, record), record.vocabulary
         )
-
-    def _warnings(self, truth: TrueCircuit | None) -> tuple[str, ...]:
-        if truth is None:
-            return (f"{self.name}: the true circuit is known for resample ablation only, not for {self.ablation}",)
-        if not truth.edges:
-            return (f"{self.name}: no edge matters with {self.distribution!r} inputs; try another distribution",)
-        if self.witnesses and len(truth.witnesses) > self.size:
-            return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge",)
-        return ()
-
-
-def make(
-    name: str,
-    *,
-    metric: Outcome | str | None = None,
-    size: int | None = None,
-    seed: int = 0,
-    distribution: str | None = None,
-    ablation: str | None = None,
-    witnesses: bool = True,
-) -> InterpTask:
-    """The task of a built-in model `interp-*`, or of the model in a folder.
-
-    Args:
-        metric: default: kl.
-        size: discovery prompts (default 32), and as many held out.
-        distribution: "fixed", "mixed", "permuted" or "varied" (default).
-        ablation: "resample" (default), or another, for which the true circuit is not known.
-        witnesses: whether pairs chosen with the truth lead the discovery prompts.
-
-    Raises:
-        AcdcError: an unknown metric, distribution or ablation.
-    """
-    distribution = DEFAULT_DISTRIBUTION if distribution is None else distribution
-    if distribution not in DISTRIBUTIONS:
-        raise unknown("distribution", distribution, DISTRIBUTIONS)
-    return InterpTask(
-        name=name,
-        description=f"{describe_task(name)}; the true circuit is that of {distribution} inputs",
-        outcome=resolve_metric(DEFAULT_METRIC if metric is None else metric),
-        ablation=check_ablation(ablation or "resample"),
-        distribution=distribution,
-        size=DEFAULT_SIZE if size is None else size,
-        seed=seed,
-        witnesses=check_witnesses(witnesses),
-    )
 
 
 def describe_task(name: str) -> str:

@@ -1,15 +1,7 @@
-"""The tasks `tracr-*`: do what the program says, judged at every position.
-
-A task draws clean inputs and corrupts them by other random inputs. Its distribution says in what the two differ,
-and so which circuit is the true one: the same ablation and distribution name it (`truth_for`). By default tokens,
-lengths and positions all differ ("varied"), which exercises the whole program. The pairs that show each true edge
-to matter (witnesses, chosen with the truth) lead the discovery prompts, so that a search can find every edge and a miss
-is its own; without them, prompts are random alone, as a user's would be.
-"""
+"""The tasks `tracr-*`: do what a compiled program says, judged at every position."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,150 +9,48 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
-from acdc.metrics import Outcome
 from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
 from acdc.tasks.programs.derive import read_positions
 from acdc.tasks.programs.inputs import DISTRIBUTIONS, Pairs, concatenate, random_pairs
+from acdc.tasks.programs.program_task import DEFAULT_DISTRIBUTION, Drawn, ProgramTask
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
-DEFAULT_DISTRIBUTION = "varied"
-DEFAULT_SIZE = 32
 FAITHFULNESS = 0.999
 """What a circuit of a program should reach: a program is exact, so nothing of it is noise."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class TracrTask(ShownTask):
-    """Do what a compiled program does, on random inputs.
+class TracrTask(ProgramTask):
+    """Do what a compiled program does; the usual metric, l2, is zero exactly where the output is the program's."""
 
-    Attributes:
-        name: of the task and of the one model that does it.
-        description: what the program computes, and which true circuit the task is for.
-        outcome: the outcome metric.
-        ablation: what a removed edge carries.
-        distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
-        size: discovery prompts, and as many held out.
-        seed: the prompts are drawn with.
-        witnesses: whether pairs chosen with the truth lead the discovery prompts.
-    """
-
-    name: str
-    description: str
-    outcome: Outcome
-    ablation: Ablation = "resample"
-    distribution: str = DEFAULT_DISTRIBUTION
-    size: int = DEFAULT_SIZE
-    seed: int = 0
-    witnesses: bool = True
+    usual_metric = "l2"
+    known_under = ("resample", "zero")
+    faithfulness = FAITHFULNESS
+    exact = True
 
     @property
-    def metric(self) -> str:
-        return self.outcome.name
+    def description(self) -> str:
+        right = "a circuit is right if it reproduces all outputs and no edge can go, under"
+        right = "the true circuit is that of" if self.ablation == "resample" else right
+        return f"{describe(self.name)}; {right} {self.ablation} ablation with {self.distribution} inputs"
 
-    def truth(self) -> TrueCircuit | None:
-        """The true circuit for this ablation and distribution; None if there is none (mean ablations)."""
-        if self.ablation not in ("resample", "zero"):
-            return None
-        return truth_for(self.name, self.ablation, self.distribution)
+    def truths(self) -> TrueCircuits:
+        return truth_of(self.name)
 
-    def prepare(self, model: ModelLike) -> Dataset:
+    def without_truth(self) -> str:
+        case = f"under {self.ablation} ablation with {self.distribution!r} inputs"
+        return f"no one circuit is the true one {case}; see whether it reproduces all outputs"
+
+    def draw(self, model: ModelLike, witnessed: TrueCircuit | None) -> Drawn:
         program = getattr(model, "program", None)
         if program is None or Path(self.name).name not in (program.program.name, Path(model.name).name):
-            raise TaskError(f"task {self.name!r} is what the model {self.name!r} does, got model {model.name!r}")
-        truth = self.truth()
-        discovery, held_out = draw_prompts(
-            program, truth if self.witnesses else None, distribution=self.distribution, size=self.size,
-            seed=self.seed, answered=self.outcome.needs_answers,
+            raise self.refuse(model)
+        prompts = draw_prompts(
+            program, witnessed, distribution=self.distribution, size=self.size, seed=self.seed,
+            answered=self.outcome.needs_answers,
         )  # fmt: skip
-        check_metric(self.outcome, discovery, self.name)
-        vocabulary = program.program.vocabulary
-        return Dataset(
-            name=self.name,
-            discovery=discovery.to(model.device),
-            held_out=held_out.to(model.device),
-            metric=self.outcome,
-            ablation=self.ablation,
-            seed=self.seed,
-            warnings=self._warnings(truth),
-            faithfulness=FAITHFULNESS,
-            truth=truth,
-            exact=True,
-            tokens=tuple(
-                tuple(str(vocabulary[token]) if real else "" for token, real in zip(row, mask, strict=True))
-                for row, mask in zip(discovery.clean.tolist(), discovery.mask.tolist(), strict=True)
-            ),
-        )
-
-    def _warnings(self, truth: TrueCircuit | None) -> tuple[str, ...]:
-        case = f"under {self.ablation} ablation with {self.distribution!r} inputs"
-        if truth is None:
-            return (f"{self.name}: no one circuit is the true one {case}; see whether it reproduces all outputs",)
-        if not truth.edges:
-            return (f"{self.name}: no edge matters {case}; try another distribution",)
-        if self.witnesses and len(truth.witnesses) > self.size:
-            return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge {case}",)
-        return ()
-
-
-def make(
-    name: str,
-    *,
-    metric: Outcome | str | None = None,
-    size: int | None = None,
-    seed: int = 0,
-    distribution: str | None = None,
-    ablation: str | None = None,
-    witnesses: bool = True,
-) -> TracrTask:
-    """The task of a Tracr model.
-
-    Args:
-        name: the model's name, or the folder of a compiled model.
-        metric: default: l2, which is zero exactly where the output is the program's.
-        size: discovery prompts (default 32), and as many held out.
-        distribution: "fixed", "mixed", "permuted" or "varied" (default).
-        ablation: "resample" (default), "zero", or a mean, for which there is no true circuit.
-        witnesses: whether pairs chosen with the truth lead the discovery prompts.
-
-    Raises:
-        AcdcError: an unknown name, metric, distribution or ablation.
-    """
-    distribution = DEFAULT_DISTRIBUTION if distribution is None else distribution
-    if distribution not in DISTRIBUTIONS:
-        raise unknown("distribution", distribution, DISTRIBUTIONS)
-    truth_of(name)
-    chosen = check_ablation(ablation or "resample")
-    return TracrTask(
-        name=name,
-        description=f"{describe(name)}; {_subject(chosen)} {chosen} ablation with {distribution} inputs",
-        outcome=resolve_metric("l2" if metric is None else metric),
-        ablation=chosen,
-        distribution=distribution,
-        size=DEFAULT_SIZE if size is None else size,
-        seed=seed,
-        witnesses=check_witnesses(witnesses),
-    )
-
-
-def _subject(ablation: str) -> str:
-    """What is right under an ablation, up to its name."""
-    if ablation == "resample":
-        return "the true circuit is that of"
-    return "a circuit is right if it reproduces all outputs and no edge can go, under"
-
-
-def check_witnesses(given: object) -> bool:
-    """The option `witnesses`.
-
-    Raises:
-        TaskError: it is neither true nor false.
-    """
-    if not isinstance(given, bool):
-        raise TaskError(f"expected witnesses to be true or false, got {given!r}")
-    return given
+        return Drawn(*prompts, program.program.vocabulary)
 
 
 def task_names() -> list[str]:

@@ -27,10 +27,10 @@ def test_a_compiled_program_registers_its_task(monkeypatch, tmp_path) -> None:
     renamed.load_state_dict(model.state_dict())
     truth = tracr.truth_of("tracr-hist")
     tracr.register(renamed, truth)
-    assert tracr.make("mine").truth() == truth.get("resample", "varied")
+    assert tracr.TracrTask.of("mine").truth() == truth.get("resample", "varied")
     assert tracr.task_names() == [*builtin_names(), "mine"]
     compiling.CompiledProgram(renamed, truth).save(tmp_path)
-    assert tracr.make(str(tmp_path)).truth() == truth.get("resample", "varied")
+    assert tracr.TracrTask.of(str(tmp_path)).truth() == truth.get("resample", "varied")
     with pytest.raises(AcdcError, match="is the name of a built-in model"):
         tracr.register(model, truth)
 

@@ -42,7 +42,7 @@ def test_discovery_prompts_show_the_true_circuit_and_nothing_else(name: str) -> 
     model = model_of(name)
     graph = finest_graph(model.program)
     for ablation, distribution in CASES:
-        task = tracr.make(name, distribution=distribution, ablation=ablation, size=16, seed=3)
+        task = tracr.TracrTask.of(name, distribution=distribution, ablation=ablation, size=16, seed=3)
         truth = task.truth()
         assert truth is not None
         dataset = task.prepare(model)
@@ -54,7 +54,7 @@ def test_discovery_prompts_show_the_true_circuit_and_nothing_else(name: str) -> 
 @pytest.mark.parametrize("name", builtin_names())
 def test_keeping_the_truth_reproduces_the_held_out_outputs(name: str) -> None:
     model = model_of(name)
-    task = tracr.make(name)
+    task = tracr.TracrTask.of(name)
     truth, dataset = task.truth(), task.prepare(model)
     assert truth is not None
     assert dataset.held_out is not None
@@ -70,7 +70,7 @@ def test_keeping_the_truth_reproduces_the_held_out_outputs(name: str) -> None:
 def test_answers_are_what_the_program_gives(name: str) -> None:
     model = model_of(name)
     program = model.program.program
-    prompts = tracr.make(name).prepare(model).discovery
+    prompts = tracr.TracrTask.of(name).prepare(model).discovery
     assert prompts.answers is not None
     assert prompts.wrong is not None
     start = int(program.bos is not None)
@@ -89,15 +89,15 @@ def test_answers_are_what_the_program_gives(name: str) -> None:
 
 
 def test_numerical_programs_have_no_answers() -> None:
-    prompts = tracr.make("tracr-proportion").prepare(model_of("tracr-proportion")).discovery
+    prompts = tracr.TracrTask.of("tracr-proportion").prepare(model_of("tracr-proportion")).discovery
     assert prompts.answers is None
     assert prompts.wrong is None
     with pytest.raises(TaskError, match="needs answers"):
-        tracr.make("tracr-proportion", metric="logit-difference").prepare(model_of("tracr-proportion"))
+        tracr.TracrTask.of("tracr-proportion", metric="logit-difference").prepare(model_of("tracr-proportion"))
 
 
 def test_a_metric_that_needs_answers_reads_only_positions_that_have_one() -> None:
-    dataset = tracr.make("tracr-shift", metric="logit-difference").prepare(model_of("tracr-shift"))
+    dataset = tracr.TracrTask.of("tracr-shift", metric="logit-difference").prepare(model_of("tracr-shift"))
     for prompts in (dataset.discovery, dataset.held_out):
         assert prompts is not None
         assert prompts.answers is not None
@@ -113,7 +113,9 @@ def test_prompts_depend_on_the_seed_and_are_disjoint() -> None:
         pairs = pairs_of(prompts)
         return [tuple(row) for row in torch.cat(list(vars(pairs).values()), -1).tolist()]
 
-    first, again, other = (tracr.make("tracr-reverse", seed=seed, size=20).prepare(model) for seed in (0, 0, 1))
+    first, again, other = (
+        tracr.TracrTask.of("tracr-reverse", seed=seed, size=20).prepare(model) for seed in (0, 0, 1)
+    )
     assert rows(first.discovery) == rows(again.discovery)
     assert rows(first.held_out) == rows(again.held_out)
     assert rows(first.held_out) != rows(other.held_out)
@@ -125,7 +127,7 @@ def test_without_witnesses_the_prompts_are_random_alone() -> None:
     model = model_of("tracr-shuffle-dyck")
 
     def rows(witnesses: bool) -> list[tuple[int, ...]]:
-        prompts = tracr.make("tracr-shuffle-dyck", size=8, witnesses=witnesses).prepare(model).discovery
+        prompts = tracr.TracrTask.of("tracr-shuffle-dyck", size=8, witnesses=witnesses).prepare(model).discovery
         return [tuple(row) for row in torch.cat(list(vars(pairs_of(prompts)).values()), -1).tolist()]
 
     shown = witness_pairs(model.program, tracr.truth_for("tracr-shuffle-dyck", "resample"))
@@ -139,15 +141,15 @@ def test_without_witnesses_the_prompts_are_random_alone() -> None:
 
 
 def test_a_task_is_a_task_and_says_which_truth_it_is_for() -> None:
-    task = tracr.make("tracr-reverse", distribution="mixed", ablation="zero")
+    task = tracr.TracrTask.of("tracr-reverse", distribution="mixed", ablation="zero")
     assert isinstance(task, Task)
     assert (task.metric, task.ablation, task.seed) == ("l2", "zero", 0)
     assert (
         "right if it reproduces all outputs and no edge can go, under zero ablation with mixed" in task.description
     )
-    assert "the true circuit is that of resample ablation" in tracr.make("tracr-reverse").description
+    assert "the true circuit is that of resample ablation" in tracr.TracrTask.of("tracr-reverse").description
     assert task.truth() == tracr.truth_for("tracr-reverse", "zero", "mixed")
-    assert tracr.make("tracr-reverse", ablation="mean").truth() is None
+    assert tracr.TracrTask.of("tracr-reverse", ablation="mean").truth() is None
 
 
 def test_truths_by_name() -> None:
@@ -158,14 +160,14 @@ def test_truths_by_name() -> None:
 
 def test_errors() -> None:
     with pytest.raises(AcdcError, match="did you mean tracr-reverse"):
-        tracr.make("tracr-revers")
+        tracr.TracrTask.of("tracr-revers")
     with pytest.raises(AcdcError, match="unknown distribution 'mixd'"):
-        tracr.make("tracr-reverse", distribution="mixd")
+        tracr.TracrTask.of("tracr-reverse", distribution="mixd")
     with pytest.raises(AcdcError, match="unknown ablation"):
-        tracr.make("tracr-reverse", ablation="nothing")
+        tracr.TracrTask.of("tracr-reverse", ablation="nothing")
     with pytest.raises(TaskError, match="is what the model 'tracr-reverse' does, got model 'tracr-hist'"):
-        tracr.make("tracr-reverse").prepare(model_of("tracr-hist"))
+        tracr.TracrTask.of("tracr-reverse").prepare(model_of("tracr-hist"))
     with pytest.raises(TaskError, match="ask for"):
-        tracr.make("tracr-majority", distribution="fixed", size=600).prepare(model_of("tracr-majority"))
-    few = dataclasses.replace(tracr.make("tracr-shuffle-dyck2"), size=1)
+        tracr.TracrTask.of("tracr-majority", distribution="fixed", size=600).prepare(model_of("tracr-majority"))
+    few = dataclasses.replace(tracr.TracrTask.of("tracr-shuffle-dyck2"), size=1)
     assert "to show every true edge" in few.prepare(model_of("tracr-shuffle-dyck2")).warnings[0]
