@@ -24,7 +24,7 @@ from acdc.errors import AcdcError, EmptyCircuitError, TaskError
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES, Targets, faithfulness
 from acdc.model.model import Model
-from acdc.tasks.programs.tracr import truth_for
+from acdc.tasks.programs.tracr import truth_of
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset
 
@@ -67,7 +67,7 @@ def faithfulness_of(edges: np.ndarray, on: Prompts) -> float:
 def test_compiled_programs_are_recovered_exactly_by_default(name: str, method: str) -> None:
     model = acdc.load(name)
     circuit = acdc.discover(model, acdc.tasks.load(name), method)
-    truth = truth_for(name, "resample").mask(circuit.graph)
+    truth = truth_of(name).get("resample", "varied").mask(circuit.graph)
     assert circuit.edge_names() == circuit.graph.edge_names(truth)
 
 
@@ -77,7 +77,7 @@ def test_another_ablation_has_another_truth_and_it_is_recovered(name: str, distr
     model = acdc.load(name)
     task = acdc.tasks.load(name, ablation="zero", distribution=distribution)
     circuit = acdc.discover(model, task, "acdc")
-    truth = truth_for(name, "zero", distribution).mask(circuit.graph)
+    truth = truth_of(name).get("zero", distribution).mask(circuit.graph)
     assert circuit.edge_names() == circuit.graph.edge_names(truth)
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from acdc.errors import AcdcError, TaskError, unknown
 from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
 from acdc.tasks.programs.derive import read_positions
-from acdc.tasks.programs.inputs import DISTRIBUTIONS, Pairs, concatenate, random_pairs
-from acdc.tasks.programs.program_task import DEFAULT_DISTRIBUTION, Drawn, ProgramTask
+from acdc.tasks.programs.inputs import Pairs, concatenate, random_pairs
+from acdc.tasks.programs.program_task import Drawn, ProgramTask
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.tokenise import ModelLike
@@ -66,26 +66,6 @@ def describe(name: str) -> str:
 
 
 # ---- truths -----------------------------------------------------------------------------------------------------
-
-
-def true_circuits(model_name: str) -> dict[str, TrueCircuit]:
-    """The true circuits of a Tracr model: "structural", "semantic", and causal ones like "resample/mixed".
-
-    Args:
-        model_name: a built-in model, one that `acdc.compile` made, or the folder of one.
-    """
-    return {circuit.name: circuit for circuit in truth_of(model_name).circuits}
-
-
-def truth_for(model_name: str, ablation: str, distribution: str = DEFAULT_DISTRIBUTION) -> TrueCircuit:
-    """The causal circuit of a Tracr model for an ablation and a distribution.
-
-    Raises:
-        AcdcError: there is no such model, or no truth for this ablation or distribution.
-    """
-    if distribution not in DISTRIBUTIONS:
-        raise unknown("distribution", distribution, DISTRIBUTIONS)
-    return truth_of(model_name).get(ablation, distribution)
 
 
 def truth_of(model_name: str) -> TrueCircuits:

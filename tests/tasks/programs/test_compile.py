@@ -51,7 +51,7 @@ class TestWithTheCompiler:
         assert compiled.model.run(["abb"]) == [["A", "B", "B"]]
         assert compiled.model.program.source == "upper_2 = Map(tokens)\nreturn upper_2\n"
         assert isinstance(compiled.truth, TrueCircuits)
-        assert tracr.truth_for("upper", "resample").edges == ("input.token->m0", "m0->logits")
+        assert tracr.truth_of("upper").get("resample", "varied").edges == ("input.token->m0", "m0->logits")
         assert tracr.describe("upper") == "capitals"
 
     def test_refused_programs(self, rasp) -> None:

@@ -130,7 +130,7 @@ def test_without_witnesses_the_prompts_are_random_alone() -> None:
         prompts = tracr.TracrTask.of("tracr-shuffle-dyck", size=8, witnesses=witnesses).prepare(model).discovery
         return [tuple(row) for row in torch.cat(list(vars(pairs_of(prompts)).values()), -1).tolist()]
 
-    shown = witness_pairs(model.program, tracr.truth_for("tracr-shuffle-dyck", "resample"))
+    shown = witness_pairs(model.program, tracr.truth_of("tracr-shuffle-dyck").get("resample", "varied"))
     assert shown is not None
     chosen = [tuple(row) for row in torch.cat(list(vars(shown).values()), -1).tolist()]
     assert set(chosen) <= set(rows(True))
@@ -148,12 +148,12 @@ def test_a_task_is_a_task_and_says_which_truth_it_is_for() -> None:
         "right if it reproduces all outputs and no edge can go, under zero ablation with mixed" in task.description
     )
     assert "the true circuit is that of resample ablation" in tracr.TracrTask.of("tracr-reverse").description
-    assert task.truth() == tracr.truth_for("tracr-reverse", "zero", "mixed")
+    assert task.truth() == tracr.truth_of("tracr-reverse").get("zero", "mixed")
     assert tracr.TracrTask.of("tracr-reverse", ablation="mean").truth() is None
 
 
 def test_truths_by_name() -> None:
-    circuits = tracr.true_circuits("tracr-reverse")
+    circuits = {circuit.name: circuit for circuit in tracr.truth_of("tracr-reverse").circuits}
     assert list(circuits) == ["structural", "semantic", *(f"{ablation}/{kind}" for ablation, kind in CASES)]
     assert circuits["semantic"].mask(Graph(4, 1)).any()
 
