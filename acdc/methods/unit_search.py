@@ -75,6 +75,7 @@ class UnitSearch:
 
     def prune(self, accept: Accept, text: str, *, once: bool = False) -> None:
         """Sweep until no unit can go, or `once`; what dangles after the first sweep goes if the rule lets it."""
+        self.note()
         while self.sweeps == 0 or not once:
             self._sweep(accept, text)
             if self.sweeps == 0:
