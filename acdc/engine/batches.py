@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from acdc.engine.memory import give_back
 from acdc.engine.patching import Patching
 from acdc.tasks.prompts import Prompts
 
@@ -41,6 +42,7 @@ class Batches:
         """The batches that are left when so many prompts are done, each with the number of prompts before it."""
         for start, prompts in self.slices(done):
             if len(self) > 1:
+                give_back()
                 yield start, self.make(prompts)
                 continue
             if self._only is None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -165,8 +165,16 @@ class Measures:
     @torch.no_grad()
     def distance(self, edges: BoolArray) -> float:
         """Mean over the prompts of a circuit's distance from the full model."""
-        found = [m.distance(patching.logits(edges, rows=m.rows)) for patching, m in self]  # [1, B] each
-        return float(torch.cat(found, dim=-1).mean())
+        return self.distances([edges])[0]
+
+    @torch.no_grad()
+    def distances(self, circuits: Sequence[BoolArray]) -> list[float]:
+        """The same of several circuits, each run alone."""
+        found = []  # [C, B] each
+        for patching, measure in self:
+            logits = (patching.logits(edges, rows=measure.rows) for edges in circuits)
+            found.append(torch.cat([measure.distance(each) for each in logits]))
+        return [float(each.mean()) for each in torch.cat(found, dim=-1)]
 
     @torch.no_grad()
     def separation(self) -> float:

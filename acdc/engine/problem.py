@@ -109,7 +109,8 @@ class Problem:
     def batch_of(self, work: memory.Work) -> int:
         """Prompts a batch: `batch_size`, or as many as fit.
 
-        A search takes all of them if it can, since it comes back to them again and again.
+        A search takes all of them if it can, and otherwise as few batches as it can, since it comes back to them again
+        and again. Where a batch is run once with many circuits, half of the memory is for these.
         """
         need, most = self._need(work), len(self.prompts)
         if self.batch_size is not None:
@@ -118,8 +119,9 @@ class Problem:
             return need.fitting(self._room, most) or need.fitting(self._room, most, 0) or 1
         if need.of(most, 0) <= self._limit:
             return most
-        share = self._limit / 2 if need.token else self._limit  # the rest is for more circuits at once
-        return max(1, need.fitting(share, most, 0))
+        share = self._limit / 2 if work in ("circuits", "exact") else self._limit
+        batches = -(-most // max(1, need.fitting(share, most, 0)))
+        return -(-most // batches)
 
     def circuits_at_once(self, prompts: int) -> int:
         """How many circuits to run as one batch on so many prompts."""

@@ -23,8 +23,7 @@ from acdc.engine.demand import EVERYWHERE, NOWHERE, port_demand, source_demand
 from acdc.engine.measure import Measure, Measures, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.propagate import Plan, propagate
-from acdc.engine.shelf import Shelf
-from acdc.engine.state import Journal, State
+from acdc.engine.state import Journal
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.search import ROWS_A_VISIT, Part, Search
@@ -34,16 +33,16 @@ Group = IntArray
 
 
 @dataclasses.dataclass
-class _Reference:
-    """What removed edges carry, on one batch of prompts.
+class _Part(Part):
+    """With what removed edges carry.
 
     Attributes:
         inputs: R[s] − A[s] of the inputs, which no removal changes, `[B, W, D]` each.
         outputs: R of each stage's components, compact, on the window.
     """
 
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    inputs: list[Tensor] = dataclasses.field(kw_only=True)
+    outputs: list[Tensor] = dataclasses.field(kw_only=True)
 
 
 @dataclasses.dataclass
@@ -69,20 +68,19 @@ class Groups(Search):
     def __init__(
         self, prompts: Measures | Patching, measure: Measure | None = None, kept: BoolArray | None = None
     ) -> None:
-        batches = prompts.batches if isinstance(prompts, Measures) else None
-        self._references = Shelf[_Reference](on_disk=batches is not None and batches.offload and len(batches) > 1)
         super().__init__(prompts, measure, kept)
         self._stages: IntArray = self.graph.port_stage[[ports[0] for ports in self._ports]]  # of destinations
         self._last: tuple[list[Group], _Tests, Journal | None, FloatArray, FloatArray] | None
         self._untold: _Tests | None = None  # the removal that the batches have still to be told of
         self._renew()
 
-    def _start(self, patching: Patching, measure: Measure) -> tuple[State, Tensor]:
+    def _start(self, patching: Patching, measure: Measure) -> tuple[Part, Tensor]:
         start, references = patching.start, patching.references
         pairs = zip(references.inputs, patching.clean_inputs, strict=True)
         inputs = [(reference - own)[0, :, start:] for reference, own in pairs]
-        self._references.add(_Reference(inputs, [x[..., start:, :] for x in references.outputs]))
-        return super()._start(patching, measure)
+        outputs = [x[..., start:, :] for x in references.outputs]
+        state, logits = self._state(patching, measure)
+        return _Part(patching.context, measure, state, inputs=inputs, outputs=outputs), logits
 
     def _renew(self) -> None:
         """What depends on the circuit as it is."""
@@ -142,12 +140,12 @@ class Groups(Search):
         tests = _Tests(edges, removed, plan, self._need, stage)
         alone, journal, found = len(self._parts) == 1, None, list[tuple[Tensor, Tensor]]()
         size = len(groups) if alone else self._rows_at_once(stage)
-        for part, reference in self._told():
+        for part in self._told():
             journal = Journal(part.context) if alone else None
             pieces = []
             for start in range(0, len(groups), size):
                 some = _rows(tests, slice(start, start + size))
-                both = part.measure.both(self._run_tests(part, reference, some, journal))
+                both = part.measure.both(self._run_tests(part, some, journal))
                 pieces.append([x.expand(len(some.removed), -1) for x in both])
             values, distances = (torch.cat(x) for x in zip(*pieces, strict=True))
             found.append((values, distances))
@@ -169,17 +167,18 @@ class Groups(Search):
         weights = torch.as_tensor(ports, device=self._device).to(self._weights.dtype)
         return Plan(weights, self._plan.kept, self._plan.demand)
 
-    def _told(self) -> Iterator[tuple[Part, _Reference]]:
+    def _told(self) -> Iterator[_Part]:
         """The batches in turn, each told of what was removed since the last visit."""
         untold, self._untold = self._untold, None
-        for part, reference in zip(self._parts, self._references, strict=True):
+        for part in self._parts:
+            assert isinstance(part, _Part)
             if untold is not None:
                 journal = Journal(part.context)
-                self._run_tests(part, reference, untold, journal)
+                self._run_tests(part, untold, journal)
                 journal.commit(0)
-            yield part, reference
+            yield part
 
-    def _run_tests(self, part: Part, reference: _Reference, tests: _Tests, journal: Journal | None) -> Tensor:
+    def _run_tests(self, part: _Part, tests: _Tests, journal: Journal | None) -> Tensor:
         """Logits `[K, B, P, R]` of the rows on a batch of prompts."""
         context, removed, need = part.context, tests.removed, tests.need
         destination, source = np.divmod(tests.edges, self.graph.n_sources)
@@ -196,7 +195,7 @@ class Groups(Search):
         for own, ports in alike.values():
             for s in source[own].tolist():
                 if s not in known:
-                    known[s] = self._difference(part.state, reference, s)
+                    known[s] = self._difference(part, s)
             change = torch.stack([known[s] for s in source[own].tolist()])
             seeds |= self._seeds(ports, change, removed[:, own], need, context)
         return propagate(
@@ -204,13 +203,13 @@ class Groups(Search):
             seeds=seeds, from_stage=tests.stage, rows=part.measure.rows, journal=journal,
         )  # fmt: skip
 
-    def _difference(self, state: State, reference: _Reference, source: int) -> Tensor:
+    def _difference(self, part: _Part, source: int) -> Tensor:
         """R[s] − A[s] of a source in the circuit as it is, `[B, W, D]`."""
         if source < self.graph.n_inputs:
-            return reference.inputs[source]
-        stage = next(stage for stage in state.stages if source in stage.sublayer.sources)
+            return part.inputs[source]
+        stage = next(stage for stage in part.state.stages if source in stage.sublayer.sources)
         which = np.array([source - stage.sublayer.sources.start])
-        compact = take(reference.outputs[stage.index], which) - take(state.outputs[stage.index], which)
+        compact = take(part.outputs[stage.index], which) - take(part.state.outputs[stage.index], which)
         return stage.write(compact, which)[0, 0]
 
     # ---- removing ----------------------------------------------------------------------------------------------

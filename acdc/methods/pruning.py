@@ -335,7 +335,7 @@ class Pruning:
         if not additions:
             return False
         self.say("one edge in, two out")
-        distances = [self.measures.distance(more) for more in additions]
+        distances = self.measures.distances(additions)
         saved = self.search, self.rise.copy(), self.part.copy(), self.fresh, self.gone.copy(), self.distances.copy()
         for i in np.argsort(distances, kind="stable")[:ADDITIONS]:
             if distances[i] >= distance:

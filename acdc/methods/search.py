@@ -124,10 +124,10 @@ class Search:
                     self.kept = self.graph.valid.copy() if kept is None else kept & self.graph.valid
                     self._device, self._coupled = self._model.device, patching.coupled
                     self._weights = self._port_weights()
-                state, logits = self._start(patching, bound)
+                part, logits = self._start(patching, bound)
                 for into, found in zip((values, distances), bound.both(logits), strict=True):
                     into.append(found)
-                self._parts.add(Part(patching.context, bound, state))
+                self._parts.add(part)
                 dense = dense and patching.context.dense
                 self._note_rows(patching)
             self.value, self.distance = (float(torch.cat(found, dim=-1).mean()) for found in (values, distances))
@@ -155,8 +155,12 @@ class Search:
             rows = max(1, self.measures.batches.tokens // tokens)
             self._rows[everywhere] = min(rows, self._rows.get(everywhere, rows))
 
-    def _start(self, patching: Patching, measure: Measure) -> tuple[State, Tensor]:
-        """State and logits of the kept circuit on a batch of prompts."""
+    def _start(self, patching: Patching, measure: Measure) -> tuple[Part, Tensor]:
+        """What is kept of a batch of prompts, and the logits of the kept circuit on it."""
+        state, logits = self._state(patching, measure)
+        return Part(patching.context, measure, state), logits
+
+    def _state(self, patching: Patching, measure: Measure) -> tuple[State, Tensor]:
         graph = self.graph
         if (self.kept == graph.valid).all():
             state = patching.clean_state(writable=True)

@@ -127,6 +127,7 @@ def test_what_one_prompt_needs_is_enough_and_no_less_is(work: memory.Work) -> No
         batches = made(times * one).batches(work)
         need = made(times * one)._need(work)
         assert need.of(batches.size, batches.tokens) <= times * one
+        assert batches.size == -(-6 // len(batches))  # of one size, as far as can be
         assert batches.offload == (batches.size < 6)
 
 

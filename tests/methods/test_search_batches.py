@@ -16,6 +16,7 @@ from acdc.engine.batches import Batches
 from acdc.engine.measure import Measures
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
+from acdc.engine.shelf import Shelf
 from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
 from acdc.tasks.prompts import Prompts
@@ -107,6 +108,23 @@ def test_what_waits_on_disk_is_gone_with_the_search(tmp_path: Path, monkeypatch:
     assert [file.stat().st_size for file in folder.iterdir()] == sizes  # places are used again
     del search
     assert not list(tmp_path.iterdir())
+
+
+def test_what_waits_on_disk_takes_no_memory_and_comes_back_as_it_was_left() -> None:
+    shelf = Shelf[dict[str, Any]](on_disk=True)
+    for i in range(3):
+        shelf.add({"numbers": [torch.full((2, 3), i), torch.tensor(i % 2 == 1)], "name": str(i)})
+    opened = [(thing, thing["numbers"][0]) for thing in shelf]
+    assert all(tensor.numel() == 0 for _, tensor in opened)
+    for thing in shelf:
+        thing["numbers"][0] += 10  # written to
+        thing["numbers"][1] = torch.arange(5.0)[1::2]  # replaced
+        thing["more"] = torch.ones(1000)  # and new
+    for i, thing in enumerate(shelf):
+        assert thing["name"] == str(i)
+        assert thing["numbers"][0].tolist() == [[10 + i] * 3] * 2
+        assert thing["numbers"][1].tolist() == [1.0, 3.0]
+        assert thing["more"].sum() == 1000
 
 
 def test_one_batch_of_many_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import statistics
@@ -12,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from acdc.benchmarks.cost import count_operations
+from acdc.engine.memory import give_back
 
 SHORTEST = 0.05
 """Seconds: calls that take less are repeated within a sample."""
@@ -140,8 +139,7 @@ def _largest(samples: Sequence[Sample]) -> int | None:
 
 def _reset_peak() -> int | None:
     """Give freed memory back, set the high-water mark back to now, and return it in bytes."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
