@@ -17,7 +17,7 @@ from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.engine.propagate import stage_change
-from acdc.graph import FloatArray
+from acdc.graph import FloatArray, Units
 from acdc.methods.aggregates import Estimates, sums
 from acdc.methods.method import Method, estimates_of
 from acdc.model import forward
@@ -79,61 +79,74 @@ def exact_scores(
 
 
 @torch.no_grad()
-def _units_alone(problem: Problem) -> Estimates:
-    """The same for coarse units: a run of the circuit without each."""
-    units, total, batches = problem.units, np.zeros((3, *problem.units.shape)), problem.batches()
-    alone = ~np.eye(units.n, dtype=bool)
-    for first, patching in batches.after(0):
-        measure, at_once = bind(problem.outcome, patching), problem.circuits_at_once(len(patching.prompts))
-        whole = measure.value(patching.clean_logits(measure.rows))
-        refuse_non_finite(whole, problem.outcome, "for the full model", first=first)
-        for start in range(0, units.n, at_once):
-            value = measure.value(patching.logits(units.mask(alone[start : start + at_once]), rows=measure.rows))
-            refuse_non_finite(value, problem.outcome, f"for the model without one {units.unit}", first=first)
-            total[:, start : start + at_once] += sums(value.double() - whole.double())
-            done = units.n * first // batches.size + start
-            problem.progress(done, units.n * len(batches), f"each {units.unit} alone")
-    return estimates_of(problem, total)
+def unit_scores(
+    patching: Patching,
+    measure: Measure,
+    units: Units,
+    *,
+    chosen: range,
+    first: int = 0,
+    at_once: int,
+    save: Callable[[int, FloatArray], None],
+    progress: Callable[[int, int], None],
+) -> FloatArray:
+    """The same for coarse units, `[3, unit]`: a run of the circuit without each of those chosen.
+
+    Args:
+        at_once: circuits to run as one batch.
+        first, save, progress: as for `exact_scores`, of units.
+    """
+    whole = measure.value(patching.clean_logits(measure.rows))
+    refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
+    scores, alone = np.zeros((3, *units.shape)), ~np.eye(units.n, dtype=bool)
+    for start in range(chosen.start, chosen.stop, at_once):
+        some = slice(start, min(start + at_once, chosen.stop))
+        value = measure.value(patching.logits(units.mask(alone[some]), rows=measure.rows))
+        refuse_non_finite(value, measure.outcome, f"for the model without one {units.unit}", first=first)
+        scores[:, some] = sums(value.double() - whole.double())
+        save(some.stop - 1, scores)
+        progress(some.stop - chosen.start, len(chosen))
+    return scores
 
 
 def _exact(problem: Problem) -> Estimates:
-    if problem.unit != "edge":
-        return _units_alone(problem)
-    graph, resume, batches = problem.graph, problem.resume, problem.batches("exact")
-    shape, edges = (3, *graph.valid.shape), graph.n_edges
+    units, resume, edges = problem.units, problem.resume, problem.unit == "edge"
+    batches = problem.batches("exact" if edges else "circuits")
+    shape = (3, *units.shape)
     saved = resume.load(
         {"total": (shape, np.float64), "batch": (shape, np.float64)}
-        | {name: ((1,), np.int64) for name in ("prompts", "size", "destination")}
+        | {name: ((1,), np.int64) for name in ("prompts", "size", "following")}
     )
     total, part = saved.get("total", np.zeros(shape)), saved.get("batch", np.zeros(shape))
-    done, following = int(number(saved, "prompts")), int(number(saved, "destination"))
+    done, following = int(number(saved, "prompts")), int(number(saved, "following"))
     if number(saved, "size") != batches.size:  # a batch of another size is begun again
         part, following = np.zeros(shape), 0
     for first, patching in batches.after(done):
 
         def save(
-            destination: int,
+            last: int,
             scores: FloatArray,
             total: FloatArray = total,
             part: FloatArray = part,
             first: int = first,
         ) -> None:
-            resume.save(
-                total=total, batch=part + scores, prompts=first, size=batches.size, destination=destination + 1
-            )
+            resume.save(total=total, batch=part + scores, prompts=first, size=batches.size, following=last + 1)
 
         def report(tested: int, _: int, first: int = first) -> None:
-            problem.progress(edges * first // batches.size + tested, edges * len(batches), "each edge alone")
+            done = units.n * first // batches.size + tested
+            problem.progress(done, units.n * len(batches), f"each {units.unit} alone")
 
-        found = exact_scores(
-            patching,
-            bind(problem.outcome, patching),
-            first=first,
-            destinations=range(following, graph.n_destinations),
-            tokens=batches.tokens,
-            save=save,
-            progress=report,
-        )
+        measure = bind(problem.outcome, patching)
+        if edges:
+            found = exact_scores(
+                patching, measure, destinations=range(following, problem.graph.n_destinations), first=first,
+                tokens=batches.tokens, save=save, progress=report,
+            )  # fmt: skip
+        else:
+            found = unit_scores(
+                patching, measure, units, chosen=range(following, units.n), first=first,
+                at_once=problem.circuits_at_once(len(patching.prompts)), save=save, progress=report,
+            )  # fmt: skip
         total = total + (part + found)
         part, following = np.zeros(shape), 0
     return estimates_of(problem, total)

@@ -28,6 +28,7 @@ WORK: list[tuple[str, dict[str, Any]]] = [
     ("guided", {"faithfulness": 0.6, "units": "node", "batch_size": 3}),
     ("exact", {"edges": 20}),
     ("exact", {"edges": 20, "batch_size": 2}),
+    ("exact", {"edges": 3, "units": "node", "batch_size": 2}),
 ]
 
 
