@@ -149,13 +149,14 @@ class _Mix(torch.autograd.Function):
             else:
                 for_weights = torch.bmm(given.transpose(0, 1), flat.permute(1, 2, 0))
         if ctx.needs_input_grad[1]:
-            if weights.shape[0] == 1:
-                back = weights[0].T @ given.reshape(ports, -1)
+            collected = store.collected[: ctx.n].flatten(2)  # [n, C, B P D]
+            if ctx.some is None and weights.shape[0] == 1:
+                collected.flatten(1).addmm_(weights[0].T, given.flatten(1))
+            elif ctx.some is None:
+                collected.transpose(0, 1).baddbmm_(weights.transpose(1, 2), given.transpose(0, 1))
+            elif weights.shape[0] == 1:
+                collected.flatten(1).index_add_(0, ctx.some, weights[0].T @ given.flatten(1))
             else:
-                back = torch.bmm(weights.transpose(1, 2), given.transpose(0, 1)).transpose(0, 1)
-            back = back.reshape(stack.shape)
-            if ctx.some is None:
-                store.collected[: ctx.n] += back
-            else:
-                store.collected.index_add_(0, ctx.some, back)
+                back = torch.bmm(weights.transpose(1, 2), given.transpose(0, 1))
+                collected.index_add_(0, ctx.some, back.transpose(0, 1))
         return for_weights, torch.zeros_like(gradient[(0,) * gradient.dim()]), None, None, None
