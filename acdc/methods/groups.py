@@ -180,6 +180,13 @@ class Groups(Search):
 
     def _run_tests(self, part: _Part, tests: _Tests, journal: Journal | None) -> Tensor:
         """Logits `[K, B, P, R]` of the rows on a batch of prompts."""
+        return propagate(
+            self._model, self.graph, part.context, part.state, tests.plan,
+            seeds=self._changes(part, tests), from_stage=tests.stage, rows=part.measure.rows, journal=journal,
+        )  # fmt: skip
+
+    def _changes(self, part: _Part, tests: _Tests) -> dict[int, Tensor]:
+        """How the inputs of the ports into which edges are removed change in each row."""
         context, removed, need = part.context, tests.removed, tests.need
         destination, source = np.divmod(tests.edges, self.graph.n_sources)
         known = self._differences if len(self._parts) == 1 else {}
@@ -191,17 +198,16 @@ class Groups(Search):
                 everywhere = bool((need[ports] == EVERYWHERE).any())
                 key = source[own].tobytes(), removed[:, own].tobytes(), everywhere
                 alike.setdefault(key, (own, []))[1].extend(ports)
+        like, most = part.inputs[0], max((len(own) for own, _ in alike.values()), default=0)
+        room = like.new_empty(most, *like.shape)  # one piece of memory for all, which differ in size
         seeds: dict[int, Tensor] = {}
         for own, ports in alike.values():
             for s in source[own].tolist():
                 if s not in known:
                     known[s] = self._difference(part, s)
-            change = torch.stack([known[s] for s in source[own].tolist()])
+            change = torch.stack([known[s] for s in source[own].tolist()], out=room[: len(own)])
             seeds |= self._seeds(ports, change, removed[:, own], need, context)
-        return propagate(
-            self._model, self.graph, context, part.state, tests.plan,
-            seeds=seeds, from_stage=tests.stage, rows=part.measure.rows, journal=journal,
-        )  # fmt: skip
+        return seeds
 
     def _difference(self, part: _Part, source: int) -> Tensor:
         """R[s] − A[s] of a source in the circuit as it is, `[B, W, D]`."""
