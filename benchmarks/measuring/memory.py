@@ -2,6 +2,8 @@
 
 Each kind of work on each shape runs in a process of its own, in which the peak of the resident set is reset after
 loading (Linux). The models are random; only their shapes matter.
+
+With `--budgets`, searches and attribution under `--memory`: whether the peak stays within it, and what that costs.
 """
 
 from __future__ import annotations
@@ -12,23 +14,29 @@ import json
 import re
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from acdc.engine.circuits import measure_prompts
-from acdc.engine.measure import bind
-from acdc.engine.memory import Need, Work
+from acdc import tasks
+from acdc.benchmarks.measuring.speed.cases import SHAPES as SHAPES_OF_SPEED
+from acdc.benchmarks.measuring.speed.cases import Case
+from acdc.engine.circuits import measure_circuits, measure_prompts
+from acdc.engine.measure import Measure, Measures, bind
+from acdc.engine.memory import Need, Work, give_back
 from acdc.engine.problem import Problem
 from acdc.methods import METHODS, Target
+from acdc.methods.attribution import attribution, weight_gradient
 from acdc.methods.exact import exact_scores
+from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
-from acdc.store.amounts import size
+from acdc.store.amounts import bytes_of, size
 from acdc.store.writing import write_atomically
 from acdc.tasks.prompts import Prompts
 
@@ -124,17 +132,113 @@ def work(problem: Problem, name: str) -> None:
         search(problem, Target(faithfulness=0.9) if takes_share else Target(threshold=1e-3))
 
 
+@dataclasses.dataclass(frozen=True)
+class Budgeted:
+    """Work under a budget.
+
+    Attributes:
+        model: built in or fetched; None: random weights of GPT-2 small's shape, with random prompts.
+        method: its name; None: those steps of guided pruning that need most, without the tests between them.
+    """
+
+    what: str
+    model: str | None
+    prompts: int
+    method: str | None
+    budget: str
+
+    def problem(self) -> Problem:
+        if self.model is None:
+            return Case(SHAPES_OF_SPEED["M"], self.prompts, 16, metric="kl").problem
+        model = load(self.model)
+        data = tasks.load("ioi", size=self.prompts).prepare(model)
+        return Problem(model, model.graph(), data.discovery, data.metric)
+
+    def work(self, problem: Problem) -> None:
+        if self.method is None:
+            _largest_steps(problem)
+        elif (search := METHODS[self.method].search) is not None:
+            search(problem, Target(faithfulness=0.9))
+        elif (score := METHODS[self.method].score) is not None:
+            score(problem)
+
+
+def _largest_steps(problem: Problem) -> None:
+    """Attribution, gradients in the whole model, and from there tests of large groups, of which some go."""
+    rng = np.random.default_rng(0)
+    measures = Measures(problem.outcome, problem.searched())
+    attribution(problem.outcome, measures.batches, problem.units, alphas=(0.0,))
+    weight_gradient(measures, problem.graph.valid, Measure.value)
+    search = Groups(measures)
+    for _ in range(3):
+        edges = np.flatnonzero(search.kept)
+        groups = [np.sort(rng.choice(edges, len(edges) // 4, replace=False)) for _ in range(2)]
+        search.measure_without(groups)
+        search.remove(groups[0])
+
+
+BUDGETED = {
+    "tiny-tasks": Budgeted("`tiny-tasks`, 64 prompts: guided", "tiny-tasks", 64, "guided", "60MB"),
+    "gpt2-eap-ig": Budgeted("GPT-2 small's shape, 16 prompts: eap-ig", None, 16, "eap-ig", "300MB"),
+    "gpt2-guided": Budgeted("GPT-2 small's shape, 16 prompts: guided's largest steps", None, 16, None, "600MB"),
+    "smollm2-eap-ig": Budgeted("SmolLM2-135M, 16 prompts: eap-ig", "smollm2-135m-q4", 16, "eap-ig", "1GB"),
+    "smollm2-guided": Budgeted(
+        "SmolLM2-135M, 16 prompts: guided's largest steps", "smollm2-135m-q4", 16, None, "1GB"
+    ),
+}
+
+
+def under_budget(name: str, *, whole: bool) -> dict[str, float]:
+    """Prompts a batch, peak bytes beside what was there before, and processor seconds, all prompts at once or not."""
+    case = BUDGETED[name]
+    problem = case.problem()
+    limit = None if whole else bytes_of(case.budget)
+    size = len(problem.prompts) if whole else None
+    problem = dataclasses.replace(problem, memory_limit=limit, batch_size=size)
+    few = dataclasses.replace(problem, prompts=problem.prompts[:2], memory_limit=None, batch_size=None)
+    measure_circuits(few, [few.graph.valid])  # libraries
+    before, start = _reset_peak(), time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        case.work(problem)
+    batch = problem.batch_of("gradients" if case.method == "eap-ig" else "search")
+    return {"batch": batch, "peak": _status("VmHWM") - before, "seconds": time.process_time() - start}
+
+
+def budget_table(found: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> str:
+    """Markdown: a row a case; under its budget, and all prompts at once."""
+    lines = [
+        "| work | budget | prompts a batch | peak | processor seconds | all prompts at once: peak | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (within, whole) in found.items():
+        if not within or not whole:
+            continue
+        case = BUDGETED[name]
+        lines.append(
+            f"| {case.what} | {size(bytes_of(case.budget))} | {within['batch']:.0f} | {size(within['peak'])} | "
+            f"{within['seconds']:.1f} | {size(whole['peak'])} | {whole['seconds']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def measured(shape: str, name: str) -> dict[str, float]:
     """Bytes: what is expected, and the peak beside what was there before."""
     problem = make(SHAPES[shape], lambda *_: None)
     need: Need = problem._need(WORKS[name])
     work(make(dataclasses.replace(SHAPES[shape], prompts=2, tokens=4), lambda *_: None), "circuits")  # libraries
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    before = _reset_peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         work(problem, name)
     return {"expected": need.of(len(problem.prompts)), "measured": max(1.0, _status("VmHWM") - before)}
+
+
+def _reset_peak() -> float:
+    """Set the peak back to what the process holds, in bytes."""
+    give_back()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
 
 
 def _status(name: str) -> float:
@@ -163,27 +267,46 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", default=list(SHAPES), help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--works", nargs="*", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("-o", "--out", type=Path, help="Markdown file whose table to replace; otherwise printed")
+    parser.add_argument("--budgets", nargs="*", metavar="CASE", help=f"work under --memory: {', '.join(BUDGETED)}")
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measured(*options.one)))
+        shape, kind = options.one
+        found = under_budget(shape, whole=kind == "whole") if shape in BUDGETED else measured(shape, kind)
+        print(json.dumps(found))
         return
-    found = {}
+    if options.budgets is not None:
+        names = options.budgets or list(BUDGETED)
+        text = budget_table({name: (_alone(name, "budget"), _alone(name, "whole")) for name in names})
+        _show(text, "| work | budget |", options.out)
+        return
+    every = {}
     for shape in options.shapes:
         for kind in options.works:
-            command = [sys.executable, "-m", "acdc.benchmarks.measuring.memory", "--one", shape, kind]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                print(f"{shape} {kind}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                continue
-            found[shape, kind] = json.loads(done.stdout.splitlines()[-1])
-            print(shape, kind, found[shape, kind], file=sys.stderr)
-    text = table(found)
-    if options.out is None:
+            if one := _alone(shape, kind):
+                every[shape, kind] = one
+    _show(table(every), "| shape |", options.out)
+
+
+def _alone(what: str, kind: str) -> dict[str, float]:
+    """Measure one thing in a process of its own; nothing if it fails."""
+    command = [sys.executable, "-m", "acdc.benchmarks.measuring.memory", "--one", what, kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{what} {kind}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return {}
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(what, kind, found, file=sys.stderr)
+    return found
+
+
+def _show(text: str, first: str, out: Path | None) -> None:
+    """Print a table, or put it where the page has the one that begins so."""
+    if out is None:
         print(text)
         return
-    old = options.out.read_text()
-    write_atomically(options.out, re.sub(r"\| shape \|.*?\n(?=\n|$)", lambda _: text, old, flags=re.DOTALL))
+    old = out.read_text()
+    write_atomically(out, re.sub(rf"{re.escape(first)}.*?\n(?=\n|$)", lambda _: text, old, flags=re.DOTALL))
 
 
 if __name__ == "__main__":
