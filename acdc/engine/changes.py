@@ -78,7 +78,7 @@ class Changes:
         """Weighted sums.
 
         Args:
-            weights: `[C or 1, port, len(ids)]`.
+            weights: `[C or 1, port, len(ids)]`; or `[B, port, len(ids)]` for a single circuit.
             kept: `[port, len(ids)]`, where some weight is not 0.
 
         Returns:
@@ -96,13 +96,17 @@ class Changes:
 
 
 def _mix(weights: Tensor, stack: Tensor) -> Tensor:
-    n, C = stack.shape[:2]
-    flat = stack.reshape(n, C, -1)
+    n = len(stack)
     if weights.shape[0] == 1:
-        mixed = weights[0] @ flat.reshape(n, -1)
+        mixed = weights[0] @ stack.reshape(n, -1)
     else:
-        mixed = torch.bmm(weights, flat.transpose(0, 1)).transpose(0, 1)
+        mixed = torch.bmm(weights, _rows(stack, len(weights)).transpose(0, 1)).transpose(0, 1)
     return mixed.reshape(-1, *stack.shape[1:])
+
+
+def _rows(stack: Tensor, rows: int) -> Tensor:
+    """`[n, C, B, P, D]` as `[n, rows, …]`, a row for each circuit, or for each prompt of a single one."""
+    return stack.reshape(len(stack), rows, -1)
 
 
 class _Append(torch.autograd.Function):
@@ -137,24 +141,23 @@ class _Mix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weights,), store = ctx.saved_tensors, ctx.store
-        ports, C = gradient.shape[:2]
-        given = gradient.reshape(ports, C, -1)
+        ports = len(gradient)
         stack = store.buffer[: ctx.n]
         stack = stack if ctx.some is None else stack[ctx.some]
+        shared, given = weights.shape[0] == 1, _rows(gradient, len(weights))
         for_weights = None
         if ctx.needs_input_grad[0]:
-            flat = stack.reshape(len(stack), C, -1)
-            if weights.shape[0] == 1:
-                for_weights = (given.reshape(ports, -1) @ flat.reshape(len(flat), -1).T)[None]
+            if shared:
+                for_weights = (given.reshape(ports, -1) @ stack.reshape(len(stack), -1).T)[None]
             else:
-                for_weights = torch.bmm(given.transpose(0, 1), flat.permute(1, 2, 0))
+                for_weights = torch.bmm(given.transpose(0, 1), _rows(stack, len(weights)).permute(1, 2, 0))
         if ctx.needs_input_grad[1]:
-            collected = store.collected[: ctx.n].flatten(2)  # [n, C, B P D]
-            if ctx.some is None and weights.shape[0] == 1:
+            collected = _rows(store.collected[: ctx.n], len(weights))  # a view
+            if ctx.some is None and shared:
                 collected.flatten(1).addmm_(weights[0].T, given.flatten(1))
             elif ctx.some is None:
                 collected.transpose(0, 1).baddbmm_(weights.transpose(1, 2), given.transpose(0, 1))
-            elif weights.shape[0] == 1:
+            elif shared:
                 collected.flatten(1).index_add_(0, ctx.some, weights[0].T @ given.flatten(1))
             else:
                 back = torch.bmm(weights.transpose(1, 2), given.transpose(0, 1))

@@ -42,15 +42,15 @@ class Measure:
 
     def distance(self, logits: Tensor) -> Tensor:
         """Distance from the full model per prompt: `[..., B]`."""
-        return self.outcome.distance(logits, self.targets, None if self.outcome.is_distance else self._full)
+        return self.outcome.distance(logits, self.targets, None if self.outcome.is_distance else self.full)
 
     def both(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """`value` and `distance`, computed once."""
         value = self.value(logits)
-        return value, value if self.outcome.is_distance else (value - self._full).abs()
+        return value, value if self.outcome.is_distance else (value - self.full).abs()
 
     @cached_property
-    def _full(self) -> Tensor:
+    def full(self) -> Tensor:
         """`[B]` of the full model."""
         assert self.targets.full is not None
         return self.value(self.targets.full)

@@ -187,6 +187,7 @@ class Patching:
         rows: Tensor | None = None,
         input_scale: float = 1.0,
         sparse: bool = False,
+        by_prompt: bool = False,
     ) -> Tensor:
         """Logits of circuits at the read positions.
 
@@ -197,9 +198,10 @@ class Patching:
             input_scale: share of the clean input's difference from the reference (integrated gradients).
             sparse: where a gradient is wanted, run what some kept edge leads to and no more, as without one: the
                 gradient of edges that no circuit keeps is 0 then.
+            by_prompt: `edges` is one circuit with shares of its own on each prompt, `[B, …]`.
 
         Returns:
-            `[C, B, P, R]`.
+            `[C, B, P, R]`; C is 1 by prompt.
         """
         weights = torch.as_tensor(
             np.array(edges) if isinstance(edges, np.ndarray) else edges, device=self.model.device
@@ -218,9 +220,10 @@ class Patching:
             else:
                 kept = np.array(self.graph.to_ports(self.graph.valid))
         plan = Plan(weights, kept, source_demand(self.graph, kept, self.coupled, dense=self.context.dense))
-        differences = self.input_differences(weights.shape[0], scale=input_scale)
+        circuits = 1 if by_prompt else len(weights)
+        differences = self.input_differences(circuits, scale=input_scale)
         logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)
-        return logits.expand(weights.shape[0], -1, -1, -1)
+        return logits.expand(circuits, -1, -1, -1)
 
     def input_differences(self, circuits: int, *, scale: float = 1.0) -> list[Tensor]:
         """What the clean input sources write beyond their reference, each `[circuits, B, W, D]`."""

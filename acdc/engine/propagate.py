@@ -41,7 +41,8 @@ class Plan:
     """What `propagate` needs to know of the circuits: the same for every call on the same kept edges.
 
     Attributes:
-        weights: `[C or 1, n_ports, n_sources]` float: 1 kept, 0 removed, in between for learned masks.
+        weights: `[C or 1, n_ports, n_sources]` float: 1 kept, 0 removed, in between for learned masks. Or
+            `[B, n_ports, n_sources]` for a single circuit with weights of its own on each prompt.
         kept: `[n_ports, n_sources]` bool: edges that some circuit of the batch keeps.
         demand: `[n_sources]`: where each source's output is needed.
     """

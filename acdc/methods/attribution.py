@@ -138,8 +138,10 @@ def weight_gradient(
     return total.numpy()
 
 
-def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Sequence[Tensor]:
-    """∂value/∂input of each input, zeros where the value does not depend on it.
+def gradient_of(
+    value: Tensor, inputs: Sequence[Tensor], outcome: Outcome, *, twice: bool = False
+) -> Sequence[Tensor]:
+    """∂value/∂input of each input, zeros where the value does not depend on it; itself differentiable if `twice`.
 
     Raises:
         TaskError: the metric has no gradient.
@@ -148,7 +150,7 @@ def gradient_of(value: Tensor, inputs: Sequence[Tensor], outcome: Outcome) -> Se
     if not value.requires_grad:
         raise TaskError(f"metric {outcome.name!r} has no gradient (it is detached, or picks by argmax): {other}")
     try:
-        return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+        return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True, create_graph=twice)
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -6,10 +6,10 @@ edge is needed: removing any one of them breaks the budget.
 1. Score every edge on every prompt (EAP-IG), and rank by mean absolute score.
 2. Whole components: the weakest half goes if its removal is cheap enough, else each of its halves is tried, and so on
    (`Components`).
-3. What is left goes in ever finer groups, by the same rule: shares of all edges, the edges into a port, halves of
-   these, single edges (`Pruning.coarse_to_fine`).
-4. By now every edge that stays has a measured price. The cheapest go first, measured again just before, until the
-   budget is spent (`Pruning.greedy`).
+3. Of what is left, the edges go together that cost least by a quadratic model of the distance around the circuit as it
+   is (`Quadratic`): a share of them at once, while that is cheap when it is tested (`Pruning.shares`).
+4. The edges and components that cost least by the model are measured, and the cheapest go, until the budget is spent
+   (`Pruning.greedy`).
 5. Certify: every edge is tested in the circuit as it is. Then try one edge in and two out, and certify again.
 
 Every circuit on the way is a point of one front of size against distance.
@@ -117,7 +117,7 @@ def guided(
             return Pruned(nothing, scores, budget, np.full(nothing.shape, np.nan), pruning.weakness, none)
         problem.progress(0, None, "whole components")
         pruning.start(weak_components_removed(measures, graph, components, COMPONENTS * budget))
-    pruning.coarse_to_fine(edges)
+    pruning.shares(edges or 0)
     if edges is not None:
         pruning.greedy(np.inf, floor=0 if front else edges)
         kept = selection.top(graph, pruning.order(), edges)

@@ -1,8 +1,8 @@
 """A circuit that is pruned from coarse to fine, with every decision measured and every circuit on the way kept in mind.
 
-All coarse steps follow one rule, a price: a group of edges goes whole if the distance rises by no more than so much for
-each edge of it, and is split otherwise, its weaker half first. Weak is what attribution says; once every edge that is
-left was tested, the fine steps go by what the tests said. A group's loss is counted with what dangles without it.
+What goes is proposed by a quadratic model of the distance around the circuit as it is, and tested exactly before it
+goes: first shares of all edges, while they are cheap; then the few that cost least, measured one by one. A group's loss
+is counted with what dangles without it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import weight_gradient
 from acdc.methods.groups import Group, Groups
+from acdc.methods.quadratic import Quadratic
 
-PRICE = 0.5
-"""What all edges together may cost in a coarse step, as a share of the budget that is left."""
-SMALLEST_SHARE = 1 / 16
-"""Of all edges that are tried as one group, weakest first."""
+LARGEST_SHARE, SMALLEST_SHARE = 0.2, 1 / 80
+"""Of all edges, how many are tried as one group that the quadratic model proposes."""
 LOOK_AHEAD, LEAST_AHEAD = 0.05, 8
 """Of the edges left, how many of the cheapest are measured again before some go; but no fewer than the second."""
 AT_ONCE = 0.06
 """Of the edges left, how many may go at once."""
 JOINT = 1.25
-"""Edges go at once if that costs at most so many times the sum of what each costs alone."""
+"""Edges go at once if that costs at most so many times what each costs alone, or their part of the budget left."""
+NOTHING = 0.002
+"""Of an edge's part of the budget: a smaller rise is none, so that rounding decides nothing."""
 FIRST_CERTIFIED = 16
 """The cheapest edges, which are certified first."""
 ADDITIONS, REMOVALS = 8, 8
@@ -37,7 +38,7 @@ ADDITIONS, REMOVALS = 8, 8
 ALPHAS = (0.02, 0.3)
 """Where the gradients that choose additions are taken: edges outside the circuit carry this share."""
 
-HALVES, BUNDLES, GREEDY, CERTIFY, CERTIFIED = range(5)
+SHARES, GREEDY, CERTIFY, CERTIFIED = range(4)
 
 
 class Pruning:
@@ -46,8 +47,8 @@ class Pruning:
     Attributes:
         scores: of every edge from attribution.
         search: the circuit as it is, with its activations.
-        rise: `[n_destinations, n_sources]` rise of the distance without each edge, when it was last tested; infinite
-            where it never was.
+        rise: `[n_destinations, n_sources]` rise of the distance without each edge: when it was last tested, or as the
+            quadratic model has it; infinite where neither was asked.
         fresh: edges that were tested in the circuit as it is.
         gone: the step at which each edge went; 0 where it is kept.
         distances: `[n_edges + 1]` least distance of a circuit on the way with so many edges; infinite without one.
@@ -62,11 +63,10 @@ class Pruning:
         self.rms: FloatArray = scores.rms
         shape = self.graph.valid.shape
         self.rise = np.full(shape, np.inf)
-        self.part = np.full(self.graph.n_sources, np.inf)  # rise without all outputs of a component
         self.fresh = np.zeros(shape, dtype=bool)
         self.gone = np.zeros(shape, dtype=np.int64)
         self.distances = np.full(self.graph.n_edges + 1, np.inf)
-        self.phase, self.destination, self.price, self.share = HALVES, self.graph.n_destinations, 0.0, 0.5
+        self.phase, self.share = SHARES, LARGEST_SHARE
         self.circuit, self.without = np.zeros(shape, dtype=bool), np.zeros(shape)  # once it is certified
         # Under other ablations a component that nothing feeds may write, and where heads share a norm one that
         # nothing reads matters to the others.
@@ -98,25 +98,24 @@ class Pruning:
             {name: (shape, np.float64) for name in ("values", "absolute", "rms", "rise", "without")}
             | {name: (shape, np.bool_) for name in ("kept", "fresh", "circuit")}
             | {"gone": (shape, np.int64), "distances": ((n_edges + 1,), np.float64)}
-            | {"part": ((problem.graph.n_sources,), np.float64), "numbers": ((4,), np.float64)},
-            endless=("rise", "part", "distances"),
+            | {"numbers": ((2,), np.float64)},
+            endless=("rise", "distances"),
         )
         if not saved:
             return None
         self = cls(problem, measures, budget, Estimates(saved["values"], saved["absolute"], saved["rms"]))
-        for name in ("rise", "part", "fresh", "gone", "distances", "circuit", "without"):
+        for name in ("rise", "fresh", "gone", "distances", "circuit", "without"):
             setattr(self, name, saved[name].copy())
-        self.phase, self.destination = int(saved["numbers"][0]), int(saved["numbers"][1])
-        self.price, self.share = float(saved["numbers"][2]), float(saved["numbers"][3])
+        self.phase, self.share = int(saved["numbers"][0]), float(saved["numbers"][1])
         self.search = Groups(measures, kept=saved["kept"])
         return self
 
     def note(self) -> None:
         """Note how far the search is."""
         self.problem.resume.save(
-            values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise, part=self.part,
+            values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise,
             kept=self.search.kept, fresh=self.fresh, gone=self.gone, distances=self.distances, circuit=self.circuit,
-            without=self.without, numbers=np.array([self.phase, self.destination, self.price, self.share]),
+            without=self.without, numbers=np.array([self.phase, self.share]),
         )  # fmt: skip
 
     def say(self, text: str) -> None:
@@ -157,57 +156,28 @@ class Pruning:
 
     # ---- steps -------------------------------------------------------------------------------------------------
 
-    def coarse_to_fine(self, floor: int | None) -> None:
-        """Ever finer groups go while they are cheap, until every edge that stays was tested, or few enough are left."""
-        if self.phase == HALVES:
-            self._halves(floor or 0)
-            self.phase, self.price = BUNDLES, self._price()
-            self.note()
-        if self.phase == BUNDLES:
-            self._bundles(floor or 0)
-            self.phase = GREEDY
-            self.note()
+    def shares(self, floor: int) -> None:
+        """Shares of all edges go at once while that is cheap, or until few enough are left.
 
-    def _price(self) -> float:
-        """What an edge may cost in a coarse step."""
-        return PRICE * max(0.0, self.budget - self.search.distance) / max(1, int(self.kept.sum()))
-
-    def _halves(self, floor: int) -> None:
-        """The weakest half of all edges at once, or a quarter, and so on."""
-        while self.share >= SMALLEST_SHARE and self.kept.sum() > floor:
-            edges = self._weakest_first(np.flatnonzero(self.kept))
-            group = np.sort(edges[: int(self.share * len(edges))])
+        Cheap is what costs no more of the budget that is left than the edges' share of all.
+        """
+        model: Quadratic | None = None
+        while self.phase == SHARES:
+            n = int(self.kept.sum())
+            if self.share < SMALLEST_SHARE or n <= floor:
+                self.phase = GREEDY
+                self.note()
+                return
             self.say("shares of all edges")
-            if len(group) > 1 and self._affordable(self.search.distance_without(group), len(group), self._price()):
+            model = model or Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
+            group = np.sort(model.goes(min(int(self.share * n), n - floor)))
+            distance = self.search.distance_without(group) if len(group) > 1 else np.inf
+            if distance - self.search.distance <= (self.budget - self.search.distance) * len(group) / n:
                 self._take(group)
+                model = None
+                self.note()
             else:
                 self.share /= 2
-
-    def _bundles(self, floor: int) -> None:
-        """The edges into each destination, from the logits backwards, in groups that are split as often as need be."""
-        while self.destination > 0 and self.kept.sum() > floor:
-            self.destination -= 1
-            sources = np.flatnonzero(self.kept[self.destination])
-            self.say("bundles of edges")
-            self._split(self._weakest_first(self.destination * self.graph.n_sources + sources))
-            self.note()
-
-    def _split(self, group: Group) -> None:
-        """Let a group go whole, or each half of it, down to single edges; weakest first."""
-        group = group[self.kept.ravel()[group]]
-        if not len(group):
-            return
-        distance = self.search.distance_without(np.sort(group))
-        if self._affordable(distance, len(group), self.price):
-            self._take(np.sort(group))
-        elif len(group) == 1:
-            self.rise.flat[group] = distance - self.search.distance
-        else:
-            self._split(group[: len(group) // 2])
-            self._split(group[len(group) // 2 :])
-
-    def _affordable(self, distance: float, edges: int, price: float) -> bool:
-        return distance <= self.budget and distance - self.search.distance <= price * edges
 
     def to_budget(self) -> None:
         """The cheapest go until the budget is spent."""
@@ -219,47 +189,42 @@ class Pruning:
     def greedy(self, limit: float, *, floor: int = 0) -> None:
         """The edges and components that cost least for each edge lost go first, while the distance stays in the limit.
 
-        Only the cheapest by their last measurement are measured again, as what an edge costs mostly rises as others go.
+        Only those are measured that cost least by the quadratic model.
         """
         while (n := int(self.kept.sum())) > floor:
-            edges = np.flatnonzero(self.kept)
-            self._measure(edges[np.isinf(self.rise.ravel()[edges])])
             self.say("the cheapest edges")
+            model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
             ahead = max(LEAST_AHEAD, int(LOOK_AHEAD * n))
-            cheapest, bar = self._cheapest(edges, ahead, n - floor)
+            cheapest, bar = self._cheapest(model, ahead, n - floor)
             if not cheapest or not self._take_cheapest(cheapest, bar, limit, max(1, int(AT_ONCE * n)), n - floor):
                 return
             self.note()
 
-    def _cheapest(self, edges: IntArray, ahead: int, most: int) -> tuple[list[_Priced], float]:
+    def _cheapest(self, model: Quadratic, ahead: int, most: int) -> tuple[list[_Priced], float]:
         """The cheapest edges and components, measured now, cheapest first; and the price of the next, not measured.
 
         Args:
             most: edges that may be lost.
         """
-        units: list[tuple[float, int, Group]] = [
-            (rise, -1, edges[i : i + 1]) for i, rise in enumerate(self.rise.ravel()[edges].tolist())
+        self.rise.flat[model.edges] = model.alone
+        units: list[tuple[float, Group]] = [
+            (rise, model.edges[i : i + 1]) for i, rise in enumerate(model.alone.tolist())
         ]
         for source in np.flatnonzero(self.kept.any(axis=0)).tolist():
-            group = np.flatnonzero(self.kept[:, source]) * self.graph.n_sources + source
-            if source >= self.graph.n_inputs and len(group) > 1:
-                rise = float(self.part[source])
-                if math.isinf(rise):
-                    rise = 0.5 * float(self.rise.ravel()[group].clip(0).sum())
-                units.append((rise / len(self._lost(group)), source, group))
+            columns = np.flatnonzero(model.edges % self.graph.n_sources == source)
+            if source >= self.graph.n_inputs and len(columns) > 1:
+                group = model.edges[columns]
+                units.append((model.together(columns) / len(self._lost(group)), group))
         units.sort(key=lambda unit: unit[0])
-        now = units[:ahead]
-        rises = self._rises([group for _, _, group in now])
-        priced = []
-        for (_, source, group), rise in zip(now, rises.tolist(), strict=True):
-            if source < 0:
+        now = [group for _, group in units[:ahead]]
+        priced, nothing = list[_Priced](), NOTHING * self.budget / len(model.edges)
+        for group, rise in zip(now, self._rises(now).tolist(), strict=True):
+            if len(group) == 1:
                 self.rise.flat[group] = rise
-            else:
-                self.part[source] = rise
             lost = len(self._lost(group))
             if lost <= most:
                 priced.append(_Priced(rise / lost if rise > 0 else rise, rise, lost, group))
-        priced.sort(key=lambda unit: unit.price)
+        priced.sort(key=lambda unit: max(unit.price, nothing))  # the others stay in the model's order
         return priced, units[ahead][0] if ahead < len(units) else math.inf
 
     def _take_cheapest(self, priced: list[_Priced], bar: float, limit: float, at_once: int, most: int) -> bool:
@@ -267,11 +232,13 @@ class Pruning:
         good = [unit for unit in priced if unit.price <= max(bar, priced[0].price, 0.0)]
         lost = np.cumsum([unit.lost for unit in good])
         count = max(1, int((lost <= min(at_once, most)).sum()))
-        slack = 0.002 * self.budget / max(1, int(self.kept.sum()))
+        n, left = int(self.kept.sum()), limit - self.search.distance
         while count > 1:
             group = np.unique(np.concatenate([unit.group for unit in good[:count]]))
-            distance, rises = self.search.distance_without(group), sum(unit.rise for unit in good[:count])
-            if distance <= limit and distance - self.search.distance <= max(JOINT * rises, rises + slack):
+            rise = self.search.distance_without(group) - self.search.distance
+            rises = sum(unit.rise for unit in good[:count])
+            part = left * lost[count - 1] / n if np.isfinite(limit) else NOTHING * self.budget / n
+            if rise <= min(left, max(JOINT * rises, part)):
                 self._take(group)
                 return True
             count //= 2
@@ -336,7 +303,7 @@ class Pruning:
             return False
         self.say("one edge in, two out")
         distances = self.measures.distances(additions)
-        saved = self.search, self.rise.copy(), self.part.copy(), self.fresh, self.gone.copy(), self.distances.copy()
+        saved = self.search, self.rise.copy(), self.fresh, self.gone.copy(), self.distances.copy()
         for i in np.argsort(distances, kind="stable")[:ADDITIONS]:
             if distances[i] >= distance:
                 break
@@ -346,8 +313,8 @@ class Pruning:
             self._remove_while_it_fits()
             if self.kept.sum() < before.sum():
                 return True
-            self.search, self.rise, self.part, self.fresh, self.gone, self.distances = (
-                saved[0], saved[1].copy(), saved[2].copy(), saved[3], saved[4].copy(), saved[5].copy(),
+            self.search, self.rise, self.fresh, self.gone, self.distances = (
+                saved[0], saved[1].copy(), saved[2], saved[3].copy(), saved[4].copy(),
             )  # fmt: skip
         return False
 
@@ -377,9 +344,6 @@ class Pruning:
         return list(found.values())
 
     # ---- testing and removing ----------------------------------------------------------------------------------
-
-    def _weakest_first(self, edges: IntArray) -> IntArray:
-        return edges[np.argsort(self.weakness.ravel()[edges], kind="stable")]
 
     def _rises(self, groups: list[Group]) -> FloatArray:
         return self.search.measure_without(groups)[0] - self.search.distance
