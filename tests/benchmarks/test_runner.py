@@ -146,7 +146,7 @@ def test_two_processes_share_a_table(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0]
     rows = Table(tmp_path).rows()
     assert len(rows) == 4
-    assert all(row.error is None for row in rows)
+    assert [row.error for row in rows] == [None] * 4
 
 
 def test_a_search_that_misses_the_truth_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
