@@ -108,15 +108,18 @@ def _staging(target: Path) -> Iterator[Path]:
 def _put(staging: Path, folder: Path, *, force: bool) -> None:
     """Give the files of a temporary folder their place, in one step."""
     if not folder.exists():
+        empty = [path for path in staging.iterdir() if not path.stat().st_size]
         try:
-            for path in [path for path in staging.iterdir() if not path.stat().st_size]:
+            for path in empty:
                 path.unlink()
             os.rename(staging, folder)
             return
         except OSError as error:
             if error.errno not in _OCCUPIED:
                 raise
-    if staging.parent != folder:  # the folder has come to be since
+        for path in empty:
+            path.touch()
+    if staging.parent != folder and not force:  # the folder has come to be since
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
     while True:
         finish(folder)

@@ -302,3 +302,25 @@ def test_saving_at_once_leaves_one_whole_circuit() -> None:
     assert scores is not None
     assert np.max(scores.values) in range(1, 5)
     assert set(os.listdir("x")) == {"circuit.json", "scores.safetensors"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_comes_to_be_meanwhile_is_replaced_only_with_force(force: bool) -> None:
+    def write(text: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        with folders.whole_folder("out", force=force) as place:
+            (place / "circuit.json").write_text(text)
+            (place / "circuit.svg").touch()  # there is to be none
+            meanwhile()
+
+    def other() -> None:
+        Path("out").mkdir()
+        Path("out/circuit.json").write_text("theirs")
+        Path("out/circuit.svg").write_text("theirs")
+
+    if force:
+        write("mine", other)
+        assert every_file() == {"out/circuit.json": "mine"}
+    else:
+        with pytest.raises(AcdcError, match="out exists: choose another folder"):
+            write("mine", other)
+        assert every_file() == {"out/circuit.json": "theirs", "out/circuit.svg": "theirs"}
