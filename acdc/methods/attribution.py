@@ -139,9 +139,14 @@ def weight_gradient(
 
 
 def gradient_of(
-    value: Tensor, inputs: Sequence[Tensor], outcome: Outcome, *, twice: bool = False
+    value: Tensor,
+    inputs: Sequence[Tensor],
+    outcome: Outcome,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool = False,
 ) -> Sequence[Tensor]:
-    """∂value/∂input of each input, zeros where the value does not depend on it; itself differentiable if `twice`.
+    """∂value/∂input of each input, zeros where the value does not depend on it; options as of `torch.autograd.grad`.
 
     Raises:
         TaskError: the metric has no gradient.
@@ -150,7 +155,10 @@ def gradient_of(
     if not value.requires_grad:
         raise TaskError(f"metric {outcome.name!r} has no gradient (it is detached, or picks by argmax): {other}")
     try:
-        return torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True, create_graph=twice)
+        return torch.autograd.grad(
+            value, inputs, allow_unused=True, materialize_grads=True,
+            create_graph=create_graph, retain_graph=create_graph or retain_graph,
+        )  # fmt: skip
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

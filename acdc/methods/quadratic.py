@@ -10,7 +10,7 @@ curves most (Gauss–Newton). A ranking knows the size of each edge's effect onl
 every prompt. The model's own terms e = e' stand for all that it does not see (other directions, other prompts, the
 network's curvature) and are counted many times over: without this it believes in sets of large effects that cancel.
 
-All of it takes one run and as many backward passes as there are directions. What it proposes is tested exactly.
+All of it takes one run, and a backward pass for the distance and for each direction. What it proposes is tested.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from torch import Tensor
 
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.patching import Patching
+from acdc.errors import TaskError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.attribution import gradient_of, refuse_bad_gradient
+from acdc.metrics import Outcome
 from acdc.model import passes
 
 DIRECTIONS = 5
@@ -113,16 +115,16 @@ def _gradients(
         weights = torch.as_tensor(kept, device=patching.model.device).to(patching.model.dtype)
         weights = weights.repeat(prompts, 1, 1).requires_grad_()
         logits = patching.logits(weights, rows=measure.rows, sparse=True, by_prompt=True)
+        empty = index.new_zeros(0, len(edges)).double()
         found: list[Tensor] = []
         if logits.requires_grad:
             for direction in directions(measure, logits.detach()[0], scale):
                 value = (logits[0] * direction).sum()
-                (gradient,) = torch.autograd.grad(value, [weights], retain_graph=True)
+                (gradient,) = gradient_of(value, [weights], measure.outcome, retain_graph=True)
                 found.append(gradient.view(prompts, -1)[:, index].double())
                 passes.count(backward=prompts)
-    if not found:
-        return index.new_zeros(prompts, len(edges)).double(), index.new_zeros(0, len(edges)).double()
-    return found[0], torch.cat(found[1:])
+    first = found[0] if found else empty.new_zeros(prompts, len(edges))
+    return first, torch.cat([empty, *found[1:]])
 
 
 def directions(measure: Measure, logits: Tensor, scale: float) -> list[Tensor]:
@@ -140,8 +142,8 @@ def directions(measure: Measure, logits: Tensor, scale: float) -> list[Tensor]:
     x = logits.clone().requires_grad_()
     with torch.enable_grad():
         if measure.outcome.is_distance:
-            (slope,) = gradient_of(measure.distance(x[None]).sum(), [x], measure.outcome, twice=True)
-            return [slope.detach(), *_curvature(slope, x)]
+            (slope,) = gradient_of(measure.distance(x[None]).sum(), [x], measure.outcome, create_graph=True)
+            return [slope.detach(), *_curvature(slope, x, measure.outcome)]
         value = measure.value(x[None])[0]
         (slope,) = gradient_of(value.sum(), [x], measure.outcome)
     apart = value.detach() - measure.full
@@ -149,10 +151,11 @@ def directions(measure: Measure, logits: Tensor, scale: float) -> list[Tensor]:
     return [slope * apart[:, None, None] / c, slope / c.sqrt()]
 
 
-def _curvature(slope: Tensor, x: Tensor) -> list[Tensor]:
+def _curvature(slope: Tensor, x: Tensor, outcome: Outcome) -> list[Tensor]:
     """The Hessian at each position by Nyström's method, after one power iteration: `[B, P, R]` each.
 
-    A direction is the sum of one of each position with random signs, so that positions do not mix on average.
+    A direction is the sum of one of each position with random signs, so that positions do not mix on average. None
+    where the metric has no second derivative.
     """
     if not slope.requires_grad:
         return []
@@ -160,16 +163,19 @@ def _curvature(slope: Tensor, x: Tensor) -> list[Tensor]:
     count = min(DIRECTIONS, x.shape[-1])
 
     def hessian(vectors: Tensor) -> Tensor:  # [B, P, R, K]
-        columns = [
-            torch.autograd.grad(slope, [x], grad_outputs=v, retain_graph=True, materialize_grads=True)[0]
-            for v in vectors.unbind(-1)
-        ]
-        return torch.stack(columns, -1)
+        product = x.new_empty(vectors.shape)
+        for k in range(count):
+            along = (slope * vectors[..., k]).sum()
+            (product[..., k],) = gradient_of(along, [x], outcome, retain_graph=True)
+        return product
 
     drawn = torch.randn(x.shape[-1], count, generator=generator).to(x)
     signs = torch.randint(0, 2, (x.shape[1], 1, count), generator=generator).to(x) * 2 - 1
-    basis = torch.linalg.qr(hessian(drawn.expand(*x.shape, count)))[0]
+    try:
+        basis = torch.linalg.qr(hessian(drawn.expand(*x.shape, count)))[0]
+    except TaskError:
+        return []
     product = hessian(basis)
     size, vectors = torch.linalg.eigh(basis.mT @ product)
     root = torch.where(size > 1e-6 * size.amax(-1, keepdim=True), size, torch.inf).rsqrt()
-    return [column.contiguous() for column in (signs * (product @ (vectors * root[..., None, :]))).unbind(-1)]
+    return list((product @ (vectors * (signs * root[..., None, :]))).unbind(-1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import torch
 from torch import Tensor
 
 import problems
-from acdc.engine.measure import Measures
+from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.errors import TaskError
 from acdc.graph import BoolArray
 from acdc.methods import quadratic
+from acdc.methods.attribution import weight_gradient
 from acdc.methods.quadratic import Quadratic, directions
+from acdc.metrics import OUTCOMES
 
 FAMILIES = ("gpt2-scaled-by-layer", "llama", "gpt-neox-parallel")
 
@@ -117,6 +121,40 @@ def test_a_metric_without_a_gradient_is_refused() -> None:
         Quadratic.around(
             Measures.of(patching, measure), some_circuit(patching), 1.0, np.zeros(patching.graph.valid.shape)
         )
+
+
+class Once(torch.autograd.Function):
+    """Squares, with a first derivative alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    found: Tensor = Once.apply(x)
+    return found.sum(-1)
+
+
+@pytest.mark.parametrize("function", [sum_of_squares, lambda x: x.sum(-1)], ids=["not twice", "linear"])
+def test_without_a_second_derivative_nothing_curves(function: Callable[[Tensor], Tensor]) -> None:
+    outcome = dataclasses.replace(
+        OUTCOMES["l2"], name="mine", function=lambda logits, targets: function(logits - targets.full)
+    )
+    patching, _ = problems.make("gpt2-scaled-by-layer", metric="kl")
+    kept = some_circuit(patching)
+    measures = Measures.of(patching, bind(outcome, patching))
+    model = Quadratic.around(measures, kept, 1.0, np.zeros(kept.shape))
+    assert model.effects.shape == (0, kept.sum())
+    gradient = weight_gradient(measures, kept, Measure.distance, sparse=True)
+    np.testing.assert_allclose(model.alone, -gradient[kept], rtol=1e-9, atol=1e-12)
 
 
 def test_edges_without_any_curvature_go_by_their_attribution() -> None:
