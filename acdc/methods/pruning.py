@@ -22,9 +22,9 @@ from acdc.methods.groups import Group, Groups
 from acdc.methods.quadratic import Quadratic
 
 LARGEST_SHARE, SMALLEST_SHARE = 0.2, 1 / 80
-"""Of all edges, how many are tried as one group that the quadratic model proposes."""
+"""Of the edges left, how many are tried as one group at first, and at last."""
 LOOK_AHEAD, LEAST_AHEAD = 0.05, 8
-"""Of the edges left, how many of the cheapest are measured again before some go; but no fewer than the second."""
+"""Of the edges left, how many of the cheapest are measured before some go; but no fewer than the second."""
 AT_ONCE = 0.06
 """Of the edges left, how many may go at once."""
 JOINT = 1.25
