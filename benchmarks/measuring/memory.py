@@ -34,6 +34,7 @@ from acdc.methods import METHODS, Target
 from acdc.methods.attribution import attribution, weight_gradient
 from acdc.methods.exact import exact_scores
 from acdc.methods.groups import Groups
+from acdc.methods.quadratic import Quadratic
 from acdc.metrics import OUTCOMES
 from acdc.model.load import load
 from acdc.store.amounts import bytes_of, size
@@ -164,11 +165,12 @@ class Budgeted:
 
 
 def _largest_steps(problem: Problem) -> None:
-    """Attribution, gradients in the whole model, and from there tests of large groups, of which some go."""
+    """Attribution, a gradient in the whole model, a quadratic model of it, and tests of large groups; some go."""
     rng = np.random.default_rng(0)
     measures = Measures(problem.outcome, problem.searched())
     attribution(problem.outcome, measures.batches, problem.units, alphas=(0.0,))
     weight_gradient(measures, problem.graph.valid, Measure.value)
+    Quadratic.around(measures, problem.graph.valid, 1.0, np.zeros(problem.graph.valid.shape))
     search = Groups(measures)
     for _ in range(3):
         edges = np.flatnonzero(search.kept)
