@@ -67,6 +67,17 @@ def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     return result, Cost(seconds, peak, passes.forward, passes.backward, watch.flops, processor_seconds)
 
 
+def measure_once(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
+    """The same for work too long to be run twice: not watched, so that bytes and operations are not known (0)."""
+    _synchronize(device)
+    start, processor = time.perf_counter(), time.process_time()
+    with count_passes() as passes, count_seconds() as checking:
+        result = compute()
+    _synchronize(device)
+    seconds = time.perf_counter() - start - checking.total
+    return result, Cost(seconds, 0, passes.forward, passes.backward, 0, time.process_time() - processor)
+
+
 def count_operations(compute: Callable[[], T]) -> tuple[T, int]:
     """The result of a computation, and the floating-point operations of its matrix products."""
     with _Watch() as watch:

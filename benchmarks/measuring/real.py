@@ -2,15 +2,17 @@
 
 A cell is one method on one task of one model: its ranking is cut at fixed shares of all edges, and each circuit is
 measured on held-out prompts. Where the method scores single prompts it is cut twice: by the mean of the scores'
-absolute values, as is the default, and by the absolute value of their mean, as the papers rank. Every cell has a file
-of its own, written when it is done, so that the command goes on from where it was stopped, and several processes may
-share the work. Which cells are missing stands in the report.
+absolute values, as is the default, and by the absolute value of their mean, as the papers rank. A search goes down to
+the smallest share, by KL, and the circuits on its way are measured: one front for all shares and both measures. Every
+cell has a file of its own, written when it is done, so that the command goes on from where it was stopped, also within
+a search, and several processes may share the work. Which cells are missing stands in the report.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,12 +22,14 @@ import numpy as np
 import torch
 
 import acdc
-from acdc.benchmarks.cost import measure
+from acdc.benchmarks.cost import Cost, measure, measure_once
 from acdc.benchmarks.measuring.speed.report import machine
 from acdc.circuit import selection
 from acdc.engine.circuits import measure_prompts
 from acdc.errors import AcdcError
 from acdc.evaluation.judging import judging_problem
+from acdc.graph import FloatArray
+from acdc.methods import get_method
 from acdc.metrics import (
     OUTCOMES,
     faithfulness,
@@ -38,10 +42,11 @@ from acdc.model.model import Model
 from acdc.model.pretrained import PRETRAINED
 from acdc.store.rows import Rows
 from acdc.store.writing import write_atomically
+from acdc.tasks.task import Dataset
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Of all edges."""
-METHODS = ("eap", "eap-ig", "clean-corrupted", "random")
+METHODS = ("guided", "eap", "eap-ig", "clean-corrupted", "random")
 TASKS = {
     "smollm2-135m-q4": ("ioi", "gendered-pronoun", "fact-recall", "sva"),
     "gemma-3-270m-q4": ("ioi", "greater-than", "induction", "gendered-pronoun", "fact-recall", "docstring"),
@@ -49,6 +54,8 @@ TASKS = {
 """The tasks that each model does on most held-out prompts, by `acdc tasks check`."""
 RULES = {"mean-absolute": "mean \\|·\\|", "signed": "\\|mean\\|"}
 """How tables name what ranks the edges."""
+FRONT = "front"
+"""What circuits on the way of a search are chosen by, in place of an aggregate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Size:
     """The circuit of one share of the edges, on held-out prompts; an interval is (low, high), NaN if there is none.
 
     Attributes:
-        aggregate: how the prompts' scores were put together.
+        aggregate: how the prompts' scores were put together; "front" of a search.
         n_edges: left after pruning.
         kl: nats from the full model; unfaithfulness: |1 − faithfulness|; same_answer: share of read positions.
     """
@@ -77,8 +84,10 @@ class Cell:
     """One method on one task of one model.
 
     Attributes:
-        seconds: of the ranking by the wall clock; processor_seconds: of all threads; peak_bytes: of tensors.
-        forward, backward: passes of the model on one prompt.
+        seconds: of the ranking or search by the wall clock; processor_seconds: of all threads; peak_bytes: of tensors,
+            0 of a search.
+        forward, backward: passes of the model on one prompt. Of a search that was stopped and went on all are unknown,
+            NaN and 0.
     """
 
     model: str
@@ -102,16 +111,20 @@ class Cell:
         return tuple(dict.fromkeys(size.aggregate for size in self.sizes))
 
 
-def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
-    """Rank by the method on `size` prompts, and measure its circuits on as many others."""
+def compute(model: Model, task: str, method: str, *, size: int, resume: Path) -> Cell:
+    """Rank or search by the method on `size` prompts, and measure its circuits on as many others.
+
+    Args:
+        resume: file in which a search notes how far it is.
+    """
     data = acdc.tasks.load(task, size=size).prepare(model)
     assert data.held_out is not None
-    scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
-    graph = scores.graph
-    cuts = [(aggregate, share) for aggregate in dict.fromkeys((scores.aggregate, "signed")) for share in SHARES]
+    graph = model.graph()
+    cuts, cost = _cuts(model, data, method, resume)
     circuits = [
-        selection.top_pruned(graph, scores.sizes(aggregate), int(share * graph.n_edges))
-        for aggregate, share in cuts
+        selection.top_pruned(graph, sizes, int(share * graph.n_edges))
+        for sizes in cuts.values()
+        for share in SHARES
     ]
     outcomes = [data.metric, OUTCOMES["kl"], OUTCOMES["exact-match"]]
     problem = judging_problem(model, data, graph)
@@ -132,7 +145,12 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
             same_answer_interval=share_interval(match),
         )
         for (aggregate, share), edges, value, nats, match in zip(
-            cuts, circuits, own.circuits[1:], kl.circuits[1:], same.circuits[1:], strict=True
+            itertools.product(cuts, SHARES),
+            circuits,
+            own.circuits[1:],
+            kl.circuits[1:],
+            same.circuits[1:],
+            strict=True,
         )
     )
     return Cell(
@@ -141,6 +159,21 @@ def compute(model: Model, task: str, method: str, *, size: int) -> Cell:
         processor_seconds=cost.processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward,
         backward=cost.backward, sizes=sizes, machine=machine(),
     )  # fmt: skip
+
+
+def _cuts(model: Model, data: Dataset, method: str, resume: Path) -> tuple[dict[str, FloatArray], Cost]:
+    """What edges are ranked by, `[n_destinations, n_sources]`, by aggregate; and what it took."""
+    if get_method(method).score is None:
+        fewest, goes_on = int(SHARES[0] * model.graph().n_edges), resume.exists()
+        found, cost = measure_once(
+            lambda: acdc.discover(model, data, method, metric="kl", edges=fewest, resume=resume), model.device
+        )
+        if goes_on:
+            cost = dataclasses.replace(cost, seconds=np.nan, processor_seconds=np.nan, forward=0, backward=0)
+        order = found.scores.order
+        return {FRONT: found.scores.sizes() if order is None else order}, cost
+    scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
+    return {aggregate: scores.sizes(aggregate) for aggregate in dict.fromkeys((scores.aggregate, "signed"))}, cost
 
 
 def _from_one(interval: tuple[float, float]) -> tuple[float, float]:
@@ -162,7 +195,8 @@ def read(values: dict[str, Any]) -> Cell:
     for size in values["sizes"]:
         bounds = {f"{name}_interval" for name in ("kl", "unfaithfulness", "same_answer")}
         sizes.append(Size(**size | {name: tuple(_number(bound) for bound in size[name]) for name in bounds}))
-    return Cell(**values | {"sizes": tuple(sizes)})
+    unknown = {name: _number(values[name]) for name in ("seconds", "processor_seconds")}
+    return Cell(**values | unknown | {"sizes": tuple(sizes)})
 
 
 def _number(value: float | None) -> float:
@@ -176,11 +210,12 @@ def markdown(cells: Sequence[Cell], missing: Sequence[tuple[str, str, str]], com
     parts = [
         f"""# Real language models
 
-How faithful are circuits cut from a ranking, on models that people trained? Each method ranks all edges on one set of
-prompts; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. KL is
-in nats from the full model; |1 − f| is the distance of the faithfulness from 1 by the task's own metric; in brackets
-are 95% intervals over the prompts, where there is one (docs/intervals.md). The models had 4-bit weights, dequantised:
-their numbers are not those of the full models.
+How faithful are circuits of each size, on models that people trained? Each method ranks all edges on one set of
+prompts; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. Of a
+search these are the circuits on its way, of one search by KL. KL is in nats from the full model; |1 − f| is the
+distance of the faithfulness from 1 by the task's own metric; in brackets are 95% intervals over the prompts, where
+there is one (docs/intervals.md). The models had 4-bit weights, dequantised: their numbers are not those of the full
+models.
 
 Made by `{command}`, which goes on where it was stopped. Cells that were not run:
 {_listed(missing)}."""
@@ -203,8 +238,8 @@ Made by `{command}`, which goes on where it was stopped. Cells that were not run
             parts.append(_table(head, body))
     head = ["model", "task", "method", "s", "processor s", "forward", "backward", "peak memory"]
     body = [
-        [cell.model, cell.task, cell.method, f"{cell.seconds:.3g}", f"{cell.processor_seconds:.3g}",
-         str(cell.forward), str(cell.backward), f"{cell.peak_bytes / 1e9:.2f} GB"]
+        [cell.model, cell.task, cell.method, _known(cell.seconds, ".4g"), _known(cell.processor_seconds, ".4g"),
+         _known(cell.forward, ",d"), _known(cell.backward, ",d"), _known(cell.peak_bytes / 1e9, ".2f", " GB")]
         for cell in cells
     ]  # fmt: skip
     machines = ", ".join(dict.fromkeys(cell.machine for cell in cells))
@@ -227,6 +262,10 @@ def _shown(size: Size, name: str) -> str:
     low, high = getattr(size, f"{name}_interval")
     value = f"{getattr(size, name):.2f}"
     return value if np.isnan(low) else f"{value} [{low:.2f}, {high:.2f}]"
+
+
+def _known(number: float, form: str, unit: str = "") -> str:
+    return f"{number:{form}}{unit}" if number and np.isfinite(number) else "–"
 
 
 def _table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
@@ -267,7 +306,8 @@ def main(arguments: Sequence[str]) -> None:
             if not mine or cells.get((name, task, method)) is not None:
                 continue
             loaded = {name: loaded[name] if name in loaded else acdc.load(name)}  # one at a time
-            cell = compute(loaded[name], task, method, size=options.size)
+            resume = options.output / f"{name}-{task}-{method}.resume"
+            cell = compute(loaded[name], task, method, size=options.size, resume=resume)
             cells.put(dataclasses.asdict(cell))
         report(options.output)
         print(f"{name}, {task}, {method}: {cell.seconds:.3g} s", flush=True)

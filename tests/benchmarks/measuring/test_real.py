@@ -15,7 +15,7 @@ from acdc.model.pretrained import PRETRAINED
 
 @pytest.fixture(scope="module")
 def cell() -> real.Cell:
-    return real.compute(acdc.load("tiny-tasks-gqa"), "ioi", "eap", size=16)
+    return real.compute(acdc.load("tiny-tasks-gqa"), "ioi", "eap", size=16, resume=Path("unused"))
 
 
 def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
@@ -31,6 +31,24 @@ def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
     np.testing.assert_allclose([size.unfaithfulness for size in signed], [abs(1 - f) for f in curve.faithfulness])
     assert (cell.forward, cell.backward) == (2 * 16, 16)
     assert signed[-1].kl < signed[0].kl
+
+
+@pytest.mark.filterwarnings("ignore:.*prompts:UserWarning")
+def test_a_cell_of_a_search_is_its_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
+    model, resume = acdc.load("tiny-tasks-gqa"), tmp_path / "resume"
+    cell = real.compute(model, "ioi", "guided", size=8, resume=resume)
+    data = acdc.tasks.load("ioi", size=8).prepare(model)
+    found = acdc.discover(model, data, "guided", metric="kl", edges=int(0.05 * model.graph().n_edges))
+    circuits = [found.scores.top(int(share * model.graph().n_edges)) for share in real.SHARES]
+    assert cell.aggregates == (real.FRONT,)
+    assert [size.n_edges for size in cell.sizes] == [circuit.n_edges for circuit in circuits]
+    results = [acdc.evaluate(model, data, circuit, random_circuits=0) for circuit in circuits]
+    np.testing.assert_allclose([size.kl for size in cell.sizes], [result.kl for result in results])
+    assert cell.seconds > 0
+    assert not resume.exists()
+    assert real.RULES.get(real.FRONT) is None
+    assert "| guided |" in real.markdown([cell], [], "")
 
 
 def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
@@ -51,7 +69,7 @@ def test_the_command_goes_on_and_names_what_is_missing(
     monkeypatch.setitem(PRETRAINED, cell.model, next(iter(PRETRAINED.values())))
     computed: list[tuple[str, str]] = []
 
-    def compute(model: acdc.Model, task: str, method: str, *, size: int) -> real.Cell:
+    def compute(model: acdc.Model, task: str, method: str, *, size: int, resume: Path) -> real.Cell:
         computed.append((task, method))
         if task == "sva":
             raise KeyboardInterrupt
@@ -64,4 +82,4 @@ def test_the_command_goes_on_and_names_what_is_missing(
     assert computed == [("ioi", "eap"), ("ioi", "random"), ("sva", "eap"), ("sva", "eap")]
     text = (tmp_path / "README.md").read_text()
     assert f"## ioi on {cell.model}" in text
-    assert f"ioi on {cell.model} (eap-ig, clean-corrupted); sva on {cell.model} (eap, eap-ig, clean-c" in text
+    assert f"ioi on {cell.model} (guided, eap-ig, clean-corrupted); sva on {cell.model} (guided, eap" in text
