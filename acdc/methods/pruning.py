@@ -271,11 +271,10 @@ class Pruning:
             if len(edges):
                 ahead = max(FIRST_CERTIFIED, int(self.fresh.sum()))
                 self._measure(edges[np.argsort(self.rise.ravel()[edges], kind="stable")[:ahead]])
-                tested = np.flatnonzero(self.kept & self.fresh)
-                cheapest = tested[np.argmin(self.rise.ravel()[tested])]
                 self.say("certifying edge by edge")
-                if self.search.distance + self.rise.flat[cheapest] <= self.budget:
-                    self._take(np.array([cheapest]))
+                group = self._fitting(np.flatnonzero(self.kept & self.fresh))
+                if len(group):
+                    self._take(group)
                 self.note()
                 continue
             groups = self._parts()
@@ -287,6 +286,22 @@ class Pruning:
                 return
             self._take(groups[max(fitting, key=lambda i: (len(self._lost(groups[i])), -rises[i]))])
             self.note()
+
+    def _fitting(self, tested: IntArray) -> Group:
+        """The cheapest of the tested edges that fit in the budget, several if together they cost little more."""
+        rises = self.rise.ravel()[tested]
+        order = np.argsort(rises, kind="stable")
+        tested, sums = tested[order], np.cumsum(rises[order])
+        most = max(1, int(AT_ONCE * self.kept.sum()))
+        count = int((self.search.distance + sums[:most] <= self.budget).sum())
+        while count > 1:
+            group, alone = tested[:count], float(sums[count - 1])
+            distance = self.search.distance_without(np.sort(group))
+            little = JOINT * alone if alone > 0 else alone / JOINT
+            if distance <= self.budget and distance - self.search.distance <= little:
+                return np.sort(group)
+            count //= 2
+        return tested[:count]
 
     def _parts(self) -> list[Group]:
         """What may go at once though no edge of it can: the outputs of a component, and all that dangles."""
