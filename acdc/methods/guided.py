@@ -8,8 +8,7 @@ edge is needed: removing any one of them breaks the budget.
    (`Components`).
 3. Of what is left, the edges go together that cost least by a quadratic model of the distance around the circuit as it
    is (`Quadratic`): a share of them at once, while that is cheap when it is tested (`Pruning.shares`).
-4. The edges and components that cost least by the model are measured, and the cheapest go, until the budget is spent
-   (`Pruning.greedy`).
+4. Smaller shares go by the model until the budget is spent (`Pruning.shrink`).
 5. Certify: every edge is tested in the circuit as it is. Then try one edge in and two out, and certify again.
 
 Every circuit on the way is a point of one front of size against distance.
@@ -119,14 +118,14 @@ def guided(
         pruning.start(weak_components_removed(measures, graph, components, COMPONENTS * budget))
     pruning.shares(edges or 0)
     if edges is not None:
-        pruning.greedy(np.inf, floor=0 if front else edges)
+        pruning.shrink(np.inf, floor=0 if front else edges)
         kept = selection.top(graph, pruning.order(), edges)
         return _pruned(pruning, kept, np.inf, None, alphas)
     pruning.to_budget()
     pruning.certify(swaps=MOST_SWAPPED)
     kept, removal = pruning.circuit, pruning.removal()
     if front:
-        pruning.greedy(np.inf)
+        pruning.shrink(np.inf)
     return _pruned(pruning, kept, budget, removal, alphas)
 
 

@@ -1,14 +1,11 @@
 """A circuit that is pruned from coarse to fine, with every decision measured and every circuit on the way kept in mind.
 
 What goes is proposed by a quadratic model of the distance around the circuit as it is, and tested exactly before it
-goes: first shares of all edges, while they are cheap; then the few that cost least, measured one by one. A group's loss
-is counted with what dangles without it.
+goes: shares of all edges while they are cheap, then smaller ones until the budget is spent. At last every edge is tested
+alone. A group's loss is counted with what dangles without it.
 """
 
 from __future__ import annotations
-
-import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,14 +20,12 @@ from acdc.methods.quadratic import Quadratic
 
 LARGEST_SHARE, SMALLEST_SHARE = 0.2, 1 / 80
 """Of the edges left, how many are tried as one group at first, and at last."""
-LOOK_AHEAD, LEAST_AHEAD = 0.05, 8
-"""Of the edges left, how many of the cheapest are measured before some go; but no fewer than the second."""
+LAST_SHARE = 0.1
+"""The same where a share may take all that is left of the budget."""
 AT_ONCE = 0.06
-"""Of the edges left, how many may go at once."""
+"""Of the edges left, how many of those that were measured may go at once."""
 JOINT = 1.25
-"""Edges go at once if that costs at most so many times what each costs alone, or their part of the budget left."""
-NOTHING = 0.002
-"""Of an edge's part of the budget: a smaller rise is none, so that rounding decides nothing."""
+"""They go at once if that costs at most so many times what each costs alone."""
 FIRST_CERTIFIED = 16
 """The cheapest edges, which are certified first."""
 ADDITIONS, REMOVALS = 8, 8
@@ -38,7 +33,7 @@ ADDITIONS, REMOVALS = 8, 8
 ALPHAS = (0.02, 0.3)
 """Where the gradients that choose additions are taken: edges outside the circuit carry this share."""
 
-SHARES, GREEDY, CERTIFY, CERTIFIED = range(4)
+SHARES, SHRINK, CERTIFY, CERTIFIED = range(4)
 
 
 class Pruning:
@@ -165,7 +160,7 @@ class Pruning:
         while self.phase == SHARES:
             n = int(self.kept.sum())
             if self.share < SMALLEST_SHARE or n <= floor:
-                self.phase = GREEDY
+                self.phase = SHRINK
                 self.note()
                 return
             self.say("shares of all edges")
@@ -180,74 +175,29 @@ class Pruning:
                 self.share /= 2
 
     def to_budget(self) -> None:
-        """The cheapest go until the budget is spent."""
-        if self.phase == GREEDY:
-            self.greedy(self.budget)
+        """Smaller shares go until the budget is spent."""
+        if self.phase == SHRINK:
+            self.shrink(self.budget)
             self.phase = CERTIFY
             self.note()
 
-    def greedy(self, limit: float, *, floor: int = 0) -> None:
-        """The edges and components that cost least for each edge lost go first, while the distance stays in the limit.
-
-        Only those are measured that cost least by the quadratic model.
-        """
+    def shrink(self, limit: float, *, floor: int = 0) -> None:
+        """Shares of all edges go by the quadratic model while the distance stays in the limit."""
+        share, model = LAST_SHARE, None
         while (n := int(self.kept.sum())) > floor:
-            self.say("the cheapest edges")
-            model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
-            ahead = max(LEAST_AHEAD, int(LOOK_AHEAD * n))
-            cheapest, bar = self._cheapest(model, ahead, n - floor)
-            if not cheapest or not self._take_cheapest(cheapest, bar, limit, max(1, int(AT_ONCE * n)), n - floor):
-                return
-            self.note()
-
-    def _cheapest(self, model: Quadratic, ahead: int, most: int) -> tuple[list[_Priced], float]:
-        """The cheapest edges and components, measured now, cheapest first; and the price of the next, not measured.
-
-        Args:
-            most: edges that may be lost.
-        """
-        self.rise.flat[model.edges] = model.alone
-        units: list[tuple[float, Group]] = [
-            (rise, model.edges[i : i + 1]) for i, rise in enumerate(model.alone.tolist())
-        ]
-        for source in np.flatnonzero(self.kept.any(axis=0)).tolist():
-            columns = np.flatnonzero(model.edges % self.graph.n_sources == source)
-            if source >= self.graph.n_inputs and len(columns) > 1:
-                group = model.edges[columns]
-                units.append((model.together(columns) / len(self._lost(group)), group))
-        units.sort(key=lambda unit: unit[0])
-        now = [group for _, group in units[:ahead]]
-        priced, nothing = list[_Priced](), NOTHING * self.budget / len(model.edges)
-        for group, rise in zip(now, self._rises(now).tolist(), strict=True):
-            if len(group) == 1:
-                self.rise.flat[group] = rise
-            lost = len(self._lost(group))
-            if lost <= most:
-                priced.append(_Priced(rise / lost if rise > 0 else rise, rise, lost, group))
-        priced.sort(key=lambda unit: max(unit.price, nothing))  # the others stay in the model's order
-        return priced, units[ahead][0] if ahead < len(units) else math.inf
-
-    def _take_cheapest(self, priced: list[_Priced], bar: float, limit: float, at_once: int, most: int) -> bool:
-        """Let go as many of the cheapest at once as cost little more together than alone; whether any went."""
-        good = [unit for unit in priced if unit.price <= max(bar, priced[0].price, 0.0)]
-        lost = np.cumsum([unit.lost for unit in good])
-        count = max(1, int((lost <= min(at_once, most)).sum()))
-        n, left = int(self.kept.sum()), limit - self.search.distance
-        while count > 1:
-            group = np.unique(np.concatenate([unit.group for unit in good[:count]]))
-            rise = self.search.distance_without(group) - self.search.distance
-            rises = sum(unit.rise for unit in good[:count])
-            part = left * lost[count - 1] / n if np.isfinite(limit) else NOTHING * self.budget / n
-            if rise <= min(left, max(JOINT * rises, part)):
+            self.say("shares within the budget")
+            if model is None:
+                model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
+                self.rise.flat[model.edges] = model.alone
+            group = np.sort(model.goes(min(max(1, int(share * n)), n - floor)))
+            if self.search.distance_without(group) <= limit:
                 self._take(group)
-                return True
-            count //= 2
-        fitting = [unit for unit in priced if self.search.distance + unit.rise <= limit]
-        if not fitting:
-            return False
-        first = fitting[0] if fitting[0] is priced[0] else max(fitting, key=lambda unit: (unit.lost, -unit.rise))
-        self._take(first.group)
-        return True
+                model = None
+                self.note()
+            elif share > SMALLEST_SHARE and len(group) > 1:
+                share /= 2
+            else:
+                return
 
     # ---- certifying --------------------------------------------------------------------------------------------
 
@@ -397,12 +347,3 @@ class Pruning:
     def _note_distance(self, kept: BoolArray, distance: float) -> None:
         n = int(kept.sum())
         self.distances[n] = min(self.distances[n], distance)
-
-
-class _Priced(NamedTuple):
-    """A group that may go, as it was measured: its price, rise over the edges lost with it (or a fall as it is)."""
-
-    price: float
-    rise: float
-    lost: int
-    group: Group
