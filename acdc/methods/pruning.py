@@ -1,8 +1,8 @@
 """A circuit that is pruned from coarse to fine, with every decision measured and every circuit on the way kept in mind.
 
 What goes is proposed by a quadratic model of the distance around the circuit as it is, and tested exactly before it
-goes: shares of all edges while they are cheap, then smaller ones until the budget is spent. At last every edge is tested
-alone. A group's loss is counted with what dangles without it.
+goes: shares of all edges while they are cheap, then smaller ones until the budget is spent. At last every edge is
+tested alone. A group's loss is counted with what dangles without it.
 """
 
 from __future__ import annotations

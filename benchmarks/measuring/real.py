@@ -170,6 +170,7 @@ def _cuts(model: Model, data: Dataset, method: str, resume: Path) -> tuple[dict[
         )
         if goes_on:
             cost = dataclasses.replace(cost, seconds=np.nan, processor_seconds=np.nan, forward=0, backward=0)
+        assert found.scores is not None
         order = found.scores.order
         return {FRONT: found.scores.sizes() if order is None else order}, cost
     scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
