@@ -160,7 +160,7 @@ class Pruning:
         while self.phase == SHARES:
             n = int(self.kept.sum())
             if self.share < SMALLEST_SHARE or n <= floor:
-                self.phase = SHRINK
+                self.phase, self.share = SHRINK, LAST_SHARE
                 self.note()
                 return
             self.say("shares of all edges")
@@ -183,19 +183,19 @@ class Pruning:
 
     def shrink(self, limit: float, *, floor: int = 0) -> None:
         """Shares of all edges go by the quadratic model while the distance stays in the limit."""
-        share, model = LAST_SHARE, None
+        model: Quadratic | None = None
         while (n := int(self.kept.sum())) > floor:
             self.say("shares within the budget")
             if model is None:
                 model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
                 self.rise.flat[model.edges] = model.alone
-            group = np.sort(model.goes(min(max(1, int(share * n)), n - floor)))
+            group = np.sort(model.goes(min(max(1, int(self.share * n)), n - floor)))
             if self.search.distance_without(group) <= limit:
                 self._take(group)
                 model = None
                 self.note()
-            elif share > SMALLEST_SHARE and len(group) > 1:
-                share /= 2
+            elif self.share > SMALLEST_SHARE and len(group) > 1:
+                self.share /= 2
             else:
                 return
 
@@ -210,7 +210,7 @@ class Pruning:
         while self.phase == CERTIFY:
             self._certify()
             if self.kept.sum() > swaps or not self._swap():
-                self.phase, self.circuit = CERTIFIED, self.kept.copy()
+                self.phase, self.share, self.circuit = CERTIFIED, LAST_SHARE, self.kept.copy()
                 self.without = np.where(self.kept, self.search.without - self.search.value, 0.0)
             self.note()
 
@@ -245,11 +245,11 @@ class Pruning:
         most = max(1, int(AT_ONCE * self.kept.sum()))
         count = int((self.search.distance + sums[:most] <= self.budget).sum())
         while count > 1:
-            group, alone = tested[:count], float(sums[count - 1])
-            distance = self.search.distance_without(np.sort(group))
+            group, alone = np.sort(tested[:count]), float(sums[count - 1])
+            distance = self.search.distance_without(group)
             little = JOINT * alone if alone > 0 else alone / JOINT
             if distance <= self.budget and distance - self.search.distance <= little:
-                return np.sort(group)
+                return group
             count //= 2
         return tested[:count]
 

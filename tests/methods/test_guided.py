@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
-from acdc.graph import BoolArray, FloatArray
+from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods import guided as module
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided
+from acdc.methods.pruning import CERTIFIED, CERTIFY, SHARES, SHRINK, Pruning
 from acdc.metrics import OUTCOMES
 
 SLACK = 1e-9  # of rounding, as a share of the budget
@@ -172,6 +174,58 @@ def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 # ---- scores inside a circuit ------------------------------------------------------------------------------------
+
+
+class Notes:
+    """A resume file that keeps all that was noted, or goes on from one note."""
+
+    def __init__(self, first: dict[str, Any] | None = None) -> None:
+        self.first, self.noted = first or {}, list[dict[str, Any]]()
+
+    def load(self, expected: object, *, endless: object = ()) -> dict[str, Any]:
+        return self.first
+
+    def save(self, **arrays: Any) -> None:
+        self.noted.append({name: np.atleast_1d(np.array(array)) for name, array in arrays.items()})
+
+
+def test_from_every_note_the_search_ends_the_same() -> None:
+    problem, _, _ = make("llama")
+    notes: Any = Notes()
+    whole = guided(dataclasses.replace(problem, resume=notes), faithfulness=0.9)
+    phases = [int(note["numbers"][0]) for note in notes.noted]
+    assert set(phases) == {SHARES, SHRINK, CERTIFY, CERTIFIED}
+    some = [i for i, phase in enumerate(phases) if phase == SHRINK or phase != phases[i - 1]]
+    for note in [notes.noted[i] for i in some]:
+        again: Any = Notes(note)
+        found = guided(dataclasses.replace(problem, resume=again), faithfulness=0.9)
+        np.testing.assert_array_equal(found.kept, whole.kept)
+        np.testing.assert_allclose(found.order, whole.order)
+
+
+@pytest.mark.parametrize(
+    ("together", "expected"),
+    [
+        ({3: 0.36}, [0, 1, 2]),  # little more than the .3 of all three
+        ({3: 0.5, 1: 0.1}, [0]),  # far more, so that only the cheapest goes
+        ({3: 0.36, "budget": 0.05}, []),
+    ],
+)
+def test_tested_edges_go_together_if_that_costs_little_more(
+    together: dict[Any, float], expected: list[int]
+) -> None:
+    pruning = object.__new__(Pruning)
+    pruning.budget, pruning.rise = together.get("budget", 1.0), np.array([[0.1, 0.1, 0.1, 3.0]])
+
+    class Search:
+        distance, kept = 0.0, np.ones(60, dtype=bool)
+
+        def distance_without(self, group: IntArray) -> float:
+            return together[len(group)]
+
+    search: Any = Search()
+    pruning.search = search
+    assert pruning._fitting(np.arange(4)).tolist() == expected
 
 
 def test_scores_in_the_full_circuit_are_eap() -> None:
