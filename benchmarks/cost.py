@@ -57,25 +57,27 @@ def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else watch.peak
     runs: list[tuple[float, float]] = []
     while not runs or (len(runs) < 3 and sum(seconds for seconds, _ in runs) < SHORT):
-        _synchronize(device)
-        start, processor = time.perf_counter(), time.process_time()
-        with count_seconds() as checking:
-            result = compute()
-        _synchronize(device)
-        runs.append((time.perf_counter() - start - checking.total, time.process_time() - processor))
+        result, seconds, processor_seconds = _timed(compute, device)
+        runs.append((seconds, processor_seconds))
     seconds, processor_seconds = min(runs)
     return result, Cost(seconds, peak, passes.forward, passes.backward, watch.flops, processor_seconds)
 
 
 def measure_once(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:
     """The same for work too long to be run twice: not watched, so that bytes and operations are not known (0)."""
+    with count_passes() as passes:
+        result, seconds, processor_seconds = _timed(compute, device)
+    return result, Cost(seconds, 0, passes.forward, passes.backward, 0, processor_seconds)
+
+
+def _timed(compute: Callable[[], T], device: torch.device) -> tuple[T, float, float]:
+    """The result, and its seconds by the wall clock and of all threads."""
     _synchronize(device)
     start, processor = time.perf_counter(), time.process_time()
-    with count_passes() as passes, count_seconds() as checking:
+    with count_seconds() as checking:
         result = compute()
     _synchronize(device)
-    seconds = time.perf_counter() - start - checking.total
-    return result, Cost(seconds, 0, passes.forward, passes.backward, 0, time.process_time() - processor)
+    return result, time.perf_counter() - start - checking.total, time.process_time() - processor
 
 
 def count_operations(compute: Callable[[], T]) -> tuple[T, int]:

@@ -85,12 +85,6 @@ class Quadratic:
         own = 0.5 * DAMPING * np.square(self.effects).sum(0)
         return self.linear + own + ATTRIBUTED * self.attributed
 
-    def together(self, columns: IntArray) -> float:
-        """What the edges in these places of `edges` cost together."""
-        effects = self.effects[:, columns]
-        between = np.square(effects.sum(1)).sum() - np.square(effects).sum()
-        return float(self.alone[columns].sum() + 0.5 * between)
-
     def goes(self, count: int) -> IntArray:
         """Flat indices of so many edges that may go together at least cost, cheapest first."""
         left = np.ones(len(self.edges), dtype=bool)

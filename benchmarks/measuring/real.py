@@ -120,7 +120,7 @@ def compute(model: Model, task: str, method: str, *, size: int, resume: Path) ->
     data = acdc.tasks.load(task, size=size).prepare(model)
     assert data.held_out is not None
     graph = model.graph()
-    cuts, cost = _cuts(model, data, method, resume)
+    cuts, cost = _cuts(model, data, method, int(SHARES[0] * graph.n_edges), resume)
     circuits = [
         selection.top_pruned(graph, sizes, int(share * graph.n_edges))
         for sizes in cuts.values()
@@ -161,10 +161,16 @@ def compute(model: Model, task: str, method: str, *, size: int, resume: Path) ->
     )  # fmt: skip
 
 
-def _cuts(model: Model, data: Dataset, method: str, resume: Path) -> tuple[dict[str, FloatArray], Cost]:
-    """What edges are ranked by, `[n_destinations, n_sources]`, by aggregate; and what it took."""
+def _cuts(
+    model: Model, data: Dataset, method: str, fewest: int, resume: Path
+) -> tuple[dict[str, FloatArray], Cost]:
+    """What edges are ranked by, `[n_destinations, n_sources]`, by aggregate; and what it took.
+
+    Args:
+        fewest: edges that a search goes down to.
+    """
     if get_method(method).score is None:
-        fewest, goes_on = int(SHARES[0] * model.graph().n_edges), resume.exists()
+        goes_on = resume.exists()
         found, cost = measure_once(
             lambda: acdc.discover(model, data, method, metric="kl", edges=fewest, resume=resume), model.device
         )
