@@ -30,6 +30,7 @@ from acdc.methods import (
     get_method,
 )
 from acdc.methods.method import refuse_metric
+from acdc.methods.signs import signs_are
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
@@ -251,6 +252,7 @@ def _scores(
         absolute=None if absolute is None else units.spread(absolute),
         rms=None if rms is None else units.spread(rms),
         unit=problem.unit,
+        signs=signs_are(get_method(method), problem.outcome),
     )
     if searched is None:
         return scores

@@ -25,6 +25,22 @@ def checked_array(
     return array.astype(dtype, copy=False)
 
 
+def checked_front(given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """A search's front, its shape checked; nobody can write to it."""
+    front = np.array(given, dtype=np.float64)
+    if front.ndim != 2 or front.shape[1] != 2 or not np.isfinite(front).all():
+        raise AcdcError(f"expected a front of pairs of numbers, got an array of shape {list(front.shape)}")
+    return frozen(front)
+
+
+def checked_removal(given: npt.ArrayLike, graph: Graph) -> npt.NDArray[Any]:
+    """Effects of removal, NaN where they were not measured; nobody can write to them."""
+    removal = checked_array(given, graph.valid.shape, np.float64, "effects of removal", "destinations, sources")
+    if np.isinf(removal).any():
+        raise AcdcError("some effects of removal are infinite")
+    return frozen(removal.copy())
+
+
 def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
     """Say, two calls up, that there are fewer edges than were asked for, and why."""
     kept = int(edges.sum())

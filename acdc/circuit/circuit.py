@@ -11,15 +11,16 @@ import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from acdc.circuit import folder as files
 from acdc.circuit import selection
-from acdc.circuit.checks import checked_array, frozen, other_graph, warn_of_size
+from acdc.circuit.checks import checked_array, checked_front, checked_removal, frozen, other_graph, warn_of_size
 from acdc.circuit.convert import frame, scored_network
+from acdc.circuit.folder import SignsAre
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, Unit, Units, units_of
@@ -50,6 +51,7 @@ class Scores(Shown):
         removal: `[n_destinations, n_sources]`: how much worse the metric gets when an edge alone is removed from the
             circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
         unit: what was scored, "edge" or "node". An edge has the score of its unit; node scores are in `nodes` too.
+        signs: what the signs of `values` are (`acdc.methods.signs`); None, of older files: as the method's record says.
     """
 
     graph: Graph
@@ -63,6 +65,7 @@ class Scores(Shown):
     unit: Unit = "edge"
     order: Float64[FloatArray, "destination source"] | None = None
     front: Float64[FloatArray, "point 2"] | None = None
+    signs: SignsAre | None = None
 
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
@@ -78,22 +81,17 @@ class Scores(Shown):
             if name != "values" and (values < 0).any():
                 raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
             object.__setattr__(self, name, frozen(values))
+        if self.signs is not None and self.signs not in get_args(SignsAre):
+            raise unknown("kind of signs", str(self.signs), get_args(SignsAre))
         if self.front is not None:
-            front = np.asarray(self.front, dtype=np.float64)
-            if front.ndim != 2 or front.shape[1] != 2 or not np.isfinite(front).all():
-                raise AcdcError(f"expected a front of pairs of numbers, got an array of shape {list(front.shape)}")
-            object.__setattr__(self, "front", frozen(front.copy()))
+            object.__setattr__(self, "front", checked_front(self.front))
         if self.nodes is not None:
             nodes = checked_array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
             if not np.isfinite(nodes).all():
                 raise AcdcError("some node scores are NaN or infinite")
             object.__setattr__(self, "nodes", frozen(nodes.copy()))
         if self.removal is not None:
-            shape = self.graph.valid.shape
-            removal = checked_array(self.removal, shape, np.float64, "effects of removal", "destinations, sources")
-            if np.isinf(removal).any():
-                raise AcdcError("some effects of removal are infinite")
-            object.__setattr__(self, "removal", frozen(removal.copy()))
+            object.__setattr__(self, "removal", checked_removal(self.removal, self.graph))
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -465,7 +463,8 @@ class Circuit(Shown):
             unit, made = saved.unit, saved.scores_provenance
             circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance, unit=unit)
             if saved.arrays:
-                scores = Scores(saved.graph, method=saved.method, provenance=made, **saved.arrays, unit=unit)
+                fields: dict[str, Any] = {**saved.arrays, "unit": unit, "signs": saved.signs}
+                scores = Scores(saved.graph, method=saved.method, provenance=made, **fields)
                 circuit = cls(saved.graph, circuit.edges, scores, saved.provenance, unit)
             saved.check(circuit._node_scores(), circuit.edge_scores())
         except AcdcError as error:
@@ -478,7 +477,7 @@ class Circuit(Shown):
             return files.Saved(*known, unit=self.unit)
         found = {name: getattr(scores, name) for name in files.ARRAYS}
         arrays = {name: array for name, array in found.items() if array is not None}
-        return files.Saved(*known, arrays, scores.method, scores.provenance, unit=self.unit)
+        return files.Saved(*known, arrays, scores.method, scores.provenance, unit=self.unit, signs=scores.signs)
 
     def _node_scores(self) -> dict[str, float | None]:
         """Score of each component of the circuit by name; None where the method gives none."""

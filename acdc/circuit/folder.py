@@ -43,6 +43,9 @@ _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
 ARRAYS = ("values", "nodes", "removal", "absolute", "rms", "order", "front")
 """Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.3."""
+SignsAre = Literal["measured", "estimated", "none"]
+"""What the signs of scores are: measured by removing each edge from the full model, a first-order estimate of that, or
+nothing that says whether an edge helps."""
 _GRAPH = pydantic.TypeAdapter(Graph)
 _LARGEST = 2**30
 """Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""
@@ -51,11 +54,12 @@ _LARGEST_HEADER = 100_000
 
 
 class ScoresFile(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """Where the scores are, and how to tell that they are these."""
+    """Where the scores are, how to tell that they are these, and what their signs are (null in older files)."""
 
     file: Literal["scores.safetensors"] = "scores.safetensors"
     method: str
     provenance: Provenance
+    signs: SignsAre | None = None
     sha256: str
 
 
@@ -92,6 +96,7 @@ class Saved:
         method, scores_provenance: of the scores.
         what: the file it was read from, for messages.
         unit: what one switch of it is.
+        signs: of the scores.
     """
 
     graph: Graph
@@ -103,6 +108,7 @@ class Saved:
     scores_provenance: Provenance = dataclasses.field(default_factory=Provenance)
     what: str = ""
     unit: Unit = "edge"
+    signs: SignsAre | None = None
 
     def check(self, nodes: Mapping[str, float | None], edges: Mapping[str, float | None]) -> None:
         """Refuse a file that says otherwise than the circuit that was made of it, which has these nodes and edges.
@@ -175,7 +181,9 @@ def write(saved: Saved, folder: Path) -> None:
     if saved.arrays:
         content = safetensors.numpy.save(dict(saved.arrays))
         digest = hashlib.sha256(content).hexdigest()
-        stored = ScoresFile(method=saved.method, provenance=saved.scores_provenance, sha256=digest)
+        stored = ScoresFile(
+            method=saved.method, provenance=saved.scores_provenance, signs=saved.signs, sha256=digest
+        )
     write_atomically(folder / SCORES, content)
     fields = header(saved.graph, saved.provenance, saved.unit)
     record = CircuitFile(**fields, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored)
@@ -203,7 +211,8 @@ def load(folder: str | Path) -> Saved:
         arrays = _arrays(record.scores, graph, placed(folder, SCORES))
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None
-    return Saved(graph, *known, arrays, record.scores.method, record.scores.provenance, what, record.units)
+    made = record.scores
+    return Saved(graph, *known, arrays, made.method, made.provenance, what, record.units, made.signs)
 
 
 def _validated(value: Any, what: str) -> CircuitFile:

@@ -82,6 +82,22 @@ def scored(method: str = "eap", metric: str = "logit-difference", **fields: Any)
     return Circuit(graph, edges, Scores(graph, values, method, Provenance(metric=metric), **fields))
 
 
+@pytest.mark.parametrize("metric", ["projection", "l2"])
+@pytest.mark.parametrize("method", ["eap-ig", "exact", "random"])
+def test_scores_say_what_their_signs_are_as_the_records_do(method: str, metric: str, tmp_path: Any) -> None:
+    scores = acdc.score(acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", size=4, metric=metric), method)
+    first_order = "estimated" if metric == "projection" else "none"
+    assert scores.signs == {"exact": "measured", "random": "none"}.get(method, first_order)
+    circuit = Circuit(scores.graph, scores.graph.valid, scores)
+    again = Circuit.load(circuit.save(tmp_path / "run"))
+    assert again.scores is not None
+    assert again.scores.signs == scores.signs
+    silent = dataclasses.replace(circuit, scores=dataclasses.replace(scores, signs=None))  # as older files are
+    for other in (again, silent):
+        assert edge_signs(other).source == edge_signs(circuit).source
+        np.testing.assert_array_equal(edge_signs(other).values, edge_signs(circuit).values)
+
+
 @pytest.mark.parametrize("metric", [name for name, outcome in OUTCOMES.items() if outcome.differentiable])
 @pytest.mark.parametrize("method", ["eap-ig", "guided"])
 def test_first_order_says_nothing_of_a_distance(method: str, metric: str) -> None:

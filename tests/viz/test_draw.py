@@ -271,12 +271,17 @@ def test_texts_are_within_the_picture(circuit: Circuit, style: Style) -> None:
             assert text.x + drawn.get_extents().width < diagram.left + diagram.width, text.text
 
 
-def test_drawing_and_exporting_take_no_torch() -> None:
+@pytest.mark.parametrize("made", ["measured", "ranked"])
+def test_drawing_and_exporting_take_no_torch(made: str, tmp_path: Path) -> None:
     """Half of what a command costs that only looks at a circuit would be its import."""
     run = Path(__file__).parents[1] / "circuit" / "version-1.1" / "run"
+    if made == "ranked":
+        graph = Graph(1, 2)
+        values = np.where(graph.valid, np.arange(graph.valid.size).reshape(graph.valid.shape) - 3.0, 0.0)
+        run = Scores(graph, values, "eap-ig", signs="estimated").top(6).save(tmp_path / "run")
     script = (
         "import sys; from acdc import Circuit, formats, viz; c = Circuit.load(sys.argv[1]); viz.draw(c); "
-        "formats.export(c, 'csv'); assert not {'torch', 'transformers'} & {*sys.modules}"
+        "viz.write_page(c); formats.export(c, 'csv'); assert not {'torch', 'transformers'} & {*sys.modules}"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, run], capture_output=True, text=True, check=False

@@ -22,7 +22,7 @@ from acdc.cli import main as cli
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.viz.layout import Spacing, place
-from acdc.viz.page import bundle, findings, investigate, page_sizes, write_page
+from acdc.viz.page import bundle, investigate, measuring, page_sizes, write_page
 
 FOLDER = Path(bundle.__file__).parent
 GRAPH = Graph(2, 2)
@@ -65,6 +65,15 @@ def scored(graph: Graph = GRAPH, seed: int = 0, **provenance: Any) -> Circuit:
     made = Provenance(**{"model": "m", "task": "t", "method": "eap"} | provenance)
     values = np.random.default_rng(seed).normal(size=graph.valid.shape)
     return Scores(graph, values, made.method, made).top(20, select="greedy")
+
+
+def test_a_ranking_of_nodes_is_not_cut_by_edges() -> None:
+    values = np.where(GRAPH.valid, np.arange(GRAPH.n_sources, dtype=float) + 1, 0.0)
+    circuits = {unit: Scores(GRAPH, values, "exact", unit=unit).top(8) for unit in ("edge", "node")}  # type: ignore[arg-type]
+    shown = {c["name"]: c for c in data_of(write_page(circuits).content)["circuits"]}
+    assert shown["edge"]["order"] is not None
+    assert shown["node"]["order"] is None
+    assert shown["node"]["unit"] == "node"
 
 
 def test_edges_scores_and_ranks_are_those_of_the_circuit() -> None:
@@ -206,7 +215,7 @@ def test_sizes() -> None:
 
 
 def test_a_large_model_has_fewer_edges_removed_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "_MULTIPLICATIONS", 1.0)
+    monkeypatch.setattr(measuring, "_MULTIPLICATIONS", 1.0)
     model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse")
     circuit = acdc.discover(model, task, "eap-ig", edges=30)
     found = investigate(model, task, {"eap-ig": circuit}, sizes=[], examples=1)

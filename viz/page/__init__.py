@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
@@ -14,9 +15,20 @@ from acdc.graph import BoolArray
 from acdc.store.writing import write_atomically
 from acdc.viz.page.bundle import Page, make_html
 from acdc.viz.page.data import page_data
-from acdc.viz.page.findings import Findings, investigate, page_sizes
+from acdc.viz.page.findings import Findings
+
+if TYPE_CHECKING:
+    from acdc.viz.page.measuring import investigate, page_sizes
 
 __all__ = ["Findings", "Page", "investigate", "page_sizes", "write_page"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("investigate", "page_sizes"):
+        raise AttributeError(f"module 'acdc.viz.page' has no attribute {name!r}")
+    from acdc.viz.page import measuring  # takes the model, and writing a page does not
+
+    return getattr(measuring, name)
 
 
 def write_page(

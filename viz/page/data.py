@@ -9,21 +9,22 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from acdc.circuit import Circuit
 from acdc.circuit.selection import rank_needed
-from acdc.evaluation.curve import Curve
 from acdc.evaluation.published import published
 from acdc.graph import Graph, IntArray, Node, split_destination
-from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 from acdc.methods.signs import edge_signs, signs_of
-from acdc.metrics import faithfulness
 from acdc.viz.layout import rows_of
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
+
+if TYPE_CHECKING:
+    from acdc.evaluation.curve import Curve
+    from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 
 VERSION = 2
 MOST_EDGES = 120_000
@@ -153,6 +154,7 @@ def _circuit(
     }
     return {
         "name": name,
+        "unit": circuit.unit,
         "kept": _packed(number[np.flatnonzero(circuit.edges[graph.valid])], "<u4"),
         "asked": _asked(circuit),
         "scores": scores,
@@ -204,6 +206,8 @@ def _measured(circuit: Circuit, effects: RemovalEffects | None) -> dict[str, Any
     found = {key: value for key, value in circuit.provenance.measured.items() if key in wanted and _known(value)}
     if "faithfulness" in found or effects is None or effects.full == effects.empty:
         return found
+    from acdc.metrics import faithfulness  # which takes torch, as effects did
+
     share = faithfulness(effects.circuit, full=effects.full, empty=effects.empty)
     return {"faithfulness": share, "n_prompts": effects.n_prompts, "prompts": effects.prompts}
 

@@ -60,7 +60,11 @@ export class Sizebar {
   /** What is known of the circuit at its size. */
   says(view, n, ranked) {
     const parts = [];
-    if (!ranked) parts.push(el("div", {}, "There is no ranking to make it larger or smaller by."));
+    if (!ranked) {
+      const ofNodes = view.a.unit !== "edge";
+      const why = ofNodes ? `A circuit of ${view.a.unit}s, as it was found.` : "There is no ranking to make it larger or smaller by.";
+      parts.push(el("div", {}, why));
+    }
     if (n !== null && ranked && view.edgesA !== n) {
       parts.push(el("div", {}, `${count(view.edgesA)} left; the others are on no path`));
     }
