@@ -169,7 +169,9 @@ class AttentionStage(Stage):
     def ends(self, trace: Trace) -> list[Tensor]:
         return list(trace.raw[self.sublayer.layer])
 
-    def gradients(self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor) -> None:
+    def gradients(
+        self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor, *, frozen: bool = False
+    ) -> None:
         """In closed form, from the gradient g of the projections.
 
         All heads read one residual stream, so what is missing is only the way back through each head's weights W and
@@ -179,15 +181,18 @@ class AttentionStage(Stage):
             ∂metric/∂x_d = (1/σ) (h − mean(h) − x̂ · mean(h ⊙ x̂)),   h = γ ⊙ Wᵀ g   (RMSNorm: without mean(h))
 
         where γ and the centring are folded into W, and mean(h ⊙ x̂) is g · (projection − its constant part) / d_model.
+        Where σ is a constant, the last term is none.
         """
         index = self.sublayer.layer
         x, first = trace.attention_input[index][0, :, start:], self.sublayer.every_port.start
         for g, raw, (name, ports) in zip(given, trace.raw[index], self.sublayer.ports.items(), strict=True):
             own = out[ports.start - first : ports.stop - first]
-            _at_residual(self.attention, name, x, g[:, 0, :, start:], raw[:, 0, :, start:], out=own)
+            _at_residual(self.attention, name, x, g[:, 0, :, start:], raw[:, 0, :, start:], out=own, frozen=frozen)
 
 
-def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor, *, out: Tensor) -> None:
+def _at_residual(
+    attention: Attention, port: str, x: Tensor, g: Tensor, raw: Tensor, *, out: Tensor, frozen: bool
+) -> None:
     """Gradient at each head's residual input, from the gradient at its projection, into `out` `[H, B, W, D]`.
 
     Args:
@@ -204,13 +209,15 @@ def _at_residual(attention: Attention, port: str, x: Tensor, g: Tensor, raw: Ten
     if norm.centred:
         weight = weight - weight.mean(-1, keepdim=True)
     inverse = norm.inverse_scale(x)  # [B, W, 1]
+    scaled = g * inverse.to(g.dtype)
+    torch.bmm(scaled.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
+    if frozen:
+        return
     centre = x - x.mean(-1, keepdim=True) if norm.centred else x
     normalised = (centre * inverse).to(g.dtype)
     zero = forward.raw_projection(attention, port, norm.module(torch.zeros_like(x[:1, :1]))[None, None])
     constant = forward.per_head(attention, zero)[:, 0]  # [H, 1, 1, d_head]
-    scaled = g * inverse.to(g.dtype)
     along = (scaled * (raw - constant)).sum(-1, keepdim=True) / x.shape[-1]  # [H, B, W, 1]
-    torch.bmm(scaled.reshape(H, B * W, d_head), weight, out=out.view(H, B * W, -1))
     out.addcmul_(normalised, along, value=-1)
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.model import forward
+from acdc.model.architecture import Decomposition
 from acdc.model.forward import Context
 from acdc.model.model import Model
-from acdc.model.trace import Outputs, Trace, whole_run
+from acdc.model.trace import Added, Outputs, Trace, whole_run
 from acdc.tasks.prompts import Prompts
 
 
@@ -37,16 +38,21 @@ def plain_run(
     x: Tensor | None = None,
     instead: Outputs | None = None,
     ungrouped: bool = False,
+    added: Added | None = None,
+    decomposition: Decomposition | None = None,
 ) -> tuple[Context, Trace]:
     """Run the model.
 
     Args:
         corrupted: on the corrupted prompts, not on the clean ones.
         x: `[1, B, T, D]` in place of the embedding.
-        instead, ungrouped: as for `whole_run`.
+        instead, ungrouped, added: as for `whole_run`.
+        decomposition: in place of the model's own (`acdc.model.backward`).
     """
     context = full_context(model, prompts, corrupted=corrupted)
-    return context, whole_run(model.decomposition, context, x, instead=instead, ungrouped=ungrouped)
+    return context, whole_run(
+        decomposition or model.decomposition, context, x, instead=instead, added=added, ungrouped=ungrouped
+    )
 
 
 def embedded(

@@ -175,11 +175,14 @@ class Stage(abc.ABC):
         """Where gradients are taken in an ungrouped plain run."""
 
     @abc.abstractmethod
-    def gradients(self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor) -> None:
+    def gradients(
+        self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor, *, frozen: bool = False
+    ) -> None:
         """Gradients at the residual inputs of all ports, `[port, B, W, D]`, into `out`.
 
         Args:
             given: those at `ends`.
+            frozen: the scale of the norm before the ports is a constant.
         """
 
 
@@ -211,5 +214,7 @@ class WholeStage(Stage):
     def ends(self, trace: Trace) -> list[Tensor]:
         return [self.read(trace)]
 
-    def gradients(self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor) -> None:
+    def gradients(
+        self, trace: Trace, given: Sequence[Tensor], start: int, out: Tensor, *, frozen: bool = False
+    ) -> None:
         out[:] = given[0][0, :, start:]

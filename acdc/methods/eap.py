@@ -1,32 +1,107 @@
-"""Edge attribution patching: EAP, and what takes its gradients elsewhere (EAP-IG, clean-corrupted).
+"""Edge attribution patching: EAP, and what takes its gradients elsewhere or lets them flow back otherwise.
 
-All three are means of one first-order score (`attribution`) over places between the corrupted and the clean prompt.
+All are one first-order score (`attribution`), a choice of where its gradient is taken (`places`) and of how that flows
+back (`acdc.model.backward`). Each place is a method with an option `backward`; RelP and GIM are EAP with theirs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
+from acdc.graph import Units
 from acdc.methods.aggregates import Estimates
-from acdc.methods.attribution import STEPS, attribution, path
+from acdc.methods.attribution import STEPS, attribute, path, summed
 from acdc.methods.method import Method, estimates_of
+from acdc.methods.places import along_gradients, conductance, on_activations
+from acdc.metrics import Outcome
+from acdc.model.backward import Backward, Flow, Rule, rule_of
+
+Attribute = Callable[[Patching, Outcome, int, Flow], Tensor]
+"""`(patching, outcome, prompts before these, flow)` to scores `[prompt, n_ports, n_sources]`."""
 
 
-def _attribution(problem: Problem, alphas: list[float]) -> Estimates:
-    batches = problem.batches("gradients")
-    total, _ = attribution(problem.outcome, batches, problem.units, alphas=alphas, progress=problem.progress)
+def attributed(problem: Problem, place: Attribute, rule: Rule, *, units: Units | None = None) -> Estimates:
+    """Estimates of each unit (None: the problem's own) by the gradient at a place that flows back by a rule."""
+    flow = Flow(problem.model, rule)
+
+    def scores_of(patching: Patching, first: int) -> Tensor:
+        return place(patching, problem.outcome, first, flow)
+
+    total, _ = summed(scores_of, problem.batches("gradients"), units or problem.units, progress=problem.progress)
     return estimates_of(problem, total)
 
 
-def _eap(problem: Problem) -> Estimates:
-    return _attribution(problem, [1.0])
+def straight(alphas: list[float]) -> Attribute:
+    """On the straight line from the corrupted (0) to the clean embedding (1)."""
+
+    def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
+        return attribute(patching, outcome, alphas=alphas, first=first, flow=flow)
+
+    return place
 
 
-def _eap_ig(problem: Problem, *, steps: int = STEPS) -> Estimates:
-    return _attribution(problem, path(steps))
+def _eap(problem: Problem, *, backward: Backward = "plain") -> Estimates:
+    return attributed(problem, straight([1.0]), rule_of(backward))
 
 
-def _clean_corrupted(problem: Problem) -> Estimates:
-    return _attribution(problem, [0.0, 1.0])
+def _eap_ig(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+    return attributed(problem, straight(path(steps)), rule_of(backward))
+
+
+def _clean_corrupted(
+    problem: Problem, *, ends: Literal["both", "corrupted"] = "both", backward: Backward = "plain"
+) -> Estimates:
+    return attributed(problem, straight([0.0, 1.0] if ends == "both" else [0.0]), rule_of(backward))
+
+
+def _eap_ig_activations(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+    path(steps)
+
+    def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
+        return on_activations(patching, outcome, first, flow, steps=steps)
+
+    return attributed(problem, place, rule_of(backward))
+
+
+def _eap_gp(
+    problem: Problem, *, steps: int = STEPS, length: float = 1.0, backward: Backward = "plain"
+) -> Estimates:
+    path(steps)
+    if not 0 < length < float("inf"):
+        raise AcdcError(f"expected the length of a step to be above 0, got {length}")
+
+    def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
+        return along_gradients(patching, outcome, first, flow, steps=steps, length=length)
+
+    return attributed(problem, place, rule_of(backward))
+
+
+def _conductance(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+    path(steps)
+
+    def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
+        return conductance(patching, outcome, first, flow, steps=steps)
+
+    return attributed(problem, place, rule_of(backward))
+
+
+def _relp(problem: Problem, *, frozen_attention: bool = False) -> Estimates:
+    return attributed(problem, straight([1.0]), rule_of("relp", frozen_attention=frozen_attention))
+
+
+def _gim(problem: Problem, *, temperature: float = 2.0, gates: bool | None = None) -> Estimates:
+    if not 0 < temperature < float("inf"):
+        raise AcdcError(f"expected a temperature above 0, got {temperature}")
+    rule = rule_of("gim", temperature=temperature, gates=gates is not False)
+    if gates is not None and not Flow(problem.model, rule).gated:
+        raise AcdcError(f"gates={gates} is of gated MLPs, and {problem.model.name} has none; leave it out")
+    return attributed(problem, straight([1.0]), rule)
 
 
 EAP = Method(
@@ -47,6 +122,15 @@ EAP_IG = Method(
     gradient="path",
     signs="estimated",
 )
+EAP_IG_ACTIVATIONS = Method(
+    name="eap-ig-activations",
+    description="EAP with gradients averaged while what one sublayer writes goes from corrupted to clean",
+    cost="(2 + steps × sublayers) forward, steps × sublayers backward",
+    paper="Mueller et al. 2025 (MIB), arXiv 2504.13151",
+    score=_eap_ig_activations,
+    gradient="path",
+    signs="estimated",
+)
 CLEAN_CORRUPTED = Method(
     name="clean-corrupted",
     description="EAP with gradients averaged over the clean and the corrupted prompt",
@@ -54,5 +138,41 @@ CLEAN_CORRUPTED = Method(
     paper="Hanna et al. 2024, arXiv 2403.17806",
     score=_clean_corrupted,
     gradient="path",
+    signs="estimated",
+)
+EAP_GP = Method(
+    name="eap-gp",
+    description="EAP with gradients averaged along a path down the distance to the corrupted prompt's logits",
+    cost="(3 + 2 × steps) forward, 2 × steps backward",
+    paper="Zhang et al. 2025, arXiv 2502.06852",
+    score=_eap_gp,
+    gradient="path",
+    signs="estimated",
+)
+CONDUCTANCE = Method(
+    name="conductance",
+    description="what flows through each edge on the way from the corrupted to the clean embedding (CEAP)",
+    cost="(2 + steps) forward, steps backward",
+    paper="Dhamdhere et al. 2018, arXiv 1805.12233; Wu et al. 2026, arXiv 2606.16920",
+    score=_conductance,
+    gradient="path",
+    signs="estimated",
+)
+RELP = Method(
+    name="relp",
+    description="relevance patching: EAP with coefficients of relevance propagation for gradients",
+    cost="2 forward, 1 backward",
+    paper="Jafari et al. 2025, arXiv 2508.21258",
+    score=_relp,
+    gradient="clean",
+    signs="estimated",
+)
+GIM = Method(
+    name="gim",
+    description="EAP with gradients that know of norms, softmax and products (gradient interaction modifications)",
+    cost="2 forward, 1 backward",
+    paper="Edin et al. 2025, arXiv 2505.17630",
+    score=_gim,
+    gradient="clean",
     signs="estimated",
 )

@@ -7,17 +7,22 @@ from typing import Any, Literal
 
 from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
-from acdc.methods.eap import CLEAN_CORRUPTED, EAP, EAP_IG
+from acdc.methods.eap import CLEAN_CORRUPTED, CONDUCTANCE, EAP, EAP_GP, EAP_IG, EAP_IG_ACTIVATIONS, GIM, RELP
 from acdc.methods.exact import EXACT
 from acdc.methods.guided import GUIDED
 from acdc.methods.method import Method
 from acdc.methods.random import RANDOM
 from acdc.registry import Registry
 
+_OWN = (
+    *(GUIDED, ACDC),
+    *(EAP, EAP_IG, EAP_IG_ACTIVATIONS, CLEAN_CORRUPTED, EAP_GP, CONDUCTANCE, RELP, GIM),
+    *(EXACT, RANDOM),
+)
 METHODS: Registry[Method] = Registry(
     "acdc.methods",
     "a Method",
-    {method.name: method for method in (GUIDED, ACDC, EAP, EAP_IG, CLEAN_CORRUPTED, EXACT, RANDOM)},
+    {method.name: method for method in _OWN},
     fits=lambda given: isinstance(given, Method),
     name=lambda method: method.name,
 )

@@ -71,6 +71,18 @@ class Norm:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeadNorm:
+    """A norm without its gain, of queries or keys whose gain differs by head: `[..., d_head] -> [..., d_head]`."""
+
+    norm: Norm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inverse = self.norm.inverse_scale(x)
+        wide = x.to(inverse.dtype)
+        return ((wide - wide.mean(-1, keepdim=True) if self.norm.centred else wide) * inverse).to(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class Latent:
     """The second half of a projection that goes through a latent vector (DeepSeek's latent attention).
 
@@ -134,6 +146,22 @@ class RotaryUse:
 
 
 @dataclasses.dataclass(frozen=True)
+class PatternRule:
+    """How gradients flow back through an attention pattern, where not by the derivative (`acdc.model.backward`).
+
+    Attributes:
+        frozen: the pattern is a constant: nothing flows to queries and keys.
+        temperature: the softmax's Jacobian is that of softmax(scores / temperature), not divided by it.
+        query_key, value: what queries and keys, and values, get of their gradients.
+    """
+
+    frozen: bool = False
+    temperature: float = 1.0
+    query_key: float = 1.0
+    value: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Gate:
     """What z is multiplied by before the output weights: `activation` of further rows of the q projection.
 
@@ -168,6 +196,7 @@ class Attention:
         z_norm: an RMSNorm of the z of all heads at once (BitNet).
         multiplier: of z, where what attention writes is multiplied (Granite).
         post_norm: applied to the sum of the heads (Gemma 2 and 3, OLMo-2).
+        pattern: how gradients flow back through the attention pattern; None: by the derivative.
     """
 
     norm: Norm | None
@@ -188,6 +217,7 @@ class Attention:
     z_norm: Norm | None = None
     multiplier: float = 1.0
     post_norm: Norm | None = None
+    pattern: PatternRule | None = None
 
     @property
     def n_heads(self) -> int:

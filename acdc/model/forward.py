@@ -20,6 +20,7 @@ from torch import Tensor
 
 from acdc.model import rotary
 from acdc.model.architecture import Attention, Decomposition, Latent, Layer, Projection, RotaryUse
+from acdc.model.gradients import scaled, softmax
 
 Heads = Sequence[int] | None  # None: all heads of the layer
 
@@ -284,7 +285,9 @@ def attend(
     gate: Tensor | None = None
     if attention.gate is not None:
         q, gate = q.split((q.shape[-1] - attention.gate.width, attention.gate.width), dim=-1)
-    plain = attention.softcap is None and attention.sinks is None
+    if (rule := attention.pattern) is not None:
+        q, k, v = scaled(q, rule.query_key), scaled(k, rule.query_key), scaled(v, rule.value)
+    plain = attention.softcap is None and attention.sinks is None and rule is None
     if plain and q.shape[1] == k.shape[1] == v.shape[1] == 1:
         bias = _score_bias(attention, context, heads, read=read)
         z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)[
@@ -308,9 +311,9 @@ def attention_weights(
     bias = _score_bias(attention, context, heads, read=read)
     scores = scores + (bias if bias.dim() == 3 else bias[:, None])
     if attention.sinks is None:
-        return scores.softmax(-1)
+        return softmax(scores, attention.pattern)
     sinks = _of_heads(attention.sinks, heads)[:, None, None, None, None].expand(*scores.shape[:-1], 1)
-    return torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :-1]
+    return softmax(torch.cat((scores, sinks), dim=-1), attention.pattern)[..., :-1]
 
 
 def _score_bias(attention: Attention, context: Context, heads: Heads, *, read: bool) -> Tensor:

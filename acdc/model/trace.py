@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,21 +65,47 @@ class Outputs:
     mlp: Sequence[Tensor]
 
 
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """A change of what one sublayer writes, from which gradients are taken: what is before it has none.
+
+    Attributes:
+        layer, place: whose sum it is added to.
+        difference: `[C, B, T, D]`, requires a gradient.
+        parallel: whether the MLP does not read what mixes positions in its layer.
+    """
+
+    layer: int
+    place: Literal["attention", "mlp"]
+    difference: Tensor
+    parallel: bool
+
+    def at(self, layer: int, place: str) -> bool:
+        return (layer, place) == (self.layer, self.place)
+
+    def is_before(self, layer: int, place: str) -> bool:
+        """Whether a sublayer reads the change."""
+        inside = layer == self.layer and place == "mlp" and self.place == "attention" and not self.parallel
+        return layer > self.layer or inside
+
+
 def whole_run(
     model: Decomposition,
     context: Context,
     x: Tensor | None = None,
     *,
     instead: Outputs | None = None,
+    added: Added | None = None,
     ungrouped: bool = False,
 ) -> Trace:
     """Run the plain model from the embedding `x` `[C, B, T, D]` (None: that of the context's tokens; window = all
     positions) and keep everything.
 
     With `instead`, the residual stream receives those outputs, while the trace keeps what each component computes
-    when it reads that stream. With `ungrouped`, keys and values are repeated per query head before anything is
-    done to them, so that each copy has a gradient of its own. The MLP inputs and the final input in the trace are
-    aliases of the residual stream: their gradients are those of their own reader alone.
+    when it reads that stream; with `added`, what one sublayer writes changes. With `ungrouped`, keys and values are
+    repeated per query head before anything is done to them, so that each copy has a gradient of its own. The MLP
+    inputs and the final input in the trace are aliases of the residual stream: their gradients are those of their own
+    reader alone.
     """
     x = torch.stack(embed(model, context)).sum(0) if x is None else x
     passes.count(forward=x.shape[0] * x.shape[1])
@@ -89,10 +116,14 @@ def whole_run(
         else:
             mixed = _run_mixer(layer, context, x, trace)
         middle = x + (mixed if instead is None else instead.attention[index])
+        if added is not None and added.at(index, "attention"):
+            middle = middle + added.difference
         mlp_input = (x if model.parallel else middle).view_as(x)
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
         x = middle + (written if instead is None else instead.mlp[index])
+        if added is not None and added.at(index, "mlp"):
+            x = x + added.difference
         trace.mlp_output.append(written)
     trace.final_input = x.view_as(x)
     return trace

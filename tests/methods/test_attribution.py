@@ -15,15 +15,14 @@ import oracle
 import problems
 from acdc.engine.measure import Measure, bind
 from acdc.engine.patching import ABLATIONS, Patching, mean_references
-from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
 from acdc.graph import FloatArray, Graph
 from acdc.methods import METHODS
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import attribute
 from acdc.metrics import OUTCOMES
-from acdc.model import forward
 from acdc.tasks.prompts import Prompts
+from slow_attribution import slow_scores
 
 
 def scores_of(patching: Patching, measure: Measure, alphas: Sequence[float] = (1.0,)) -> FloatArray:
@@ -103,49 +102,6 @@ def test_eap_is_what_removing_a_little_of_an_edge_costs(family: str) -> None:
 
 
 # ---- on the way from the corrupted to the clean embedding -------------------------------------------------------
-
-
-def slow_gradients(patching: Patching, measure: Measure, embedding: Tensor) -> Tensor:
-    """∂metric/∂x_d by giving every destination a residual stream of its own: `[n_ports, B, T, D]`.
-
-    Args:
-        embedding: `[1, B, T, D]`.
-    """
-    model, graph = patching.model, patching.graph
-    context = full_context(model, patching.prompts)
-    leaves = [torch.zeros_like(embedding, requires_grad=True) for _ in range(graph.n_ports)]
-    x = embedding
-    for index, layer in enumerate(model.decomposition.layers):
-        attention, rows = layer.attention, graph.layer_heads(index)
-        heads = [torch.stack([x + leaves[port] for port in ports]) for ports in rows.ports.values()]
-        q, k, v = (
-            forward.project(attention, port, own, context, heads=range(graph.n_heads))
-            for port, own in zip("qkv", heads, strict=True)
-        )
-        z = forward.scaled_by_post_norm(attention, forward.attend(attention, q, k, v, context))
-        after = x + forward.attention_output(attention, z)
-        x = after + forward.mlp(
-            layer, (x if graph.parallel else after) + leaves[graph.layer_mlp(index).every_port[0]]
-        )
-    logits = forward.readout(model.decomposition, context.at_read(x + leaves[-1]), measure.rows)
-    with model.frozen():
-        gradients = torch.autograd.grad(measure.value(logits).sum(), leaves)
-    return torch.cat(gradients)
-
-
-def slow_scores(patching: Patching, measure: Measure, alphas: Sequence[float]) -> FloatArray:
-    """The definition, with the outputs of sources from the plain module: Σ (R[s] − A[s]) · mean gradient at d."""
-    module, graph, prompts = patching.model.module, patching.graph, patching.prompts
-    clean = oracle.source_outputs(module, graph, prompts.clean, prompts.mask)
-    corrupted = oracle.source_outputs(module, graph, prompts.corrupted, prompts.mask)
-    difference = torch.stack([corrupted[s] - clean[s] for s in graph.sources])
-    gradient = sum(
-        slow_gradients(patching, measure, (corrupted["input"] + a * (clean["input"] - corrupted["input"]))[None])
-        for a in alphas
-    )
-    assert isinstance(gradient, Tensor)
-    scores = gradient.flatten(1) @ difference.flatten(1).T / len(alphas)
-    return graph.from_ports(np.where(graph.valid_ports, scores.numpy(), 0.0))
 
 
 def method_scores(name: str, patching: Patching, metric: str, **options: Any) -> FloatArray:

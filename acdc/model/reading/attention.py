@@ -8,7 +8,6 @@ the difference must be one of the rotary embeddings there are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acdc.model import forward
-from acdc.model.architecture import Attention, Gate, Norm, Projection, RotaryUse
+from acdc.model.architecture import Attention, Gate, HeadNorm, Norm, Projection, RotaryUse
 from acdc.model.reading.matching import Columns, Matrix, Unread, close, matrix_of, ratio, read_norm, rows_of
 from acdc.model.reading.projections import Port, port_of
 from acdc.model.reading.rotary_tables import Table
@@ -180,7 +179,7 @@ def _norm_fields(port: Port, run: Run) -> dict[str, Any]:
     width = run.read[module].shape[-1]
     weight = getattr(module, "weight", None)
     if width == d and isinstance(weight, Tensor) and weight.dim() == 2 and weight.shape == (heads, d):
-        return {"norm": _closed(module, d, run.read[module]), "norm_gain": weight.detach()}
+        return {"norm": _of_heads(module), "norm_gain": weight.detach()}
     if width == d:
         return {"norm": module}
     if width == heads * d:
@@ -188,19 +187,11 @@ def _norm_fields(port: Port, run: Run) -> dict[str, Any]:
     raise Unread(f"its {type(module).__name__} normalises neither a head nor all of them")
 
 
-def _closed(module: Any, d: int, like: Tensor) -> Callable[[Tensor], Tensor]:
+def _of_heads(module: Any) -> HeadNorm:
     """A norm whose gain differs by head, without it."""
     if getattr(module, "bias", None) is not None:
         raise Unread(f"its {type(module).__name__} has a bias for each head")
-    centred = "rms" not in type(module).__name__.lower()
-    norm = Norm(module, centred=centred)
-
-    def normalise(x: Tensor) -> Tensor:
-        inverse = norm.inverse_scale(x)
-        wide = x.to(inverse.dtype)
-        return ((wide - wide.mean(-1, keepdim=True) if centred else wide) * inverse).to(x.dtype)
-
-    return normalise
+    return HeadNorm(Norm(module, centred="rms" not in type(module).__name__.lower()))
 
 
 def _through_norm(port: Port, fields: dict[str, Any], x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
@@ -167,12 +166,7 @@ def _in_one_kernel(module: Any) -> Any:
     """A GPT-2 MLP with its activation in one kernel, where transformers writes out eight operations; others as is."""
     if not isinstance(getattr(module, "act", None), NewGELUActivation) or not hasattr(module, "c_fc"):
         return module
-
-    def mlp(x: Tensor) -> Tensor:
-        out: Tensor = module.c_proj(F.gelu(module.c_fc(x), approximate="tanh"))
-        return out
-
-    return mlp
+    return nn.Sequential(module.c_fc, nn.GELU(approximate="tanh"), module.c_proj)
 
 
 @torch.no_grad()
