@@ -19,8 +19,9 @@ from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import STEPS, attribute, path, summed
 from acdc.methods.method import Method, estimates_of
 from acdc.methods.places import along_gradients, conductance, on_activations
+from acdc.methods.ways_back import Backward, rule_of
 from acdc.metrics import Outcome
-from acdc.model.backward import Backward, Flow, Rule, rule_of
+from acdc.model.backward import Flow, Rule
 
 Attribute = Callable[[Patching, Outcome, int, Flow], Tensor]
 """`(patching, outcome, prompts before these, flow)` to scores `[prompt, n_ports, n_sources]`."""

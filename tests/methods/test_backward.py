@@ -22,8 +22,9 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.graph import FloatArray
 from acdc.methods import METHODS
+from acdc.methods.ways_back import rule_of
 from acdc.metrics import OUTCOMES
-from acdc.model.backward import Flow, Rule, rule_of
+from acdc.model.backward import Flow, Rule
 
 FAMILIES = ["gpt2", "llama", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "gpt-neox-parallel"]
 SHARES: dict[str, float] = {}
