@@ -34,6 +34,8 @@ class Targets:
         wrong: the same for the wrong answers.
         full: `[prompt, position, row]` logits of the full model on the clean prompts; needed by distances.
         corrupted: the same on the corrupted prompts; needed by `projection`.
+        texts: whether answers are texts over the read positions: `answers[p, i, a]` is the token that answer a has next
+            at position i, the tokens before it given. Otherwise each position has answers of its own, of one token.
     """
 
     position_mask: Bool[Tensor, "prompt read"]
@@ -41,6 +43,7 @@ class Targets:
     wrong: Int64[Tensor, "prompt read wrong"] | None = None
     full: Float[Tensor, "prompt read row"] | None = None
     corrupted: Float[Tensor, "prompt read row"] | None = None
+    texts: bool = False
 
     @cached_property
     def full_log_probabilities(self) -> Tensor:
@@ -61,6 +64,8 @@ class Outcome:
         is_distance: whether it measures the distance from the full model (0 for the full model itself).
         needs_answers, needs_wrong: whether `Targets.answers` / `wrong` must be there.
         description: one line for the list of metrics.
+        differentiable: whether it has a gradient.
+        takes_texts: whether it takes answers of several tokens (`Targets.texts`).
     """
 
     name: str
@@ -72,6 +77,7 @@ class Outcome:
     needs_wrong: bool
     description: str
     differentiable: bool = True
+    takes_texts: bool = False
 
     def __call__(self, logits: Tensor, targets: Targets) -> Tensor:
         """Metric per prompt: `[..., prompt]`, the mean over the prompt's read positions."""
@@ -107,7 +113,58 @@ def _mean_logit(logits: Tensor, ids: Tensor | None) -> Tensor:
     return (values * exists).sum(-1) / exists.sum(-1).clamp(min=1)
 
 
-def _probability_of(logits: Tensor, ids: Tensor | None) -> Tensor:
+def _log_probabilities(
+    logits: Tensor, targets: Targets, ids: Tensor | None, *, by_token: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each answer `[..., prompt, position, answer]`, and which there are.
+
+    That of a text is the sum over its tokens, or their mean, and stands at every position of its prompt.
+    """
+    values, exists = _gather(logits.log_softmax(-1), ids)
+    if not targets.texts:
+        return values, exists
+    total = (values * exists).sum(-2, keepdim=True)
+    if by_token:
+        total = total / exists.sum(-2, keepdim=True).clamp(min=1)
+    return total.expand_as(values), exists.any(-2, keepdim=True).expand_as(exists)
+
+
+def text_log_probabilities(logits: Tensor, ids: Tensor | None) -> Tensor:
+    """Log-probability of answers that are texts, `[..., prompt, answer]`, -inf where there is none.
+
+    Args:
+        logits: `[..., prompt, position, row]`; ids: `[prompt, position, answer]`, as in `Targets` with `texts`.
+    """
+    values, exists = _gather(logits.log_softmax(-1), ids)
+    return (values * exists).sum(-2).masked_fill(~exists.any(-2), -torch.inf)
+
+
+def _log_probability(logits: Tensor, targets: Targets, *, by_token: bool = False) -> Tensor:
+    values, exists = _log_probabilities(logits, targets, targets.answers, by_token=by_token)
+    lowest = torch.finfo(values.dtype).min  # a position that is not read has no answer, and no infinity
+    return values.masked_fill(~exists, lowest).logsumexp(-1).where(exists.any(-1), 0)
+
+
+def _log_probability_difference(logits: Tensor, targets: Targets, *, by_token: bool = False) -> Tensor:
+    means = []
+    for ids in (targets.answers, targets.wrong):
+        values, exists = _log_probabilities(logits, targets, ids, by_token=by_token)
+        means.append((values * exists).sum(-1) / exists.sum(-1).clamp(min=1))
+    return means[0] - means[1]
+
+
+def _log_probability_by_token(logits: Tensor, targets: Targets) -> Tensor:
+    return _log_probability(logits, targets, by_token=True)
+
+
+def _log_probability_difference_by_token(logits: Tensor, targets: Targets) -> Tensor:
+    return _log_probability_difference(logits, targets, by_token=True)
+
+
+def _probability_of(logits: Tensor, ids: Tensor | None, targets: Targets) -> Tensor:
+    if targets.texts:
+        values, exists = _log_probabilities(logits, targets, ids)
+        return (values.exp() * exists).sum(-1)
     values, exists = _gather(logits.softmax(-1), ids)
     return (values * exists).sum(-1)
 
@@ -123,16 +180,20 @@ def _logit_margin(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _probability(logits: Tensor, targets: Targets) -> Tensor:
-    return _probability_of(logits, targets.answers)
+    return _probability_of(logits, targets.answers, targets)
 
 
 def _probability_difference(logits: Tensor, targets: Targets) -> Tensor:
-    return _probability_of(logits, targets.answers) - _probability_of(logits, targets.wrong)
+    return _probability_of(logits, targets.answers, targets) - _probability_of(logits, targets.wrong, targets)
 
 
 def _accuracy(logits: Tensor, targets: Targets) -> Tensor:
     assert targets.answers is not None
     best = logits.argmax(-1, keepdim=True)
+    if targets.texts:
+        missed = ((best != targets.answers) & (targets.answers >= 0)).any(-2, keepdim=True)
+        exists = (targets.answers >= 0).any(-2, keepdim=True)
+        return (~missed & exists).any(-1).expand(best.shape[:-1]).to(logits.dtype)
     return (best == targets.answers).any(-1).to(logits.dtype)
 
 
@@ -183,15 +244,32 @@ OUTCOMES: Registry[Outcome] = Registry(
             ),
             Outcome(
                 "probability", _probability, "vocabulary", True, False, True, False,
-                "summed probability of the answers",
+                "summed probability of the answers", takes_texts=True,
             ),
             Outcome(
                 "probability-difference", _probability_difference, "vocabulary", True, False, True, True,
-                "summed probability of the answers minus that of the wrong answers",
+                "summed probability of the answers minus that of the wrong answers", takes_texts=True,
+            ),
+            Outcome(
+                "log-probability", _log_probability, "vocabulary", True, False, True, False,
+                "log of the answers' summed probability, in nats; of answers of several tokens too", takes_texts=True,
+            ),
+            Outcome(
+                "log-probability-by-token", _log_probability_by_token, "vocabulary", True, False, True, False,
+                "the same of the mean over an answer's tokens", takes_texts=True,
+            ),
+            Outcome(
+                "log-probability-difference", _log_probability_difference, "vocabulary", True, False, True, True,
+                "mean log-probability of the answers minus that of the wrong answers, of one token or several",
+                takes_texts=True,
+            ),
+            Outcome(
+                "log-probability-difference-by-token", _log_probability_difference_by_token, "vocabulary", True, False,
+                True, True, "the same of means over an answer's tokens", takes_texts=True,
             ),
             Outcome(
                 "accuracy", _accuracy, "vocabulary", True, False, True, False,
-                "1 if the most likely token is an answer", differentiable=False,
+                "1 if the most likely token is an answer", differentiable=False, takes_texts=True,
             ),
             Outcome(
                 "exact-match", _exact_match, "vocabulary", True, False, False, False,

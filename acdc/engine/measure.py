@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,9 @@ def bind(outcome: Outcome, patching: Patching) -> Measure:
             raise TaskError(
                 f"the model's logits on the {name} prompts are not finite (NaN or infinite); try float32"
             )
-    targets = Targets(prompts.positions >= 0, answers, wrong, full=clean, corrupted=corrupted)
+    targets = Targets(
+        prompts.positions >= 0, answers, wrong, full=clean, corrupted=corrupted, texts=prompts.branch is not None
+    )
     measure = Measure(outcome, rows, targets)
     if OUTCOMES.get(outcome.name) is not outcome and len(prompts) > 1:
         _refuse_company(measure, clean)
@@ -120,8 +123,11 @@ def _refuse_company(measure: Measure, logits: Tensor) -> None:
         logits: `[B, P, R]`.
     """
     t, first = measure.targets, slice(0, 1)
-    parts = (x if x is None else x[first] for x in (t.answers, t.wrong, t.full, t.corrupted))
-    alone = dataclasses.replace(measure, targets=Targets(t.position_mask[first], *parts))
+    parts: dict[str, Any] = {
+        name: None if (x := getattr(t, name)) is None else x[first]
+        for name in ("position_mask", "answers", "wrong", "full", "corrupted")
+    }
+    alone = dataclasses.replace(measure, targets=dataclasses.replace(t, **parts))
     here, there = measure.value(logits[None])[0, 0], alone.value(logits[None, first])[0, 0]
     if not torch.allclose(here, there, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise TaskError(

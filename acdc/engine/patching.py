@@ -124,7 +124,7 @@ class Patching:
     def references(self) -> References:
         """The reference output of every source."""
         if self._given is not None:
-            return self._given.of(self.prompts.mask)
+            return self._given.of(self.prompts)
         inputs, _ = embedded(self.model, self.graph, self.prompts, corrupted=True)
         return References(inputs, tuple(stage.output(self.corrupted) for stage in self.stages))
 

@@ -27,7 +27,10 @@ def full_context(model: Model, prompts: Prompts, *, corrupted: bool = False, sta
             position_ids = prompts.corrupted_position_ids
     read = prompts.positions
     read = torch.where(read >= 0, read, read.max(dim=1, keepdim=True).values)
-    return forward.make_context(model.decomposition, tokens, mask, position_ids, read=read, start=start)
+    branch = prompts.branch if prompts.branched else None
+    return forward.make_context(
+        model.decomposition, tokens, mask, position_ids, read=read, start=start, branch=branch
+    )
 
 
 def plain_run(

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from acdc.engine import memory, precision
 from acdc.engine.batches import Batches
+from acdc.engine.branches import refuse_branches
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references
 from acdc.errors import AcdcError, check_type, check_whole
@@ -85,6 +86,7 @@ class Problem:
             differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
         refuse_unfit(self.model)
+        refuse_branches(self.model, self.prompts)
         check_prompts(self.model, self.prompts[: self.batch_of("circuits")])
 
     @cached_property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from acdc.engine.plain_run import embedded, plain_run
@@ -39,10 +40,10 @@ class References:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    def of(self, mask: Tensor) -> References:
-        """With full prompt and position axes, for prompts with real tokens `mask` `[B, T]`: views where possible."""
-        B, T = mask.shape
-        token = None if _padded_right(mask) else (mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, T]
+    def of(self, prompts: Prompts) -> References:
+        """With full prompt and position axes `[B, T]`: views where possible."""
+        B, T = prompts.mask.shape
+        token = None if _padded_right(prompts.mask) and not prompts.branched else _places(prompts)  # [B, T]
 
         def full(x: Tensor) -> Tensor:
             if token is not None and x.shape[-2] > 1:
@@ -50,6 +51,13 @@ class References:
             return x.expand(*x.shape[:-3], B, T, x.shape[-1])
 
         return References(tuple(map(full, self.inputs)), tuple(map(full, self.outputs)))
+
+
+def _places(prompts: Prompts) -> Tensor:
+    """`[B, T]`: which of its prompt's tokens each is, counted from 0; those of a branch go on from the prompt."""
+    if prompts.branched and prompts.position_ids is not None:
+        return prompts.position_ids
+    return (prompts.mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def _padded_right(mask: Tensor) -> bool:
@@ -65,18 +73,26 @@ def mean_references(
     sums: list[Tensor] | None = None
     axes = (-3,) if per_position else (-3, -2)
     count: Tensor | float = 0.0
-    stages = stages_of(model, graph)
+    stages, dtype = stages_of(model, graph), torch.promote_types(model.dtype, torch.float32)
     for start in range(0, len(prompts), batch_size or len(prompts)):
         batch = prompts[start : start + (batch_size or len(prompts))].to(model.device)
         inputs, _ = embedded(model, graph, batch)
         _, trace = plain_run(model, batch)
-        outputs, real = [*inputs, *(stage.output(trace) for stage in stages)], batch.mask
-        if per_position and not _padded_right(real):
-            order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
-            prompt = torch.arange(len(order), device=order.device)[:, None]
-            outputs, real = [x[..., prompt, order, :] for x in outputs], real.gather(1, order)
-        weight = real[..., None].to(torch.promote_types(model.dtype, torch.float32))
-        terms = [(x * weight).sum(axes, keepdim=True) for x in outputs]
+        outputs = [*inputs, *(stage.output(trace) for stage in stages)]
+        if per_position and batch.branched:  # a place may be taken once in every branch
+            taken = F.one_hot(_places(batch), batch.mask.shape[1]) * batch.mask[..., None]  # [B, T, place]
+            taken = taken.to(dtype)
+            outputs = [torch.einsum("...btx,btp->...bpx", x.to(dtype), taken) for x in outputs]
+            weight = taken.sum(1)[..., None]
+            terms = [x.sum(-3, keepdim=True) for x in outputs]
+        else:
+            real = batch.mask
+            if per_position and not _padded_right(real):
+                order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
+                prompt = torch.arange(len(order), device=order.device)[:, None]
+                outputs, real = [x[..., prompt, order, :] for x in outputs], real.gather(1, order)
+            weight = real[..., None].to(dtype)
+            terms = [(x * weight).sum(axes, keepdim=True) for x in outputs]
         sums = terms if sums is None else [a + b for a, b in zip(sums, terms, strict=True)]
         count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
     assert sums is not None

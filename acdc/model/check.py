@@ -201,6 +201,8 @@ def _batches(prompts: Prompts, device: torch.device) -> list[_Batch]:
     order = [int(length.argmin()), int(length.argmax()), int(pads.argmax()), *range(_MOST_PROMPTS)]
     rows = torch.tensor(list(dict.fromkeys(row for row in order if row < len(prompts)))[:_MOST_PROMPTS])
     some = prompts[rows.to(prompts.clean.device)].to(device)
+    if some.branched:  # the module knows no branches
+        some = some.one_branch(1)
     runs = [(some.clean, some.mask, some.position_ids)]
     if some.corrupted_mask is not None or some.corrupted_position_ids is not None:
         mask = some.mask if some.corrupted_mask is None else some.corrupted_mask

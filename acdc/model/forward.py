@@ -72,12 +72,14 @@ def make_context(
     *,
     read: Tensor,
     start: int = 0,
+    branch: Tensor | None = None,
 ) -> Context:
     """Build the context of a batch.
 
     Args:
         token_ids: `[B, T]`; mask: `[B, T]` bool, real tokens; position_ids: None counts real tokens from 0.
         read: `[B, P]` read positions counted from 0, none before `start` (pads may be anything valid).
+        branch: `[B, T]`; a token sees those of its own branch and of 0. None: all are of one.
     """
     B, T = token_ids.shape
     if position_ids is None:
@@ -86,6 +88,9 @@ def make_context(
     lowest = torch.finfo(weight.dtype).min
     positions = torch.arange(T, device=token_ids.device)
     distance = positions[start:, None] - positions[None, :]  # [W, T]
+    before = distance  # by how many positions a key is before a query, [W, T] or [B, W, T]
+    if branch is not None:
+        before = position_ids[:, start:, None] - position_ids[:, None, :]
     bias = {}
     for key in {attention.sees for attention in model.attentions}:
         causal, window, chunk = key
@@ -93,10 +98,12 @@ def make_context(
         if causal:
             visible = visible & (distance >= 0)
         if window is not None:
-            visible = visible & (distance < window)
+            visible = visible & (before < window)
         if chunk is not None:
             chunks = position_ids // chunk
             visible = visible & (chunks[:, start:, None] == chunks[:, None, :])
+        if branch is not None:
+            visible = visible & ((branch[:, None, :] == 0) | (branch[:, start:, None] == branch[:, None, :]))
         visible = visible | (distance == 0)  # a padding query sees itself, so that no row is empty
         bias[key] = torch.zeros(visible.shape, dtype=weight.dtype, device=weight.device).masked_fill(
             ~visible, lowest

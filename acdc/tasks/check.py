@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from acdc.errors import TaskError
-from acdc.metrics import Outcome, Targets
+from acdc.metrics import OUTCOMES, Outcome, Targets
+from acdc.metrics.outcome import text_log_probabilities
 from acdc.store.amounts import bytes_of, size
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset, Metric, Task, as_dataset
@@ -205,11 +206,18 @@ def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None
         swapped = batch.swapped()
         clean = _logits(model, batch, "clean")
         corrupted = _logits(model, swapped, "corrupted")
-        targets = Targets(batch.positions >= 0, batch.answers, batch.wrong, full=clean, corrupted=corrupted)
+        texts = batch.branch is not None
+        read = batch.positions >= 0
+        targets = Targets(read, batch.answers, batch.wrong, full=clean, corrupted=corrupted, texts=texts)
         row = [metric(clean, targets), metric(corrupted, targets)]
         if batch.answers is not None:
-            row += [_all_read(_accurate(clean, batch.answers), batch.positions)]
-            row += [_all_read(_beats(x, batch.answers, batch.wrong), batch.positions) for x in (clean, corrupted)]
+            accurate = OUTCOMES["accuracy"](clean, targets) > 0 if texts else _accurate(clean, batch.answers)
+            row += [accurate if texts else _all_read(accurate, batch.positions)]
+            for logits in (clean, corrupted):
+                if texts:
+                    row += [_text_beats(logits, targets)]
+                else:
+                    row += [_all_read(_beats(logits, batch.answers, batch.wrong), batch.positions)]
         columns.append([x.cpu() for x in row])
     joined = [torch.cat(column) for column in zip(*columns, strict=True)]
     return _Run(*joined) if len(joined) == 5 else _Run(joined[0], joined[1], None, None, None)
@@ -240,12 +248,24 @@ def _batches(prompts: Prompts, size: int) -> Iterator[Prompts]:
 
 def _logits(model: Model, prompts: Prompts, what: str) -> Tensor:
     """Logits at the read positions `[B, P, V]`."""
-    logits = model.plain_logits(prompts.clean, prompts.mask, prompts.position_ids)
-    at = prompts.positions.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1])
-    read = logits.gather(1, at).float()
+    if not prompts.branched:
+        read = _at_read(model, prompts)
+    else:  # the module knows no branches
+        assert prompts.branch is not None
+        which, number = prompts.branch_read(), int(prompts.branch.max())
+        parts = [_at_read(model, prompts.one_branch(b)) for b in range(1, number + 1)]
+        read = parts[0]
+        for b, part in enumerate(parts[1:], start=2):
+            read = torch.where((which == b)[..., None], part, read)
     if not bool(torch.isfinite(read[prompts.positions >= 0]).all()):
         raise TaskError(f"the model's logits on the {what} prompts are not finite (NaN or infinite); try float32")
     return read
+
+
+def _at_read(model: Model, prompts: Prompts) -> Tensor:
+    logits = model.plain_logits(prompts.clean, prompts.mask, prompts.position_ids)
+    at = prompts.positions.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1])
+    return logits.gather(1, at).float()
 
 
 def _accurate(logits: Tensor, answers: Tensor) -> Tensor:
@@ -262,6 +282,14 @@ def _beats(logits: Tensor, answers: Tensor, wrong: Tensor | None) -> Tensor:
         return logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf).amax(-1)
 
     return (best(answers) > best(wrong)) | (answers < 0).all(-1)
+
+
+def _text_beats(logits: Tensor, targets: Targets) -> Tensor:
+    """`[B]`: the likeliest answer, of several tokens, is above every wrong one; without wrong ones, it is said."""
+    if targets.wrong is None:
+        return OUTCOMES["accuracy"](logits, targets) > 0
+    right, wrong = (text_log_probabilities(logits, ids).amax(-1) for ids in (targets.answers, targets.wrong))
+    return right > wrong
 
 
 def _all_read(values: Tensor, positions: Tensor) -> Tensor:

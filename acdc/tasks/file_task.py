@@ -15,8 +15,20 @@ from acdc.errors import TaskError
 from acdc.metrics import Outcome
 from acdc.tasks.prompt_files import Line, check_lines, read_lines
 from acdc.tasks.prompts import Padding
-from acdc.tasks.task import Ablation, Dataset, ShownTask, resolve_metric, to_prompts, token_texts
+from acdc.tasks.task import (
+    Ablation,
+    Dataset,
+    ShownTask,
+    resolve_metric,
+    takers_of_texts,
+    takes_texts,
+    to_prompts,
+    token_texts,
+)
 from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
+
+_OF_TEXTS = "log-probability-difference"
+"""What `logit-difference` is where answers are of several tokens: of one token, the two are equal."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -31,6 +43,8 @@ class FileTask(ShownTask):
     ablation: Ablation = "resample"
     seed: int = 0
     padding: Padding = "right"
+    chosen: bool = True
+    """Whether the user chose the metric; otherwise it is what fits the answers."""
 
     @property
     def metric(self) -> str:
@@ -41,8 +55,9 @@ class FileTask(ShownTask):
         return f"{len(self.lines)} prompt pairs of {self.name}"
 
     def prepare(self, model: ModelLike) -> Dataset:
-        rows = _checked(self.lines, model)
-        other = _checked(self.held_out, model)
+        texts = not self.chosen or takes_texts(self.outcome)
+        rows = _checked(self.lines, model, texts=texts)
+        other = _checked(self.held_out, model, texts=texts)
         found: dict[str, list[str]] = {}
         warnings: list[str] = []
         for name, lines, part in ((self.name, self.lines, rows), (self.held_out_name, self.held_out, other)):
@@ -50,13 +65,21 @@ class FileTask(ShownTask):
             found.setdefault(name, []).extend(f"{label}: {x}" for label, row in labelled for x in row.problems)
             warnings += _warnings(labelled, name)
         check_lines(found)
-        discovery = to_prompts([row.pair for row in rows], model, padding=self.padding)
+        texts = any(row.pair.has_texts for row in (*rows, *other))
+        outcome = self.outcome
+        if texts and not takes_texts(outcome):
+            outcome = resolve_metric(_OF_TEXTS)
+            warnings.append(
+                f"{self.name}: some answers are of several tokens, so the metric is {_OF_TEXTS}, which is what "
+                f"{self.outcome.name} is of one token; {takers_of_texts()}"
+            )
+        discovery = to_prompts([row.pair for row in rows], model, padding=self.padding, texts=texts)
         held_out = [row.pair for row in other]
         return Dataset(
             name=self.name,
             discovery=discovery,
-            held_out=to_prompts(held_out, model, padding=self.padding) if held_out else None,
-            metric=self.outcome,
+            held_out=to_prompts(held_out, model, padding=self.padding, texts=texts) if held_out else None,
+            metric=outcome,
             ablation=self.ablation,
             seed=self.seed,
             warnings=(*warnings, *_read_as(self.lines, self.name, model), *_shared(self.lines, self.held_out)),
@@ -105,6 +128,7 @@ def load_file(
         ablation=ablation,
         seed=seed,
         padding=padding,
+        chosen=metric is not None,
     )
 
 
@@ -143,12 +167,20 @@ def _without_answers(lines: tuple[Line, ...], outcome: Outcome) -> list[str]:
     return found
 
 
-def _checked(lines: tuple[Line, ...], model: ModelLike) -> list[Checked]:
-    """The pairs as token ids of the model."""
-    texts = [line.pair for line in lines if isinstance(line.pair, TextPair)]
-    encoded = iter(tokenise(texts, Encoder(model)) if texts else ())
-    rows = [Checked(line.pair) if isinstance(line.pair, TokenPair) else next(encoded) for line in lines]
-    return [check(row, model) for row in rows]
+def _checked(lines: tuple[Line, ...], model: ModelLike, *, texts: bool) -> list[Checked]:
+    """The pairs as token ids of the model; texts: with answers of several tokens."""
+    advice = "" if texts else f"; {takers_of_texts()} too"
+    written = [line.pair for line in lines if isinstance(line.pair, TextPair)]
+    encoded = iter(tokenise(written, Encoder(model), texts=texts, advice=advice) if written else ())
+    rows = []
+    for line in lines:
+        row = Checked(line.pair) if isinstance(line.pair, TokenPair) else next(encoded)
+        if row.pair.has_texts and not texts:
+            row = dataclasses.replace(
+                row, problems=(*row.problems, f"an answer is several tokens, expected one{advice}")
+            )
+        rows.append(check(row, model))
+    return rows
 
 
 def _warnings(labelled: list[tuple[str, Checked]], name: str) -> list[str]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from acdc.errors import TaskError, unknown
+from acdc.tasks.branches import layout, text_problems
 from acdc.tasks.token_rows import answer_rows, mask_rows, prompt_rows
 
 Padding = Literal["left", "right"]
@@ -36,6 +37,10 @@ class Prompts:
         wrong: the same for the wrong answers.
         position_ids: `[prompt, position]` int64; None counts real tokens from 0.
         corrupted_mask, corrupted_position_ids: for the corrupted prompts; None: as for the clean ones.
+        branch: `[prompt, position]` int64; None unless answers are texts of several tokens (`from_continuations`). Each
+            prompt then goes on as all of them at once: a token of branch b sees those of branches b and 0, which is
+            the prompt itself. Along the last axis of `answers` and of `wrong` stand whole answers: at each read
+            position the token that an answer has next, -1 where it has none.
     """
 
     clean: Int64[Tensor, "prompt position"]
@@ -47,6 +52,7 @@ class Prompts:
     position_ids: Int64[Tensor, "prompt position"] | None = None
     corrupted_mask: Bool[Tensor, "prompt position"] | None = None
     corrupted_position_ids: Int64[Tensor, "prompt position"] | None = None
+    branch: Int64[Tensor, "prompt position"] | None = None
 
     def __repr__(self) -> str:
         return f"Prompts({self})"
@@ -133,6 +139,73 @@ class Prompts:
             wrong=_answers(numbers["wrong"]),
         )
 
+    @classmethod
+    def from_continuations(
+        cls,
+        clean: Any,
+        corrupted: Any,
+        answers: Sequence[Sequence[Sequence[int]]],
+        wrong: Sequence[Sequence[Sequence[int]]] | None = None,
+        *,
+        padding: Padding = "right",
+        pad_id: int = 0,
+    ) -> Prompts:
+        """Prompts whose answers are texts of one or more tokens, each read with the tokens before it given.
+
+        Args:
+            clean, corrupted: as for `from_tokens`.
+            answers, wrong: for each prompt a list of answers, each a list of token ids.
+            padding, pad_id: as for `from_tokens`.
+
+        Raises:
+            TaskError: as `from_tokens`, or an answer is empty.
+        """
+        plain = cls.from_tokens(clean, corrupted, pad_id=pad_id)
+        texts = {"answers": answers} if wrong is None else {"answers": answers, "wrong": wrong}
+        if found := [text for name, every in texts.items() for text in text_problems(every, len(plain), name)]:
+            raise problems("prompts", found)
+        rows = [
+            (plain.clean[i, real].tolist(), plain.corrupted[i, real].tolist()) for i, real in enumerate(plain.mask)
+        ]
+        fields: dict[str, Any] = layout(rows, texts, padding=check_padding(padding), pad_id=pad_id)
+        return cls(**fields).to(plain.clean.device)
+
+    @property
+    def branched(self) -> bool:
+        """Whether some prompt goes on as several texts at once."""
+        return self.branch is not None and int(self.branch.max()) > 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, with as much of its longest answer as is read."""
+        if self.branched and self.position_ids is not None:
+            return int(self.position_ids.where(self.mask, 0).max()) + 1
+        return int(self.mask.sum(1).max())
+
+    def branch_read(self) -> Tensor:
+        """`[prompt, read]`: the branch that each read position is in; 0 is the prompt, and padding."""
+        assert self.branch is not None
+        return self.branch.gather(1, self.positions.clamp(min=0)).masked_fill(self.positions < 0, 0)
+
+    def one_branch(self, branch: int) -> Prompts:
+        """The prompts as they go on in one branch alone, closed up and padded on the right.
+
+        Read positions of other branches are -1; those of the prompt itself are kept.
+        """
+        assert self.branch is not None
+        own = (self.branch == 0) | (self.branch == branch)
+        kept = self.mask & own  # [B, T]
+        order = (~kept).int().argsort(dim=1, stable=True)[:, : int(kept.sum(1).max())]
+        place = (kept.long().cumsum(1) - 1).clamp(min=0)  # where each token goes
+        at = self.positions.clamp(min=0)
+        read = torch.where((self.positions >= 0) & own.gather(1, at), place.gather(1, at), -1)
+        return Prompts(
+            clean=self.clean.gather(1, order),
+            corrupted=self.corrupted.gather(1, order),
+            mask=kept.gather(1, order),
+            positions=read,
+        )
+
     def __len__(self) -> int:
         return self.clean.shape[0]
 
@@ -177,7 +250,7 @@ class Prompts:
             raise TaskError(
                 f"expected clean tokens [prompt, position] with at least one prompt, got {list(self.clean.shape)}"
             )
-        for name in ("corrupted", "mask", "position_ids", "corrupted_mask", "corrupted_position_ids"):
+        for name in ("corrupted", "mask", "position_ids", "corrupted_mask", "corrupted_position_ids", "branch"):
             value = getattr(self, name)
             if value is not None and value.shape != self.clean.shape:
                 raise TaskError(

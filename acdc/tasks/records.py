@@ -4,7 +4,8 @@
     {"clean": [{"role": "user", "content": "…"}], "corrupted": [{"role": "user", "content": "…"}], "answers": "Yes"}
     {"clean_tokens": [5, 9, 5], "corrupted_tokens": [9, 5, 5], "answer_tokens": 9, "wrong_tokens": [5, 7]}
 
-Prompts are texts, chats or token ids; answers are one or several, texts or token ids, or are left out. Fields may have
+Prompts are texts, chats or token ids; answers are one or several, texts or token ids, or are left out. An answer of
+several tokens is a text like any other, or a list of token ids within the list of answers. Fields may have
 the names they have in the field's other tools. Everything that is wrong with a record is said at once.
 """  # noqa: E501
 
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acdc.tasks.chat import ROLES, Chat, Message
-from acdc.tasks.tokenise import TextPair, TokenPair, misaligned
+from acdc.tasks.tokenise import Answer, TextPair, TokenPair, misaligned
 
 ALIASES = {
     "correct_idx": "answer_tokens",  # EAP, EAP-IG and MIB
@@ -165,11 +166,16 @@ def _token_ids(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _answer_ids(value: Any) -> tuple[int, ...]:
+def _answer_ids(value: Any) -> tuple[Answer, ...]:
     several = value if isinstance(value, list) else [value]
-    if not all(type(x) is int and x >= 0 for x in several):
-        raise ValueError(f": expected a token id (a whole number from 0) or a list of them{_odd(value)}")
-    return tuple(dict.fromkeys(several))
+    found: list[Answer] = []
+    for one in several:
+        text = one if isinstance(one, list) and one else [one]
+        if not all(type(x) is int and x >= 0 for x in text):
+            odd = _odd(one if isinstance(one, list) else value)
+            raise ValueError(f": expected a token id (a whole number from 0) or a list of them{odd}")
+        found.append(text[0] if len(text) == 1 else tuple(text))
+    return tuple(dict.fromkeys(found))
 
 
 FIELDS: dict[str, Callable[[Any], Any]] = {

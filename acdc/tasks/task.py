@@ -20,7 +20,7 @@ from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.shown import Shown
 from acdc.tasks.prompts import Padding, Prompts, problems
-from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice
+from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice, text_of
 
 FAITHFULNESS = 0.95
 """What a circuit should reach where nobody says: 1 is the full model, 0 the circuit without edges."""
@@ -261,7 +261,11 @@ def as_dataset(
 
 
 def check_metric(metric: Outcome, prompts: Prompts, name: str) -> None:
-    """Raise a `TaskError` if the metric needs answers that the prompts don't have."""
+    """Raise a `TaskError` if the metric needs answers that the prompts don't have, or of one token each."""
+    if prompts.branch is not None and not takes_texts(metric):
+        raise TaskError(
+            f"{name}: some answers are of several tokens, and metric {metric.name!r} takes one; {takers_of_texts()}"
+        )
     needs = (
         ("answers", metric.needs_answers, prompts.answers),
         ("wrong answers", metric.needs_wrong, prompts.wrong),
@@ -278,11 +282,22 @@ def check_metric(metric: Outcome, prompts: Prompts, name: str) -> None:
             )
 
 
+def takes_texts(metric: Outcome) -> bool:
+    """Whether answers may be of several tokens by this metric; one that needs none does not mind."""
+    return metric.takes_texts or not metric.needs_answers
+
+
+def takers_of_texts() -> str:
+    """The metrics to take for answers of several tokens, in words."""
+    names = [name for name, outcome in OUTCOMES.items() if outcome.takes_texts and outcome.differentiable]
+    return f"{', '.join(names[:-1])} and {names[-1]} take several"
+
+
 def _check_prompts(prompts: Prompts, model: ModelLike) -> None:
     """Raise a `TaskError` for prompts the model cannot take."""
     length, context = prompts.clean.shape[1], model.context_length
-    if context is not None and length > context and int(prompts.mask.sum(1).max()) > context:
-        raise TaskError(f"prompts of {length} tokens are longer than the model's context of {context}")
+    if context is not None and length > context and (longest := prompts.longest) > context:
+        raise TaskError(f"prompts of {longest} tokens are longer than the model's context of {context}")
     if bool((prompts.positions >= length).any()) or bool((prompts.positions < 0).all(1).any()):
         raise TaskError(f"expected positions between 0 and {length - 1}, at least one a prompt; -1 pads")
     outputs = model.vocabulary_size
@@ -318,8 +333,20 @@ def pad_id(model: ModelLike) -> int:
     return token if isinstance(token, int) and token < model.vocabulary_size else 0
 
 
-def to_prompts(pairs: list[TokenPair], model: ModelLike, *, padding: Padding) -> Prompts:
-    """Checked pairs as tensors on the model's device."""
+def to_prompts(pairs: list[TokenPair], model: ModelLike, *, padding: Padding, texts: bool = False) -> Prompts:
+    """Checked pairs as tensors on the model's device.
+
+    Args:
+        texts: lay answers out as texts (`Prompts.branch`); needed where some are of several tokens.
+    """
+    if texts:
+        clean, corrupted = [pair.clean for pair in pairs], [pair.corrupted for pair in pairs]
+        answers, wrong = (
+            [list(map(text_of, part)) for part in parts]
+            for parts in ([pair.answers for pair in pairs], [pair.wrong for pair in pairs])
+        )
+        found = Prompts.from_continuations(clean, corrupted, answers, wrong, padding=padding, pad_id=pad_id(model))
+        return found.to(model.device)
     return Prompts.from_tokens(
         [pair.clean for pair in pairs],
         [pair.corrupted for pair in pairs],

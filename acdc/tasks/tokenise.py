@@ -1,8 +1,8 @@
 """Prompt pairs as text become prompt pairs as token ids, and every pair is checked; nothing else calls a tokenizer.
 
-An answer's token is what tokenising `prompt + answer` appends to the prompt's tokens. That is right for every kind
+An answer's tokens are what tokenising `prompt + answer` appends to the prompt's tokens. That is right for every kind
 of tokenizer, whether it merges the leading space into the word, marks it apart, or drops it; and if the answer
-changes the tokens before it, or adds several, the answer cannot be read at the prompt's last position.
+changes the tokens before it, it does not follow the prompt. Most metrics read an answer of one token.
 
 A prompt starts once: what the tokenizer puts at the start by default (BOS, or nothing) is not put before a text that
 brings it itself, as text from a chat template does, nor before a chat, whose template decides.
@@ -44,14 +44,18 @@ class ModelLike(Protocol):
     def device(self) -> torch.device: ...
 
 
+Answer = int | tuple[int, ...]
+"""The token of an answer, or its tokens where it has several."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TextPair:
     """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids."""
 
     clean: str | Chat
     corrupted: str | Chat
-    answers: tuple[str | int, ...] = ()
-    wrong: tuple[str | int, ...] = ()
+    answers: tuple[str | Answer, ...] = ()
+    wrong: tuple[str | Answer, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +64,18 @@ class TokenPair:
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
-    answers: tuple[int, ...] = ()
-    wrong: tuple[int, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    wrong: tuple[Answer, ...] = ()
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether some answer has several tokens."""
+        return any(isinstance(answer, tuple) for answer in (*self.answers, *self.wrong))
+
+
+def text_of(answer: Answer) -> tuple[int, ...]:
+    """An answer's tokens."""
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,23 +190,32 @@ class Encoder:
         return list(found.values())
 
 
-def tokenise(pairs: Sequence[TextPair], encoder: Encoder, *, move_space: bool = False) -> list[Checked]:
+def tokenise(
+    pairs: Sequence[TextPair],
+    encoder: Encoder,
+    *,
+    move_space: bool = False,
+    texts: bool = False,
+    advice: str = "",
+) -> list[Checked]:
     """Token ids of each pair, with what is wrong with it.
 
     Args:
         move_space: if every answer of a pair starts with the same token and that is white space, let it be the last
             token of the prompt, as for tokenizers that do not merge the leading space into a number or a word.
+        texts: let an answer have several tokens.
+        advice: what to do about one that has, said with the problem.
 
     Raises:
         TaskError: a prompt is a chat, and the tokenizer has no chat template.
     """
     written = [_written(pair, encoder) for pair in pairs]
-    texts: dict[_Text, None] = {}
+    every: dict[_Text, None] = {}
     for pair, found in zip(pairs, written, strict=True):
         if not found.problems:
             continued = (found.clean.then(x) for x in (*pair.answers, *pair.wrong) if isinstance(x, str))
-            texts.update(dict.fromkeys((found.clean, found.corrupted, *continued)))
-    bare = dict(zip(texts, encoder.bare([text.text for text in texts]), strict=True))
+            every.update(dict.fromkeys((found.clean, found.corrupted, *continued)))
+    bare = dict(zip(every, encoder.bare([text.text for text in every]), strict=True))
     own = {text for text, row in bare.items() if not text.whole and encoder.has_own_start(row)}
     ids = {text: row if text.whole or text in own else encoder.prefix + row for text, row in bare.items()}
     rows = []
@@ -201,7 +224,7 @@ def tokenise(pairs: Sequence[TextPair], encoder: Encoder, *, move_space: bool = 
             rows.append(Checked(TokenPair((), ()), found.problems))
             continue
         remarks = (*found.remarks, *((OWN_START,) if own & {found.clean, found.corrupted} else ()))
-        rows.append(_tokenise(pair, found._replace(remarks=remarks), ids, encoder, move_space))
+        rows.append(_tokenise(pair, found._replace(remarks=remarks), ids, encoder, move_space, texts, advice))
     return rows
 
 
@@ -231,7 +254,13 @@ def _written(pair: TextPair, encoder: Encoder) -> _Written:
 
 
 def _tokenise(
-    pair: TextPair, written: _Written, ids: dict[_Text, tuple[int, ...]], encoder: Encoder, move_space: bool
+    pair: TextPair,
+    written: _Written,
+    ids: dict[_Text, tuple[int, ...]],
+    encoder: Encoder,
+    move_space: bool,
+    texts: bool,
+    advice: str,
 ) -> Checked:
     prompt = written.clean
     clean, corrupted = ids[prompt], ids[written.corrupted]
@@ -242,12 +271,14 @@ def _tokenise(
         space = {row[n] for row in whole.values()}
         if len(space) == 1 and encoder.is_space(next(iter(space))):
             clean, corrupted, n = (*clean, *space), (*corrupted, *space), n + 1
-    found, tokens = [], []
+    found: list[str] = []
+    tokens: list[Answer] = []
     for answer in given:
         if isinstance(answer, str):
-            fault = _not_next(answer, whole[answer], clean, prompt, encoder)
+            fault = _not_next(answer, whole[answer], clean, prompt, encoder, texts, advice)
             found += [fault] if fault else []
-            tokens.append(-1 if fault else whole[answer][n])
+            added = whole[answer][n:]
+            tokens.append(-1 if fault else added[0] if len(added) == 1 else added)
         else:
             tokens.append(answer)
     k = len(pair.answers)
@@ -261,9 +292,15 @@ def _tokenise(
 
 
 def _not_next(
-    answer: str, row: tuple[int, ...], clean: tuple[int, ...], prompt: _Text, encoder: Encoder
+    answer: str,
+    row: tuple[int, ...],
+    clean: tuple[int, ...],
+    prompt: _Text,
+    encoder: Encoder,
+    texts: bool,
+    advice: str,
 ) -> str | None:
-    """Why an answer, `row` with the clean prompt before it, is not the one next token."""
+    """Why an answer, `row` with the clean prompt before it, is not the one next token, or as a text the next ones."""
     n, spaced = len(clean), answer[:1].isspace()
     added = row[n:]
     if row[:n] != clean:
@@ -275,9 +312,9 @@ def _not_next(
             f"answer {answer!r:.60} merges with the end of the prompt {prompt.text[-12:]!r}, so it is not the next "
             f"token; if a space should part them, {hint}"
         )
-    if len(added) != 1:
+    if len(added) != 1 and not (texts and added):
         pieces = " + ".join(repr(encoder.text(token)) for token in added) or "nothing"
-        hint = ""
+        hint = advice
         if len(added) == 2 and encoder.is_space(added[0]):
             hint = "; leave out the space at its start" if prompt.whole else "; end the prompt with that space"
         return f"answer {answer!r:.60} is {len(added)} tokens ({pieces}), expected one{hint}"
@@ -308,14 +345,20 @@ def check(row: Checked, model: ModelLike) -> Checked:
         found.append(f"{longest} tokens, more than the model's context of {model.context_length}")
     outputs = model.vocabulary_size
     inputs = getattr(model, "input_vocabulary_size", outputs)
-    for ids, size in (({*pair.clean, *pair.corrupted}, inputs), ({*pair.answers, *pair.wrong} - {-1}, outputs)):
+    answers = [text_of(answer) for answer in (*pair.answers, *pair.wrong)]
+    longest += max((len(text) - 1 for text in answers), default=0)
+    every = {token for text in answers for token in text}
+    for ids, size in (({*pair.clean, *pair.corrupted}, inputs), (every - {-1}, outputs)):
         outside = sorted(i for i in ids if not 0 <= i < size)
         if outside:
             found.append(f"token id {outside[0]} is outside of the model's vocabulary of {size}")
             break
     both = (set(pair.answers) & set(pair.wrong)) - {-1}
     if both:
-        found.append(f"token {min(both)} is both an answer and a wrong answer")
+        shown = " ".join(map(str, min(map(text_of, both))))
+        found.append(
+            f"token{'s' * (' ' in shown)} {shown} {'are' if ' ' in shown else 'is'} both an answer and a wrong answer"
+        )
     if starts_twice(pair.clean, model) or starts_twice(pair.corrupted, model):
         remarks.append(STARTS_TWICE)
     return dataclasses.replace(row, problems=tuple(found), remarks=tuple(remarks))

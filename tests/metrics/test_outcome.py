@@ -55,6 +55,12 @@ def probability_difference(
     return probability(x, full, corrupted, good, bad) - probability(x, full, corrupted, bad, good)
 
 
+def log_probability(
+    x: np.ndarray, full: np.ndarray, corrupted: np.ndarray, good: list[int], bad: list[int]
+) -> float:
+    return math.log(probability(x, full, corrupted, good, bad))
+
+
 def accuracy(x: np.ndarray, full: np.ndarray, corrupted: np.ndarray, good: list[int], bad: list[int]) -> float:
     return float(np.argmax(x) in good)
 
@@ -95,6 +101,10 @@ BY_HAND: dict[str, Callable[..., float]] = {
     "logit-margin": logit_margin,
     "probability": probability,
     "probability-difference": probability_difference,
+    "log-probability": log_probability,
+    "log-probability-by-token": log_probability,
+    "log-probability-difference": logit_difference,  # of answers of one token; of texts: tests/tasks/test_branches.py
+    "log-probability-difference-by-token": logit_difference,
     "accuracy": accuracy,
     "exact-match": exact_match,
     "projection": projection,

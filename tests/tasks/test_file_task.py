@@ -134,7 +134,7 @@ def test_every_prompt_the_tokenizer_spoils_is_reported(tmp_path: Path, gpt2_like
         TEXT | {"wrong_answers": " Mary"},
     )
     with pytest.raises(TaskError) as error:
-        acdc.tasks.load(path).prepare(gpt2_like)
+        acdc.tasks.load(path, metric="logit-difference").prepare(gpt2_like)
     text = str(error.value)
     assert "mine.jsonl: 4 problems" in text
     assert "line 2: answer ' Marymarket' is" in text
