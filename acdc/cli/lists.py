@@ -171,7 +171,7 @@ def methods(json: Json = False) -> None:
         from acdc.methods import METHODS
 
         records = list(METHODS.values())
-    fields = ("name", "gives", "description", "cost", "paper")
+    fields = ("name", "gives", "grain", "needs", "description", "cost", "paper")
     listed = [{field: getattr(method, field) for field in fields} for method in records]
     if json:
         more = ("options", "targets", "gradient", "counterfactual", "signs")

@@ -42,6 +42,7 @@ def plain_run(
     instead: Outputs | None = None,
     ungrouped: bool = False,
     added: Added | None = None,
+    dropped: int | None = None,
     decomposition: Decomposition | None = None,
 ) -> tuple[Context, Trace]:
     """Run the model.
@@ -49,13 +50,13 @@ def plain_run(
     Args:
         corrupted: on the corrupted prompts, not on the clean ones.
         x: `[1, B, T, D]` in place of the embedding.
-        instead, ungrouped, added: as for `whole_run`.
+        instead, ungrouped, added, dropped: as for `whole_run`.
         decomposition: in place of the model's own (`acdc.model.backward`).
     """
     context = full_context(model, prompts, corrupted=corrupted)
-    return context, whole_run(
-        decomposition or model.decomposition, context, x, instead=instead, added=added, ungrouped=ungrouped
-    )
+    ran = decomposition or model.decomposition
+    trace = whole_run(ran, context, x, instead=instead, added=added, dropped=dropped, ungrouped=ungrouped)
+    return context, trace
 
 
 def embedded(

@@ -79,13 +79,20 @@ class Gradients:
         _ = self.patching.clean
 
     def at(
-        self, x: Tensor, *, is_clean: bool = False, added: Added | None = None, more: Ends | None = None
+        self,
+        x: Tensor,
+        *,
+        is_clean: bool = False,
+        added: Added | None = None,
+        dropped: int | None = None,
+        more: Ends | None = None,
     ) -> tuple[Trace, list[Tensor]]:
         """Run the model from the embedding `x` `[1, B, T, D]`, and take the metric's gradients.
 
         Args:
             is_clean: whether it is the clean embedding, so that the run need not be made again.
             added: a change of what a sublayer writes, which everything that runs later is differentiated from.
+            dropped: a layer through what it writes no gradient flows.
             more: further places to take gradients at, of a trace.
 
         Returns:
@@ -98,7 +105,13 @@ class Gradients:
         with torch.enable_grad(), patching.model.frozen(), self.flow.running() as decomposition:
             x = x.requires_grad_(added is None)
             context, trace = plain_run(
-                patching.model, patching.prompts, x=x, ungrouped=True, decomposition=decomposition, added=added
+                patching.model,
+                patching.prompts,
+                x=x,
+                ungrouped=True,
+                decomposition=decomposition,
+                added=added,
+                dropped=dropped,
             )
             assert trace.final_input is not None
             if is_clean:

@@ -107,6 +107,7 @@ class Method:
         counterfactual: whether it needs corrupted prompts that differ from the clean ones.
         signs: what the signs of its scores are: measured by removing each edge from the full model, a first-order
             estimate of that, or nothing.
+        grain: what it ranks; where edges are asked of one that ranks nodes, each has its source's score.
         baseline: whether it only is what the others have to beat.
     """
 
@@ -120,6 +121,7 @@ class Method:
     gradient: Literal["nowhere", "clean", "path"] = "nowhere"
     counterfactual: bool = False
     signs: Literal["measured", "estimated", "none"] = "none"
+    grain: Literal["edge", "node"] = "edge"
     baseline: bool = False
 
     def __post_init__(self) -> None:
@@ -135,6 +137,14 @@ class Method:
     def gives(self) -> Literal["scores", "circuit"]:
         """ "scores": a ranking of all edges; "circuit": a search that decides itself."""
         return "scores" if self.search is None else "circuit"
+
+    @property
+    def needs(self) -> str:
+        """What it needs of a task, in words."""
+        gradient = {"nowhere": [], "clean": ["a metric with a gradient, no distance"], "path": ["a gradient"]}
+        return " and ".join(
+            gradient[self.gradient] + (["corrupted prompts that differ"] if self.counterfactual else [])
+        )
 
     @cached_property
     def options(self) -> Mapping[str, Any]:

@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
+from acdc.methods.atp_star import ATP_STAR
 from acdc.methods.eap import CLEAN_CORRUPTED, CONDUCTANCE, EAP, EAP_GP, EAP_IG, EAP_IG_ACTIVATIONS, GIM, RELP
 from acdc.methods.exact import EXACT
 from acdc.methods.guided import GUIDED
 from acdc.methods.method import Method
+from acdc.methods.nodes import HISP, NAP, NAP_IG
 from acdc.methods.random import RANDOM
 from acdc.registry import Registry
 
 _OWN = (
     *(GUIDED, ACDC),
     *(EAP, EAP_IG, EAP_IG_ACTIVATIONS, CLEAN_CORRUPTED, EAP_GP, CONDUCTANCE, RELP, GIM),
+    *(ATP_STAR, NAP, NAP_IG, HISP),
     *(EXACT, RANDOM),
 )
 METHODS: Registry[Method] = Registry(

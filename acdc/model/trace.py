@@ -23,6 +23,7 @@ from acdc.model.forward import (
     raw_projection,
     scaled_by_post_norm,
 )
+from acdc.model.gradients import scaled
 
 
 @dataclasses.dataclass
@@ -35,6 +36,7 @@ class Trace:
             ungrouped run only. Empty in layers with a mixer, whose z is `[1, C, B, P, D]`.
         z: attention results scaled by the post-norm `[H, C, B, P, d_head]`.
         mlp_output: `[C, B, P, D]`.
+        attended: z before it is scaled, in an ungrouped run only.
         final_input: the residual stream before the final norm.
     """
 
@@ -46,6 +48,7 @@ class Trace:
     z: list[Tensor] = dataclasses.field(default_factory=list)
     mlp_input: list[Tensor] = dataclasses.field(default_factory=list)
     mlp_output: list[Tensor] = dataclasses.field(default_factory=list)
+    attended: list[Tensor] = dataclasses.field(default_factory=list)
     final_input: Tensor | None = None
 
     def detached(self) -> Trace:
@@ -54,7 +57,7 @@ class Trace:
         return Trace(**lists, final_input=None if self.final_input is None else self.final_input.detach())
 
 
-_NOT_PLAIN = ("raw", "final_input")
+_NOT_PLAIN = ("raw", "attended", "final_input")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +99,17 @@ def whole_run(
     *,
     instead: Outputs | None = None,
     added: Added | None = None,
+    dropped: int | None = None,
     ungrouped: bool = False,
 ) -> Trace:
     """Run the plain model from the embedding `x` `[C, B, T, D]` (None: that of the context's tokens; window = all
     positions) and keep everything.
 
     With `instead`, the residual stream receives those outputs, while the trace keeps what each component computes
-    when it reads that stream; with `added`, what one sublayer writes changes. With `ungrouped`, keys and values are
-    repeated per query head before anything is done to them, so that each copy has a gradient of its own. The MLP
-    inputs and the final input in the trace are aliases of the residual stream: their gradients are those of their own
-    reader alone.
+    when it reads that stream; with `added`, what one sublayer writes changes; through what layer `dropped` writes, no
+    gradient flows. With `ungrouped`, keys and values are repeated per query head before anything is done to them, so
+    that each copy has a gradient of its own. The MLP inputs and the final input in the trace are aliases of the
+    residual stream: their gradients are those of their own reader alone.
     """
     x = torch.stack(embed(model, context)).sum(0) if x is None else x
     passes.count(forward=x.shape[0] * x.shape[1])
@@ -115,16 +119,20 @@ def whole_run(
             mixed = _run_heads(layer.attention, context, x, trace, ungrouped=ungrouped)
         else:
             mixed = _run_mixer(layer, context, x, trace)
+        if index == dropped:
+            mixed = scaled(mixed, 0.0)
         middle = x + (mixed if instead is None else instead.attention[index])
         if added is not None and added.at(index, "attention"):
             middle = middle + added.difference
         mlp_input = (x if model.parallel else middle).view_as(x)
         trace.mlp_input.append(mlp_input)
         written = mlp(layer, mlp_input)
+        trace.mlp_output.append(written)
+        if index == dropped:
+            written = scaled(written, 0.0)
         x = middle + (written if instead is None else instead.mlp[index])
         if added is not None and added.at(index, "mlp"):
             x = x + added.difference
-        trace.mlp_output.append(written)
     trace.final_input = x.view_as(x)
     return trace
 
@@ -139,6 +147,7 @@ def _run_heads(attention: Attention, context: Context, x: Tensor, trace: Trace, 
     trace.raw.append((raw[0], raw[1], raw[2]) if ungrouped else ())
     q, k, v = (finish_projection(attention, port, r, context) for port, r in zip("qkv", raw, strict=True))
     z = attend(attention, q, per_head(attention, k), per_head(attention, v), context)
+    trace.attended.append(z if ungrouped else z.new_empty(0))
     z = scaled_by_post_norm(attention, z)
     for part, value in ((trace.q, q), (trace.k, k), (trace.v, v), (trace.z, z)):
         part.append(value)
@@ -151,6 +160,7 @@ def _run_mixer(layer: Layer, context: Context, x: Tensor, trace: Trace) -> Tenso
     written = mix(layer, trace.attention_input[-1], context)
     none = x.new_empty(0)
     trace.raw.append(())
+    trace.attended.append(none)
     for part, value in ((trace.q, none), (trace.k, none), (trace.v, none), (trace.z, written[None])):
         part.append(value)
     return written
