@@ -279,12 +279,14 @@ def attend(
     *,
     heads: Heads = None,
     read: bool = False,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Attention results z.
 
     Args:
         q: `[h, C or 1, B, P, d_head]`; k, v: `[h, C or 1, B, T, d_head]`.
         heads: which heads they are of; None if all.
+        weights: `[h, C or 1, B, P, T]`, in place of the attention that q and k give.
 
     Returns:
         z `[h, C, B, P, d_head]`, before any post-norm scale.
@@ -295,7 +297,9 @@ def attend(
     if (rule := attention.pattern) is not None:
         q, k, v = scaled(q, rule.query_key), scaled(k, rule.query_key), scaled(v, rule.value)
     plain = attention.softcap is None and attention.sinks is None and rule is None
-    if plain and q.shape[1] == k.shape[1] == v.shape[1] == 1:
+    if weights is not None:
+        z = weights @ v
+    elif plain and q.shape[1] == k.shape[1] == v.shape[1] == 1:
         bias = _score_bias(attention, context, heads, read=read)
         z = F.scaled_dot_product_attention(q[:, 0], k[:, 0], v[:, 0], attn_mask=bias, scale=attention.scale)[
             :, None

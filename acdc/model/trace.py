@@ -184,24 +184,36 @@ def rest_of_run(
         before = context.at_read(x) if read else x
         if at_mlp and index == layer:
             after = before
-        elif block.mixer is not None:
-            earlier = trace.attention_input[index][..., : context.start, :].expand(x.shape[0], *(-1,) * 3)
-            mixed = mix(block, torch.cat((earlier, x), dim=-2), context)[..., context.start :, :]
-            after = before + (context.at_read(mixed) if read else mixed)
         else:
-            attention = block.attention
-            normed = (x if attention.norm is None else attention.norm.module(x))[None]
-            k, v = (
-                after_earlier(trace_part[index], project_normed(attention, port, normed, context), context.start)
-                for port, trace_part in (("k", trace.k), ("v", trace.v))
-            )
-            if read:
-                normed = context.at_read(normed)
-            q = project_normed(attention, "q", normed, context, read=read)
-            z = attend(attention, q, per_head(attention, k), per_head(attention, v), context, read=read)
-            after = before + attention_output(attention, scaled_by_post_norm(attention, z))
+            after = before + mixed_again(block, context, trace, x, index, read=read)
         x = after + mlp(block, before if model.parallel else after)
     return x if layer < len(model.layers) else context.at_read(x)
+
+
+def mixed_again(
+    block: Layer, context: Context, trace: Trace, x: Tensor, index: int, *, read: bool = False
+) -> Tensor:
+    """What a layer's heads or mixer write when they read `x` `[C, B, W, D]`: `[C, B, W, D]`, P for W if `read`.
+
+    Args:
+        trace: a plain run on the same prompts, from which the positions before the window come.
+        index: the layer's.
+    """
+    if block.mixer is not None:
+        earlier = trace.attention_input[index][..., : context.start, :].expand(x.shape[0], *(-1,) * 3)
+        written = mix(block, torch.cat((earlier, x), dim=-2), context)[..., context.start :, :]
+        return context.at_read(written) if read else written
+    attention = block.attention
+    normed = (x if attention.norm is None else attention.norm.module(x))[None]
+    k, v = (
+        after_earlier(trace_part[index], project_normed(attention, port, normed, context), context.start)
+        for port, trace_part in (("k", trace.k), ("v", trace.v))
+    )
+    if read:
+        normed = context.at_read(normed)
+    q = project_normed(attention, "q", normed, context, read=read)
+    z = attend(attention, q, per_head(attention, k), per_head(attention, v), context, read=read)
+    return attention_output(attention, scaled_by_post_norm(attention, z))
 
 
 def project_normed(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,6 +41,8 @@ class Prompts:
             prompt then goes on as all of them at once: a token of branch b sees those of branches b and 0, which is
             the prompt itself. Along the last axis of `answers` and of `wrong` stand whole answers: at each read
             position the token that an answer has next, -1 where it has none.
+        spans: by name, `[prompt, position]` bool: positions that have a meaning, like those of the indirect object;
+            the same in the corrupted prompt.
     """
 
     clean: Int64[Tensor, "prompt position"]
@@ -53,6 +55,7 @@ class Prompts:
     corrupted_mask: Bool[Tensor, "prompt position"] | None = None
     corrupted_position_ids: Int64[Tensor, "prompt position"] | None = None
     branch: Int64[Tensor, "prompt position"] | None = None
+    spans: Mapping[str, Bool[Tensor, "prompt position"]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Prompts({self})"
@@ -234,18 +237,20 @@ class Prompts:
         )
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Prompts:
-        changes = {
+        changes: dict[str, Any] = {
             field.name: function(value)
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None
+            if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return dataclasses.replace(self, **changes)
+        spans = {name: function(where) for name, where in self.spans.items()}
+        return dataclasses.replace(self, **changes, spans=spans)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None:
+            if value is not None and field.name != "spans":
                 object.__setattr__(self, field.name, _usable(value, field.name))
+        object.__setattr__(self, "spans", {name: _usable(x, f"{name} mask") for name, x in self.spans.items()})
         if self.clean.dim() != 2 or not len(self.clean):
             raise TaskError(
                 f"expected clean tokens [prompt, position] with at least one prompt, got {list(self.clean.shape)}"
@@ -256,6 +261,9 @@ class Prompts:
                 raise TaskError(
                     f"expected {name} of shape {list(self.clean.shape)} like clean, got {list(value.shape)}"
                 )
+        found = list(_span_problems(self.spans, self.mask))
+        if found:
+            raise problems("spans", found)
         if self.positions.dim() != 2 or len(self.positions) != len(self.clean):
             raise TaskError(f"expected positions [{len(self.clean)}, read], got {list(self.positions.shape)}")
         unread = (self.positions < 0).all(1).nonzero().flatten().tolist()
@@ -308,6 +316,18 @@ def _usable(value: Any, name: str) -> Tensor:
         raise TaskError(f"expected {name} as a tensor of {kind}, got {value.dtype} on {value.device}{hint}")
     with torch.inference_mode(False):
         return value.clone().to(dtype) if value.is_inference() else value.to(dtype)
+
+
+def _span_problems(spans: Mapping[str, Tensor], mask: Tensor) -> Iterator[str]:
+    """What is wrong with the positions of each name, prompt by prompt."""
+    taken = torch.zeros_like(mask)
+    for name, where in spans.items():
+        if where.shape != mask.shape:
+            yield f"expected {name!r} of shape {list(mask.shape)} like clean, got {list(where.shape)}"
+            continue
+        for what, bad in (("lies outside of the prompt", where & ~mask), ("overlaps another span", where & taken)):
+            yield from (f"prompt {i + 1}: {name!r} {what}" for i in bad.any(1).nonzero().flatten().tolist())
+        taken = taken | where
 
 
 def _masks(rows: list[list[int]], real: list[list[bool]] | None, name: str) -> list[list[bool]]:
