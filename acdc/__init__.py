@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from acdc import methods as methods
     from acdc import metrics as metrics
     from acdc import tasks as tasks
+    from acdc import tracing as tracing
     from acdc import viz as viz
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from acdc.model.model import Model
     from acdc.tasks.programs.compile import compile
     from acdc.tasks.prompts import Prompts
+    from acdc.tracing import Tracing, trace
 
 _WHERE = {
     "Circuit": "acdc.circuit",
@@ -45,6 +47,7 @@ _WHERE = {
     "Prompts": "acdc.tasks.prompts",
     "Provenance": "acdc.circuit",
     "Scores": "acdc.circuit",
+    "Tracing": "acdc.tracing",
     "builtin_models": "acdc.model.load",
     "compile": "acdc.tasks.programs.compile",
     "completeness": "acdc.evaluation.completeness",
@@ -54,9 +57,10 @@ _WHERE = {
     "load": "acdc.model.load",
     "minimality": "acdc.evaluation.minimality",
     "score": "acdc.discovery",
+    "trace": "acdc.tracing",
 }
 
-_PARTS = ("formats", "inspection", "methods", "metrics", "tasks", "viz")
+_PARTS = ("formats", "inspection", "methods", "metrics", "tasks", "tracing", "viz")
 _RENAMED = {"io": "formats"}
 """Public names of the last version, and what they are now."""
 
@@ -74,6 +78,7 @@ __all__ = [
     "Provenance",
     "Scores",
     "TaskError",
+    "Tracing",
     "UnsupportedModelError",
     "builtin_models",
     "compile",
@@ -85,6 +90,7 @@ __all__ = [
     "minimality",
     "score",
     "tasks",
+    "trace",
 ]
 
 

@@ -43,7 +43,7 @@ def point(module: Any, site: str, layer: int, component: int) -> Point:
 
 
 def run(module: Any, prompts: Prompts, at: Point | None = None, new: Tensor | None = None, mask: Any = None) -> Any:
-    """Logits at the read positions `[B, P, V]` and the value at a point `[B, T, X]`; `new` takes its place at `mask`."""
+    """Logits where they are read `[B, P, V]`, and the value at a point `[B, T, X]`; `new` stands for it at `mask`."""
     seen: dict[str, Tensor] = {}
 
     def change(x: Any) -> Any:

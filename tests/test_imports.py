@@ -94,8 +94,8 @@ def upward(found: Import, height: dict[str, int]) -> bool:
 
 
 def is_allowed(found: Import) -> bool:
-    """Notebooks ask an object for its picture, so there is one way up: from `_repr_…_` to `acdc.viz`."""
-    return found.function.startswith("_repr_") and room(found.imported) == "viz"
+    """An object is asked for its picture, so there is one way up: from `_repr_…_` and `plot` to `acdc.viz`."""
+    return (found.function.startswith("_repr_") or found.function == "plot") and room(found.imported) == "viz"
 
 
 def test_imports_go_down_only() -> None:

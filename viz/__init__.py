@@ -1,5 +1,6 @@
 """Pictures of circuits: diagrams for papers and slides (`draw`), an interactive page to explore them (`write_page`),
-plots of results (`acdc.viz.plots`), and views for the terminal (`acdc.viz.terminal`).
+plots of results (`acdc.viz.plots`), heat maps of tracings (`acdc.viz.tracing`), and views for the terminal
+(`acdc.viz.terminal`).
 
 What belongs to the page is imported when first used, since measuring takes torch and drawing does not.
 """
@@ -15,12 +16,13 @@ from acdc.viz.style import STYLES, Style
 if TYPE_CHECKING:
     from acdc.viz import plots as plots
     from acdc.viz import terminal as terminal
+    from acdc.viz import tracing as tracing
     from acdc.viz.page import Findings, Page, investigate, write_page
 
 __all__ = ["FORMATS", "STYLES", "Drawing", "Findings", "Page", "Style", "draw", "investigate", "write_page"]
 
 
-_PARTS = ("plots", "terminal")
+_PARTS = ("plots", "terminal", "tracing")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,23 +21,25 @@ from acdc.viz.diagram import Diagram
 from acdc.viz.elements import DiagramEdge, DiagramNode
 
 _DASHES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 2))}
-_METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
+"""What a file says of itself, by format: nothing that changes from one day to the next."""
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "acdc",
+    "pdf.fonttype": 42,
+    "lines.scale_dashes": False,
+}
+"""Settings of matplotlib under which the same picture is the same bytes."""
 _FONTS = ["Helvetica", "Arial", "Nimbus Sans", "Liberation Sans", "DejaVu Sans"]
 
 
 def render(diagram: Diagram, format: str, *, dpi: int = 200) -> bytes:
     """The picture as "svg", "pdf" or "png"; the same diagram gives the same bytes."""
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "acdc",
-        "pdf.fonttype": 42,
-        "lines.scale_dashes": False,
-    }
     buffer = io.BytesIO()
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box is drawn in its place
         make_figure(diagram).savefig(
-            buffer, format=format, dpi=dpi, facecolor=diagram.style.background, metadata=_METADATA[format]
+            buffer, format=format, dpi=dpi, facecolor=diagram.style.background, metadata=METADATA[format]
         )
     return buffer.getvalue()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import sys
 import time
@@ -47,6 +46,7 @@ from acdc.cli.options import (
     TaskOption,
     Tokenizer,
     Trust,
+    command_digest,
     given,
     load_again,
     load_model,
@@ -55,6 +55,7 @@ from acdc.cli.options import (
     own_task,
     short,
 )
+from acdc.cli.trace import trace
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def discover(
             raise unknown("aggregate", aggregate, AGGREGATES)
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
-        command = _digest({**context.params, "memory": None, "out": None, "force": None, "json": None})
+        command = command_digest(context)
         claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
@@ -393,7 +394,7 @@ def export(
         sys.stdout.write(text)
 
 
-for command in (benchmark, cli_view.view, methods):
+for command in (benchmark, cli_view.view, methods, trace):
     app.command()(command)
 app.add_typer(models, name="models")
 app.add_typer(tasks, name="tasks")
@@ -416,11 +417,6 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     if data.truth is None:
         raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
     return data.truth.mask(circuit.graph)
-
-
-def _digest(values: object) -> str:
-    """What tells a command from others: what it was given."""
-    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,6 +122,24 @@ def options(texts: list[str] | None) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def listed(text: str, what: str) -> list[str]:
+    """The names in a comma-separated list, each once.
+
+    Raises:
+        AcdcError: there are none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise AcdcError(f"expected comma-separated {what}, got {text!r}")
+    return names
+
+
+def command_digest(context: typer.Context) -> str:
+    """What tells a command from others: what it was given, but for where it writes and how it shows it."""
+    values = {**context.params, "memory": None, "out": None, "force": None, "json": None}
+    return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
 def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> Task:

@@ -43,7 +43,7 @@ class References:
     def of(self, prompts: Prompts) -> References:
         """With full prompt and position axes `[B, T]`: views where possible."""
         B, T = prompts.mask.shape
-        token = None if _padded_right(prompts.mask) and not prompts.branched else _places(prompts)  # [B, T]
+        token = None if _padded_right(prompts.mask) and not prompts.branched else token_places(prompts)  # [B, T]
 
         def full(x: Tensor) -> Tensor:
             if token is not None and x.shape[-2] > 1:
@@ -53,7 +53,7 @@ class References:
         return References(tuple(map(full, self.inputs)), tuple(map(full, self.outputs)))
 
 
-def _places(prompts: Prompts) -> Tensor:
+def token_places(prompts: Prompts) -> Tensor:
     """`[B, T]`: which of its prompt's tokens each is, counted from 0; those of a branch go on from the prompt."""
     if prompts.branched and prompts.position_ids is not None:
         return prompts.position_ids
@@ -80,7 +80,7 @@ def mean_references(
         _, trace = plain_run(model, batch)
         outputs = [*inputs, *(stage.output(trace) for stage in stages)]
         if per_position and batch.branched:  # a place may be taken once in every branch
-            taken = F.one_hot(_places(batch), batch.mask.shape[1]) * batch.mask[..., None]  # [B, T, place]
+            taken = F.one_hot(token_places(batch), batch.mask.shape[1]) * batch.mask[..., None]  # [B, T, place]
             taken = taken.to(dtype)
             outputs = [torch.einsum("...btx,btp->...bpx", x.to(dtype), taken) for x in outputs]
             weight = taken.sum(1)[..., None]

@@ -95,5 +95,7 @@ def _inside(
     attention = patching.model.decomposition.layers[index].attention
     with torch.enable_grad(), patching.model.frozen():
         value = values(index, site)[0].detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(sites.written(attention, context, trace, index, site, value), value, given)
+        (gradient,) = torch.autograd.grad(
+            sites.written(attention, context, trace, index, site, value), value, given
+        )
     return gradient

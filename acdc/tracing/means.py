@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from acdc.engine.plain_run import full_context, plain_run
 from acdc.engine.problem import Problem
-from acdc.engine.references import References
+from acdc.engine.references import References, token_places
 from acdc.errors import AcdcError
+from acdc.tasks.prompts import Prompts
 from acdc.tracing import sites
 from acdc.tracing.sites import Site
 
-Means = Callable[[int, Site, Tensor], Tensor]
-"""`(layer, site, mask [B, T])` to what the site's values are replaced by, `[component, 1, B, T, X]`."""
+Means = Callable[[int, Site, Prompts], Tensor]
+"""`(layer, site, prompts)` to what the site's values are replaced by, `[component, 1, B, T, X]`."""
 
 
 @torch.no_grad()
@@ -30,7 +32,7 @@ def means_of(problem: Problem, chosen: Sequence[Site], ablation: str) -> Means |
     if ablation == "resample":
         return None
     if ablation == "zero":
-        return lambda layer, site, mask: problem.model.decomposition.unembedding.new_zeros(())
+        return lambda layer, site, prompts: problem.model.decomposition.unembedding.new_zeros(())
     mask = problem.prompts.mask
     for site in chosen:
         if site.name == "pattern" and (ablation == "mean" or not bool((mask == mask[:1]).all())):
@@ -43,17 +45,21 @@ def means_of(problem: Problem, chosen: Sequence[Site], ablation: str) -> Means |
     for _, some in problem.batches().slices():
         prompts = some.to(problem.model.device)
         _, run = plain_run(problem.model, prompts)
-        context, real = full_context(problem.model, prompts), prompts.mask
-        order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
-        prompt = torch.arange(len(order), device=order.device)[:, None]
-        weight = real.gather(1, order)[..., None]
+        context = full_context(problem.model, prompts)
+        dtype = torch.promote_types(problem.model.dtype, torch.float32)
+        taken = prompts.mask[..., None].to(dtype)  # [B, T, place]: which token is of which place
+        if per_position:  # a place may be taken once in every branch
+            taken = taken * F.one_hot(token_places(prompts), prompts.mask.shape[1])
         for index, layer in enumerate(problem.model.decomposition.layers):
             for site in chosen:
                 if sites.components(layer, site):
-                    x = sites.values(problem.model, context, run, index, site)[..., prompt, order, :]
-                    total = (x * weight).sum(-3 if per_position else (-3, -2), keepdim=True)
+                    x = sites.values(problem.model, context, run, index, site).to(dtype)
+                    total = torch.einsum("hcbtx,btp->hcpx", x, taken)[..., None, :, :]
                     sums[index, site.name] = sums.get((index, site.name), 0.0) + total
-        count = count + weight.sum(0 if per_position else (0, 1), keepdim=True)
+        count = count + taken.sum((0, 1))[:, None]
     assert isinstance(count, Tensor)
     number = count.clamp(min=1)
-    return lambda layer, site, mask: References((sums[layer, site.name] / number,), ()).of(mask).inputs[0]
+    dtype = problem.model.dtype
+    return lambda layer, site, prompts: (
+        References(((sums[layer, site.name] / number).to(dtype),), ()).of(prompts).inputs[0]
+    )

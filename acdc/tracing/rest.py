@@ -104,7 +104,9 @@ def _run(
         def at(stream: Tensor, *, read: bool = read) -> Tensor:
             return context.at_read(stream) if read else stream
 
-        before = _joined(None if x is None else x, trace.attention_input[index], ["residual"], joining, context, order)
+        before = _joined(
+            None if x is None else x, trace.attention_input[index], ["residual"], joining, context, order
+        )
         x = None if before is None else at(before) + mixed_again(block, context, trace, before, index, read=read)
         before = None if before is None else at(before)
         if not model.parallel:
@@ -149,9 +151,7 @@ def _joined(
     return torch.cat(rows) if rows else None
 
 
-def _change(
-    patching: Patching, context: Context, values: Values, index: int, cells: Sequence[Cell]
-) -> Tensor:
+def _change(patching: Patching, context: Context, values: Values, index: int, cells: Sequence[Cell]) -> Tensor:
     """What replacing values of one site adds to the residual stream where the site writes, `[cell, B, W, D]`."""
     site, start, model = cells[0].site, context.start, patching.model.decomposition
     base, reference = (x[..., start:, :] for x in values(index, site))

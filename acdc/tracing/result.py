@@ -27,8 +27,8 @@ class SiteMap(Shown):
         site: its name.
         axes: names of the axes but the last, such as ("layer", "position"), ("layer", "head"), or all three.
         labels: of each axis, in order.
-        effects: `[*axes, prompt]`, the metric with the value replaced less the metric without; NaN where a prompt has no
-            such place, or a layer no such component.
+        effects: `[*axes, prompt]`, the metric with the value replaced less the metric without; NaN where a prompt has
+            no such place, or a layer no such component.
         separation: `[prompt]`, what the metric would change by if everything were replaced (corrupted less clean
             prompts; clean less corrupted where denoising); None where values are not those of the other prompt.
         metric: its name.
@@ -56,7 +56,7 @@ class SiteMap(Shown):
         there = np.isfinite(self.effects)
         whole = np.where(there, self.separation, 0.0).sum(-1)
         total = np.nansum(self.effects, axis=-1)
-        return np.divide(total, whole, out=np.full(total.shape, np.nan), where=whole != 0)
+        return np.divide(total, whole, out=np.full(total.shape, np.nan), where=whole != 0) + 0.0  # no −0
 
     def at(self, **where: str | int) -> float:
         """The mean effect in one cell: `at(layer=3, position=5)`, by index or by label.
@@ -185,7 +185,9 @@ class Tracing(Shown):
         try:
             import pandas
         except ImportError:
-            raise AcdcError("to_frame needs pandas, which is not installed; rows() gives the same records") from None
+            raise AcdcError(
+                "to_frame needs pandas, which is not installed; rows() gives the same records"
+            ) from None
         return pandas.DataFrame(self.rows(confidence))
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -224,9 +226,10 @@ class Tracing(Shown):
     def facts(self) -> dict[str, str]:
         """What was replaced by what, and what it did most."""
         sense = "clean values into the corrupted run" if self.direction == "denoise" else f"{self.ablation} values"
+        clean, corrupted = self.clean.mean(), self.corrupted.mean()
         found = {
             "traced": f"{self.task} in {self.model}: {sense}, {self.method}",
-            self.metric: f"clean {self.clean.mean():.4g}, corrupted {self.corrupted.mean():.4g}, on {len(self.clean)} prompts",
+            self.metric: f"clean {clean:.4g}, corrupted {corrupted:.4g}, on {len(self.clean)} prompts",
         }
         for each in self.maps:
             strongest = "; ".join(f"{where}: {effect}" for where, effect in each.strongest().items())

@@ -110,9 +110,7 @@ def without_gate(attention: Attention, q: Tensor) -> Tensor:
     return q if attention.gate is None else q[..., : -attention.gate.width]
 
 
-def written(
-    attention: Attention, context: Context, trace: Trace, index: int, site: Site, given: Tensor
-) -> Tensor:
+def written(attention: Attention, context: Context, trace: Trace, index: int, site: Site, given: Tensor) -> Tensor:
     """What the heads of a layer write if a site has other values in the window: `[C, B, W, D]`.
 
     Args:

@@ -8,7 +8,7 @@ all places at once from one backward pass (attribution patching, Nanda 2023; Kra
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -27,7 +27,6 @@ from acdc.graph import FloatArray
 from acdc.inspection.runs import input_texts
 from acdc.model.forward import Context
 from acdc.model.model import Model
-from acdc.model.trace import Trace
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tracing import sites
@@ -98,12 +97,16 @@ def trace(
         raise AcdcError("expected at least one site to trace, got none")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     if direction == "denoise" and dataset.ablation != "resample":
-        raise AcdcError(f"denoising restores clean values in the corrupted run, and takes no {dataset.ablation} values")
+        raise AcdcError(
+            f"denoising restores clean values in the corrupted run, and takes no {dataset.ablation} values"
+        )
     problem = judging_problem(
         model, dataset, model.graph(), batch_size=batch_size, memory=memory, progress=progress
     )
     if dataset.ablation == "resample" and torch.equal(problem.prompts.clean, problem.prompts.corrupted):
-        raise TaskError(f"{dataset.name}: the corrupted prompts are the clean ones again: ask for zero or mean values")
+        raise TaskError(
+            f"{dataset.name}: the corrupted prompts are the clean ones again: ask for zero or mean values"
+        )
     places = places_of(problem.prompts, by, tokens=input_texts(problem.prompts, model), spans=spans)
     means = means_of(problem, chosen, dataset.ablation)
     grids = [_grid(model, site) for site in chosen]
@@ -117,9 +120,15 @@ def trace(
             _exact(problem, patching, measure, values, grids, own, effects, here)
         else:
             measure = first_order_effects(
-                patching, problem.outcome, values, [grid.site for grid in grids], own, [x[..., here] for x in effects]
+                patching,
+                problem.outcome,
+                values,
+                [grid.site for grid in grids],
+                own,
+                [x[..., here] for x in effects],
             )
-        whole = torch.stack([measure.value(logits) for logits in (patching.clean_logits(measure.rows), patching.corrupted_logits(measure.rows))])
+        rows = measure.rows
+        whole = measure.value(torch.stack([patching.clean_logits(rows), patching.corrupted_logits(rows)]))
         refuse_non_finite(whole, problem.outcome, "for the full model", first=first)
         ends.append(whole.detach().double().cpu().numpy())
     progress(len(problem.prompts), len(problem.prompts), "tracing")
@@ -133,7 +142,14 @@ def trace(
         method=method,
         by=by,
         maps=tuple(
-            _map(grid, found, places, by, other - base if dataset.ablation == "resample" else None, dataset.metric.name)
+            _map(
+                grid,
+                found,
+                places,
+                by,
+                other - base if dataset.ablation == "resample" else None,
+                dataset.metric.name,
+            )
             for grid, found in zip(grids, effects, strict=True)
         ),
         clean=base if direction == "noise" else other,
@@ -175,7 +191,7 @@ def _values(patching: Patching, context: Context, means: Means | None) -> Values
             if means is None:
                 reference = sites.values(model, other, patching.corrupted, layer, site)
             else:
-                reference = means(layer, site, patching.prompts.mask).expand_as(own)
+                reference = means(layer, site, patching.prompts).expand_as(own)
             known[key] = own, reference
         return known[key]
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import acdc
-import families
 from acdc.errors import AcdcError
 from acdc.tracing import SITES, trace
 from hook_loop import logit_difference, point, run
@@ -180,7 +179,9 @@ def test_compiled_programs_that_see_what_follows_are_traced_whole() -> None:
     whole = torch.arange(4).expand(3, -1)
     prompts = acdc.Prompts(clean, corrupted, torch.ones(3, 4, dtype=torch.bool), whole)
     found = trace(model, prompts, sites=["residual"], metric="l2")["residual"]
-    reads = found.effects[0] != 0  # [position, prompt]: the embedding, as it is read by later and by earlier positions
+    reads = (
+        found.effects[0] != 0
+    )  # [position, prompt]: the embedding, as it is read by later and by earlier positions
     assert (reads == (clean != corrupted).numpy().T).all()
     uneven = acdc.tasks.load("tracr-reverse", size=8)
     with pytest.raises(AcdcError, match="padded at different positions"):
