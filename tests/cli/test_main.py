@@ -27,18 +27,7 @@ from acdc.methods.search import Search
 from acdc.store import resume as resuming
 from command_line import Command, write_prompts
 
-COMMANDS = (
-    "discover",
-    "evaluate",
-    "draw",
-    "export",
-    "models",
-    "models fetch",
-    "tasks",
-    "tasks check",
-    "methods",
-    "trace",
-)
+COMMANDS = ("discover", "evaluate", "draw", "export", "models", "models fetch", "tasks", "tasks check", "methods")
 
 
 QUICK = ("discover", "tracr-reverse", "--method", "eap-ig", "--edges", 10, "--random-circuits", 2)

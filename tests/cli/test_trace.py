@@ -59,3 +59,7 @@ def test_what_cannot_be_traced_is_one_line(command: Command, arguments: tuple[st
     assert message in result.err
     assert result.err.splitlines()[-1].startswith("error: ")
     assert not Path("runs").exists()
+
+
+def test_help_has_an_example(command: Command) -> None:
+    assert "Example: acdc trace" in command("trace", "--help").out
