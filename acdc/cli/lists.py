@@ -22,6 +22,7 @@ from acdc.cli.options import (
     Revision,
     Size,
     Split,
+    TaskFormatName,
     TaskOption,
     Tokenizer,
     Trust,
@@ -117,12 +118,40 @@ def list_tasks(context: typer.Context, json: Json = False) -> None:
 
 
 @tasks.command()
+def formats(json: Json = False) -> None:
+    """List the formats of prompt files that can be read, by whose they are, and what of them is not used.
+
+    Example: acdc tasks formats
+    """
+    with terminal.quiet_libraries():
+        from acdc.tasks.peer_formats import FORMATS
+
+    listed = [
+        {
+            "name": known.name,
+            "description": known.description,
+            "by itself": known.recognised,
+            "not used": known.left_out,
+        }
+        for known in FORMATS.values()
+    ]
+    if json:
+        terminal.print_json(listed)
+        return
+    rows = [(known.name, known.description, known.left_out) for known in FORMATS.values()]
+    terminal.print_table(("format", "what it is", "not used"), rows)
+    asked = ", ".join(str(row["name"]) for row in listed if not row["by itself"])
+    print(f"\nknown by their fields, but for {asked}: --task-format")
+
+
+@tasks.command()
 def check(
     model: ModelName,
     task: Annotated[
         str | None, typer.Argument(help="Name (`acdc tasks`) or a file of prompts; otherwise the model's own.")
     ] = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     size: Size = None,
     held_out: HeldOut = None,
@@ -146,7 +175,9 @@ def check(
     with terminal.quiet_libraries():
         import acdc.tasks
 
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        settings = given(
+            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
+        )
         settings |= options(task_option)
         recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed, memory=memory)
         subject = load_model(

@@ -42,6 +42,7 @@ from acdc.cli.options import (
     Run,
     Size,
     Split,
+    TaskFormatName,
     TaskName,
     TaskOption,
     Tokenizer,
@@ -125,6 +126,7 @@ def discover(
         typer.Option(help="Token and position together, apart, or tokens alone."),
     ] = "single",
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -181,9 +183,9 @@ def discover(
         command = command_digest(context)
         claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
-            task_option
-        )
+        settings = given(
+            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
+        ) | options(task_option)
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
@@ -244,6 +246,7 @@ def evaluate(
     run: Run,
     task: TaskName = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -275,9 +278,9 @@ def evaluate(
 
         circuit = acdc.Circuit.load(run)
         made = circuit.provenance
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None) | options(
-            task_option
-        )
+        settings = given(
+            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
+        ) | options(task_option)
         if task in (None, made.task):
             settings = made.task_options | settings
         own_seed = made.seed or 0

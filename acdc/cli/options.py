@@ -63,6 +63,13 @@ HeldOut = Annotated[
 Split = Annotated[
     float | None, typer.Option(help="Or the fraction of your prompts to hold out.", rich_help_panel=PROMPTS)
 ]
+TaskFormatName = Annotated[
+    str | None,
+    typer.Option(
+        help="Format of a file of prompts, where its fields do not tell; see `acdc tasks formats`.",
+        rich_help_panel=PROMPTS,
+    ),
+]
 OnlyCorrectFlag = Annotated[
     bool,
     typer.Option("--only-correct", help="Only prompts that the model gets right.", rich_help_panel=PROMPTS),

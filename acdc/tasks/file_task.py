@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ from acdc.tasks.task import (
     to_prompts,
     token_texts,
 )
-from acdc.tasks.tokenise import Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
+from acdc.tasks.tokenise import (
+    Checked,
+    Encoder,
+    ModelLike,
+    TextPair,
+    TokenPair,
+    check,
+    tokenise,
+    with_corrupted,
+)
 
 _OF_TEXTS = "log-probability-difference"
 """What `logit-difference` is where answers are of several tokens: of one token, the two are equal."""
@@ -45,6 +55,10 @@ class FileTask(ShownTask):
     padding: Padding = "right"
     chosen: bool = True
     """Whether the user chose the metric; otherwise it is what fits the answers."""
+    lenient: bool = False
+    """Whether lines that the tokenizer does not suit are left out, with a warning; otherwise they are an error."""
+    left_out: tuple[str, ...] = ()
+    """What is wrong with lines that were left out when the file was read."""
 
     @property
     def metric(self) -> str:
@@ -64,7 +78,19 @@ class FileTask(ShownTask):
             labelled = [(line.label, row) for line, row in zip(lines, part, strict=True)]
             found.setdefault(name, []).extend(f"{label}: {x}" for label, row in labelled for x in row.problems)
             warnings += _warnings(labelled, name)
-        check_lines(found)
+        if (
+            self.lenient
+            and any(not row.problems for row in rows)
+            and (not other or any(not x.problems for x in other))
+        ):
+            warnings += _left_out(self.name, [*self.left_out, *found.get(self.name, [])])
+            if self.held_out and self.held_out_name != self.name:
+                warnings += _left_out(self.held_out_name, found[self.held_out_name])
+            kept = [line for line, row in zip(self.lines, rows, strict=True) if not row.problems]
+            rows, other = ([row for row in part if not row.problems] for part in (rows, other))
+        else:
+            check_lines(found)
+            kept = list(self.lines)
         texts = any(row.pair.has_texts for row in (*rows, *other))
         outcome = self.outcome
         if texts and not takes_texts(outcome):
@@ -82,7 +108,7 @@ class FileTask(ShownTask):
             metric=outcome,
             ablation=self.ablation,
             seed=self.seed,
-            warnings=(*warnings, *_read_as(self.lines, self.name, model), *_shared(self.lines, self.held_out)),
+            warnings=(*warnings, *_read_as(tuple(kept), self.name, model), *_shared(tuple(kept), self.held_out)),
             tokens=token_texts(discovery, model),
         )
 
@@ -97,16 +123,19 @@ def load_file(
     split: float | None = None,
     ablation: Ablation = "resample",
     padding: Padding = "right",
+    format: str | None = None,
 ) -> FileTask:
     """The task in a file; see `acdc.tasks.load`."""
     if held_out is not None and split is not None:
         raise TaskError("held_out and split both give held-out prompts: choose one")
     if split is not None and not 0 < split < 1:
         raise TaskError(f"expected split between 0 and 1, the fraction of prompts to hold out, got {split}")
-    lines, found = read_lines(path)
-    other, more = read_lines(held_out) if held_out is not None else ((), [])
-    if found or more:
-        outcome = resolve_metric(metric if metric is not None else _default_metric(lines))
+    lines, found, known = read_lines(path, format)
+    other, more, _ = read_lines(held_out, known.name) if held_out is not None else ((), [], known)
+    lenient, left_out = known.read is not None and bool(lines), [*found, *more]
+    default = known.metric or _default_metric(lines)
+    if left_out and not lenient:
+        outcome = resolve_metric(metric if metric is not None else default)
         found, more = found + _without_answers(lines, outcome), more + _without_answers(other, outcome)
         check_lines({str(path): found} | ({} if held_out is None else {str(held_out): more}))
     if split is not None:
@@ -114,7 +143,7 @@ def load_file(
     if size is not None and size < len(lines):
         chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
         lines = tuple(lines[i] for i in chosen)
-    outcome = resolve_metric(metric if metric is not None else _default_metric(lines))
+    outcome = resolve_metric(metric if metric is not None else default)
     other_name = held_out.name if held_out else path.name
     found = _without_answers(lines, outcome)
     more = _without_answers(other, outcome)
@@ -129,6 +158,8 @@ def load_file(
         seed=seed,
         padding=padding,
         chosen=metric is not None,
+        lenient=lenient,
+        left_out=tuple(left_out) if lenient else (),
     )
 
 
@@ -171,7 +202,10 @@ def _checked(lines: tuple[Line, ...], model: ModelLike, *, texts: bool) -> list[
     """The pairs as token ids of the model; texts: with answers of several tokens."""
     advice = "" if texts else f"; {takers_of_texts()} too"
     written = [line.pair for line in lines if isinstance(line.pair, TextPair)]
-    encoded = iter(tokenise(written, Encoder(model), texts=texts, advice=advice) if written else ())
+    encoded: Iterator[Checked] = iter(())
+    if written:
+        encoder = Encoder(model)
+        encoded = iter(tokenise(with_corrupted(written, encoder), encoder, texts=texts, advice=advice))
     rows = []
     for line in lines:
         row = Checked(line.pair) if isinstance(line.pair, TokenPair) else next(encoded)
@@ -190,6 +224,14 @@ def _warnings(labelled: list[tuple[str, Checked]], name: str) -> list[str]:
         for remark in row.remarks:
             about.setdefault(remark, []).append(label)
     return [f"{name}: {remark} ({_list(labels)})" for remark, labels in about.items()]
+
+
+def _left_out(name: str, found: list[str]) -> list[str]:
+    """One warning for all lines that are left out, the first of them by number and reason."""
+    if not found:
+        return []
+    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    return [f"{name}: {len(found)} rows are left out: {shown}"]
 
 
 def _read_as(lines: tuple[Line, ...], name: str, model: ModelLike) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Files of prompt pairs: each format is a reader that gives records, and all records have one form (`records`).
 
 Read are JSON lines (a record a line), a JSON array of records, an object with such an array as "prompts" (that is
-auto-circuit's), and CSV with a header. What a file holds decides, not what it is called; everything wrong with it is
-said at once.
+auto-circuit's), and CSV with a header. What a file holds decides, not what it is called, and so it is for the formats
+of other tools (`peer_formats`); everything wrong with it is said at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from acdc.errors import AcdcError, TaskError
 from acdc.store.reading import read_text, strict_json
+from acdc.tasks.peer_formats import TaskFormat, task_format
 from acdc.tasks.prompts import problems
 from acdc.tasks.records import ALIASES, FIELDS, field_problems, pair_of
 from acdc.tasks.tokenise import TextPair, TokenPair
@@ -45,8 +46,11 @@ class Line:
     pair: TextPair | TokenPair
 
 
-def read_lines(path: Path) -> tuple[tuple[Line, ...], list[str]]:
-    """The pairs in a file, and what is wrong with the others.
+def read_lines(path: Path, format: str | None = None) -> tuple[tuple[Line, ...], list[str], TaskFormat]:
+    """The pairs in a file, what is wrong with the others, and the format they are in.
+
+    Args:
+        format: a name of `acdc.tasks.peer_formats.FORMATS`; None: what the first record's fields say.
 
     Raises:
         TaskError: the file cannot be read, is of no format that is read, or has no pairs.
@@ -55,17 +59,22 @@ def read_lines(path: Path) -> tuple[tuple[Line, ...], list[str]]:
         text = read_text(path)
     except AcdcError as error:
         raise TaskError(str(error)) from None
-    lines, found = [], []
-    for label, record in _records(text, path):
+    lines: list[Line] = []
+    found: list[str] = []
+    known: TaskFormat | None = None if format is None else task_format(format, None)
+    for label, record in _records(text, path, known):
         try:
             if isinstance(record, ValueError):
                 raise record
-            lines.append(Line(label, pair_of(record)))
+            known = known or task_format(None, record)
+            if known.read is not None and not isinstance(record, dict):
+                raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+            lines.append(Line(label, pair_of(record if known.read is None else known.read(record))))
         except ValueError as error:
             found.append(f"{label}: {error}")
     if not lines and not found:
         raise TaskError(f"{path} has no prompts: expected {FORMATS}, with clean and corrupted")
-    return tuple(lines), found
+    return tuple(lines), found, known or task_format("acdc", None)
 
 
 def check_lines(found: Mapping[str, list[str]]) -> None:
@@ -75,7 +84,7 @@ def check_lines(found: Mapping[str, list[str]]) -> None:
         raise TaskError("\n".join(map(str, bad)))
 
 
-def _records(text: str, path: Path) -> Records:
+def _records(text: str, path: Path, known: TaskFormat | None) -> Records:
     """The records of a text, by the format it is in."""
     start = text.strip()
     if not start:
@@ -93,7 +102,7 @@ def _records(text: str, path: Path) -> Records:
         return _json_lines(text)
     names = {name.strip(' "') for name in rows[0].split(",")}
     if suffix == ".csv" or names & {*FIELDS, *ALIASES}:
-        return _csv(text)
+        return _csv(text, known)
     if suffix in (".jsonl", ".json", ".ndjson") or any(row.lstrip()[0] == "{" for row in rows):
         return _json_lines(text)
     tabs = "; columns are parted by commas, not by tabs" if "\t" in rows[0] else ""
@@ -171,7 +180,7 @@ def _json_object(text: str) -> Records:
 # ---- CSV --------------------------------------------------------------------------------------------------------
 
 
-def _csv(text: str) -> Records:
+def _csv(text: str, known: TaskFormat | None) -> Records:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     while True:
@@ -187,7 +196,8 @@ def _csv(text: str) -> Records:
             continue
         if header is None:
             header = [name.strip() for name in row]
-            if bad := _header_problems(header):
+            known = known or task_format(None, dict.fromkeys(header))
+            if known.read is None and (bad := _header_problems(header)):
                 yield label, ValueError("; ".join(bad))
                 return
         elif len(row) != len(header):

@@ -33,6 +33,9 @@ ALIASES = {
 PASSED_OVER = ("corrupted_hard", "case")
 """Fields of those files that say nothing of a pair: EAP's second corruption, feature-circuits' name of the case."""
 
+ANOTHER = object()
+"""In place of a corrupted prompt: that of another row with as many tokens is to be taken."""
+
 _PROMPTS = ("clean", "corrupted")
 _TOKENS = ("clean_tokens", "corrupted_tokens")
 
@@ -46,6 +49,9 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     for key, value in record.items():
         name = ALIASES.get(key, key)
         if name not in FIELDS:
+            continue
+        if value is ANOTHER:
+            values[name] = None
             continue
         try:
             values[name] = FIELDS[name](value)
@@ -95,7 +101,7 @@ def field_problems(fields: Mapping[str, Any]) -> Iterator[str]:
     if names.get("answer_tokens") == "correct_idx" and "wrong_tokens" not in names:
         yield (
             "'correct_idx' without 'incorrect_idx' is a year in the files of greater-than, not a token id: use the "
-            "task greater-than, or call the column 'answer_tokens' if it holds token ids"
+            "task greater-than or --task-format eap-greater-than, or call a column of token ids 'answer_tokens'"
         )
 
 

@@ -142,6 +142,7 @@ def load(
     padding: str = "right",
     only_correct: bool = False,
     memory: str | None = None,
+    format: str | None = None,
     **options: Any,
 ) -> Task:
     """A task by name, or from a file of your own.
@@ -159,13 +160,22 @@ def load(
         padding: the side on which shorter prompts are filled up, "right" or "left".
         only_correct: leave out the prompts that the model gets wrong; memory: how much may be used to find out, beside
             the weights, like "4GB".
+        format: of a file: a name of `acdc.tasks.peer_formats.FORMATS`; None: as its first record's fields say.
         options: of the task: `corruption` and `order` of ioi, `length` of induction, `distribution` and `witnesses` of
             Tracr tasks.
 
     Raises:
         AcdcError: an unknown name, metric or option (names the nearest), or bad lines in the file.
     """
-    _check_kinds(size=size, seed=seed, held_out=held_out, split=split, padding=padding, only_correct=only_correct)
+    _check_kinds(
+        size=size,
+        seed=seed,
+        held_out=held_out,
+        split=split,
+        padding=padding,
+        only_correct=only_correct,
+        format=format,
+    )
     if only_correct:
         settings: dict[str, Any] = {
             "metric": metric,
@@ -173,6 +183,7 @@ def load(
             "seed": seed,
             "held_out": held_out,
             "split": split,
+            "format": format,
         }
         every = load(name_or_path, ablation=ablation, padding=padding, **settings, **options)
         return OnlyCorrect(every, memory)
@@ -208,9 +219,12 @@ def load(
             split=split,
             ablation=chosen or "resample",
             padding=side,
+            format=format,
         )
-    if held_out is not None or split is not None:
-        given = "held_out" if held_out is not None else "split"
+    if held_out is not None or split is not None or format is not None:
+        given = "held_out" if held_out is not None else "split" if split is not None else "format"
+        if given == "format":
+            raise TaskError(f"format is for a file of your own; task {name!r} draws its prompts")
         raise TaskError(f"{given} is for a file of your own; task {name!r} brings its own held-out prompts")
     if not program:
         return generate.make(
@@ -237,6 +251,7 @@ def _check_kinds(**given: object) -> None:
         "held_out": (str, Path),
         "split": (int, float),
         "padding": (str,),
+        "format": (str,),
         "only_correct": (bool,),
     }
     for name, value in given.items():

@@ -50,10 +50,13 @@ Answer = int | tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class TextPair:
-    """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids."""
+    """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids.
+
+    `corrupted` is None where it is to be the clean prompt of another pair with as many tokens (`with_corrupted`).
+    """
 
     clean: str | Chat
-    corrupted: str | Chat
+    corrupted: str | Chat | None
     answers: tuple[str | Answer, ...] = ()
     wrong: tuple[str | Answer, ...] = ()
 
@@ -228,6 +231,27 @@ def tokenise(
     return rows
 
 
+def with_corrupted(pairs: Sequence[TextPair], encoder: Encoder) -> list[TextPair]:
+    """The pairs, with the next other pair's clean prompt of as many tokens where there is no corrupted one.
+
+    It stays None where no pair has one.
+    """
+    if all(pair.corrupted is not None for pair in pairs):
+        return list(pairs)
+    ids = encoder.encode([pair.clean if isinstance(pair.clean, str) else "" for pair in pairs])
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(ids):
+        by_length.setdefault(len(row), []).append(i)
+    found = list(pairs)
+    for same in by_length.values():
+        for place, i in enumerate(same):
+            if pairs[i].corrupted is None:
+                others = (j for j in (*same[place + 1 :], *same[:place]) if ids[j] != ids[i])
+                if (j := next(others, None)) is not None:
+                    found[i] = dataclasses.replace(pairs[i], corrupted=pairs[j].clean)
+    return found
+
+
 class _Written(NamedTuple):
     """Both prompts of a pair as texts; why a chat is none, and remarks."""
 
@@ -240,6 +264,9 @@ class _Written(NamedTuple):
 def _written(pair: TextPair, encoder: Encoder) -> _Written:
     texts, found, remarks = [], [], dict[str, None]()
     for name, prompt in (("clean", pair.clean), ("corrupted", pair.corrupted)):
+        if prompt is None:
+            found.append("no other row with as many tokens has another prompt to take for the corrupted one")
+            prompt = ""
         if isinstance(prompt, str):
             texts.append(_Text(prompt))
             continue

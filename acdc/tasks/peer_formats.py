@@ -1,0 +1,225 @@
+"""Prompts in the files of other tools: each format is a record that says by what it is known and what is made of a row.
+
+A row becomes a record of ours (`records`), or says why it cannot. Files of others hold rows that do not fit every
+tokenizer, and rows that were never meant as pairs: those are left out, with a warning that lists them by number and
+reason, and the rest is used. Fields are those that the tools write; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from acdc.errors import TaskError, unknown
+from acdc.tasks.records import ANOTHER
+
+Record = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFormat:
+    """A format of prompts.
+
+    Attributes:
+        name: as `--task-format` takes it.
+        description: one line: whose it is, and its fields.
+        known_by: fields that a record has if it is in this format, "a.b" within "a"; none: it has to be asked for.
+        read: a record of the format to one of ours; a `ValueError` says why not. None: its records are ours.
+        left_out: what a record holds that is not used.
+        metric: instead of the one that files get by their answers.
+    """
+
+    name: str
+    description: str
+    known_by: tuple[str, ...] = ()
+    read: Callable[[Record], dict[str, Any]] | None = None
+    left_out: str = "nothing"
+    metric: str | None = None
+
+    @property
+    def recognised(self) -> bool:
+        """Whether a file needs no name of its format."""
+        return self.read is None or bool(self.known_by) or self.name == "edge-pruning"
+
+    def knows(self, record: object) -> bool:
+        """Whether a record is in this format, by its fields."""
+        return bool(self.known_by) and all(_has(record, path) for path in self.known_by)
+
+
+def _has(record: object, path: str) -> bool:
+    for key in path.split("."):
+        if not isinstance(record, Mapping) or key not in record:
+            return False
+        record = record[key]
+    return True
+
+
+def _text(record: Record, path: str) -> str:
+    value: Any = record
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise ValueError(f"{path!r} is missing")
+        value = value[key]
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ValueError(f"expected {path!r} as a text, got {value!r:.60}")
+    return str(value)
+
+
+def _different(answer: str, wrong: str) -> dict[str, Any]:
+    if answer == wrong:
+        raise ValueError(f"the answer of the counterfactual is {answer!r:.40} too")
+    return {"answers": answer, "wrong_answers": wrong}
+
+
+# ---- MIB --------------------------------------------------------------------------------------------------------
+
+
+def _mib_ioi(record: Record) -> dict[str, Any]:
+    pair = {"clean": _text(record, "prompt"), "corrupted": _text(record, "s2_io_flip_counterfactual.prompt")}
+    names = (_text(record, f"metadata.{role}") for role in ("indirect_object", "subject"))
+    return pair | _different(*(f" {name}" for name in names))
+
+
+def _chosen(record: Record, where: str = "") -> str:
+    labels = record.get("choices", {}).get("label") if isinstance(record.get("choices"), Mapping) else None
+    key = record.get("answerKey")
+    if not isinstance(labels, list) or type(key) is not int or not 0 <= key < len(labels):
+        raise ValueError(f"expected {where}'answerKey' as an index into {where}'choices.label', got {key!r:.40}")
+    return str(labels[key])
+
+
+def _mib_choice(record: Record) -> dict[str, Any]:
+    other = record["symbol_counterfactual"]
+    pair = {"clean": _text(record, "prompt"), "corrupted": _text(record, "symbol_counterfactual.prompt")}
+    return pair | _different(_chosen(record), _chosen(other, "symbol_counterfactual's "))
+
+
+def _mib_arithmetic(record: Record) -> dict[str, Any]:
+    pair = {"clean": _text(record, "prompt"), "corrupted": _text(record, "random_counterfactual.prompt")}
+    return pair | _different(_text(record, "label"), _text(record, "random_counterfactual.label"))
+
+
+def _later_years(record: Record, year: str) -> dict[str, Any]:
+    if not re.fullmatch(r"[0-9]{1,2}", year) or int(year) == 99:
+        raise ValueError(f"expected the last two digits of a year before 99, got {year!r:.40}")
+    years = [f"{y:02}" for y in range(100)]
+    pair = {"clean": _text(record, "clean"), "corrupted": _text(record, "corrupted")}
+    return pair | {"answers": years[int(year) + 1 :], "wrong_answers": years[: int(year) + 1]}
+
+
+def _mib_greater_than(record: Record) -> dict[str, Any]:
+    return _later_years(record, _text(record, "year")[-2:])
+
+
+def _eap_greater_than(record: Record) -> dict[str, Any]:
+    return _later_years(record, _text(record, "correct_idx"))
+
+
+# ---- others -----------------------------------------------------------------------------------------------------
+
+
+def _regions(record: Record, name: str) -> str:
+    parts = record.get(name)
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"expected {name!r} as a list of texts, got {parts!r:.60}")
+    return "".join(parts)
+
+
+def _causalgym(record: Record) -> dict[str, Any]:
+    pair = {"clean": _regions(record, "base"), "corrupted": _regions(record, "src")}
+    return pair | _different(_text(record, "base_label"), _text(record, "src_label"))
+
+
+_PREDICT = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
+
+
+def _edge_pruning(record: Record) -> dict[str, Any]:
+    found: dict[str, str] = {}
+    for side in ("clean", "corrupted"):
+        text = _text(record, side)
+        marks = list(_PREDICT.finditer(text))
+        if len(marks) != 1:
+            raise ValueError(f"expected one <predict>…</predict> in {side!r}, got {len(marks)}")
+        prompt, answer = text[: marks[0].start()], marks[0].group(1)
+        if text[marks[0].end() :].strip():
+            raise ValueError(f"text follows the prediction in {side!r}")
+        if prompt.endswith(" ") and not answer.startswith(" "):  # the space belongs to the word it stands before
+            prompt, answer = prompt[:-1], f" {answer}"
+        found[side], found[f"{side} answer"] = prompt, answer
+    answer, wrong = found["clean answer"], found["corrupted answer"]
+    several = {"answers": answer} if answer == wrong else {"answers": answer, "wrong_answers": wrong}
+    return {"clean": found["clean"], "corrupted": found["corrupted"], **several}
+
+
+def _blimp(record: Record) -> dict[str, Any]:
+    good, bad = _text(record, "sentence_good"), _text(record, "sentence_bad")
+    words, others = good.split(" "), bad.split(" ")
+    shared = 0
+    while shared < min(len(words), len(others)) and words[shared] == others[shared]:
+        shared += 1
+    if not shared:
+        raise ValueError("the sentences differ in their first word, so no prompt comes before the difference")
+    if good == bad:
+        raise ValueError("the sentences are the same")
+    if shared in (len(words), len(others)):
+        raise ValueError("one sentence only goes on where the other ends")
+    if record.get("one_prefix_method") is True:
+        prompt = _text(record, "one_prefix_prefix")
+        answers = (_text(record, f"one_prefix_word_{which}") for which in ("good", "bad"))
+        texts = [" " + answer.lstrip() for answer in answers]
+    else:
+        prompt = " ".join(words[:shared])
+        texts = [" " + " ".join(part[shared:]) for part in (words, others)]
+    return {"clean": prompt, "corrupted": ANOTHER} | _different(*texts)
+
+
+FORMATS: dict[str, TaskFormat] = {
+    record.name: record
+    for record in (
+        TaskFormat("acdc", "acdc's own records: clean, corrupted, answers, wrong_answers, or token ids"),
+        TaskFormat("eap", "EAP, EAP-IG, MIB: CSV of clean, corrupted, correct_idx, incorrect_idx", (), None,
+                   "corrupted_hard"),
+        TaskFormat("auto-circuit", "auto-circuit: prompts of clean, corrupt, answers, wrong_answers", (), None,
+                   "seq_labels and word_idxs, the names of positions"),
+        TaskFormat("feature-circuits", "feature-circuits: clean_prefix, patch_prefix, clean_answer, patch_answer", (),
+                   None, "case"),
+        TaskFormat("eap-greater-than", "EAP-IG: CSV of clean, corrupted, correct_idx, a year's last two digits", (),
+                   _eap_greater_than, metric="probability-difference"),
+        TaskFormat("mib-ioi", "MIB: prompt, metadata and s2_io_flip_counterfactual",
+                   ("prompt", "metadata.subject", "metadata.indirect_object"), _mib_ioi,
+                   "the other counterfactuals, template, object and place"),
+        TaskFormat("mib-choice", "MIB: prompt, choices, answerKey and symbol_counterfactual (mcqa, arc)",
+                   ("prompt", "choices", "answerKey", "symbol_counterfactual"), _mib_choice,
+                   "the other counterfactuals, and choices that are neither's answer"),
+        TaskFormat("mib-arithmetic", "MIB: prompt, label and random_counterfactual",
+                   ("prompt", "label", "random_counterfactual"), _mib_arithmetic,
+                   "the other counterfactuals, operands and operator"),
+        TaskFormat("mib-greater-than", "MIB: clean, corrupted and year", ("clean", "corrupted", "year"),
+                   _mib_greater_than, metric="probability-difference"),
+        TaskFormat("causalgym", "CausalGym: base, src, base_label, src_label", ("base", "src", "base_label"),
+                   _causalgym, "which token belongs to which region, types and task"),
+        TaskFormat("blimp", "BLiMP: sentence_good, sentence_bad; the corrupted prompt is that of another row",
+                   ("sentence_good", "sentence_bad"), _blimp, "field, term, UID and pairID"),
+        TaskFormat("edge-pruning", "Edge Pruning: clean and corrupted with <predict>…</predict>", (), _edge_pruning),
+    )
+}  # fmt: skip
+"""Formats of prompts by name."""
+
+
+def task_format(name: str | None, record: object) -> TaskFormat:
+    """The format of that name, or that of a file's first record.
+
+    Raises:
+        TaskError: there is none of that name.
+    """
+    if name is not None:
+        if name not in FORMATS:
+            raise TaskError(str(unknown("format of prompts", name, FORMATS)))
+        return FORMATS[name]
+    if isinstance(record, Mapping) and any(
+        _PREDICT.search(str(record.get(side, ""))) for side in ("clean", "corrupted")
+    ):
+        return FORMATS["edge-pruning"]
+    return next((known for known in FORMATS.values() if known.knows(record)), FORMATS["acdc"])

@@ -1,0 +1,161 @@
+"""Files of prompts that other tools wrote: the pairs in them are those that the tool means."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import acdc.tasks
+from acdc.errors import TaskError
+from acdc.tasks.file_task import load_file
+from acdc.tasks.peer_formats import FORMATS
+from acdc.tasks.tokenise import TextPair
+from tiny_tokenizers import StandIn
+
+A, B = (
+    "When Mary and John went to the store, John gave a drink to",
+    "When Mary and John went to the store, Mary gave a drink to",
+)
+MCQA = {
+    "choices": {"label": ["A", "B"], "text": ["red", "blue"]},
+    "answerKey": 1,
+    "prompt": "The sky is blue. Answer:",
+}
+
+CASES: dict[str, tuple[Any, TextPair]] = {
+    "mib-ioi": (
+        {
+            "prompt": A, "template": "t", "metadata": {"subject": "John", "indirect_object": "Mary", "random_c": "Tom"},
+            "s2_io_flip_counterfactual": {"prompt": B}, "abc_counterfactual": {"prompt": "x"},
+        },
+        TextPair(A, B, (" Mary",), (" John",)),
+    ),
+    "mib-choice": (
+        MCQA | {"symbol_counterfactual": MCQA | {"answerKey": 0, "prompt": "The sky is red. Answer:"}},
+        TextPair("The sky is blue. Answer:", "The sky is red. Answer:", ("B",), ("A",)),
+    ),
+    "mib-arithmetic": (
+        {"prompt": "1+2=", "label": 3, "operator": "+", "random_counterfactual": {"prompt": "4+4=", "label": "8"}},
+        TextPair("1+2=", "4+4=", ("3",), ("8",)),
+    ),
+    "mib-greater-than": (
+        {"clean": "from 1797 to 17", "corrupted": "from 1701 to 17", "year": 1797},
+        TextPair("from 1797 to 17", "from 1701 to 17", ("98", "99"), tuple(f"{y:02}" for y in range(98))),
+    ),
+    "causalgym": (
+        {"base": ["The ", "man"], "src": ["The ", "men"], "base_label": " walks", "src_label": " walk", "task": "agr"},
+        TextPair("The man", "The men", (" walks",), (" walk",)),
+    ),
+    "edge-pruning": (
+        {"clean": "1 + 2 = <predict>3</predict>", "corrupted": "1 + 4 = <predict>5</predict>"},
+        TextPair("1 + 2 =", "1 + 4 =", (" 3",), (" 5",)),
+    ),
+    "blimp": (
+        {
+            "sentence_good": "Who should Derek hug?", "sentence_bad": "Who should Derek hug Richard?",
+            "one_prefix_method": False, "UID": "wh", "pairID": "3",
+        },
+        TextPair("Who should Derek", None, (" hug?",), (" hug Richard?",)),
+    ),
+    "acdc": ({"clean": "a b", "corrupted": "a c", "answers": "d"}, TextPair("a b", "a c", ("d",), ())),
+}  # fmt: skip
+
+
+def write(folder: Path, *rows: Any, name: str = "theirs.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("array", [False, True])
+def test_a_row_becomes_the_pair_that_its_tool_means(name: str, array: bool, tmp_path: Path) -> None:
+    row, pair = CASES[name]
+    path = write(tmp_path, [row] * 2) if array else write(tmp_path, row, row)
+    for task in (load_file(path), load_file(path, format=name)):
+        assert [line.pair for line in task.lines] == [pair, pair]
+    if FORMATS[name].metric:
+        assert load_file(path).metric == FORMATS[name].metric
+
+
+def test_years_of_eap_have_to_be_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "gt.csv"
+    path.write_text(",clean,corrupted,correct_idx\n0,from 1797 to 17,from 1701 to 17,97\n", "utf-8")
+    with pytest.raises(TaskError, match="--task-format eap-greater-than"):
+        load_file(path)
+    assert load_file(path, format="eap-greater-than").lines[0].pair == CASES["mib-greater-than"][1]
+    mib = tmp_path / "mib.csv"
+    mib.write_text("clean,corrupted,year\nfrom 1797 to 17,from 1701 to 17,1797\n", "utf-8")
+    assert load_file(mib).lines[0].pair == CASES["mib-greater-than"][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("mib-ioi", {"s2_io_flip_counterfactual": {}}, "'s2_io_flip_counterfactual.prompt' is missing"),
+        ("mib-choice", {"answerKey": 7}, "'answerKey' as an index"),
+        ("mib-choice", {"symbol_counterfactual": MCQA}, "the answer of the counterfactual is 'B' too"),
+        ("mib-greater-than", {"year": "1799"}, "before 99"),
+        ("causalgym", {"base": "The man"}, "'base' as a list of texts"),
+        ("edge-pruning", {"clean": "1"}, "one <predict>"),
+        ("edge-pruning", {"clean": "1 <predict>2</predict> 3"}, "text follows"),
+        ("blimp", {"sentence_bad": "Whom should"}, "differ in their first word"),
+        ("blimp", {"sentence_bad": "Who should"}, "only goes on"),
+    ],
+)
+def test_rows_that_cannot_be_taken_are_listed_and_the_rest_is_used(
+    name: str, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    row, pair = CASES[name]
+    task = load_file(write(tmp_path, row, row | change))
+    assert [line.pair for line in task.lines] == [pair]
+    (left_out,) = task.left_out
+    assert left_out.startswith("line 2: ")
+    assert reason in left_out
+    with pytest.raises(TaskError, match=r"theirs\.jsonl: 2 problems"):
+        load_file(write(tmp_path, row | change, row | change), format=name)
+
+
+def test_what_the_tokenizer_spoils_is_left_out_with_a_warning(tmp_path: Path, gpt2_like: StandIn) -> None:
+    row, _ = CASES["mib-ioi"]
+    longer = row | {"s2_io_flip_counterfactual": {"prompt": "When Mary went to the store"}}
+    data = acdc.tasks.load(write(tmp_path, row, longer, {"prompt": "x"})).prepare(gpt2_like)
+    assert len(data.discovery) == 1
+    (warning,) = data.warnings
+    assert "2 rows are left out" in warning
+    assert "line 2: clean is 14 tokens" in warning
+    assert "line 3: " in warning
+
+
+def test_blimp_takes_the_corrupted_prompt_from_another_row(tmp_path: Path, gpt2_like: StandIn) -> None:
+    rows = [
+        {"sentence_good": f"the {noun} was here", "sentence_bad": f"the {noun} were here"}
+        for noun in ("store", "drink", "store the store")
+    ]
+    data = acdc.tasks.load(write(tmp_path, *rows)).prepare(gpt2_like)
+    assert len(data.discovery) == 2  # nothing is as long as the third
+    assert data.discovery.corrupted[:, :2].tolist() == data.discovery.clean[[1, 0], :2].tolist()
+    assert "no other row with as many tokens" in " ".join(data.warnings)
+
+
+def test_the_command_line_lists_the_formats_and_refuses_others(tmp_path: Path) -> None:
+    path = write(tmp_path, CASES["acdc"][0])
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "acdc", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    shown = run("tasks", "formats")
+    assert shown.returncode == 0
+    assert all(name in shown.stdout for name in FORMATS)
+    wrong = run("tasks", "check", "induction-2l", str(path), "--task-format", "mib-io")
+    assert wrong.returncode == 2
+    assert "did you mean mib-ioi" in wrong.stderr
+    of_task = run("tasks", "check", "induction-2l", "induction", "--task-format", "blimp")
+    assert of_task.returncode == 2
+    assert "format is for a file" in of_task.stderr
