@@ -21,6 +21,7 @@ import typer
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.benchmark import benchmark
+from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
 from acdc.cli.lists import methods, models, tasks
 from acdc.cli.options import (
@@ -371,34 +372,9 @@ def draw(
     terminal.print_line(path)
 
 
-@app.command()
-def export(
-    run: Run,
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="mib, node-link, graphml, dot, csv or circuit-tracer.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise standard output.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Write a circuit in another program's format.
-
-    Example: acdc export runs/ioi --to graphml -o ioi.graphml
-    """
-    with terminal.quiet_libraries():
-        from acdc import Circuit, formats
-        from acdc.store.writing import write_atomically
-
-        if out is not None:
-            terminal.check_new_file(out, force=force)
-        text = formats.export(Circuit.load(run), to)
-        if out is not None:
-            write_atomically(out, text, replace=force)
-    if out is None:
-        sys.stdout.write(text)
-
-
-for command in (benchmark, cli_view.view, methods, trace):
+for command in (benchmark, cli_view.view, methods, trace, export):
     app.command()(command)
+app.command("import")(import_circuit)
 app.add_typer(models, name="models")
 app.add_typer(tasks, name="tasks")
 

@@ -1,5 +1,5 @@
 """Circuits as files of other programs, written and read."""
 
-from acdc.formats.registry import FORMATS, Format, export, import_circuit
+from acdc.formats.registry import FOLDERS, FORMATS, Format, export, export_folder, import_circuit
 
-__all__ = ["FORMATS", "Format", "export", "import_circuit"]
+__all__ = ["FOLDERS", "FORMATS", "Format", "export", "export_folder", "import_circuit"]

@@ -29,11 +29,12 @@ def write(circuit: Circuit) -> str:
     value = {
         "metadata": {
             "slug": "-".join(filter(None, [provenance.task, provenance.model])) or "circuit",
-            "scan": provenance.model,
+            "scan": provenance.model or "unknown",
             "transcoder_list": [],
             "prompt_tokens": [provenance.task or "prompt"],
             "prompt": provenance.task or "prompt",
             "schema_version": 1,
+            "info": {"generator": {"name": "acdc", "version": provenance.versions.get("acdc-circuits", "")}},
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [_node(graph, name) for name in names],

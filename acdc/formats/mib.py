@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         kept[name] = edge["in_graph"]
         scores[name] = number(edge.get("score", 0.0), name)
     circuit = circuit_from_edges(said, kept, scores if any(scores.values()) else {}, _WHAT)
+    parts = [node.get("neurons") for node in value["nodes"].values() if isinstance(node, dict)]
+    if any(isinstance(part, list) and not all(part) for part in parts):
+        warnings.warn("single neurons that the file leaves out are not held: their nodes are whole", stacklevel=3)
     return _with_node_scores(circuit, value["nodes"])
 
 

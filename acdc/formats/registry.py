@@ -10,7 +10,7 @@ from typing import Literal
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
-from acdc.formats import circuit_tracer, dot, mib, networks, table
+from acdc.formats import circuit_tracer, dot, mib, mib_submission, networks, table
 from acdc.graph import Graph, units_of
 from acdc.store.reading import read
 
@@ -121,6 +121,24 @@ FORMATS: dict[str, Format] = {
 """All formats by name. Formats that do not hold every edge keep the scores of the kept edges only."""
 
 
+FOLDERS: dict[str, Callable[[Circuit], dict[str, str]]] = {
+    "mib-submission": mib_submission.write_importances,
+    "mib-circuits": mib_submission.write_circuits,
+}
+"""Formats that are a folder of files: `(circuit) -> text by file`."""
+
+
+def export_folder(circuit: Circuit, format: str) -> tuple[str, dict[str, str]]:
+    """The name of a folder, and the texts of its files, in a format of `FOLDERS`.
+
+    Raises:
+        AcdcError: the format asks for something that the circuit does not have.
+    """
+    if format not in FOLDERS:
+        raise unknown("format", format, FOLDERS)
+    return mib_submission.folder_name(circuit), FOLDERS[format](circuit)
+
+
 def export(circuit: Circuit, format: str) -> str:
     """The circuit as text in a format of `FORMATS`.
 
@@ -149,6 +167,10 @@ def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None 
     Raises:
         AcdcError: the file is unreadable, damaged, or of another graph.
     """
+    if format in FOLDERS:
+        if not isinstance(source, (str, Path)) or not Path(source).is_dir():
+            raise AcdcError(f"expected a folder in the format {format}, got {str(source)!r:.80}")
+        return mib_submission.read_folder(Path(source), graph)
     record = _format(format, "read")
     if record.read is None:
         raise AcdcError(
@@ -162,7 +184,7 @@ def import_circuit(source: str | Path | bytes, format: str, graph: Graph | None 
 
 def _format(name: str, verb: Literal["write", "read"]) -> Format:
     if name not in FORMATS:
-        raise unknown("format", name, _able(verb))
+        raise unknown("format", name, [*_able(verb), *FOLDERS])
     return FORMATS[name]
 
 

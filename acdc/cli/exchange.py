@@ -1,0 +1,150 @@
+"""`acdc export` and `acdc import`: circuits to and from other programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acdc.cli import terminal
+from acdc.cli.options import (
+    OUTPUT,
+    AblationName,
+    Device,
+    Dtype,
+    Force,
+    MetricName,
+    Revision,
+    Run,
+    TaskFormatName,
+    TaskName,
+    TaskOption,
+    Tokenizer,
+    Trust,
+    given,
+    load_model,
+    load_task,
+    options,
+    own_task,
+)
+from acdc.errors import AcdcError
+
+
+def export(
+    run: Run,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="mib, node-link, graphml, dot, csv or circuit-tracer; mib-submission or mib-circuits for a folder.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="File to write, or folder; otherwise standard output.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a circuit in another program's format.
+
+    Example: acdc export runs/ioi --to graphml -o ioi.graphml
+    """  # fmt: skip
+    with terminal.quiet_libraries():
+        from acdc import Circuit, formats
+        from acdc.store.folders import whole_folder
+        from acdc.store.writing import write_atomically
+
+        if to in formats.FOLDERS:
+            if out is None:
+                raise AcdcError(f"{to} is a folder of files: say where with -o/--out")
+            folder, files = formats.export_folder(Circuit.load(run), to)
+            with whole_folder(out / folder, force=force) as place:
+                for name, text in files.items():
+                    write_atomically(place / name, text)
+            terminal.print_line(out / folder)
+            return
+        if out is not None:
+            terminal.check_new_file(out, force=force)
+        text = formats.export(Circuit.load(run), to)
+        if out is not None:
+            write_atomically(out, text, replace=force)
+    if out is None:
+        sys.stdout.write(text)
+
+
+def import_circuit(
+    source: Annotated[Path, typer.Argument(help="File, or folder of MIB's, that another program wrote.")],
+    model: Annotated[str, typer.Option(help="The model it is a circuit of, as `acdc discover` takes it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write the run to.", rich_help_panel=OUTPUT)],
+    format: Annotated[
+        str,
+        typer.Option("--from", metavar="FORMAT", help="mib, eap-pt, node-link, graphml, csv or mib-submission."),
+    ],
+    task: TaskName = None,
+    task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
+    metric: MetricName = None,
+    ablation: AblationName = None,
+    edges: Annotated[
+        int | None, typer.Option(min=1, help="Keep this many of the best edges, by the file's scores.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    force: Force = False,
+) -> None:
+    """Make a run of a circuit that another program found, to judge, draw and view it like any other.
+
+    Example: acdc import ioi.json --from mib --model gpt2 --task ioi -o runs/theirs
+    """
+    with terminal.quiet_libraries():
+        from acdc import formats
+        from acdc.graph import Graph
+
+        name = task or own_task(model)
+        settings = given(format=task_format) | options(task_option)
+        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
+        theirs = formats.import_circuit(source, format) if format in _SAY_THEIR_GRAPH else None
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        if theirs is None:
+            try:
+                theirs = formats.import_circuit(source, format)
+            except AcdcError as error:
+                if "does not say which graph" not in str(error):
+                    raise
+                theirs = formats.import_circuit(source, format, subject.graph())
+        graph = theirs.graph
+        expected = subject.graph(qkv=graph.qkv, group_kv=graph.group_kv, inputs=graph.inputs)
+        if graph != expected:
+            pairs = [(f.name, getattr(graph, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
+            differences = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
+            raise AcdcError(f"{source} is not of the model {model}: its graph has {differences}")
+        if edges is not None:
+            if theirs.scores is None:
+                raise AcdcError(f"{source} has no scores to choose {edges} edges by; leave out --edges")
+            theirs = theirs.scores.top(edges)
+        made = theirs.provenance.having(
+            model=model, revision=revision, tokenizer=tokenizer, config_hash=subject.config_hash(),
+            d_model=subject.d_model, task=name, task_options=settings, metric=recipe.metric, ablation=recipe.ablation,
+            seed=seed, method=theirs.provenance.method or format, measured={},
+        )  # fmt: skip
+        dataclasses.replace(theirs, provenance=made).save(out, force=force)
+    terminal.print_line(out)
+
+
+_SAY_THEIR_GRAPH = ("mib", "eap-pt", "mib-submission")

@@ -1,0 +1,56 @@
+"""A circuit that another program found is judged like one of acdc's own, in two commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import acdc
+from acdc.circuit import Circuit
+from acdc.cli import main as cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["acdc", *map(str, arguments)])
+    with pytest.raises(SystemExit) as error:
+        cli.main()
+    return int(error.value.code or 0)
+
+
+@pytest.mark.parametrize("format", ["mib", "mib-submission", "csv"])
+def test_a_foreign_circuit_is_judged_in_two_commands(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    circuit = acdc.score(model, task, "eap").top(20, aggregate="signed")
+    circuit.save(tmp_path / "ours")
+    out = tmp_path / "theirs"
+    assert run(monkeypatch, "export", tmp_path / "ours", "--to", format, "-o", out) == 0
+    if format == "mib-submission":
+        out /= "induction_induction-2l"
+    given = ["--model", "induction-2l", "--task", "induction", "-o", tmp_path / "run"]
+    assert run(monkeypatch, "import", out, "--from", format, *given, "--edges", 20) == 0
+    back = Circuit.load(tmp_path / "run")
+    assert back == circuit
+    assert (back.provenance.task, back.provenance.metric) == ("induction", "logit-difference")
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", tmp_path / "run", "--json", "--random-circuits", 0) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = acdc.evaluate(model, acdc.tasks.load("induction"), circuit, random_circuits=0)
+    assert found["faithfulness"] == pytest.approx(expected.faithfulness, rel=1e-6)
+
+
+def test_a_circuit_of_another_model_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = acdc.Graph(1, 1)
+    path = tmp_path / "c.json"
+    path.write_text(acdc.formats.export(Circuit(graph, graph.valid), "mib"), "utf-8")
+    given = ["--from", "mib", "--model", "induction-2l", "-o", tmp_path / "run"]
+    assert run(monkeypatch, "import", path, *given) == 2
+    assert "its graph has n_layers=1 instead of 2" in capsys.readouterr().err
+    assert run(monkeypatch, "import", tmp_path / "none.json", *given) == 2
+    assert run(monkeypatch, "import", path, "--from", "mibb", "--model", "induction-2l", "-o", tmp_path / "x") == 2
+    assert not (tmp_path / "run").exists()

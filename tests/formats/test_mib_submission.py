@@ -1,0 +1,111 @@
+"""MIB's submission folders: what is written is what is read, at MIB's sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from acdc.circuit import Circuit, Provenance, Scores
+from acdc.errors import AcdcError
+from acdc.formats import export, export_folder, import_circuit
+from acdc.formats.mib_submission import SHARES
+from acdc.graph import Graph
+
+GRAPH = Graph(4, 4, inputs="token")
+MADE = Provenance(task="arc", model="meta-llama/Llama-3.1-8B", d_model=8)
+
+
+def example(seed: int = 0, **made: Any) -> Circuit:
+    values = np.random.default_rng(seed).normal(size=GRAPH.valid.shape)
+    return Scores(GRAPH, values, "eap-ig", MADE.having(**made)).top(20)
+
+
+def written(folder: Path, circuit: Circuit, format: str) -> Path:
+    name, files = export_folder(circuit, format)
+    (folder / name).mkdir()
+    for file, text in files.items():
+        (folder / name / file).write_text(text, "utf-8")
+    return folder / name
+
+
+def test_importances_come_back(tmp_path: Path) -> None:
+    folder = written(tmp_path, example(), "mib-submission")
+    assert folder.name == "arc-easy_llama3"
+    assert [path.name for path in folder.iterdir()] == ["importances.json"]
+    back = import_circuit(folder, "mib-submission")
+    assert back.scores is not None
+    np.testing.assert_array_equal(back.scores.values, example().scores.values)  # type: ignore[union-attr]
+
+
+def test_nine_circuits_are_of_at_most_their_shares(tmp_path: Path) -> None:
+    folder = written(tmp_path, example(), "mib-circuits")
+    assert len(list(folder.iterdir())) == len(SHARES)
+    largest = None
+    for share in SHARES:
+        value = json.loads((folder / f"{share:g}.json").read_text())
+        kept = {name for name, edge in value["edges"].items() if edge["in_graph"]}
+        assert len(kept) <= share * GRAPH.n_edges
+        largest = kept
+    back = import_circuit(folder, "mib-circuits")
+    assert set(back.edge_names()) == largest
+    assert back.scores is not None
+    assert back.scores.values[back.edges].min() >= 1
+
+
+@pytest.mark.parametrize(("task", "model"), [("ioi", "gpt2"), ("my_task", "some_model")])
+def test_names_part_task_and_model_by_the_only_underscore(task: str, model: str) -> None:
+    name, _ = export_folder(example(task=task, model=model), "mib-submission")
+    assert name == f"{task.replace('_', '-')}_{model.replace('_', '-')}"
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AcdcError, match="does not know them"):
+        export_folder(example(task=""), "mib-submission")
+    bare = Circuit(GRAPH, GRAPH.valid, provenance=MADE)
+    for format in ("mib-submission", "mib-circuits"):
+        with pytest.raises(AcdcError, match="has none: export it to mib"):
+            export_folder(bare, format)
+    with pytest.raises(AcdcError, match="expected a folder"):
+        import_circuit(tmp_path / "missing", "mib-submission")
+    with pytest.raises(AcdcError, match="has neither"):
+        import_circuit(tmp_path, "mib-submission")
+
+
+def test_neurons_that_are_left_out_are_warned_of() -> None:
+    value = json.loads(export(example(), "mib"))
+    value["nodes"]["m0"]["neurons"] = [True, False]
+    with pytest.warns(UserWarning, match="single neurons"):
+        import_circuit(json.dumps(value), "mib")
+
+
+# ---- the attribution-graph schema of Neuronpedia ----------------------------------------------------------------
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "metadata": {"slug": str, "scan": str, "prompt_tokens": list, "prompt": str},
+    "nodes": {
+        "node_id": str, "feature": (int, type(None)), "layer": (str, int), "ctx_idx": int, "feature_type": str,
+        "jsNodeId": str, "clerp": str,
+    },
+    "links": {"source": str, "target": str, "weight": (int, float)},
+}  # fmt: skip
+QUERY = {"pinnedIds": list, "supernodes": list, "linkType": str, "clickedId": str, "sg_pos": str}
+
+
+@pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
+@pytest.mark.parametrize(
+    "circuit", [example(), Circuit(Graph(1, 2, inputs="split"), Graph(1, 2, inputs="split").valid)]
+)
+def test_circuit_tracer_files_have_what_the_schema_requires(circuit: Circuit) -> None:
+    value = json.loads(export(circuit, "circuit-tracer"))
+    assert {"metadata", "qParams", "nodes", "links"} <= value.keys()
+    for part, fields in REQUIRED.items():
+        for item in [value[part]] if part == "metadata" else value[part]:
+            for name, kind in fields.items():
+                assert isinstance(item[name], kind), (part, name, item)
+    assert all(isinstance(value["qParams"][name], kind) for name, kind in QUERY.items())
+    assert value["qParams"]["linkType"] == "both"
+    assert all(0 <= node["ctx_idx"] < len(value["metadata"]["prompt_tokens"]) for node in value["nodes"])
