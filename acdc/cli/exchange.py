@@ -142,6 +142,7 @@ def import_circuit(
             model=model, revision=revision, tokenizer=tokenizer, config_hash=subject.config_hash(),
             d_model=subject.d_model, task=name, task_options=settings, metric=recipe.metric, ablation=recipe.ablation,
             seed=seed, method=theirs.provenance.method or format, measured={},
+            weights_sha256="", prompts_sha256="", held_out_sha256="", dtype="",
         )  # fmt: skip
         dataclasses.replace(theirs, provenance=made).save(out, force=force)
     terminal.print_line(out)
