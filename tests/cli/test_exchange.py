@@ -23,7 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_a_foreign_circuit_is_judged_in_two_commands(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction")
     circuit = acdc.score(model, task, "eap").top(20, aggregate="signed")
     circuit.save(tmp_path / "ours")
     out = tmp_path / "theirs"
