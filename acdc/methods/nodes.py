@@ -26,7 +26,7 @@ def _nodes(problem: Problem, alphas: list[float], backward: Backward) -> Estimat
     return attributed(problem, straight(alphas), rule_of(backward), units=units_of(problem.graph, "node"))
 
 
-def _as_asked(problem: Problem, found: Estimates) -> Estimates:
+def as_asked(problem: Problem, found: Estimates) -> Estimates:
     """Estimates of nodes, for nodes or for their edges."""
     if problem.unit == "node":
         return found
@@ -36,17 +36,17 @@ def _as_asked(problem: Problem, found: Estimates) -> Estimates:
 
 
 def _nap(problem: Problem, *, backward: Backward = "plain") -> Estimates:
-    return _as_asked(problem, _nodes(problem, [1.0], backward))
+    return as_asked(problem, _nodes(problem, [1.0], backward))
 
 
 def _nap_ig(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
-    return _as_asked(problem, _nodes(problem, path(steps), backward))
+    return as_asked(problem, _nodes(problem, path(steps), backward))
 
 
 def _hisp(problem: Problem, *, backward: Backward = "plain") -> Estimates:
     found = _nodes(problem, [1.0], backward).absolute
     assert found is not None
-    return _as_asked(problem, Estimates(by_layer(found, problem.graph.source_layer)))
+    return as_asked(problem, Estimates(by_layer(found, problem.graph.source_layer)))
 
 
 def by_layer(importance: FloatArray, layer: IntArray) -> FloatArray:
