@@ -14,6 +14,8 @@ from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS
 ROOT = Path(__file__).parents[2]
 MEASURED = {"measuring"}
 """The part of benchmarks/ where scripts compare the methods they name, with each other or with other programs."""
+OTHERS = {"acdc/tasks/peer_formats.py", "acdc/tracing/trace.py"}
+"""Files whose names are of something else: programs whose prompt files are read, ways to trace."""
 WORDS = {"acdc", "exact", "random"}
 """Names that are ordinary words too: looked for only where something is called a method."""
 
@@ -26,7 +28,8 @@ def sources() -> Iterator[Path]:
                 continue
             if parts[0] == "acdc" and parts[1] in ("metrics", "viz", "benchmarks"):  # links to the folders
                 continue
-            yield path
+            if str(path.relative_to(ROOT)) not in OTHERS:
+                yield path
 
 
 def asked_for(tree: ast.Module, names: set[str]) -> Iterator[str]:
