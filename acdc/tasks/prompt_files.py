@@ -32,7 +32,7 @@ FORMATS = "JSON lines (an object a line), a JSON array of objects, or CSV with a
 
 _LINE_END = r"\r\n|\r|\n"
 _ROW_NUMBERS = ("", "Unnamed: 0")  # what pandas calls the column of its index
-_BESIDE_PROMPTS = ("seq_labels", "word_idxs")  # auto-circuit's names of positions
+_BESIDE_PROMPTS = ("seq_labels", "word_idxs")  # auto-circuit's labels of positions, and names of some
 
 Records = Iterator[tuple[str, Any]]
 """Records and where they stand, like "line 3"; a `ValueError` stands for one that cannot be read."""
@@ -173,8 +173,9 @@ def _json_object(text: str) -> Records:
     if not isinstance(whole["prompts"], list):
         yield "the file", ValueError("expected 'prompts' as a list of objects")
         return
+    named = {"word_idxs": whole["word_idxs"]} if "word_idxs" in whole else {}  # of all prompts
     for i, record in enumerate(whole["prompts"], start=1):
-        yield f"prompt {i}", record
+        yield f"prompt {i}", named | record if isinstance(record, dict) else record
 
 
 # ---- CSV --------------------------------------------------------------------------------------------------------
@@ -226,6 +227,12 @@ def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
             continue
         record[name] = cell
         listed = cell.strip().startswith("[") and cell.strip().endswith("]")
+        if field in ("spans", "corrupted_spans"):
+            try:
+                record[name] = strict_json(cell or "{}")
+            except ValueError:
+                return ValueError(f"{name!r}: expected a cell with an object in JSON, got {cell!r:.40}")
+            continue
         if field.endswith("_tokens") and re.fullmatch(r"\s*[0-9]{1,20}\s*", cell):
             record[name] = int(cell)
         elif field not in ("clean", "corrupted") and listed:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from acdc.errors import TaskError, unknown
 from acdc.tasks.branches import layout, text_problems
+from acdc.tasks.spans import row_problems, span_masks
 from acdc.tasks.token_rows import answer_rows, mask_rows, prompt_rows
 
 Padding = Literal["left", "right"]
@@ -77,6 +78,7 @@ class Prompts:
         *,
         padding: Padding = "right",
         pad_id: int = 0,
+        spans: Sequence[Mapping[str, Sequence[int]]] | None = None,
     ) -> Prompts:
         """Next-token prompts from token ids, read at the last real token.
 
@@ -88,6 +90,7 @@ class Prompts:
             mask: `[prompt, position]`, True or 1 at real tokens, for tokens that are padded already.
             padding: the side on which rows of unequal lengths are filled up.
             pad_id: the token they are filled up with.
+            spans: for each prompt, positions by name, counted in its real tokens from 0: `{"subject": [1, 2]}`.
 
         Raises:
             TaskError: something else was given, or clean and corrupted do not match; names every such prompt.
@@ -121,6 +124,8 @@ class Prompts:
             if ids is not None:
                 numbers[name], more = answer_rows(ids, name)
                 found += more
+        if spans is not None:
+            found += row_problems(spans, [sum(row) for row in real])
         if found:
             raise problems("prompts", found)
         for name, ids in numbers.items():
@@ -140,6 +145,7 @@ class Prompts:
             positions=last[:, None],
             answers=_answers(numbers["answers"]),
             wrong=_answers(numbers["wrong"]),
+            spans=span_masks(spans or (), shown),
         )
 
     @classmethod
@@ -152,18 +158,19 @@ class Prompts:
         *,
         padding: Padding = "right",
         pad_id: int = 0,
+        spans: Sequence[Mapping[str, Sequence[int]]] | None = None,
     ) -> Prompts:
         """Prompts whose answers are texts of one or more tokens, each read with the tokens before it given.
 
         Args:
             clean, corrupted: as for `from_tokens`.
             answers, wrong: for each prompt a list of answers, each a list of token ids.
-            padding, pad_id: as for `from_tokens`.
+            padding, pad_id, spans: as for `from_tokens`.
 
         Raises:
             TaskError: as `from_tokens`, or an answer is empty.
         """
-        plain = cls.from_tokens(clean, corrupted, pad_id=pad_id)
+        plain = cls.from_tokens(clean, corrupted, pad_id=pad_id, spans=spans)
         texts = {"answers": answers} if wrong is None else {"answers": answers, "wrong": wrong}
         if found := [text for name, every in texts.items() for text in text_problems(every, len(plain), name)]:
             raise problems("prompts", found)
@@ -171,7 +178,7 @@ class Prompts:
             (plain.clean[i, real].tolist(), plain.corrupted[i, real].tolist()) for i, real in enumerate(plain.mask)
         ]
         fields: dict[str, Any] = layout(rows, texts, padding=check_padding(padding), pad_id=pad_id)
-        return cls(**fields).to(plain.clean.device)
+        return cls(**fields, spans=span_masks(spans or (), fields["mask"])).to(plain.clean.device)
 
     @property
     def branched(self) -> bool:

@@ -4,19 +4,25 @@
     {"clean": [{"role": "user", "content": "…"}], "corrupted": [{"role": "user", "content": "…"}], "answers": "Yes"}
     {"clean_tokens": [5, 9, 5], "corrupted_tokens": [9, 5, 5], "answer_tokens": 9, "wrong_tokens": [5, 7]}
 
+    {"clean": "…", "corrupted": "…", "answers": " Mary", "spans": {"IO": [1], "S2": "John"}}
+    {"base": ["The", " doctor", " ran because"], "src": ["The", " nurse", …], "base_label": " he", "src_label": " she"}
+
 Prompts are texts, chats or token ids; answers are one or several, texts or token ids, or are left out. An answer of
 several tokens is a text like any other, or a list of token ids within the list of answers. Fields may have
-the names they have in the field's other tools. Everything that is wrong with a record is said at once.
+the names they have in the field's other tools. Spans name positions (`acdc.tasks.spans`): numbers count the prompt's
+tokens as it is written, without what the tokenizer puts before it; a text is one that occurs once in the clean prompt. Everything that is wrong with a record is said at once.
 """  # noqa: E501
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acdc.tasks.chat import ROLES, Chat, Message
+from acdc.tasks.spans import REST, Characters, Span, Text, located
 from acdc.tasks.tokenise import Answer, TextPair, TokenPair, misaligned
 
 ALIASES = {
@@ -44,6 +50,8 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     """The pair in a record; `ValueError` says all that is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {_kind(record)}")
+    if {"base", "src"} <= record.keys():
+        return _of_regions(record)
     found = list(itertools.islice(field_problems(record), 20))  # of a million unknown keys, enough
     values: dict[str, Any] = {}
     for key, value in record.items():
@@ -62,6 +70,16 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     found = [f"{name!r} is missing" for name in prompts if name not in values] + found
     if prompts == _TOKENS and (texts := [name for name in values if name in ("answers", "wrong_answers")]):
         found.append(f"{texts[0]!r} is text, but the prompts are token ids: give answer_tokens and wrong_tokens")
+    others = values.get("corrupted_spans")
+    spans = [*(values.get("spans") or ()), *(values.get("word_idxs") or ())]
+    if others is not None:
+        there = {span.name: span.where for span in others}
+        found += [
+            f"span {span.name!r:.60} has no counterpart in 'corrupted_spans'"
+            for span in spans
+            if span.name not in there
+        ]
+        spans = [dataclasses.replace(span, other=there.get(span.name)) for span in spans]
     if found:
         raise ValueError("; ".join(found))
     answers, wrong = (
@@ -69,11 +87,50 @@ def pair_of(record: Any) -> TextPair | TokenPair:
         for text, tokens in (("answers", "answer_tokens"), ("wrong_answers", "wrong_tokens"))
     )
     if prompts == _PROMPTS:
-        return TextPair(values["clean"], values["corrupted"], answers, wrong)
-    pair = TokenPair(values["clean_tokens"], values["corrupted_tokens"], answers, wrong)
+        return TextPair(values["clean"], values["corrupted"], answers, wrong, tuple(spans))
+    if texts := [span.name for span in spans if isinstance(span.where, str) or isinstance(span.other, str)]:
+        raise ValueError(
+            f"span {texts[0]!r:.60} is text, but the prompts are token ids: give positions, like [3, 4]"
+        )
+    clean, corrupted = (Text("", values[name], 0) for name in _TOKENS)
+    where, found, _ = located(spans, clean, corrupted, {})
+    if found:
+        raise ValueError("; ".join(found))
+    pair = TokenPair(clean.tokens, corrupted.tokens, answers, wrong, where)
     if fault := misaligned(pair):
         raise ValueError(fault)
     return pair
+
+
+_BESIDE_REGIONS = ("base", "src", "base_label", "src_label", "base_type", "src_type", "task")
+
+
+def _of_regions(record: dict[str, Any]) -> TextPair:
+    """The pair of a record of CausalGym's, whose prompts are lists of regions that correspond: these are its spans."""
+    found = [f"unknown key {key!r:.60} beside 'base' and 'src'" for key in record if key not in _BESIDE_REGIONS]
+    for name in ("base", "src"):
+        parts = record[name]
+        if not isinstance(parts, list) or not all(isinstance(x, str) for x in parts) or not "".join(parts):
+            found.append(f"{name!r}: expected a list of strings, got {_kind(parts)}")
+    labels = {}
+    for name in ("base_label", "src_label"):
+        try:
+            labels[name] = _texts(record[name]) if name in record else ()
+        except ValueError as error:
+            found.append(f"{name!r}{error}")
+    if not found and len(record["base"]) != len(record["src"]):
+        found.append(f"'base' has {len(record['base'])} regions and 'src' {len(record['src'])}")
+    if found:
+        raise ValueError("; ".join(found))
+    spans = []
+    starts = [0, 0]
+    for i, parts in enumerate(zip(record["base"], record["src"], strict=True)):
+        base, src = (Characters(start, start + len(part)) for start, part in zip(starts, parts, strict=True))
+        starts = [base.stop, src.stop]
+        if all(parts):
+            spans.append(Span(f"region {i}", base, src))
+    clean, corrupted = ("".join(record[name]) for name in ("base", "src"))
+    return TextPair(clean, corrupted, labels["base_label"], labels["src_label"], tuple(spans))
 
 
 def field_problems(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -184,6 +241,31 @@ def _answer_ids(value: Any) -> tuple[Answer, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _spans(value: Any) -> list[Span]:
+    return list(_named(value, asked=True))
+
+
+def _word_indices(value: Any) -> list[Span]:
+    return list(_named(value, asked=False))
+
+
+def _named(value: Any, *, asked: bool) -> Iterator[Span]:
+    """Spans by name: a token's number, a list of them, or (where they are asked for) the text."""
+    if not isinstance(value, dict):
+        raise ValueError(f': expected an object like {{"IO": [3, 4]}}, got {_kind(value)}')
+    for name, where in value.items():
+        numbers = where if isinstance(where, list) else [where]
+        if isinstance(where, str) and where.strip() and asked:
+            yield Span(name, where, asked=True)
+        elif numbers and all(type(x) is int and x >= 0 for x in numbers):
+            yield Span(name, tuple(numbers), asked=asked)
+        else:
+            expected = "token numbers from 0, like [3, 4], or a text" if asked else "the number of a token from 0"
+            raise ValueError(f": expected {name!r:.60} as {expected}{_odd(where)}")
+        if not name.strip() or "," in name or name == REST:
+            raise ValueError(f': {name!r:.60} is no name for a span ("rest" is what is in none, commas part names)')
+
+
 FIELDS: dict[str, Callable[[Any], Any]] = {
     "clean": _prompt,
     "corrupted": _prompt,
@@ -193,6 +275,9 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "corrupted_tokens": _token_ids,
     "answer_tokens": _answer_ids,
     "wrong_tokens": _answer_ids,
+    "spans": _spans,
+    "corrupted_spans": _spans,
+    "word_idxs": _word_indices,
 }
 """Every field, and what reads its value."""
 

@@ -339,13 +339,16 @@ def to_prompts(pairs: list[TokenPair], model: ModelLike, *, padding: Padding, te
     Args:
         texts: lay answers out as texts (`Prompts.branch`); needed where some are of several tokens.
     """
+    spans = [{name: list(where) for name, where in pair.spans} for pair in pairs]
     if texts:
         clean, corrupted = [pair.clean for pair in pairs], [pair.corrupted for pair in pairs]
         answers, wrong = (
             [list(map(text_of, part)) for part in parts]
             for parts in ([pair.answers for pair in pairs], [pair.wrong for pair in pairs])
         )
-        found = Prompts.from_continuations(clean, corrupted, answers, wrong, padding=padding, pad_id=pad_id(model))
+        found = Prompts.from_continuations(
+            clean, corrupted, answers, wrong, padding=padding, pad_id=pad_id(model), spans=spans
+        )
         return found.to(model.device)
     return Prompts.from_tokens(
         [pair.clean for pair in pairs],
@@ -354,6 +357,7 @@ def to_prompts(pairs: list[TokenPair], model: ModelLike, *, padding: Padding, te
         [pair.wrong for pair in pairs],
         padding=padding,
         pad_id=pad_id(model),
+        spans=spans,
     ).to(model.device)
 
 

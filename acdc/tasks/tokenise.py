@@ -19,6 +19,7 @@ import torch
 
 from acdc.errors import TaskError
 from acdc.tasks.chat import Chat, check_template, render
+from acdc.tasks.spans import Located, Span, Text, cuts, located
 
 UNKNOWN = "the tokenizer does not know part of the prompts"
 OWN_START = "the prompts bring the BOS of the tokenizer themselves, so it is not put before them a second time"
@@ -50,7 +51,7 @@ Answer = int | tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class TextPair:
-    """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids.
+    """A clean and a corrupted prompt as text or chat, answers and wrong answers as text or token ids, and named parts.
 
     `corrupted` is None where it is to be the clean prompt of another pair with as many tokens (`with_corrupted`).
     """
@@ -59,6 +60,7 @@ class TextPair:
     corrupted: str | Chat | None
     answers: tuple[str | Answer, ...] = ()
     wrong: tuple[str | Answer, ...] = ()
+    spans: tuple[Span, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +71,7 @@ class TokenPair:
     corrupted: tuple[int, ...]
     answers: tuple[Answer, ...] = ()
     wrong: tuple[Answer, ...] = ()
+    spans: Located = ()
 
     @property
     def has_texts(self) -> bool:
@@ -221,13 +224,22 @@ def tokenise(
     bare = dict(zip(every, encoder.bare([text.text for text in every]), strict=True))
     own = {text for text, row in bare.items() if not text.whole and encoder.has_own_start(row)}
     ids = {text: row if text.whole or text in own else encoder.prefix + row for text, row in bare.items()}
+    both = [
+        (pair.spans, found.clean.text, found.corrupted.text) for pair, found in zip(pairs, written, strict=True)
+    ]
+    starts = list(dict.fromkeys(cut for parts in both for cut in cuts(*parts)))
+    started = dict(zip(starts, encoder.bare(starts), strict=True))
     rows = []
     for pair, found in zip(pairs, written, strict=True):
         if found.problems:
             rows.append(Checked(TokenPair((), ()), found.problems))
             continue
         remarks = (*found.remarks, *((OWN_START,) if own & {found.clean, found.corrupted} else ()))
-        rows.append(_tokenise(pair, found._replace(remarks=remarks), ids, encoder, move_space, texts, advice))
+        row = _tokenise(pair, found._replace(remarks=remarks), ids, encoder, move_space, texts, advice)
+        clean, corrupted = (_prompt(text, bare, ids, row.pair) for text in (found.clean, found.corrupted))
+        spans, faults, more = located(pair.spans, clean, corrupted, started)
+        whole = dataclasses.replace(row.pair, spans=spans)
+        rows.append(Checked(whole, (*row.problems, *faults), (*row.remarks, *more)))
     return rows
 
 
@@ -250,6 +262,15 @@ def with_corrupted(pairs: Sequence[TextPair], encoder: Encoder) -> list[TextPair
                 if (j := next(others, None)) is not None:
                     found[i] = dataclasses.replace(pairs[i], corrupted=pairs[j].clean)
     return found
+
+
+def _prompt(
+    text: _Text, bare: dict[_Text, tuple[int, ...]], ids: dict[_Text, tuple[int, ...]], pair: TokenPair
+) -> Text:
+    """A prompt whose spans are to be found; a space that was moved to its end belongs to it."""
+    tokens, before = bare[text], len(ids[text]) - len(bare[text])
+    moved = pair.clean[len(ids[text]) :] if len(pair.clean) == len(ids[text]) + 1 else ()
+    return Text(text.text, tokens + moved, before)
 
 
 class _Written(NamedTuple):

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
 from acdc.tasks.prompts import Prompts, problems
+from acdc.tasks.spans import REST
 
 By = Literal["position", "span", "all"]
-REST = "rest"
-"""The name of the positions that are in no span."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator
 
 from acdc.errors import TaskError, unknown
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATE = "Q: How much is {a} {operation} {b}? A:"
@@ -43,9 +44,12 @@ def pairs(model: ModelLike, rng: random.Random, *, operation: str = "both") -> I
         a, sign, b, right = rng.choice(problems)
         x, _, y, wrong = rng.choice(alike[(a, sign, None) if rng.random() < 0.5 else (None, sign, b)])
         if right != wrong:
+            named = {"a": "first", "operation": "operation", "b": "second"}
+            clean, spans = placed(TEMPLATE, named, a=f"{a}", operation=sign, b=f"{b}")
             yield TextPair(
-                clean=TEMPLATE.format(a=a, operation=sign, b=b),
+                clean=clean,
                 corrupted=TEMPLATE.format(a=x, operation=sign, b=y),
                 answers=(f" {right}",),
                 wrong=(f" {wrong}",),
+                spans=spans,
             )

@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from acdc.tasks.language.words import listed
+from acdc.tasks.spans import END, Characters, Span
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 LETTERS = ("A", "B", "C", "D")
@@ -81,9 +82,13 @@ def _pair(question: str, options: Sequence[str], rng: random.Random) -> TextPair
         lines = (f"{letter}. {options[i]}" for letter, i in zip(letters, order, strict=True))
         return "\n".join((question, *lines, "Answer:"))
 
+    clean = prompt(LETTERS)
+    line = clean.index(f"\n{LETTERS[right]}. ") + 1
+    letter, option = Characters(line, line + 1), Characters(line + 2, line + 3 + len(options[0]))
     return TextPair(
-        clean=prompt(LETTERS),
+        clean=clean,
         corrupted=prompt(labels),
         answers=(f" {LETTERS[right]}",),
-        wrong=tuple(f" {letter}" for letter in LETTERS if letter != LETTERS[right]),
+        wrong=tuple(f" {other}" for other in LETTERS if other != LETTERS[right]),
+        spans=(Span("letter", letter), Span("option", option), END),
     )

@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterator
 
 from acdc.tasks.language.words import listed
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATE = '''def {name}(self, {a}, {b}, {c}, {d}):
@@ -54,9 +55,12 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
             dict(zip("abcd", others[:4], strict=True)),
             dict(zip("xy", others[4:], strict=True)),
         )
+        named = {x: f"{x.upper()}_def" for x in "abcd"} | {"x": "A_doc", "y": "B_doc"}
+        clean, spans = placed(TEMPLATE, named, a=a, b=b, c=c, d=d, x=a, y=b, **rest)
         yield TextPair(
-            clean=TEMPLATE.format(a=a, b=b, c=c, d=d, x=a, y=b, **rest),
+            clean=clean,
             corrupted=TEMPLATE.format(**definition, **documented, **rest),
             answers=(f" {c}",),
             wrong=tuple(f" {x}" for x in (a, b, d, *others)),
+            spans=spans,
         )

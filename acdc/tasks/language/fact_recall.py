@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 
 from acdc.tasks.language.words import listed
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATES = (
@@ -50,9 +51,11 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
     while True:
         template = rng.choice(TEMPLATES)
         country, other = rng.sample(countries, 2)
+        clean, spans = placed(template, {"country": "country"}, country=country)
         yield TextPair(
-            clean=template.format(country=country),
+            clean=clean,
             corrupted=template.format(country=other),
             answers=(f" {CAPITALS[country]}",),
             wrong=(f" {CAPITALS[other]}",),
+            spans=spans,
         )

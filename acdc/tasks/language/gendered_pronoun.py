@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 
 from acdc.tasks.language.words import FEMALE_NAMES, MALE_NAMES, listed
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATE = "So {name} is a really {quality} {role}, isn't"
@@ -28,9 +29,12 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
     while True:
         answer, wrong = rng.sample(sorted(names), 2)
         rest = {"quality": rng.choice(QUALITIES), "role": rng.choice(ROLES)}
+        named = {"name": "name", "quality": "quality", "role": "role"}
+        clean, spans = placed(TEMPLATE, named, name=rng.choice(names[answer]), **rest)
         yield TextPair(
-            clean=TEMPLATE.format(name=rng.choice(names[answer]), **rest),
+            clean=clean,
             corrupted=TEMPLATE.format(name=rng.choice(names[wrong]), **rest),
             answers=(answer,),
             wrong=(wrong,),
+            spans=spans,
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from acdc.errors import TaskError
 from acdc.tasks.language.words import listed
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {century}"
@@ -49,11 +50,14 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
             year = f"{rng.randint(10, 89)}"
             later, earlier = [d for d in "0123456789" if d > year[0]], [d for d in "0123456789" if d < year[0]]
         noun = rng.choice(NOUNS)
+        named = {"noun": "noun", "year": "year"}
+        clean, spans = placed(TEMPLATE, named, noun=noun, century=f"{century}", year=year)
         yield TextPair(
-            clean=TEMPLATE.format(noun=noun, century=century, year=year),
+            clean=clean,
             corrupted=TEMPLATE.format(noun=noun, century=century, year="01"),
             answers=tuple(later),
             wrong=tuple(earlier),
+            spans=spans,
         )
 
 

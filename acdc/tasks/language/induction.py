@@ -5,6 +5,8 @@
 The corrupted first copy is a permutation of the clean one in which another token follows the last one of the prompt
 (d), so that both what stands before each token and what is copied differ. Prompts are all of one length while the
 length of the sequence varies, so that no fixed distance gives the answer away.
+
+Spans: end (the last token), previous (where it stood before), answer (what follows there).
 """
 
 from __future__ import annotations
@@ -36,12 +38,13 @@ def pairs(model: ModelLike, rng: random.Random, *, length: int = 24) -> Iterator
         at = broken.index(last)
         if at == n - 1 or broken[at + 1] == answer:
             continue
-        second = block[:k]
+        second, first = block[:k], len(start) + len(filler)
         yield TokenPair(
             clean=(*start, *filler, *block, *second),
             corrupted=(*start, *filler, *broken, *second),
             answers=(answer,),
             wrong=(broken[at + 1],),
+            spans=(("previous", (first + k - 1,)), ("answer", (first + k,)), ("end", (length + len(start) - 1,))),
         )
 
 

@@ -4,7 +4,7 @@
 
 The indirect object (IO, Mary) occurs once, the subject (S, John) twice, in either order: ABBA has the IO first,
 BABA the subject. Corruptions: `abc` replaces the three occurrences by three unrelated names, `swap` the second
-occurrence of the subject by the IO, which exchanges the answers.
+occurrence of the subject by the IO, which exchanges the answers. Spans: IO, S1, S1+1 (what follows S1), S2, end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from acdc.errors import unknown
 from acdc.tasks.language.words import FEMALE_NAMES, MALE_NAMES, listed
+from acdc.tasks.spans import next_word, placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATES = (
@@ -58,9 +59,13 @@ def pairs(
         io_first = rng.random() < 0.5 if order == "both" else order == "abba"
         a, b = (io, subject) if io_first else (subject, io)
         x, y, z = others if corruption == "abc" else (a, b, io)
+        names_of = {"a": "IO" if io_first else "S1", "b": "S1" if io_first else "IO", "c": "S2"}
+        clean, spans = placed(template, names_of, a=a, b=b, c=subject, **filled)
+        after = next_word(clean, next(span for span in spans if span.name == "S1"), "S1+1")
         yield TextPair(
-            clean=template.format(a=a, b=b, c=subject, **filled),
+            clean=clean,
             corrupted=template.format(a=x, b=y, c=z, **filled),
             answers=(f" {io}",),
             wrong=(f" {subject}",),
+            spans=(after, *spans),
         )

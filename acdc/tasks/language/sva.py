@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from acdc.errors import TaskError
 from acdc.tasks.language.words import listed
+from acdc.tasks.spans import placed
 from acdc.tasks.tokenise import Encoder, ModelLike, TextPair
 
 TEMPLATES = tuple(
@@ -48,9 +49,12 @@ def pairs(model: ModelLike, rng: random.Random) -> Iterator[TextPair]:
         template = rng.choice(TEMPLATES)
         subject, attractor = rng.sample(nouns, 2)
         number, other = rng.randrange(2), rng.choice(attractor)  # number: 0 singular, 1 plural
+        named = {"subject": "subject", "attractor": "attractor"}
+        clean, spans = placed(template, named, subject=subject[number], attractor=other)
         yield TextPair(
-            clean=template.format(subject=subject[number], attractor=other),
+            clean=clean,
             corrupted=template.format(subject=subject[1 - number], attractor=other),
             answers=plural if number else singular,
             wrong=singular if number else plural,
+            spans=spans,
         )
