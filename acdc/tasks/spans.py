@@ -22,7 +22,8 @@ Located = tuple[tuple[str, Tokens], ...]
 REST = "rest"
 """The name of the positions that are in no span."""
 LEFT_OUT = (
-    "some of the positions named in word_idxs are left out: they lie outside of the prompt, or have a name already"
+    "some named positions are left out: they lie outside of the prompt, are no whole tokens or others in the corrupted "
+    "prompt, or have a name already"
 )
 
 

@@ -90,7 +90,7 @@ class SiteMap(Shown):
         names = [f"{row}.{column}" for row in rows for column in columns]
         flat = values.reshape(len(names), len(rest[0]))
         there = np.isfinite(flat).any(1)
-        kept = tuple(name for name, real in zip(names, there, strict=True) if real)
+        kept = tuple(name for name, real in zip(names, there.tolist(), strict=True) if real)
         return flat[there], kept, rest[0], f"{self.axes[0]}.{self.axes[1]}", self.axes[2]
 
     def rows(self, confidence: float | None = CONFIDENCE) -> Iterator[dict[str, str | float]]:

@@ -125,7 +125,7 @@ def test_positions_of_auto_circuit_are_read(tmp_path: Path, model: acdc.Model) -
     data = prepared(tmp_path / "a.json", json.dumps(whole), model)
     assert set(data.discovery.spans) == {"IO", "S1"}
     assert texts(model, data.discovery, "S1") == ["John", "John"]
-    assert any("word_idxs are left out" in warning for warning in data.warnings)
+    assert any("named positions are left out" in warning for warning in data.warnings)
 
 
 def test_regions_of_causalgym_are_spans(tmp_path: Path, model: acdc.Model) -> None:
