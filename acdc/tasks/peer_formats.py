@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acdc.errors import TaskError, unknown
-from acdc.tasks.records import ANOTHER
+from acdc.tasks.records import ANOTHER, REGIONS
+from acdc.tasks.spans import Characters, Span
 
 Record = Mapping[str, Any]
 
@@ -34,7 +35,7 @@ class TaskFormat:
     name: str
     description: str
     known_by: tuple[str, ...] = ()
-    read: Callable[[Record], dict[str, Any]] | None = None
+    read: Callable[[Record], dict[Any, Any]] | None = None
     left_out: str = "nothing"
     metric: str | None = None
 
@@ -120,16 +121,32 @@ def _eap_greater_than(record: Record) -> dict[str, Any]:
 # ---- others -----------------------------------------------------------------------------------------------------
 
 
-def _regions(record: Record, name: str) -> str:
+def _regions(record: Record, name: str) -> list[str]:
     parts = record.get(name)
     if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
         raise ValueError(f"expected {name!r} as a list of texts, got {parts!r:.60}")
-    return "".join(parts)
+    return parts
 
 
-def _causalgym(record: Record) -> dict[str, Any]:
-    pair = {"clean": _regions(record, "base"), "corrupted": _regions(record, "src")}
+def _causalgym(record: Record) -> dict[Any, Any]:
+    base, src = (_regions(record, name) for name in ("base", "src"))
+    pair: dict[Any, Any] = {"clean": "".join(base), "corrupted": "".join(src)}
+    if len(base) == len(src):  # the regions correspond
+        pair[REGIONS] = tuple(_corresponding(base, src))
     return pair | _different(_text(record, "base_label"), _text(record, "src_label"))
+
+
+def _corresponding(base: list[str], src: list[str]) -> Iterator[Span]:
+    """The regions of both as spans; a space between two belongs to the second, as tokens have it."""
+    for i in range(len(base)):
+        there = []
+        for parts in (base, src):
+            text = "".join(parts)
+            ends = [sum(map(len, parts[:n])) for n in (i, i + 1)]
+            cuts = [len(text[:end].rstrip(" ")) if end < len(text) else end for end in ends]
+            there.append(Characters(*cuts))
+        if all(where.stop > where.start for where in there):
+            yield Span(f"region {i}", *there)
 
 
 _PREDICT = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
@@ -199,7 +216,7 @@ FORMATS: dict[str, TaskFormat] = {
         TaskFormat("mib-greater-than", "MIB: clean, corrupted and year", ("clean", "corrupted", "year"),
                    _mib_greater_than, metric="probability-difference"),
         TaskFormat("causalgym", "CausalGym: base, src, base_label, src_label", ("base", "src", "base_label"),
-                   _causalgym, "which token belongs to which region, types and task"),
+                   _causalgym, "types and task"),
         TaskFormat("blimp", "BLiMP: sentence_good, sentence_bad; the corrupted prompt is that of another row",
                    ("sentence_good", "sentence_bad"), _blimp, "field, term, UID and pairID"),
         TaskFormat("edge-pruning", "Edge Pruning: clean and corrupted with <predict>…</predict>", (), _edge_pruning),

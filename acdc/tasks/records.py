@@ -5,7 +5,6 @@
     {"clean_tokens": [5, 9, 5], "corrupted_tokens": [9, 5, 5], "answer_tokens": 9, "wrong_tokens": [5, 7]}
 
     {"clean": "…", "corrupted": "…", "answers": " Mary", "spans": {"IO": [1], "S2": "John"}}
-    {"base": ["The", " doctor", " ran because"], "src": ["The", " nurse", …], "base_label": " he", "src_label": " she"}
 
 Prompts are texts, chats or token ids; answers are one or several, texts or token ids, or are left out. An answer of
 several tokens is a text like any other, or a list of token ids within the list of answers. Fields may have
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acdc.tasks.chat import ROLES, Chat, Message
-from acdc.tasks.spans import REST, Characters, Span, Text, located
+from acdc.tasks.spans import REST, Span, Text, located
 from acdc.tasks.tokenise import Answer, TextPair, TokenPair, misaligned
 
 ALIASES = {
@@ -42,6 +41,9 @@ PASSED_OVER = ("corrupted_hard", "case")
 ANOTHER = object()
 """In place of a corrupted prompt: that of another row with as many tokens is to be taken."""
 
+REGIONS = object()
+"""The key of spans in a record that another tool's was made into."""
+
 _PROMPTS = ("clean", "corrupted")
 _TOKENS = ("clean_tokens", "corrupted_tokens")
 
@@ -50,8 +52,8 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     """The pair in a record; `ValueError` says all that is wrong with it."""
     if not isinstance(record, dict):
         raise ValueError(f"expected a JSON object, got {_kind(record)}")
-    if {"base", "src"} <= record.keys():
-        return _of_regions(record)
+    regions: tuple[Span, ...] = record.get(REGIONS, ())
+    record = {key: value for key, value in record.items() if key is not REGIONS}
     found = list(itertools.islice(field_problems(record), 20))  # of a million unknown keys, enough
     values: dict[str, Any] = {}
     for key, value in record.items():
@@ -71,7 +73,7 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     if prompts == _TOKENS and (texts := [name for name in values if name in ("answers", "wrong_answers")]):
         found.append(f"{texts[0]!r} is text, but the prompts are token ids: give answer_tokens and wrong_tokens")
     others = values.get("corrupted_spans")
-    spans = [*(values.get("spans") or ()), *(values.get("word_idxs") or ())]
+    spans = [*(values.get("spans") or ()), *(values.get("word_idxs") or ()), *regions]
     if others is not None:
         there = {span.name: span.where for span in others}
         found += [
@@ -100,37 +102,6 @@ def pair_of(record: Any) -> TextPair | TokenPair:
     if fault := misaligned(pair):
         raise ValueError(fault)
     return pair
-
-
-_BESIDE_REGIONS = ("base", "src", "base_label", "src_label", "base_type", "src_type", "task")
-
-
-def _of_regions(record: dict[str, Any]) -> TextPair:
-    """The pair of a record of CausalGym's, whose prompts are lists of regions that correspond: these are its spans."""
-    found = [f"unknown key {key!r:.60} beside 'base' and 'src'" for key in record if key not in _BESIDE_REGIONS]
-    for name in ("base", "src"):
-        parts = record[name]
-        if not isinstance(parts, list) or not all(isinstance(x, str) for x in parts) or not "".join(parts):
-            found.append(f"{name!r}: expected a list of strings, got {_kind(parts)}")
-    labels = {}
-    for name in ("base_label", "src_label"):
-        try:
-            labels[name] = _texts(record[name]) if name in record else ()
-        except ValueError as error:
-            found.append(f"{name!r}{error}")
-    if not found and len(record["base"]) != len(record["src"]):
-        found.append(f"'base' has {len(record['base'])} regions and 'src' {len(record['src'])}")
-    if found:
-        raise ValueError("; ".join(found))
-    spans = []
-    starts = [0, 0]
-    for i, parts in enumerate(zip(record["base"], record["src"], strict=True)):
-        base, src = (Characters(start, start + len(part)) for start, part in zip(starts, parts, strict=True))
-        starts = [base.stop, src.stop]
-        if all(parts):
-            spans.append(Span(f"region {i}", base, src))
-    clean, corrupted = ("".join(record[name]) for name in ("base", "src"))
-    return TextPair(clean, corrupted, labels["base_label"], labels["src_label"], tuple(spans))
 
 
 def field_problems(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import acdc.tasks
 from acdc.errors import TaskError
 from acdc.tasks.file_task import load_file
 from acdc.tasks.peer_formats import FORMATS
+from acdc.tasks.spans import Characters, Span
 from acdc.tasks.tokenise import TextPair
 from tiny_tokenizers import StandIn
 
@@ -27,6 +28,9 @@ MCQA = {
     "prompt": "The sky is blue. Answer:",
 }
 
+REGIONS = tuple(
+    Span(f"region {i}", Characters(*where), Characters(*where)) for i, where in enumerate([(0, 3), (3, 7)])
+)
 CASES: dict[str, tuple[Any, TextPair]] = {
     "mib-ioi": (
         {
@@ -49,7 +53,7 @@ CASES: dict[str, tuple[Any, TextPair]] = {
     ),
     "causalgym": (
         {"base": ["The ", "man"], "src": ["The ", "men"], "base_label": " walks", "src_label": " walk", "task": "agr"},
-        TextPair("The man", "The men", (" walks",), (" walk",)),
+        TextPair("The man", "The men", (" walks",), (" walk",), REGIONS),
     ),
     "edge-pruning": (
         {"clean": "1 + 2 = <predict>3</predict>", "corrupted": "1 + 4 = <predict>5</predict>"},

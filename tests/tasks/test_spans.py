@@ -141,13 +141,8 @@ def test_regions_of_causalgym_are_spans(tmp_path: Path, model: acdc.Model) -> No
     prompts = prepared(tmp_path / "a.json", json.dumps([row, row]), model).discovery
     assert texts(model, prompts, "region 1") == ["Mary", "Mary"]
     assert len(prompts.spans) == 5
-    for change, message in (
-        ({"src": ["When"]}, "'base' has 5 regions and 'src' 1"),
-        ({"base": "When"}, "'base': expected a list of strings"),
-        ({"more": 1}, "unknown key 'more'"),
-    ):
-        with pytest.raises(TaskError, match=f"record 2: .*{message}"):
-            prepared(tmp_path / "b.json", json.dumps([row, row | change]), model)
+    uneven = row | {"src": ["When Tom and", " Paul went to the store, Paul gave a drink to"]}
+    assert not prepared(tmp_path / "b.json", json.dumps([uneven, uneven]), model).discovery.spans
 
 
 @pytest.mark.parametrize(
