@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from acdc import tasks as tasks
     from acdc import tracing as tracing
     from acdc import viz as viz
+    from acdc.acting.circuit_model import CircuitModel
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
     from acdc.evaluation.completeness import Completeness, completeness
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Circuit": "acdc.circuit",
+    "CircuitModel": "acdc.acting.circuit_model",
     "Completeness": "acdc.evaluation.completeness",
     "Curve": "acdc.evaluation.curve",
     "Evaluation": "acdc.evaluation.evaluate",
@@ -67,6 +69,7 @@ _RENAMED = {"io": "formats"}
 __all__ = [
     "AcdcError",
     "Circuit",
+    "CircuitModel",
     "Completeness",
     "Curve",
     "EmptyCircuitError",

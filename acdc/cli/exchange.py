@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.acting import EXPORTS, export_with_model
 from acdc.cli.options import (
     OUTPUT,
     AblationName,
@@ -39,7 +40,8 @@ def export(
         str,
         typer.Option(
             metavar="FORMAT",
-            help="mib, node-link, graphml, dot, csv or circuit-tracer; mib-submission or mib-circuits for a folder.",
+            help="mib, node-link, graphml, dot, csv or circuit-tracer; mib-submission or mib-circuits for a folder; "
+            "checkpoint, circuit-model or lists, which take the model.",
         ),
     ],
     out: Annotated[
@@ -52,9 +54,13 @@ def export(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    ablation: AblationName = None,
     force: Force = False,
 ) -> None:
-    """Write a circuit in another program's format.
+    """Write a circuit in another program's format, or as a model.
+
+    `checkpoint` is the model with all nodes outside the circuit silenced, as a folder that transformers opens;
+    `circuit-model` runs any circuit (acdc.CircuitModel.load); `lists` names heads to prune and modules to adapt.
 
     Example: acdc export runs/ioi --to graphml -o ioi.graphml
     """  # fmt: skip
@@ -63,22 +69,26 @@ def export(
         from acdc.store.folders import whole_folder
         from acdc.store.writing import write_atomically
 
-        if to in formats.FOLDERS:
+        if to in EXPORTS:
+            text = export_with_model(run, to, out, force, ablation)
+        elif ablation is not None:
+            raise AcdcError(f"--ablation is for {', '.join(EXPORTS)}, and {to} holds the circuit as it was found")
+        elif to in formats.FOLDERS:
             if out is None:
                 raise AcdcError(f"{to} is a folder of files: say where with -o/--out")
             folder, files = formats.export_folder(Circuit.load(run), to)
             with whole_folder(out / folder, force=force) as place:
-                for name, text in files.items():
-                    write_atomically(place / name, text)
-            terminal.print_line(out / folder)
-            return
-        if out is not None:
-            terminal.check_new_file(out, force=force)
-        text = formats.export(Circuit.load(run), to)
-        if out is not None:
-            write_atomically(out, text, replace=force)
-    if out is None:
-        sys.stdout.write(text)
+                for name, content in files.items():
+                    write_atomically(place / name, content)
+            text = f"{out / folder}\n"
+        else:
+            if out is not None:
+                terminal.check_new_file(out, force=force)
+            text = formats.export(Circuit.load(run), to)
+            if out is not None:
+                write_atomically(out, text, replace=force)
+                return
+    sys.stdout.write(text)
 
 
 def import_circuit(

@@ -112,6 +112,8 @@ def _from_files(
             return _wrap(module.to(device), name, own if tokenizer is None else tokenizer, **origin)
         if interpbench.is_interpbench(folder):
             return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer, **origin)
+        if (folder / "circuit-model.json").is_file():
+            raise AcdcError(f"{name} is a circuit's model: open it with acdc.CircuitModel.load")
         if not (folder / CONFIG).exists() and adapter.adapter_in(folder):
             raise adapter.refuse_adapter_alone(folder, name)
         if read_config(folder, name)["model_type"] == "tracr":

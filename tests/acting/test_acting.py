@@ -1,0 +1,198 @@
+"""A circuit that acts: alone as a model, on any text, and as a checkpoint that transformers opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import acdc
+import families
+from acdc.acting import save_checkpoint
+from acdc.acting.lists import lists
+from acdc.circuit import Circuit
+from acdc.engine.patching import Patching
+from acdc.errors import AcdcError
+from acdc.graph import units_of
+from acdc.model.model import Model
+from acdc.tasks.prompts import Prompts
+from command_line import Command
+from problems import make_prompts, tiny
+
+ABLATIONS = ("resample", "zero", "mean", "mean-position")
+
+
+def some_edges(model: Model, share: float = 0.7) -> Circuit:
+    graph = model.graph()
+    return Circuit(graph, graph.valid & (np.random.default_rng(0).random(graph.valid.shape) < share))
+
+
+def whole_nodes(model: Model, gone: tuple[str, ...]) -> Circuit:
+    graph = model.graph()
+    kept = np.array([name not in gone for name in graph.sources])
+    return Circuit(graph, graph.prune(units_of(graph, "node").mask(kept)), unit="node")
+
+
+def patched(model: Model, circuit: Circuit, prompts: Prompts, ablation: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return Patching(model, circuit.graph, prompts, ablation=ablation).logits(circuit.edges)[0]
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_circuits_model_gives_what_the_patched_model_does(family: str, ablation: str, tmp_path: Path) -> None:
+    model, prompts = tiny(family), make_prompts()
+    circuit = some_edges(model)
+    subject = acdc.CircuitModel.of(model, prompts, circuit, ablation=ablation)
+    corrupted = prompts.corrupted if ablation == "resample" else None
+    found = subject(prompts.clean, corrupted).gather(
+        1, prompts.positions[..., None].expand(-1, -1, families.VOCABULARY)
+    )
+    expected = patched(model, circuit, prompts, ablation)
+    assert torch.allclose(found, expected, atol=1e-9)
+    again = acdc.CircuitModel.load(subject.save(tmp_path / "m"), model=model)
+    assert torch.equal(again(prompts.clean, corrupted), subject(prompts.clean, corrupted))
+    assert not list((tmp_path / "m").glob("*.py"))
+
+
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+def test_generation_goes_on_with_the_likeliest_token(ablation: str) -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    subject = acdc.CircuitModel.of(model, prompts, some_edges(model), ablation=ablation)
+    start = prompts.clean[:2, :4]
+    donor = prompts.corrupted[:2, :4] if ablation == "resample" else None
+    found = subject.generate(start, donor, max_new_tokens=3)
+    assert found[:, :4].equal(start)
+    for n in range(4, 7):
+        other = None if donor is None else torch.cat((donor, found[:, 4:n]), 1)
+        assert found[:, n].equal(subject(found[:, :n], other)[:, -1].argmax(-1))
+
+
+def test_a_model_without_a_fitting_donor_says_which_lengths_there_are(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    subject = acdc.CircuitModel.of(model, make_prompts(), some_edges(model))
+    with pytest.raises(AcdcError, match=r"no corrupted prompt of the task has 3 tokens .*they have 6"):
+        subject(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(AcdcError, match="corrupted tokens of shape"):
+        subject(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2]]))
+    by_place = acdc.CircuitModel.of(model, make_prompts(), some_edges(model), ablation="mean-position")
+    with pytest.raises(AcdcError, match="means by position are of 6 positions"):
+        by_place(torch.ones(1, 7, dtype=torch.long))
+    folder = subject.save(tmp_path / "m")
+    with pytest.raises(AcdcError, match="are not those"):
+        acdc.CircuitModel.load(folder, model=families.tiny("gpt2", torch.float64, seed=1))
+    with pytest.raises(AcdcError, match=r"acdc\.CircuitModel\.load"):
+        acdc.load(str(folder))
+    (folder / "circuit-model.json").write_text('{"format": "acdc-circuit-model"}')
+    with pytest.raises(AcdcError, match="damaged"):
+        acdc.CircuitModel.load(folder, model=model)
+
+
+HOLDS = {  # families whose checkpoints hold a circuit of nodes, by ablation
+    "gpt2": ("zero", "mean"),
+    "gpt-neox-parallel": ("zero", "mean"),
+    "llama": ("zero", "mean"),
+    "mistral": ("zero",),
+    "qwen2": ("zero",),
+    "qwen3": ("zero",),
+    "phi3": ("zero",),
+    "gemma3": (),
+    "olmo2": (),
+}
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+@pytest.mark.parametrize("family", HOLDS)
+def test_a_checkpoint_is_the_patched_model_or_is_refused(family: str, ablation: str, tmp_path: Path) -> None:
+    model = families.tiny(family)
+    prompts = make_prompts()
+    circuit = whole_nodes(model, ("a0.h1", "m1", "a1.h0"))
+    if ablation not in HOLDS[family]:
+        with pytest.raises(AcdcError, match="CircuitModel runs any circuit"):
+            save_checkpoint(model, prompts, circuit, tmp_path / "m", ablation=ablation)
+        assert not (tmp_path / "m").exists()
+        return
+    before = acdc.engine.belonging.weights_digest(model)
+    folder = save_checkpoint(model, prompts, circuit, tmp_path / "m", ablation=ablation)
+    assert acdc.engine.belonging.weights_digest(model) == before
+    opened = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = opened(input_ids=prompts.clean, use_cache=False).logits
+    read = logits.gather(1, prompts.positions[..., None].expand(-1, -1, logits.shape[-1]))
+    expected = patched(model, circuit, prompts, ablation)
+    assert torch.allclose(read, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_circuits_that_no_checkpoint_holds_are_refused(tmp_path: Path) -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    with pytest.raises(AcdcError, match="single edges: find one with --units node"):
+        save_checkpoint(model, prompts, some_edges(model), tmp_path / "m", ablation="zero")
+    with pytest.raises(AcdcError, match="differs from prompt to prompt"):
+        save_checkpoint(model, prompts, whole_nodes(model, ("m0",)), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_are_of_the_models_own_names() -> None:
+    model = tiny("gpt2")
+    found = lists(model, whole_nodes(model, ("a0.h1", "m1")))
+    assert found["heads_to_prune"] == {0: [1]}
+    assert found["mlps"] == [layer for layer in range(model.n_layers) if layer != 1]
+    names = dict(model.module.named_modules())
+    assert set(found["target_modules"]) <= set(names)
+    assert "transformer.h.0.mlp.c_proj" in found["target_modules"]
+    assert "transformer.h.1.mlp" not in found["keep_in_high_precision"]
+
+
+# ---- the command line -------------------------------------------------------------------------------------------
+
+
+def test_run_shows_circuit_complement_and_model_side_by_side(command: Command) -> None:
+    model, task = acdc.load("tiny-tasks"), acdc.tasks.load("ioi", size=8)
+    data = task.prepare(model)
+    circuit = acdc.score(model, data, "eap").top(100)
+    made = circuit.provenance.having(task="ioi", task_options={"size": 8})
+    Circuit(circuit.graph, circuit.edges, circuit.scores, made).save("run")
+    prompts = data.discovery[:1]
+    text, corrupted = (
+        model.tokenizer.decode(rows[0, prompts.mask[0]]) for rows in (prompts.clean, prompts.corrupted)
+    )
+    shown = command("run", "run", text, "--corrupted", corrupted, "--json", "--generate", 2)
+    assert shown.status == 0, shown.err
+    found = json.loads(shown.out)
+    logits = patched(model, circuit, prompts, "resample")[0, 0]
+    assert found["circuit"]["probabilities"][0] == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
+    assert found["model"]["kl"] == 0
+    assert found["complement"]["kl"] > 0
+    assert set(found["generated"]) == {"circuit", "full model"}
+    assert "complement" in command("run", "run", text, "--top", 3).out
+    assert command("run", "run", text, "--corrupted", "one").status == 2
+    assert command("run", "run", text, "--ablation", "zero", "--corrupted", text).status == 2
+    assert command("run", "run", "").status == 2
+    assert "no corrupted prompt" in command("run", "run", text + " and").err
+
+
+def test_exports_that_take_the_model(command: Command) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=4, ablation="zero")
+    circuit = whole_nodes(model, ("a0.h0",))
+    made = acdc.Provenance(
+        model="induction-2l", task="induction", task_options={"size": 4}, ablation="zero", seed=0
+    )
+    Circuit(circuit.graph, circuit.edges, None, made, "node").save("run")
+    assert command("export", "run", "--to", "checkpoint", "-o", "out").status == 0
+    transformers.AutoModelForCausalLM.from_pretrained("out")
+    assert command("export", "run", "--to", "checkpoint", "-o", "out").status == 2  # it is there
+    assert command("export", "run", "--to", "circuit-model", "-o", "wrapped").status == 0
+    assert acdc.CircuitModel.load("wrapped").ablation == "zero"
+    assert json.loads(command("export", "run", "--to", "lists").out)["heads_to_prune"] == {"0": [0]}
+    assert "say where with -o" in command("export", "run", "--to", "checkpoint").err
+    assert (
+        "differs from prompt"
+        in command("export", "run", "--to", "checkpoint", "-o", "x", "--ablation", "resample").err
+    )
+    assert command("export", "run", "--to", "csv", "--ablation", "zero").status == 2
+    assert task.name == "induction"
