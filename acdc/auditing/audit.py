@@ -1,0 +1,233 @@
+"""`audit`: run the checks on a circuit, read their p-values together, and note each as it is done, to go on from there.
+
+A right circuit is faulted by any check in at most 5% of audits: p-values are rejected by Holm's rule, which holds
+whatever the checks share. What a note belongs to is a digest of the weights, the prompts, the circuit and the options;
+notes of anything else are not looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from acdc.auditing.checks import CHECKS
+from acdc.auditing.record import ALARM, LEVELS, AuditReport, Check, Finding, Level, NotApplicable
+from acdc.auditing.subject import Subject
+from acdc.circuit import Circuit
+from acdc.circuit.provenance import plain
+from acdc.engine import memory
+from acdc.engine.belonging import prompts_digest, weights_digest
+from acdc.engine.problem import Progress, no_progress
+from acdc.errors import AcdcError, check_type, check_whole, unknown
+from acdc.metrics.hypotheses import holm
+from acdc.model.model import Model
+from acdc.store.amounts import bytes_of
+from acdc.store.reading import read_json
+from acdc.store.writing import write_atomically
+from acdc.tasks import as_dataset
+from acdc.tasks.prompts import Prompts
+
+if TYPE_CHECKING:
+    from acdc.tasks.task import Dataset, Metric, Task
+
+FORMAT = "acdc-audit"
+VERSION = 1
+
+
+@memory.explained
+@torch.inference_mode(False)
+def audit(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    circuit: Circuit,
+    *,
+    level: Level = "usual",
+    checks: Sequence[str] | None = None,
+    faithfulness: float | None = None,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    shift: Task | Dataset | Prompts | None = None,
+    size: int | None = None,
+    limit: float | None = None,
+    batch_size: int | None = None,
+    memory: str | None = None,
+    seed: int = 0,
+    notes: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> AuditReport:
+    """Put a circuit, of whatever origin, to every check that applies.
+
+    Args:
+        task: a recipe (`acdc.tasks.load`) draws fresh prompts; a dataset is judged on its held-out ones.
+        level: "quick": what costs seconds; "usual"; "full": also searches on large models, and more of everything.
+        checks: names of checks, to run these alone; None: all of the level.
+        faithfulness: what the circuit is held to; None: what it was searched for, else the task's.
+        metric, ablation: instead of the task's own.
+        shift: a second task, or prompts, that the circuit ought to hold on too.
+        size: fresh prompts to draw; None: 512 for small models, 64 for others.
+        limit: seconds; checks that will not end in time are left out, and say how long they would take.
+        notes: a JSON file where each check's finding is noted, and from which the same audit goes on.
+
+    Returns:
+        One finding a check, judged together.
+
+    Raises:
+        AcdcError: the circuit is of another graph than the model's, an unknown check, too few prompts, or a metric that
+            is the same with and without all edges.
+    """
+    check_type("a Circuit", circuit, Circuit)
+    chosen = _chosen(level, checks)
+    if limit is not None and not limit > 0:
+        raise AcdcError(f"expected a limit above 0 seconds, got {limit}")
+    if size is not None:
+        check_whole("a number of prompts", size, least=1)
+    if faithfulness is not None and not 0 < faithfulness <= 1:
+        raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    searched_for = circuit.provenance.selection.get("faithfulness")
+    own = searched_for if isinstance(searched_for, float) else dataset.faithfulness
+    subject = Subject(
+        model, task, dataset, circuit, own if faithfulness is None else faithfulness, level, seed=seed,
+        memory=None if memory is None else bytes_of(memory), batch_size=batch_size, progress=progress, size=size,
+        other=shift, until=None if limit is None else time.monotonic() + limit,
+    )  # fmt: skip
+    key = _key(subject, shift)
+    known = _noted(notes, key)
+    if set(known) >= {check.name for check in chosen}:
+        return _report(subject, key, [known[check.name] for check in chosen], complete=True)
+    _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
+    findings: list[Finding] = []
+    for number, check in enumerate(chosen):
+        progress(number, len(chosen), f"check {check.name}")
+        finding = known.get(check.name)
+        if finding is None:
+            finding = _run(check, subject)
+            findings.append(finding)
+            if notes is not None and finding.seconds:  # what was left out for want of time may be run the next time
+                kept = [*known.values(), *(f for f in findings if f.seconds and f.check not in known)]
+                _note(Path(notes), _report(subject, key, kept, complete=False))
+        else:
+            findings.append(finding)
+    report = _report(subject, key, findings, complete=True)
+    if notes is not None:
+        _note(Path(notes), report)
+    return report
+
+
+def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
+    if level not in LEVELS:
+        raise unknown("level of an audit", level, LEVELS)
+    if names is None:
+        return [check for check in CHECKS.values() if LEVELS.index(check.level) <= LEVELS.index(level)]  # type: ignore[arg-type]
+    if not names:
+        raise AcdcError("expected at least one check")
+    for name in names:
+        if name not in CHECKS:
+            raise unknown("check", name, CHECKS)
+    return [check for check in CHECKS.values() if check.name in names]
+
+
+def _run(check: Check, subject: Subject) -> Finding:
+    started = time.perf_counter()
+    try:
+        subject.check_time(check.passes(subject), check.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = check.run(subject)
+    except NotApplicable as reason:
+        return Finding.none(check, str(reason))
+    except AcdcError as error:  # a check that this model or metric does not allow
+        return Finding.none(check, f"it cannot be run here: {error}")
+    finding = Finding.of(check, result, max(time.perf_counter() - started, 1e-9))
+    return dataclasses.replace(finding, details=plain(finding.details))
+
+
+def _report(subject: Subject, key: str, findings: Sequence[Finding], *, complete: bool) -> AuditReport:
+    """The findings judged together."""
+    tested = [f for f in findings if f.p is not None]
+    rejected = holm([f.p for f in tested if f.p is not None], ALARM)
+    failed = {f.check for f, bad in zip(tested, rejected, strict=True) if bad}
+    judged = [
+        f
+        if f.verdict == "not applicable"
+        else dataclasses.replace(f, verdict="fail" if f.check in failed else "pass")
+        for f in findings
+    ]
+    made, dataset = subject.circuit.provenance, subject.dataset
+    return AuditReport(
+        model=subject.model.name,
+        task=dataset.name,
+        metric=dataset.metric.name,
+        ablation=dataset.ablation,
+        method=made.method,
+        n_edges=subject.circuit.n_edges,
+        n_edges_total=subject.graph.n_edges,
+        prompts=subject.where,
+        n_prompts=len(subject.fresh),
+        claim=subject.claim,
+        level=subject.level,
+        findings=tuple(judged),
+        key=key,
+        complete=complete,
+    )
+
+
+# ---- notes ------------------------------------------------------------------------------------------------------
+
+
+def _key(subject: Subject, shift: Any) -> str:
+    """A digest of all that the findings depend on."""
+    dataset = subject.dataset
+    values = [
+        VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), prompts_digest(subject.fresh),
+        repr(subject.graph), hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name,
+        dataset.ablation, subject.claim, subject.level, subject.seed, str(shift)[:200],
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
+    """The findings of this audit that a file holds; none if it is of another audit, or damaged."""
+    if notes is None or not Path(notes).is_file():
+        return {}
+    try:
+        value = read_json(Path(notes))
+        if value["format"] != FORMAT or value["key"] != key:
+            return {}
+        known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
+    except (AcdcError, KeyError, TypeError, ValueError):
+        warnings.warn(f"the notes of an audit in {notes} are damaged: starting over", stacklevel=3)
+        return {}
+    return {name: finding for name, finding in known.items() if name in CHECKS}
+
+
+def _finding(row: dict[str, Any]) -> Finding:
+    low, high = row["interval"]
+    return Finding(**{**row, "interval": (low, high)})
+
+
+def _note(path: Path, report: AuditReport) -> None:
+    write_atomically(path, report_json(report))
+
+
+def report_json(report: AuditReport) -> str:
+    """The report as JSON; numbers that JSON has no word for as null."""
+    value = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(report), "failed": list(report.failed)}
+    return json.dumps(_finite(plain(value)), indent=1) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

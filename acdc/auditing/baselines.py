@@ -1,0 +1,143 @@
+"""Hypothesis tests: is the circuit worth as much as the model, does the rest hold nothing, and is chance no match?
+
+The tests of Shi et al. 2024 (arXiv 2410.13032), four of their five (minimality is a check of its own), with differences
+that matter: wins count, with ties split, not the mean difference; independence is asked of what the rest adds to the
+corrupted run, since corrupted prompts resemble the clean ones by design; random circuits are connected and drawn
+uniformly at the circuit's size; and what is too small for the circuit's claim to speak of is a tie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from acdc.auditing.record import Check, Result
+from acdc.auditing.subject import Scale, Subject
+from acdc.evaluation.connected import connected_circuits
+from acdc.graph import FloatArray
+from acdc.metrics.hypotheses import any_of, hsic, share_exceeds, share_falls_short
+
+EPSILON = 0.1
+"""How far the share of wins may be from one half."""
+BETTER_THAN = 0.9
+"""Share of random circuits that the circuit has to beat."""
+MOST_PROMPTS_HSIC = 128
+MOST_PROMPTS = 128
+"""That random circuits are run on."""
+TIE = 0.01
+"""Share of the separation below which two outputs are the same, whatever the claim."""
+MARGIN = 0.1
+"""Share by which knocking out a random circuit may break the model more than knocking out this one, and no less."""
+
+
+def _baselines(subject: Subject) -> Result:
+    scale, graph = subject.on_fresh, subject.graph
+    n = _number(subject)
+    random = connected_circuits(graph, subject.circuit.n_edges, n, seed=subject.seed)
+    rest = graph.valid & ~subject.edges
+    circuit, complement = scale.values([subject.edges, rest])
+    tie = max(TIE, subject.tolerance)
+    p_wins, wins = _equivalence(scale, circuit, tie)
+    strength, p_dependent = _independence(scale, complement, tie)
+    few = _few(subject, scale)
+    own = few.shares([subject.edges])[0].mean()
+    others = few.shares(random).mean(axis=1)
+    better = int((own <= others + 1e-9).sum())
+    empty = float(few.apart(few.empty, few.full).mean())
+    broken = float(few.shares([rest])[0].mean())
+    rests = few.shares(graph.valid & ~random).mean(axis=1)
+    necessary = int((broken >= np.minimum(rests, empty) - MARGIN).sum())
+    tests = {
+        "equivalence": p_wins,
+        "independence": p_dependent,
+        "sufficiency": share_falls_short(better, n, BETTER_THAN),
+        "partial necessity": share_falls_short(necessary, n, BETTER_THAN),
+    }
+    fails = [name for name, p in tests.items() if p < 0.0125]
+    worst = f"; the worst: {', '.join(fails)}" if fails else ""
+    return Result(
+        statistic="share of random connected circuits of its size that are no nearer to the model",
+        value=better / n,
+        threshold=BETTER_THAN,
+        p=any_of(list(tests.values())),
+        found=(
+            f"it beats {better} of {n} random circuits of its size; without it the model loses {broken:.0%}, as much as "
+            f"without {necessary} of {n} of them{_won(scale, wins)}{worst}"
+        ),
+        advice="a circuit that chance matches explains nothing: keep more edges, or search again on more prompts",
+        details={
+            "p-values": tests,
+            "wins against the model": wins,
+            "wins without ties": _wins(circuit - scale.full, scale, 0.0),
+            "dependence of what the rest adds (HSIC)": strength,
+            "random circuits": n,
+            "share of the way to the empty circuit": float(own),
+            "the same of random circuits": _summary(others),
+            "knocked out": broken,
+            "random ones knocked out": _summary(rests),
+        },
+    )
+
+
+def _few(subject: Subject, scale: Scale) -> Scale:
+    """The prompts that random circuits are run on."""
+    most = MOST_PROMPTS if subject.tiny else MOST_PROMPTS // 2
+    if len(scale) <= most:
+        return scale
+    return Scale(subject.problem(subject.fresh[:most]), exact=subject.exact)
+
+
+def _won(scale: Scale, wins: float) -> str:
+    if scale.exact or scale.outcome.is_distance:
+        return ""
+    return f"; it wins against the model on {wins:.0%} of prompts"
+
+
+def _number(subject: Subject) -> int:
+    """Random circuits: thousands where they cost seconds."""
+    if not subject.tiny:
+        return 100 if subject.level == "full" else 40
+    return {"quick": 100, "usual": 300, "full": 2000}[subject.level]
+
+
+def _wins(difference: FloatArray, scale: Scale, tie: float) -> float:
+    better = difference if scale.outcome.higher_is_better else -difference
+    beyond = np.where(np.abs(better) > tie * scale.unit, better, 0.0)
+    return float((beyond > 0).mean() + (beyond == 0).mean() / 2)
+
+
+def _equivalence(scale: Scale, circuit: FloatArray, tie: float) -> tuple[float, float]:
+    """p-value of wins within ½ ± ε, and the share of wins. A distance from the model cannot be won against."""
+    wins = _wins(circuit - scale.full, scale, 0.0 if scale.exact else tie)
+    if scale.exact or scale.outcome.is_distance:
+        return 1.0, wins
+    n = len(circuit)
+    high, low = int(np.ceil(wins * n)), int(np.floor(wins * n))
+    p = 2 * min(share_exceeds(low, n, 0.5 + EPSILON), share_falls_short(high, n, 0.5 - EPSILON))
+    return min(1.0, p), wins
+
+
+def _independence(scale: Scale, complement: FloatArray, tie: float) -> tuple[float, float]:
+    """HSIC of the model's metric and of what the rest of it adds to the empty circuit; small additions are none."""
+    if scale.outcome.is_distance and not scale.exact:  # a distance from the model depends on the model by itself
+        return 0.0, 1.0
+    added = complement - scale.empty
+    least = tie * scale.unit
+    added = np.sign(added) * np.maximum(np.abs(added) - least, 0.0)
+    if scale.exact:
+        added = np.where(np.abs(complement - scale.empty) > 1e-4, complement - scale.empty, 0.0)
+    model = scale.full if np.ptp(scale.full) else scale.empty
+    some = slice(0, MOST_PROMPTS_HSIC)
+    return hsic(model[some], added[some])
+
+
+def _summary(values: FloatArray) -> dict[str, float]:
+    return {"least": float(values.min()), "mean": float(values.mean()), "largest": float(values.max())}
+
+
+BASELINES = Check(
+    name="hypotheses",
+    question="Is it worth as much as the model, more than chance, and does the rest of the model hold nothing of it?",
+    run=_baselines,
+    level="quick",
+    passes=lambda subject: 2 * _number(subject),
+)

@@ -1,0 +1,145 @@
+"""Minimality: is every edge needed, alone, in pairs, and in groups? What remains when those that are not have gone?
+
+That an edge does nothing is the claim to be proved here. It is tested against the hypothesis that the edge does
+something, more than a tenth of what an edge of this circuit does on average, and at most 2%; an edge that clearly acts
+on some prompt is needed, however rarely that is.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from acdc.auditing.record import Check, Result
+from acdc.auditing.subject import Scale, Subject
+from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.metrics.hypotheses import mean_falls_short
+
+MOST_NEEDLESS = 0.02
+OF_AVERAGE = 0.1
+ACTS = 0.5
+"""Share on one prompt that shows an edge to be needed."""
+MOST_PAIRS = 400
+SHOWN = 20
+
+
+def _minimal(subject: Subject) -> Result:
+    edges, graph = subject.edges, subject.graph
+    places = np.argwhere(edges)
+    dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
+    singles = _without(edges, [place[None] for place in places])
+    scales = [subject.on_fresh, subject.on_discovery]
+    effects = _effects(scales, edges, singles)  # [edge, prompt]
+    average = float(effects.mean())
+    least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
+    p_edges = np.array([_needless(row, least) for row in effects])
+    names = graph.edge_names(edges)
+    p_edges[[bool(dangling[d, s]) for d, s in places]] = 0.0
+    corrected = np.minimum(1.0, p_edges * len(p_edges))
+    needless = [names[i] for i in np.argsort(p_edges, kind="stable") if corrected[i] < 0.05]
+    groups = _groups(subject, places, effects, p_edges) if subject.level != "quick" else []
+    p_groups = np.array([1.0])
+    named: list[str] = []
+    if groups:
+        rows = _effects(scales, edges, _without(edges, groups))
+        p_groups = np.minimum(1.0, np.array([_needless(row, least) for row in rows]) * len(groups))
+        named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
+    p = min(1.0, (2 if groups else 1) * min(float(corrected.min()), float(p_groups.min())))
+    left = _after(subject, needless)
+    found = f"{len(needless)} of {len(names)} edges do nothing alone"
+    if groups:
+        found += f"; {len(named)} of {len(groups)} pairs and groups tried do nothing together"
+    if needless:
+        found += f" ({', '.join(needless[:3])}{', …' if len(needless) > 3 else ''})"
+    return Result(
+        statistic="edges that do nothing",
+        value=float(len(needless) + len(named)),
+        threshold=0.0,
+        p=p,
+        found=found,
+        advice="leave these edges out, and judge what remains; or search with guided, which tests every edge it keeps",
+        details={
+            "an edge does nothing below a share of": least,
+            "mean effect of an edge": average,
+            "needless": needless[:SHOWN],
+            "needless together": named[:SHOWN],
+            "dangling": graph.edge_names(dangling)[:SHOWN],
+            "effect of each edge": {
+                name: round(float(row.mean()), 5) for name, row in zip(names, effects, strict=True)
+            },
+            "without the needless": left,
+        },
+    )
+
+
+def _without(edges: BoolArray, groups: list[IntArray]) -> BoolArray:
+    """`[group, …]`: the circuit without each group of places `[edge, 2]`."""
+    stack = np.repeat(edges[None], len(groups), axis=0)
+    for circuit, group in zip(stack, groups, strict=True):
+        circuit[group[:, 0], group[:, 1]] = False
+    return stack
+
+
+def _only(edges: BoolArray, group: IntArray) -> BoolArray:
+    mask = np.zeros_like(edges)
+    mask[group[:, 0], group[:, 1]] = True
+    return mask
+
+
+def _effects(scales: list[Scale], edges: BoolArray, without: BoolArray) -> FloatArray:
+    """`[circuit, prompt]` share between the circuit with and without, over all prompts there are."""
+    return np.concatenate([scale.between(without, edges[None]) for scale in scales], axis=1)
+
+
+def _needless(effect: FloatArray, least: float) -> float:
+    """p-value of the hypothesis that it does something."""
+    return 1.0 if (effect > ACTS).any() else mean_falls_short(effect, least)
+
+
+def _groups(subject: Subject, places: IntArray, effects: FloatArray, p_edges: FloatArray) -> list[IntArray]:
+    """Pairs, all or those of the least effects, and all edges out of a component, of edges needed alone."""
+    needed = np.flatnonzero(p_edges > 0.05)
+    order = needed[np.argsort(effects[needed].mean(axis=1), kind="stable")]
+    pairs = itertools.islice(itertools.combinations(order.tolist(), 2), None)
+    most = MOST_PAIRS if subject.small else 64
+    chosen = sorted(pairs, key=lambda pair: max(pair[0], pair[1])) if len(order) ** 2 < 2 * most else None
+    if chosen is None:
+        width = int((2 * most) ** 0.5)
+        chosen = list(itertools.combinations(order[:width].tolist(), 2))
+        chosen += [pair for pair in _parallel(places, order) if pair not in set(chosen)][:most]
+    found = [places[list(pair)] for pair in chosen]
+    for source in np.unique(places[needed, 1]):
+        own = places[needed][places[needed, 1] == source]
+        if len(own) > 2:
+            found.append(own)
+    return found
+
+
+def _parallel(places: IntArray, order: IntArray) -> list[tuple[int, int]]:
+    """Pairs of edges into one destination, which can cancel."""
+    pairs = []
+    for d in np.unique(places[order, 0]):
+        own = order[places[order, 0] == d].tolist()
+        pairs += list(itertools.combinations(own, 2))
+    return pairs
+
+
+def _after(subject: Subject, needless: list[str]) -> dict[str, float]:
+    """The circuit without the needless edges: its size, and its share from the model."""
+    left = subject.edges.copy()
+    for name in needless:
+        left[subject.graph.edge(name)] = False
+    share = float(subject.on_fresh.shares([left])[0].mean())
+    return {"edges": int(left.sum()), "share of the way to the empty circuit": share}
+
+
+MINIMAL = Check(
+    name="minimality",
+    question="Is every edge needed, alone and in pairs?",
+    run=_minimal,
+    level="quick",
+    passes=lambda subject: (
+        2.0 * subject.circuit.n_edges + (2.0 * MOST_PAIRS if subject.small and subject.level != "quick" else 0)
+    ),
+)

@@ -1,0 +1,116 @@
+"""Randomised weights: is it a circuit of what was trained, or of any network of this shape on these prompts?
+
+The same ranking is made on the model and on copies whose weights were shuffled, each matrix by itself, so that every
+distribution of numbers stays and nothing that was learnt does. A circuit of the trained weights is nearer to their
+ranking than to those of the shuffled ones. Layer by layer shows whose weights it hangs on.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from acdc.auditing.record import Check, NotApplicable, Result
+from acdc.auditing.subject import Subject
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray
+from acdc.methods.attribution import path
+from acdc.methods.by_prompt import best, scores_by_prompt
+from acdc.metrics import OUTCOMES, jaccard
+from acdc.metrics.hypotheses import share_falls_short
+from acdc.model.load import load
+from acdc.model.model import Model
+
+COPIES = 20
+COPIES_OF_LARGE = 5
+MOST_PROMPTS = 32
+MOST_LAYERS = 12
+
+
+def _random_weights(subject: Subject) -> Result:
+    own = subject.edges[subject.graph.valid]
+    if own.all():
+        raise NotApplicable("the circuit is the whole graph, which every network has")
+    trained = _overlap(subject, subject.model, own)
+    rng = torch.Generator().manual_seed(subject.seed)
+    n = COPIES if subject.small else COPIES_OF_LARGE
+    overlaps = []
+    for i in range(n):
+        subject.progress(i, n, "randomised weights")
+        shuffled = randomised(subject.model, rng)
+        if shuffled is None:
+            raise NotApplicable("a copy with shuffled weights cannot be run: it gives no finite numbers")
+        overlaps.append(_overlap(subject, shuffled, own))
+    wins = sum(trained > other for other in overlaps)
+    layers: dict[str, float] = {}
+    if subject.small or subject.level == "full":
+        for layer in range(min(MOST_LAYERS, subject.model.n_layers)):
+            one = randomised(subject.model, rng, layer=layer)
+            if one is not None:
+                layers[str(layer)] = _overlap(subject, one, own)
+    mean = float(np.mean(overlaps))
+    return Result(
+        statistic="overlap (Jaccard) with EAP-IG's ranking on the trained weights, less the mean on shuffled ones",
+        value=trained - mean,
+        threshold=0.0,
+        p=share_falls_short(wins, n, 0.5),
+        found=(
+            f"EAP-IG overlaps with it by {trained:.0%} on the trained weights, and by {mean:.0%} on shuffled ones; "
+            f"more in {wins} of {n} comparisons"
+        ),
+        advice="networks that learnt nothing have this circuit as much: what it shows is the architecture",
+        details={"trained": trained, "shuffled": overlaps, "one layer shuffled": layers},
+    )
+
+
+def _overlap(subject: Subject, model: Model, own: BoolArray) -> float:
+    """Jaccard of the circuit and a model's best edges at its size."""
+    return jaccard(best(_sizes(subject, model), int(own.sum())), own)
+
+
+def _sizes(subject: Subject, model: Model) -> FloatArray:
+    """`[edge]` mean absolute scores of EAP-IG by KL from the model's own output (`kl` needs no task to be done)."""
+    prompts = subject.dataset.discovery[:MOST_PROMPTS]
+    outcome = subject.dataset.metric if subject.dataset.metric.is_distance else OUTCOMES["l2"]
+    problem = subject.problem(prompts, model=model, outcome=outcome)
+    sizes: FloatArray = np.abs(scores_by_prompt(problem, alphas=path(5))).mean(axis=0)
+    return sizes
+
+
+def randomised(model: Model, generator: torch.Generator, *, layer: int | None = None) -> Model | None:
+    """A copy with every weight matrix shuffled in itself (of one layer; None: all); None if it cannot be run."""
+    module = copy.deepcopy(model.module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() < 2 or (layer is not None and f".{layer}." not in f".{name}."):
+                continue
+            flat = parameter.detach().reshape(-1)
+            order = torch.randperm(len(flat), generator=generator).to(flat.device)
+            parameter.copy_(flat[order].view_as(parameter))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dataclasses.replace(load(module, tokenizer=model.tokenizer), name=model.name)
+    except AcdcError:
+        return None
+
+
+def _passes(subject: Subject) -> float:
+    copies = (COPIES if subject.small else COPIES_OF_LARGE) + 1
+    part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
+    return copies * 25.0 * part
+
+
+RANDOM_WEIGHTS = Check(
+    name="random-weights",
+    question="Is it a circuit of what the model has learnt?",
+    run=_random_weights,
+    level="usual",
+    passes=_passes,
+)
+

@@ -1,0 +1,107 @@
+"""Shift: does it hold on other templates, names, lengths and orders, and on the user's second file?
+
+Each option of a built-in task is a shift: names in one order only, another corruption, other lengths; for programs,
+inputs that differ in less. The circuit is measured on each as on its own prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from acdc.auditing.prompts import FEWEST
+from acdc.auditing.record import Check, NotApplicable, Result
+from acdc.auditing.subject import Scale, Subject
+from acdc.errors import AcdcError
+from acdc.metrics.hypotheses import any_of, mean_exceeds
+from acdc.tasks import as_dataset
+from acdc.tasks.generate import GeneratedTask
+from acdc.tasks.programs.program_task import ProgramTask
+from acdc.tasks.prompts import Prompts
+
+SIZE = 256
+NARROWER = {
+    "varied": ("fixed", "mixed", "permuted"),
+    "mixed": ("fixed",),
+    "permuted": ("fixed",),
+    "fixed": (),
+}
+"""Inputs of programs that are among those of each distribution."""
+OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "ioi": ({"order": "abba"}, {"order": "baba"}, {"corruption": "swap"}),
+    "induction": ({"length": 12}, {"length": 16}),
+}
+"""Variants of the built-in tasks."""
+
+
+def _shift(subject: Subject) -> Result:
+    rows: dict[str, dict[str, float]] = {}
+    tests = []
+    for name, prompts in _variants(subject):
+        if len(prompts) < FEWEST:
+            continue
+        with contextlib.suppress(AcdcError):
+            scale = Scale(subject.problem(prompts), exact=subject.exact)
+            share = scale.shares([subject.edges])[0]
+            rows[name] = {"prompts": len(share), "share": float(share.mean()), "largest": float(share.max())}
+            tests.append(mean_exceeds(share, subject.broken))
+    if not rows:
+        raise NotApplicable(
+            "no other distribution of these prompts is known: give a second task or file (--shift FILE)"
+        )
+    worst = max(rows, key=lambda name: rows[name]["share"])
+    return Result(
+        statistic="largest mean share of the way to the empty circuit on shifted prompts",
+        value=rows[worst]["share"],
+        threshold=subject.broken,
+        p=any_of(tests),
+        found=f"furthest on {worst} of {len(rows)} kinds of prompts: {rows[worst]['share']:.1%} of the way to no circuit",
+        advice="say on which prompts the circuit holds, or find it on a mixture of them",
+        details={"kinds of prompts": rows},
+    )
+
+
+def _variants(subject: Subject) -> Iterator[tuple[str, Prompts]]:
+    """Prompts of other distributions, with what they are."""
+    task, model = subject.task, subject.model
+    if isinstance(task, GeneratedTask):
+        for options in OPTIONS.get(task.name, ()):
+            if all(task.options.get(name) == value for name, value in options.items()):
+                continue
+            changed = dataclasses.replace(task, options={**task.options, **options}, seed=task.seed + 1, size=SIZE)
+            with contextlib.suppress(AcdcError):
+                text = ", ".join(f"{name} {value}" for name, value in options.items())
+                yield text, changed.prepare(model).discovery
+    if isinstance(task, ProgramTask):
+        for distribution in NARROWER[task.distribution]:
+            changed_program = dataclasses.replace(task, distribution=distribution, witnesses=False, seed=task.seed + 1)
+            for size in (SIZE, 64, FEWEST):
+                with contextlib.suppress(AcdcError):
+                    drawn = dataclasses.replace(changed_program, size=size).prepare(model).discovery
+                    yield f"{distribution} inputs", drawn
+                    break
+    if subject.other is not None:
+        data = as_dataset(
+            subject.other, model, metric=subject.dataset.metric, ablation=subject.dataset.ablation
+        )
+        yield f"{data.name} (given)", data.discovery
+    lengths = subject.fresh.mask.sum(1)
+    middle = float(lengths.float().median())
+    for name, chosen in (("shorter prompts", lengths < middle), ("longer prompts", lengths > middle)):
+        index = torch.as_tensor(np.flatnonzero(chosen.cpu().numpy()))
+        if len(index) >= FEWEST:
+            yield name, subject.fresh[index]
+
+
+SHIFT = Check(
+    name="shift",
+    question="Does it hold on prompts of other kinds?",
+    run=_shift,
+    level="usual",
+    passes=lambda subject: 20.0,
+)

@@ -1,0 +1,127 @@
+"""Stability: would other prompts, fewer of them, or another cut have given the same edges?
+
+A ranking's scores add over prompts (`acdc.methods.by_prompt`), so that the ranking on a thousand resamples costs no
+run. Told are the overlap of what they keep at the circuit's size, the correlation of ranks, how often each edge of the
+circuit is kept, and the core that always is. A circuit that a search found is judged by the ranking of EAP-IG at its
+size: the search itself on other prompts is part of a full audit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+
+from acdc.auditing.prompts import fresh_prompts
+from acdc.auditing.record import Check, NotApplicable, Result
+from acdc.auditing.subject import Subject
+from acdc.discovery import discover
+from acdc.errors import AcdcError
+from acdc.graph import BoolArray, FloatArray
+from acdc.methods.attribution import path
+from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
+from acdc.metrics import OUTCOMES, jaccard, spearman
+
+RESAMPLES = 1000
+LEAST_OVERLAP = 0.5
+CORE = 0.95
+AGAIN = 3
+"""Searches on other prompts in a full audit."""
+MOST_KEPT = 60
+
+
+def _stability(subject: Subject) -> Result:
+    prompts, graph = subject.dataset.discovery, subject.graph
+    if len(prompts) < 4:
+        raise NotApplicable(f"resampling needs 4 prompts to find a circuit on, and there are {len(prompts)}")
+    outcome = subject.dataset.metric
+    if not outcome.differentiable:
+        outcome = OUTCOMES["kl"]
+    n_edges = subject.circuit.n_edges
+    scores = scores_by_prompt(subject.problem(prompts, outcome=outcome), alphas=path(5))  # [prompt, edge]
+    sizes = np.abs(scores).mean(axis=0)
+    chosen = best(sizes, n_edges)
+    resampled = resampled_sizes(scores, RESAMPLES, seed=subject.seed)
+    kept = best(resampled, n_edges)
+    overlaps = np.array([_overlap(row, chosen) for row in kept])
+    ranks = np.array([spearman(row, sizes) for row in resampled[:200]])
+    half = best(resampled_sizes(scores, 200, seed=subject.seed + 1, share=0.5), n_edges)
+    own = subject.edges[graph.valid]
+    frequency = kept.mean(axis=0)[own]
+    names = graph.edge_names(subject.edges)
+    core = int((frequency >= CORE).sum())
+    cuts = {}
+    for factor in (0.5, 0.8, 1.25, 2.0):
+        cut = min(graph.n_edges, max(1, round(factor * n_edges)))
+        overlap = np.mean([_overlap(row, best(sizes, cut)) for row in best(resampled[:200], cut)])
+        cuts[str(cut)] = float(overlap)
+    details: dict[str, Any] = {
+        "resamples": RESAMPLES,
+        "prompts": len(prompts),
+        "overlap of half of the prompts": float(np.mean([_overlap(row, chosen) for row in half])),
+        "overlap of two resamples": float(np.mean([_overlap(a, b) for a, b in zip(kept[:200], kept[200:400], strict=True)])),
+        "rank correlation": float(ranks.mean()),
+        "rank correlation interval": np.quantile(ranks, [0.025, 0.975]).tolist(),
+        "overlap by size": cuts,
+        "ranking and circuit overlap": _overlap(chosen, own),
+        "core": core,
+        "how often each edge is kept": dict(zip(names[:MOST_KEPT], frequency[:MOST_KEPT].round(3).tolist(), strict=True)),
+    }  # fmt: skip
+    if subject.level == "full":
+        details["searches on other prompts"] = _again(subject)
+    low, high = np.quantile(overlaps, [0.025, 0.975]).tolist()
+    value = float(overlaps.mean())
+    return Result(
+        statistic="mean overlap (Jaccard) of the ranking's best edges with those on resampled prompts",
+        value=value,
+        interval=(low, high),
+        threshold=LEAST_OVERLAP,
+        p=float((1 + (overlaps >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)),
+        found=(
+            f"on resampled prompts EAP-IG keeps {value:.0%} of the same {n_edges} edges; "
+            f"{core} of the circuit's edges are always kept"
+        ),
+        advice="take more prompts, or report only the edges that are always kept",
+        details=details,
+    )
+
+
+def _overlap(a: BoolArray | FloatArray, b: BoolArray | FloatArray) -> float:
+    return jaccard(np.asarray(a, dtype=bool), np.asarray(b, dtype=bool))
+
+
+def _again(subject: Subject) -> dict[str, Any]:
+    """The circuit's own method, with its own options, on prompts of other seeds."""
+    made = subject.circuit.provenance
+    amounts = {k: v for k, v in made.selection.items() if k in ("edges", "faithfulness", "threshold")}
+    amount = dict(list(amounts.items())[:1])
+    found: list[BoolArray] = []
+    for again in range(AGAIN):
+        subject.check_time(400, "stability")
+        prompts, _ = fresh_prompts(
+            subject.task, subject.model, subject.dataset, len(subject.dataset.discovery), seed=again + 1
+        )
+        data = dataclasses.replace(subject.dataset, discovery=prompts, held_out=None)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                circuit = discover(
+                    subject.model, data, made.method or "guided", graph=subject.graph, seed=again + 1,
+                    units=subject.circuit.unit, **amount, **made.options,  # type: ignore[arg-type]
+                )  # fmt: skip
+        except AcdcError as error:
+            return {"not run": str(error)}
+        found.append(circuit.edges)
+    with_own = [jaccard(edges, subject.edges) for edges in found]
+    return {"overlap with the circuit": with_own, "core": int(np.all([*found, subject.edges], axis=0).sum())}
+
+
+STABILITY = Check(
+    name="stability",
+    question="Would other prompts have given the same edges?",
+    run=_stability,
+    level="usual",
+    passes=lambda subject: 20.0,
+)

@@ -1,0 +1,216 @@
+"""What every check is given: the circuit, prompts to judge it on, and how far circuits are from the model on each.
+
+Distances are *shares*: how far a circuit moves a prompt's metric from the full model's, in units of what separates the
+full model from no circuit at all, cut off at 1. A prompt on which little separates the two is measured by what does on
+average, so that no small denominator makes a share large. Where outputs are exact, as a compiled program's, a share is 0
+or 1: the output is the model's, or it is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from acdc.auditing.prompts import FEWEST, fresh_prompts
+from acdc.auditing.record import Level, NotApplicable
+from acdc.circuit import Circuit
+from acdc.engine.batches import Batches
+from acdc.engine.circuits import Measured, measure_prompts
+from acdc.engine.problem import Problem, Progress, no_progress
+from acdc.errors import AcdcError
+from acdc.evaluation.reproduction import SAME_OUTPUT
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.metrics import OUTCOMES, Outcome
+from acdc.model.model import Model
+from acdc.tasks.prompts import Prompts
+from acdc.tasks.task import Dataset
+
+SLACK = 1.5
+"""Of what a claim leaves open, how many times may lie between circuit and model on other prompts."""
+BROKEN = 0.25
+"""Share of what separates model and empty circuit that nothing but the claim may cost: donors, templates, knock-outs."""
+TINY, SMALL = 200_000, 2_000_000
+"""Parameters up to which a model is small: hundreds of prompts and thousands of runs cost seconds."""
+Circuits = Sequence[BoolArray] | BoolArray
+
+
+@dataclasses.dataclass(eq=False)
+class Subject:
+    """A circuit under audit.
+
+    Attributes:
+        task: the recipe, dataset or prompts that were given; dataset: the same made ready.
+        claim: faithfulness that the circuit is held to.
+        fresh: prompts it was not found on; where: what they are, in words.
+        other: a second task of the user's, whose prompts are a shift of this one's.
+        until: `time.monotonic()` at which the audit is to end; None: never.
+    """
+
+    model: Model
+    task: Any
+    dataset: Dataset
+    circuit: Circuit
+    claim: float
+    level: Level
+    seed: int = 0
+    memory: float | None = None
+    batch_size: int | None = None
+    progress: Progress = no_progress
+    size: int | None = None
+    other: Any = None
+    until: float | None = None
+
+    # ---- what it is --------------------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> Graph:
+        return self.circuit.graph
+
+    @property
+    def edges(self) -> BoolArray:
+        return self.circuit.edges
+
+    @property
+    def exact(self) -> bool:
+        return self.dataset.exact
+
+    @cached_property
+    def small(self) -> bool:
+        return sum(p.numel() for p in self.model.module.parameters()) <= SMALL
+
+    @cached_property
+    def tiny(self) -> bool:
+        return sum(p.numel() for p in self.model.module.parameters()) <= TINY
+
+    @property
+    def tolerance(self) -> float:
+        """Largest mean share from the model that the claim allows on other prompts."""
+        return 0.0 if self.exact else min(1.0, SLACK * (1 - self.claim))
+
+    @property
+    def broken(self) -> float:
+        """Largest mean share that anything but the claim's own conditions may cost."""
+        return 0.0 if self.exact else max(BROKEN, 2 * self.tolerance)
+
+    # ---- prompts -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _drawn(self) -> tuple[Prompts, str]:
+        quick = self.level == "quick"
+        size = self.size or (512 if self.tiny else (128 if quick else 256) if self.small else 64)
+        found, where = fresh_prompts(self.task, self.model, self.dataset, size, seed=self.seed)
+        if len(found) < FEWEST:
+            raise AcdcError(f"an audit needs at least {FEWEST} prompts to judge a circuit on, and there are {len(found)}")
+        return found, where
+
+    @property
+    def fresh(self) -> Prompts:
+        return self._drawn[0]
+
+    @property
+    def where(self) -> str:
+        return self._drawn[1]
+
+    def problem(self, prompts: Prompts | None = None, **changes: Any) -> Problem:
+        """Prompts (None: the fresh ones) as a problem of the circuit's graph."""
+        given: dict[str, Any] = {
+            "model": self.model, "graph": self.graph, "prompts": self.fresh if prompts is None else prompts,
+            "outcome": self.dataset.metric, "ablation": self.dataset.ablation, "batch_size": self.batch_size,
+            "seed": self.seed, "memory_limit": self.memory,
+        }  # fmt: skip
+        return Problem(**(given | changes))
+
+    @cached_property
+    def on_fresh(self) -> Scale:
+        """How far circuits are from the model on the fresh prompts."""
+        return Scale(self.problem(), exact=self.exact)
+
+    @cached_property
+    def on_discovery(self) -> Scale:
+        """The same on the discovery prompts."""
+        return Scale(self.problem(self.dataset.discovery), exact=self.exact)
+
+    # ---- time --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def seconds_a_pass(self) -> float:
+        """Of one circuit on the fresh prompts; the first run is not counted."""
+        scale = self.on_fresh
+        started = time.perf_counter()
+        scale.shares([self.edges])
+        return time.perf_counter() - started
+
+    def check_time(self, passes: float, name: str) -> None:
+        """Refuse work that will not end in time.
+
+        Raises:
+            NotApplicable: says how long it would take, and how to run it.
+        """
+        if self.until is None:
+            return
+        need, left = passes * self.seconds_a_pass, self.until - time.monotonic()
+        if need > left:
+            raise NotApplicable(
+                f"it would take about {need:,.0f} s, and {max(left, 0):,.0f} s are left: run it alone with "
+                f"--checks {name} and a longer --limit"
+            )
+
+
+class Scale:
+    """How far circuits are from the model, prompt by prompt, on the prompts of one problem.
+
+    Attributes:
+        full, empty, corrupted: `[prompt]` metric of the full model, of no edge, and of the corrupted prompts.
+        unit: `[prompt]` what a share is a share of.
+
+    Raises:
+        AcdcError: nothing separates the full model from no edge at all, on any prompt.
+    """
+
+    def __init__(self, problem: Problem, *, exact: bool) -> None:
+        self.problem, self.exact = problem, exact
+        self.outcome: Outcome = OUTCOMES["l2"] if exact else problem.outcome
+        self.batches: Batches = problem.batches()
+        nothing = np.zeros_like(problem.graph.valid)
+        measured = self._measure([nothing])
+        self.full, self.corrupted, self.empty = measured.full, measured.corrupted, measured.circuits[0]
+        apart = np.abs(self.full - self.empty)
+        usual = float(apart.mean())
+        if usual == 0:
+            raise AcdcError(
+                "nothing to audit: the metric is the same with all edges and with none on every prompt, so every "
+                "circuit is as good as any; take another metric, other corrupted prompts or another ablation"
+            )
+        self.unit: FloatArray = np.maximum(apart, usual)
+
+    def __len__(self) -> int:
+        return len(self.full)
+
+    def _measure(self, circuits: Circuits, outcome: Outcome | None = None) -> Measured:
+        given = [circuits] if isinstance(circuits, np.ndarray) else circuits
+        (found,) = measure_prompts(self.problem, given, [outcome or self.outcome], batches=self.batches)
+        return found
+
+    def values(self, circuits: Circuits, outcome: Outcome | None = None) -> FloatArray:
+        """`[C, prompt]` metric of circuits: masks, or one stack of them."""
+        return self._measure(circuits, outcome).circuits
+
+    def shares(self, circuits: Circuits) -> FloatArray:
+        """`[C, prompt]` share of each circuit from the full model, between 0 and 1."""
+        return self.apart(self.values(circuits), self.full)
+
+    def apart(self, a: FloatArray, b: FloatArray) -> FloatArray:
+        """Share between two metrics `[…, prompt]`."""
+        if self.exact:
+            return (np.abs(a - b) > SAME_OUTPUT).astype(np.float64)
+        return np.clip(np.abs(a - b) / self.unit, 0.0, 1.0)
+
+    def between(self, first: Circuits, second: Circuits, *, stop: Callable[[], None] | None = None) -> FloatArray:
+        """`[C, prompt]` share between circuits, one by one."""
+        a, b = self.values(first), self.values(second)
+        return self.apart(a, b)
