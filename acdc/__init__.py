@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from acdc import tracing as tracing
     from acdc import viz as viz
     from acdc.acting.circuit_model import CircuitModel
+    from acdc.auditing.audit import audit
+    from acdc.auditing.record import AuditReport
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
     from acdc.evaluation.completeness import Completeness, completeness
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from acdc.tracing import Tracing, trace
 
 _WHERE = {
+    "AuditReport": "acdc.auditing.record",
     "Circuit": "acdc.circuit",
     "CircuitModel": "acdc.acting.circuit_model",
     "Completeness": "acdc.evaluation.completeness",
@@ -50,6 +53,7 @@ _WHERE = {
     "Provenance": "acdc.circuit",
     "Scores": "acdc.circuit",
     "Tracing": "acdc.tracing",
+    "audit": "acdc.auditing.audit",
     "builtin_models": "acdc.model.load",
     "compile": "acdc.tasks.programs.compile",
     "completeness": "acdc.evaluation.completeness",
@@ -68,6 +72,7 @@ _RENAMED = {"io": "formats"}
 
 __all__ = [
     "AcdcError",
+    "AuditReport",
     "Circuit",
     "CircuitModel",
     "Completeness",
@@ -83,6 +88,7 @@ __all__ = [
     "TaskError",
     "Tracing",
     "UnsupportedModelError",
+    "audit",
     "builtin_models",
     "compile",
     "completeness",

@@ -33,8 +33,8 @@ DONORS = 8
 """Corrupted prompts that are tried for each prompt."""
 SHOWN = 10
 LEAST_ALLOWED = 0.5
-"""Share of the way to no circuit up to which a circuit is not broken: shares between 0 and 1 are no state that the model
-has ever seen, and move even true circuits of compiled programs a little."""
+"""Share of the way to no circuit up to which a circuit is not broken: shares between 0 and 1 are no state that the
+model has ever seen, and move even true circuits of compiled programs a little."""
 
 
 def _adversary(subject: Subject) -> Result:
@@ -79,7 +79,7 @@ def _adversary(subject: Subject) -> Result:
             f"bringing removed edges partly back takes the output {mean:.0%} of the way to no circuit on fresh prompts "
             f"({before:.1%} without); with a mask for each prompt {by_prompt.mean():.0%}"
         ),
-        advice="the circuit leaves out parts that cancel or that act against it: keep those that the adversary brings back",
+        advice="it leaves out parts that cancel or that act against it: keep those that the adversary brings back",
         details=details,
     )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acdc.auditing.checks import CHECKS
+from acdc.auditing.prompts import FEWEST
 from acdc.auditing.record import ALARM, LEVELS, AuditReport, Check, Finding, Level, NotApplicable
 from acdc.auditing.subject import Subject
 from acdc.circuit import Circuit
@@ -89,7 +90,7 @@ def audit(
     if limit is not None and not limit > 0:
         raise AcdcError(f"expected a limit above 0 seconds, got {limit}")
     if size is not None:
-        check_whole("a number of prompts", size, least=1)
+        check_whole("a number of prompts", size, least=FEWEST)
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
@@ -127,7 +128,7 @@ def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
     if level not in LEVELS:
         raise unknown("level of an audit", level, LEVELS)
     if names is None:
-        return [check for check in CHECKS.values() if LEVELS.index(check.level) <= LEVELS.index(level)]  # type: ignore[arg-type]
+        return [check for check in CHECKS.values() if LEVELS.index(check.level) <= LEVELS.index(level)]
     if not names:
         raise AcdcError("expected at least one check")
     for name in names:

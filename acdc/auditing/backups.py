@@ -1,4 +1,4 @@
-"""Completeness: with the same parts knocked out, do circuit and model still do the same, or does the model have backups?
+"""Completeness: with the same parts knocked out, do circuit and model still do the same?
 
 Parts of the circuit are knocked out at random, by class, and by greedy search for what parts them most, on the
 discovery prompts; the worst of each kind is then judged on fresh ones. Where a part that the circuit leaves out takes
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from acdc.auditing.record import Check, NotApplicable, Result
-from acdc.auditing.subject import BROKEN, Subject
+from acdc.auditing.subject import Subject
 from acdc.evaluation.completeness import Knockout, completeness
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.metrics.hypotheses import any_of, mean_exceeds
@@ -23,6 +23,8 @@ from acdc.metrics.hypotheses import any_of, mean_exceeds
 SETS = {"quick": 8, "usual": 20, "full": 50}
 CANDIDATES = 24
 MOST_PROMPTS = 128
+APART = 0.1
+"""Share by which circuit and model may part, and what the claim leaves open."""
 WORST = 3
 """Sets that are judged on fresh prompts, at most, of each kind."""
 
@@ -40,7 +42,8 @@ def _backups(subject: Subject) -> Result:
     singles = [Knockout("class", graph.sources[s], (graph.sources[s],), 0, 0, 0, (0, 0)) for s in parts[:64]]
     chosen = _worst(found.knockouts)
     rows = _apart(subject, [_sources(graph, k) for k in (*chosen, *singles)])  # [set, prompt]
-    tests = [mean_exceeds(row, BROKEN) for row in rows]
+    allowed = max(APART, 2 * subject.tolerance)
+    tests = [mean_exceeds(row, allowed) for row in rows]
     means = rows.mean(axis=1)
     worst = int(means.argmax())
     name = ", ".join((*chosen, *singles)[worst].components) or "nothing"
@@ -51,10 +54,10 @@ def _backups(subject: Subject) -> Result:
     return Result(
         statistic="largest mean share between circuit and model with the same parts knocked out",
         value=float(means[worst]),
-        threshold=BROKEN,
+        threshold=allowed,
         p=any_of(tests),
         found=text,
-        advice="the model has parts that take over and that the circuit leaves out: add those named, or say that they are left out",
+        advice="parts that the circuit leaves out take over: add those named, or say that they are left out",
         details={
             "knocked out": [
                 {"kind": k.kind, "components": list(k.components), "share": float(mean)}
@@ -91,7 +94,7 @@ def _apart(subject: Subject, sets: list[IntArray], circuit: BoolArray | None = N
 
 def _candidates(subject: Subject, knocked: IntArray, before: float) -> dict[str, float]:
     """Outside parts whose edges, added, bring the knocked-out circuit nearer to the knocked-out model: by how much."""
-    if before <= BROKEN:
+    if before <= APART:
         return {}
     graph, scale = subject.graph, subject.on_fresh
     outside = np.flatnonzero(~subject.edges.any(axis=0) & (graph.source_stage > 0))

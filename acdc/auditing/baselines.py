@@ -41,7 +41,7 @@ def _baselines(subject: Subject) -> Result:
     few = _few(subject, scale)
     own = few.shares([subject.edges])[0].mean()
     others = few.shares(random).mean(axis=1)
-    better = int((own <= others + 1e-9).sum())
+    better = n if own <= subject.tolerance + 1e-9 else int((own < others - 1e-9).sum())
     empty = float(few.apart(few.empty, few.full).mean())
     broken = float(few.shares([rest])[0].mean())
     rests = few.shares(graph.valid & ~random).mean(axis=1)
@@ -55,13 +55,13 @@ def _baselines(subject: Subject) -> Result:
     fails = [name for name, p in tests.items() if p < 0.0125]
     worst = f"; the worst: {', '.join(fails)}" if fails else ""
     return Result(
-        statistic="share of random connected circuits of its size that are no nearer to the model",
+        statistic="share of random connected circuits of its size that are further from the model",
         value=better / n,
         threshold=BETTER_THAN,
         p=any_of(list(tests.values())),
         found=(
-            f"it beats {better} of {n} random circuits of its size; without it the model loses {broken:.0%}, as much as "
-            f"without {necessary} of {n} of them{_won(scale, wins)}{worst}"
+            f"it beats {better} of {n} random circuits of its size; without it the model loses {broken:.0%}, as "
+            f"much as without {necessary} of {n} of them{_won(scale, wins)}{worst}"
         ),
         advice="a circuit that chance matches explains nothing: keep more edges, or search again on more prompts",
         details={

@@ -45,7 +45,8 @@ def _held_out(subject: Subject) -> Result:
         "largest": float(share.max()),
         "share of all prompts below the largest, with 95% confidence": quantile_bounded_by_largest(len(share)),
         "worst prompts": [
-            {"prompt": int(i) + 1, "tokens": _text(subject, int(i)), "share": float(share[i])} for i in order[:WORST]
+            {"prompt": int(i) + 1, "tokens": _text(subject, int(i)), "share": float(share[i])}
+            for i in order[:WORST]
         ],
         "shares": [round(float(x), 4) for x in share],
     }

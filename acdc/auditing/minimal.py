@@ -1,7 +1,7 @@
 """Minimality: is every edge needed, alone, in pairs, and in groups? What remains when those that are not have gone?
 
 That an edge does nothing is the claim to be proved here. It is tested against the hypothesis that the edge does
-something, more than a tenth of what an edge of this circuit does on average, and at most 2%; an edge that clearly acts
+something, more than a tenth of what its edges do that matter, and at most 2.5%; an edge that clearly acts
 on some prompt is needed, however rarely that is.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 from acdc.auditing.record import Check, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.metrics.hypotheses import mean_falls_short
+from acdc.metrics.hypotheses import mean_falls_short, share_falls_short
 
-MOST_NEEDLESS = 0.02
+MOST_NEEDLESS = 0.025
 OF_AVERAGE = 0.1
 ACTS = 0.5
 """Share on one prompt that shows an edge to be needed."""
@@ -31,9 +31,10 @@ def _minimal(subject: Subject) -> Result:
     singles = _without(edges, [place[None] for place in places])
     scales = [subject.on_fresh, subject.on_discovery]
     effects = _effects(scales, edges, singles)  # [edge, prompt]
-    average = float(effects.mean())
+    means = effects.mean(axis=1)
+    average = float((means**2).sum() / max(means.sum(), 1e-12))  # of the edges that matter
     least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
-    p_edges = np.array([_needless(row, least) for row in effects])
+    p_edges = np.array([_needless(row, least, subject.exact) for row in effects])
     names = graph.edge_names(edges)
     p_edges[[bool(dangling[d, s]) for d, s in places]] = 0.0
     corrected = np.minimum(1.0, p_edges * len(p_edges))
@@ -43,7 +44,7 @@ def _minimal(subject: Subject) -> Result:
     named: list[str] = []
     if groups:
         rows = _effects(scales, edges, _without(edges, groups))
-        p_groups = np.minimum(1.0, np.array([_needless(row, least) for row in rows]) * len(groups))
+        p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
     p = min(1.0, (2 if groups else 1) * min(float(corrected.min()), float(p_groups.min())))
     left = _after(subject, needless)
@@ -61,7 +62,7 @@ def _minimal(subject: Subject) -> Result:
         advice="leave these edges out, and judge what remains; or search with guided, which tests every edge it keeps",
         details={
             "an edge does nothing below a share of": least,
-            "mean effect of an edge": average,
+            "effect of an edge that matters": average,
             "needless": needless[:SHOWN],
             "needless together": named[:SHOWN],
             "dangling": graph.edge_names(dangling)[:SHOWN],
@@ -92,9 +93,11 @@ def _effects(scales: list[Scale], edges: BoolArray, without: BoolArray) -> Float
     return np.concatenate([scale.between(without, edges[None]) for scale in scales], axis=1)
 
 
-def _needless(effect: FloatArray, least: float) -> float:
+def _needless(effect: FloatArray, least: float, exact: bool) -> float:
     """p-value of the hypothesis that it does something."""
-    return 1.0 if (effect > ACTS).any() else mean_falls_short(effect, least)
+    if (effect > ACTS).any():
+        return 1.0
+    return share_falls_short(0, len(effect), least) if exact else mean_falls_short(effect, least)
 
 
 def _groups(subject: Subject, places: IntArray, effects: FloatArray, p_edges: FloatArray) -> list[IntArray]:

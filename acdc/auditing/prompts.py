@@ -35,7 +35,7 @@ def fresh_prompts(
             changed["witnesses"] = False
         while size >= FEWEST:
             with contextlib.suppress(TaskError):  # too few different ones
-                drawn = dataclasses.replace(task, **changed, size=size).prepare(model).discovery  # type: ignore[type-var]
+                drawn = dataclasses.replace(task, **changed, size=size).prepare(model).discovery
                 drawn = without(drawn, dataset.discovery)
                 if len(drawn) >= FEWEST:
                     return drawn, "fresh prompts"

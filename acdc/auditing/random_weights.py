@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,4 +112,3 @@ RANDOM_WEIGHTS = Check(
     level="usual",
     passes=_passes,
 )
-

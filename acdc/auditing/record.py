@@ -1,7 +1,7 @@
 """What a check is, what it finds, and what an audit says: records, which become lines, JSON and a page.
 
-A check tests one hypothesis: that the circuit is right in one respect. It gives a p-value, so that several checks can be
-read together: `AuditReport` rejects by Holm, and a right circuit is faulted by any of them in at most 5% of audits.
+A check tests one hypothesis: that the circuit is right in one respect. It gives a p-value, so that several checks can
+be read together: `AuditReport` rejects by Holm, and a right circuit is faulted by any of them in at most 5% of audits.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class AuditReport(Shown):
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         """A line a check."""
-        rows = [
+        rows: list[Sequence[str]] = [
             (f.check, f.verdict, f.number(), "–" if f.p is None else f"{f.p:.2g}", f.found) for f in self.findings
         ]
         return ("check", "verdict", "value", "p", "what was found"), rows

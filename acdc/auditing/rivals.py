@@ -16,7 +16,7 @@ from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.engine.measure import Measures
 from acdc.evaluation.reproduction import reproduction
-from acdc.graph import BoolArray, IntArray
+from acdc.graph import IntArray
 from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, jaccard
 from acdc.metrics.hypotheses import mean_exceeds
@@ -31,7 +31,7 @@ MOST_PROMPTS = 128
 def _rivals(subject: Subject) -> Result:
     graph = subject.graph
     if graph.n_edges > MOST_EDGES and subject.level != "full":
-        raise NotApplicable("a search for rivals of so large a graph is part of a full audit: --full, or --checks rivals")
+        raise NotApplicable("a search for rivals of so large a graph is part of a full audit: --full")
     if not subject.edges.any():
         raise NotApplicable("the circuit has no edge")
     problem = subject.problem(subject.dataset.discovery[:MOST_PROMPTS])

@@ -60,7 +60,7 @@ def _shift(subject: Subject) -> Result:
         value=rows[worst]["share"],
         threshold=subject.broken,
         p=any_of(tests),
-        found=f"furthest on {worst} of {len(rows)} kinds of prompts: {rows[worst]['share']:.1%} of the way to no circuit",
+        found=f"furthest on {worst}, of {len(rows)} kinds: {rows[worst]['share']:.1%} of the way to no circuit",
         advice="say on which prompts the circuit holds, or find it on a mixture of them",
         details={"kinds of prompts": rows},
     )
@@ -79,16 +79,16 @@ def _variants(subject: Subject) -> Iterator[tuple[str, Prompts]]:
                 yield text, changed.prepare(model).discovery
     if isinstance(task, ProgramTask):
         for distribution in NARROWER[task.distribution]:
-            changed_program = dataclasses.replace(task, distribution=distribution, witnesses=False, seed=task.seed + 1)
+            changed_program = dataclasses.replace(
+                task, distribution=distribution, witnesses=False, seed=task.seed + 1
+            )
             for size in (SIZE, 64, FEWEST):
                 with contextlib.suppress(AcdcError):
                     drawn = dataclasses.replace(changed_program, size=size).prepare(model).discovery
                     yield f"{distribution} inputs", drawn
                     break
     if subject.other is not None:
-        data = as_dataset(
-            subject.other, model, metric=subject.dataset.metric, ablation=subject.dataset.ablation
-        )
+        data = as_dataset(subject.other, model, metric=subject.dataset.metric, ablation=subject.dataset.ablation)
         yield f"{data.name} (given)", data.discovery
     lengths = subject.fresh.mask.sum(1)
     middle = float(lengths.float().median())

@@ -61,13 +61,17 @@ def _stability(subject: Subject) -> Result:
         "resamples": RESAMPLES,
         "prompts": len(prompts),
         "overlap of half of the prompts": float(np.mean([_overlap(row, chosen) for row in half])),
-        "overlap of two resamples": float(np.mean([_overlap(a, b) for a, b in zip(kept[:200], kept[200:400], strict=True)])),
+        "overlap of two resamples": float(
+            np.mean([_overlap(a, b) for a, b in zip(kept[:200], kept[200:400], strict=True)])
+        ),
         "rank correlation": float(ranks.mean()),
         "rank correlation interval": np.quantile(ranks, [0.025, 0.975]).tolist(),
         "overlap by size": cuts,
         "ranking and circuit overlap": _overlap(chosen, own),
         "core": core,
-        "how often each edge is kept": dict(zip(names[:MOST_KEPT], frequency[:MOST_KEPT].round(3).tolist(), strict=True)),
+        "how often each edge is kept": dict(
+            zip(names[:MOST_KEPT], frequency[:MOST_KEPT].round(3).tolist(), strict=True)
+        ),
     }  # fmt: skip
     if subject.level == "full":
         details["searches on other prompts"] = _again(subject)

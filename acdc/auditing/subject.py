@@ -2,8 +2,8 @@
 
 Distances are *shares*: how far a circuit moves a prompt's metric from the full model's, in units of what separates the
 full model from no circuit at all, cut off at 1. A prompt on which little separates the two is measured by what does on
-average, so that no small denominator makes a share large. Where outputs are exact, as a compiled program's, a share is 0
-or 1: the output is the model's, or it is not.
+average, so that no small denominator makes a share large. Where outputs are exact, as a compiled program's, a share is
+0 or 1: the output is the model's, or it is not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from acdc.tasks.task import Dataset
 SLACK = 1.5
 """Of what a claim leaves open, how many times may lie between circuit and model on other prompts."""
 BROKEN = 0.25
-"""Share of what separates model and empty circuit that nothing but the claim may cost: donors, templates, knock-outs."""
+"""Share of what separates model and empty circuit that conditions other than its own may cost."""
 TINY, SMALL = 200_000, 2_000_000
 """Parameters up to which a model is small: hundreds of prompts and thousands of runs cost seconds."""
 Circuits = Sequence[BoolArray] | BoolArray
@@ -105,7 +105,7 @@ class Subject:
         size = self.size or (512 if self.tiny else (128 if quick else 256) if self.small else 64)
         found, where = fresh_prompts(self.task, self.model, self.dataset, size, seed=self.seed)
         if len(found) < FEWEST:
-            raise AcdcError(f"an audit needs at least {FEWEST} prompts to judge a circuit on, and there are {len(found)}")
+            raise AcdcError(f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {len(found)}")
         return found, where
 
     @property

@@ -21,6 +21,7 @@ import typer
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
+from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
@@ -373,7 +374,7 @@ def draw(
     terminal.print_line(path)
 
 
-for command in (benchmark, cli_view.view, methods, trace, export, run):
+for command in (benchmark, cli_view.view, methods, trace, export, run, audit):
     app.command()(command)
 app.command("import")(import_circuit)
 app.add_typer(models, name="models")

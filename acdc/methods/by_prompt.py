@@ -13,7 +13,7 @@ import torch
 
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.graph import FloatArray
+from acdc.graph import BoolArray, FloatArray
 from acdc.methods.attribution import attribute
 
 LARGEST = 4e9
@@ -34,7 +34,7 @@ def scores_by_prompt(problem: Problem, *, alphas: Sequence[float]) -> FloatArray
         raise AcdcError(
             f"{len(problem.prompts)} prompts × {graph.n_edges:,} edges are too many scores to keep: take fewer prompts"
         )
-    found = []
+    found: list[FloatArray] = []
     batches = problem.batches("gradients")
     valid = torch.as_tensor(graph.valid)
     for first, patching in batches.after(0):
@@ -64,9 +64,9 @@ def resampled_sizes(scores: FloatArray, n: int, *, seed: int = 0, share: float |
     return np.asarray(weights @ np.abs(scores))
 
 
-def best(sizes: FloatArray, n: int) -> FloatArray:
+def best(sizes: FloatArray, n: int) -> BoolArray:
     """`[…, edge]` bool: the `n` largest of each row that are not 0, ties in array order."""
     order = np.argsort(-sizes, axis=-1, kind="stable")[..., :n]
     chosen = np.zeros(sizes.shape, dtype=bool)
     np.put_along_axis(chosen, order, True, axis=-1)
-    return chosen & (sizes > 0)
+    return np.asarray(chosen & (sizes > 0))

@@ -1,0 +1,118 @@
+"""An audit finds what was planted, and lets true circuits pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import acdc
+from acdc.auditing.checks import CHECKS
+from acdc.auditing.prompts import fresh_prompts, without
+from acdc.auditing.subject import Scale
+from acdc.benchmarks.measuring.planted import KINDS, Case, Kind
+from acdc.circuit import Circuit
+from acdc.engine.patching import Patching
+from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
+from acdc.metrics import OUTCOMES
+from acdc.metrics.hypotheses import holm
+
+WHERE = {
+    "of another program": "tracr-count",
+    "shifted inputs": "tracr-sort",
+    "of other inputs": "tracr-sort",
+    "names one off": "tracr-sort",
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.plant is not None], ids=lambda kind: kind.name)
+def test_a_planted_fault_is_found_by_its_check(kind: Kind) -> None:
+    if kind.name in ("half of two mechanisms", "overfit to few prompts", "of any network"):
+        pytest.skip("slow; see the planted-fault suite")
+    assert kind.plant is not None
+    case = Case.load(WHERE.get(kind.name, "tracr-hist"), 0)
+    planted = next(
+        found for seed in range(9) if (found := kind.plant(case, np.random.default_rng(seed))) is not None
+    )
+    report = acdc.audit(
+        planted.model, planted.task, planted.circuit, level=kind.level,  # type: ignore[arg-type]
+        checks=[kind.check], size=384, **planted.options,
+    )  # fmt: skip
+    p = report[kind.check].p
+    assert p is not None
+    assert p <= 0.05 / 12, f"{report[kind.check].found}"
+    assert report.failed == (kind.check,)
+
+
+@pytest.mark.parametrize("name", ["tracr-hist", "interp-shift"])
+def test_a_true_circuit_passes(name: str) -> None:
+    case = Case.load(name, 1)
+    report = acdc.audit(case.model, case.task, Circuit(case.graph, case.truth), level="quick", size=256, seed=1)
+    assert report.failed == ()
+    assert len(report.passed) == 6
+    assert "passes all 6 checks" in str(report)
+
+
+def test_checks_are_read_together_by_holm() -> None:
+    case = Case.load("tracr-hist", 0)
+    edges = case.truth.copy()
+    edges.flat[np.flatnonzero(edges)[0]] = False
+    names = ["held-out", "numbers", "matrix"]
+    report = acdc.audit(case.model, case.task, Circuit(case.graph, edges), checks=names, size=64)
+    p = [finding.p for finding in report.findings]
+    assert [finding.verdict == "fail" for finding in report.findings] == holm([x for x in p if x is not None], 0.05)
+
+
+def test_fresh_prompts_are_new() -> None:
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist")
+    data = task.prepare(model)
+    found, where = fresh_prompts(task, model, data, 100)
+    assert where == "fresh prompts"
+    assert len(without(found, data.discovery)) == len(found)
+    assert fresh_prompts(data, model, data, 100)[0] is data.held_out
+
+
+def test_shares_are_what_a_plain_loop_says() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8)
+    data = task.prepare(model)
+    graph = model.graph()
+    rng = np.random.default_rng(0)
+    edges = graph.valid & (rng.random(graph.valid.shape) < 0.9)
+    scale = Scale(Problem(model, graph, data.discovery, data.metric), exact=False)
+    got = scale.shares([edges])[0]
+
+    def metric(kept: Any, i: int) -> float:
+        prompts = data.discovery[torch.tensor([i])]
+        logits = Patching(model, graph, prompts).logits(kept)[0, 0, 0]
+        assert prompts.answers is not None
+        assert prompts.wrong is not None
+        return float(logits[prompts.answers[0, 0, 0]] - logits[prompts.wrong[0, 0, 0]])
+
+    nothing = np.zeros_like(edges)
+    with torch.no_grad():
+        rows = [[metric(kept, i) for kept in (graph.valid, nothing, edges)] for i in range(8)]
+    full, empty, own = np.array(rows).T
+    apart = np.abs(full - empty)
+    assert np.allclose(got, np.clip(np.abs(own - full) / np.maximum(apart, apart.mean()), 0, 1), atol=1e-5)
+
+
+def test_bad_arguments() -> None:
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist")
+    circuit = Case.load("tracr-hist", 0)
+    good = Circuit(circuit.graph, circuit.truth)
+    with pytest.raises(AcdcError, match="did you mean held-out"):
+        acdc.audit(model, task, good, checks=["held-oot"])
+    with pytest.raises(AcdcError, match="level"):
+        acdc.audit(model, task, good, level="thorough")  # type: ignore[arg-type]
+    with pytest.raises(AcdcError, match="limit above 0"):
+        acdc.audit(model, task, good, limit=0)
+    with pytest.raises(AcdcError, match="graph"):
+        acdc.audit(model, task, Circuit(acdc.Graph(9, 9), acdc.Graph(9, 9).valid))
+    data = task.prepare(model)
+    with pytest.raises(AcdcError, match="needs 16 prompts"):
+        acdc.audit(model, data.discovery[:4], good, metric="l2")
+    assert len(CHECKS) == 12
+    assert OUTCOMES["l2"].is_distance

@@ -1,0 +1,94 @@
+"""`acdc audit`: files, status, resuming and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acdc import Circuit, load
+from acdc.circuit import Provenance
+from acdc.cli.audit import seconds_of
+from acdc.errors import AcdcError
+from acdc.tasks import load as load_task
+from command_line import Command
+
+
+def truth(folder: Path, **made: str) -> Path:
+    model, task = load("tracr-hist"), load_task("tracr-hist")
+    graph = model.graph()
+    known = task.prepare(model).truth
+    assert known is not None
+    provenance = Provenance(**{"model": "tracr-hist", "task": "tracr-hist", **made})
+    return Circuit(graph, known.mask(graph), provenance=provenance).save(folder)
+
+
+def test_a_true_circuit_passes_and_a_second_call_runs_nothing(command: Command, tmp_path: Path) -> None:
+    run = truth(tmp_path / "run")
+    first = command("audit", run, "--checks", "held-out,minimality,numbers", "--size", 64)
+    assert first.status == 0, first.err
+    assert "passes all 3 checks" in first.out
+    record = json.loads((run / "audit.json").read_text())
+    assert record["complete"]
+    assert [f["verdict"] for f in record["findings"]] == ["pass"] * 3
+    page = (run / "audit.html").read_text()
+    assert "held-out" in page
+    assert "http" not in page  # it needs no network
+    record["findings"][0]["found"] = "noted before"
+    (run / "audit.json").write_text(json.dumps(record))
+    again = command("audit", run, "--checks", "held-out,minimality,numbers", "--size", 64)
+    assert "noted before" in again.out, "what was noted is not run again"
+    forced = command("audit", run, "--checks", "held-out", "--size", 64, "--force")
+    assert "noted before" not in forced.out
+
+
+@pytest.mark.filterwarnings("always")
+def test_notes_of_other_work_or_damaged_are_not_believed(command: Command, tmp_path: Path) -> None:
+    run = truth(tmp_path / "run")
+    command("audit", run, "--checks", "held-out", "--size", 64)
+    text = (run / "audit.json").read_text().replace("outputs are the model", "noted before")
+    (run / "audit.json").write_text(text)
+    other = command("audit", run, "--checks", "held-out", "--size", 64, "--seed", 1)
+    assert "noted before" not in other.out
+    (run / "audit.json").write_text(text[:-30])
+    damaged = command("audit", run, "--checks", "held-out", "--size", 64)
+    assert damaged.status == 0
+    assert "damaged" in damaged.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--checks", "held-uot"), "did you mean held-out?"),
+        (("--quick", "--full"), "exclude each other"),
+        (("--limit", "soon"), "expected a time"),
+        (("--faithfulness", "1.5"), "expected a faithfulness"),
+        (("--size", "4"), "at least 16"),
+        (("--task", "ioi"), "tokenizer"),
+    ],
+)
+def test_bad_options_are_one_line(command: Command, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    result = command("audit", truth(tmp_path / "run"), *options)
+    assert result.status == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_circuit_without_a_task_says_so(command: Command, tmp_path: Path) -> None:
+    result = command("audit", truth(tmp_path / "run", task=""))
+    assert result.status == 2
+    assert "--task" in result.err
+
+
+def test_a_check_past_the_limit_says_how_long_it_takes(command: Command, tmp_path: Path) -> None:
+    result = command("audit", truth(tmp_path / "run"), "--checks", "hypotheses", "--limit", "0.001s")
+    assert result.status == 0
+    assert "it would take about" in result.out
+    assert "--checks hypotheses" in result.out
+
+
+def test_times() -> None:
+    assert [seconds_of(text) for text in ("2h", "10min", "1.5m", "90s", "7")] == [7200, 600, 90, 90, 7]
+    with pytest.raises(AcdcError, match="expected a time"):
+        seconds_of("0")
