@@ -90,7 +90,7 @@ def needed_edge_removed(case: Case, rng: np.random.Generator) -> Planted | None:
 
 def useless_edges_added(case: Case, rng: np.random.Generator) -> Planted | None:
     """Three edges more than it takes, into parts that are read."""
-    alive = case.truth.any(axis=1)
+    alive: BoolArray = np.asarray(case.truth.any(axis=1))
     free = np.flatnonzero(case.graph.valid & ~case.truth & alive[:, None])
     if len(free) < 3:
         return None
