@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from acdc.evaluation.evaluate import Evaluation, evaluate
     from acdc.evaluation.minimality import Minimality, minimality
     from acdc.graph import Graph
+    from acdc.inspection import ablate, patch_path
     from acdc.model.load import builtin_models, load
     from acdc.model.model import Model
     from acdc.tasks.programs.compile import compile
@@ -53,6 +54,7 @@ _WHERE = {
     "Provenance": "acdc.circuit",
     "Scores": "acdc.circuit",
     "Tracing": "acdc.tracing",
+    "ablate": "acdc.inspection",
     "audit": "acdc.auditing.audit",
     "builtin_models": "acdc.model.load",
     "compile": "acdc.tasks.programs.compile",
@@ -62,6 +64,7 @@ _WHERE = {
     "evaluate": "acdc.evaluation.evaluate",
     "load": "acdc.model.load",
     "minimality": "acdc.evaluation.minimality",
+    "patch_path": "acdc.inspection",
     "score": "acdc.discovery",
     "trace": "acdc.tracing",
 }
@@ -88,6 +91,7 @@ __all__ = [
     "TaskError",
     "Tracing",
     "UnsupportedModelError",
+    "ablate",
     "audit",
     "builtin_models",
     "compile",
@@ -97,6 +101,7 @@ __all__ = [
     "evaluate",
     "load",
     "minimality",
+    "patch_path",
     "score",
     "tasks",
     "trace",

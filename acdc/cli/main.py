@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acdc.cli import report, terminal
+from acdc.cli import questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
 from acdc.cli.audit import audit
@@ -374,7 +374,7 @@ def draw(
     terminal.print_line(path)
 
 
-for command in (benchmark, cli_view.view, methods, trace, export, run, audit):
+for command in (benchmark, cli_view.view, methods, trace, export, run, audit, questions.ablate, questions.patch_path):
     app.command()(command)
 app.command("import")(import_circuit)
 app.add_typer(models, name="models")

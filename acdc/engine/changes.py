@@ -94,6 +94,25 @@ class Changes:
         mixed: Tensor = _Mix.apply(weights, self._token, self._store, len(self.ids), some)
         return mixed
 
+    def mix_by_place(self, weights: Tensor, places: Tensor) -> Tensor:
+        """Weighted sums whose weights depend on the position, without gradients.
+
+        Args:
+            weights: `[place, C or 1, port, len(ids)]`.
+            places: `[B, P]`, the place of each position.
+
+        Returns:
+            `[port, C, B, P, D]`.
+        """
+        stack = self.stack
+        flat, of = stack.flatten(2, 3), places.flatten()
+        mixed = flat.new_zeros(weights.shape[2], *flat.shape[1:])
+        for place in range(len(weights)):
+            here = (of == place).nonzero().flatten()
+            if len(here):
+                mixed[:, :, here] = _mix(weights[place], flat[:, :, here])
+        return mixed.unflatten(2, stack.shape[2:4])
+
 
 def _mix(weights: Tensor, stack: Tensor) -> Tensor:
     n = len(stack)

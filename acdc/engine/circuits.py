@@ -40,6 +40,7 @@ def measure_prompts(
     outcomes: Sequence[Outcome] | None = None,
     *,
     batches: Batches | None = None,
+    places: Tensor | None = None,
 ) -> list[Measured]:
     """Run circuits on all prompts of a problem, once for all metrics.
 
@@ -49,6 +50,8 @@ def measure_prompts(
             and for circuits that are alike.
         outcomes: the metrics; None: the problem's.
         batches: the problem's batches, kept from before with their clean and corrupted runs; None: made anew.
+        places: `[prompt, position]` numbers; then a circuit has an axis of them before those of the edges, as for
+            `Patching.logits`.
 
     Returns:
         One record a metric, with the circuits in the order given.
@@ -58,21 +61,23 @@ def measure_prompts(
     """
     chosen = [problem.outcome] if outcomes is None else list(outcomes)
     every = problem.batches() if batches is None else batches
-    total = len(every) * sum(1 if edges.ndim == 2 else len(edges) for edges in circuits)
+    one = 2 if places is None else 3  # dimensions of a circuit
+    total = len(every) * sum(1 if edges.ndim == one else len(edges) for edges in circuits)
     found: list[list[FloatArray]] = []  # [batch][metric] -> [2 + C, prompt]
     done = 0
-    for patching in every:
+    for first, patching in every.after(0):
+        own = None if places is None else places[first : first + len(patching.prompts)]
         measures = [bind(outcome, patching) for outcome in chosen]
         rows = measures[0].rows if len(measures) == 1 else None
         at_once = min(CIRCUITS_AT_ONCE, problem.circuits_at_once(len(patching.prompts)))
         runs = [patching.clean_logits(rows)[None], patching.corrupted_logits(rows)[None]]
         pieces = [_values(measures, logits) for logits in runs]  # [piece][metric] -> [C, prompt]
         for edges in circuits:
-            stack = edges if edges.ndim == 3 else edges[None]
+            stack = edges if edges.ndim > one else edges[None]
             for start in range(0, len(stack), at_once):
                 together = stack[start : start + at_once]
                 with torch.no_grad():
-                    pieces.append(_values(measures, patching.logits(together, rows=rows)))
+                    pieces.append(_values(measures, patching.logits(together, rows=rows, places=own)))
                 done += len(together)
                 problem.progress(done, total, "running circuits")
         found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])

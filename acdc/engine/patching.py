@@ -188,6 +188,7 @@ class Patching:
         input_scale: float = 1.0,
         sparse: bool = False,
         by_prompt: bool = False,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Logits of circuits at the read positions.
 
@@ -199,6 +200,8 @@ class Patching:
             sparse: where a gradient is wanted, run what some kept edge leads to and no more, as without one: the
                 gradient of edges that no circuit keeps is 0 then.
             by_prompt: `edges` is one circuit with shares of its own on each prompt, `[B, …]`.
+            places: `[B, T]`, a number for each position: then `edges` is `[C, place, n_destinations, n_sources]` (or
+                without C), and what is kept depends on the position at which a destination reads. No gradients.
 
         Returns:
             `[C, B, P, R]`; C is 1 by prompt.
@@ -206,12 +209,15 @@ class Patching:
         weights = torch.as_tensor(
             np.array(edges) if isinstance(edges, np.ndarray) else edges, device=self.model.device
         )
-        weights = (weights if weights.dim() == 3 else weights[None]).to(self.model.dtype)
+        one = 2 if places is None else 3  # dimensions of a circuit
+        weights = (weights if weights.dim() > one else weights[None]).to(self.model.dtype)
         valid = torch.as_tensor(self.graph.valid, device=weights.device)
         weights = weights * valid
         if self.direction == "denoise":
             weights = valid.to(weights.dtype) - weights
-        weights = weights[:, torch.as_tensor(self.graph.port_destination, device=weights.device)]
+        weights = weights[..., torch.as_tensor(self.graph.port_destination, device=weights.device), :]
+        if places is not None:
+            return self._by_place(weights, places, rows, input_scale)
         carries = weights.detach() != 0
         kept = carries.any(0).cpu().numpy()
         if torch.is_grad_enabled() and weights.requires_grad:
@@ -224,6 +230,17 @@ class Patching:
         differences = self.input_differences(circuits, scale=input_scale)
         logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)
         return logits.expand(circuits, -1, -1, -1)
+
+    def _by_place(self, weights: Tensor, places: Tensor, rows: Tensor | None, input_scale: float) -> Tensor:
+        """Logits of circuits with weights `[C, place, n_ports, n_sources]`."""
+        kept = (weights != 0).flatten(0, 1).any(0).cpu().numpy()
+        window = places.to(weights.device)[:, self.start :]
+        read = self.context.at_read(window[..., None])[..., 0]
+        demand = source_demand(self.graph, kept, self.coupled, dense=self.context.dense)
+        plan = Plan(weights.movedim(1, 0), kept, demand, (window, read))
+        differences = self.input_differences(len(weights), scale=input_scale)
+        logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)
+        return logits.expand(len(weights), -1, -1, -1)
 
     def input_differences(self, circuits: int, *, scale: float = 1.0) -> list[Tensor]:
         """What the clean input sources write beyond their reference, each `[circuits, B, W, D]`."""

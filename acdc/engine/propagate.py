@@ -42,14 +42,18 @@ class Plan:
 
     Attributes:
         weights: `[C or 1, n_ports, n_sources]` float: 1 kept, 0 removed, in between for learned masks. Or
-            `[B, n_ports, n_sources]` for a single circuit with weights of its own on each prompt.
+            `[B, n_ports, n_sources]` for a single circuit with weights of its own on each prompt, or
+            `[place, C or 1, n_ports, n_sources]` where they depend on the position.
         kept: `[n_ports, n_sources]` bool: edges that some circuit of the batch keeps.
         demand: `[n_sources]`: where each source's output is needed.
+        places: the place of each position of the window `[B, W]`, and of each read position `[B, P]`; None: all have
+            the same weights.
     """
 
     weights: Tensor
     kept: BoolArray
     demand: IntArray
+    places: tuple[Tensor, Tensor] | None = None
 
 
 def propagate(
@@ -182,7 +186,11 @@ class Run:
             device = self.plan.weights.device
             index = torch.as_tensor(every, device=device)[:, None]
             kept = self.plan.kept[every[:, None], changes.ids]
-            mixed = changes.mix(self.plan.weights[:, index, torch.as_tensor(changes.ids, device=device)], kept)
+            weights = self.plan.weights[..., index, torch.as_tensor(changes.ids, device=device)]
+            if self.plan.places is None:
+                mixed = changes.mix(weights, kept)
+            else:
+                mixed = changes.mix_by_place(weights, self.plan.places[1 if read else 0])
         inputs, first = [], 0
         for ports, base in parts:
             x = None if mixed is None else mixed[first : first + len(ports)]
