@@ -146,7 +146,7 @@ def _corresponding(base: list[str], src: list[str]) -> Iterator[Span]:
             cuts = [len(text[:end].rstrip(" ")) if end < len(text) else end for end in ends]
             there.append(Characters(*cuts))
         if all(where.stop > where.start for where in there):
-            yield Span(f"region {i}", *there)
+            yield Span(f"region {i}", there[0], there[1])
 
 
 _PREDICT = re.compile(r"<predict>(.*?)</predict>", re.DOTALL)
