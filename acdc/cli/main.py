@@ -374,7 +374,17 @@ def draw(
     terminal.print_line(path)
 
 
-for command in (benchmark, cli_view.view, methods, trace, export, run, audit, questions.ablate, questions.patch_path):
+for command in (
+    benchmark,
+    cli_view.view,
+    methods,
+    trace,
+    export,
+    run,
+    audit,
+    questions.ablate,
+    questions.patch_path,
+):
     app.command()(command)
 app.command("import")(import_circuit)
 app.add_typer(models, name="models")

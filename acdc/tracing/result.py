@@ -89,8 +89,8 @@ class SiteMap(Shown):
             return values.reshape(len(rows), len(columns)), rows, columns, self.axes[0], other
         names = [f"{row}.{column}" for row in rows for column in columns]
         flat = values.reshape(len(names), len(rest[0]))
-        there = np.isfinite(flat).any(1)
-        kept = tuple(name for name, real in zip(names, there.tolist(), strict=True) if real)
+        there = [i for i, row in enumerate(flat) if np.isfinite(row).any()]
+        kept = tuple(names[i] for i in there)
         return flat[there], kept, rest[0], f"{self.axes[0]}.{self.axes[1]}", self.axes[2]
 
     def rows(self, confidence: float | None = CONFIDENCE) -> Iterator[dict[str, str | float]]:
