@@ -9,8 +9,10 @@ from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
 from acdc.methods.atp_star import ATP_STAR
 from acdc.methods.eap import CLEAN_CORRUPTED, CONDUCTANCE, EAP, EAP_GP, EAP_IG, EAP_IG_ACTIVATIONS, GIM, RELP
+from acdc.methods.ensemble import ENSEMBLE
 from acdc.methods.exact import EXACT
 from acdc.methods.guided import GUIDED
+from acdc.methods.information_flow import INFORMATION_FLOW
 from acdc.methods.learned import EDGE_PRUNING, HAP, IBCIRCUIT, SUBNETWORK_PROBING, UGS
 from acdc.methods.method import Method
 from acdc.methods.nodes import HISP, NAP, NAP_IG
@@ -22,6 +24,7 @@ _OWN = (
     *(EAP, EAP_IG, EAP_IG_ACTIVATIONS, CLEAN_CORRUPTED, EAP_GP, CONDUCTANCE, RELP, GIM),
     *(ATP_STAR, NAP, NAP_IG, HISP),
     *(SUBNETWORK_PROBING, EDGE_PRUNING, HAP, UGS, IBCIRCUIT),
+    *(INFORMATION_FLOW, ENSEMBLE),
     *(EXACT, RANDOM),
 )
 METHODS: Registry[Method] = Registry(

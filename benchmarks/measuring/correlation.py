@@ -1,0 +1,217 @@
+"""How well attribution says what exact patching measures: correlations by class of edge, and of nodes.
+
+    python -m acdc.benchmarks.measuring.correlation -o docs/methods
+
+On single prompts, each edge's effect when it alone is removed is compared with what each method estimates of it:
+Pearson's correlation (is it the number?) and Spearman's (is it the order?), within each class of destination, as a mean
+over prompts. Every row is a file, so that an interrupted run goes on where it was. Of a large model, the edges into a
+few destinations of each class stand for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+import torch
+
+import acdc
+from acdc.engine.measure import bind
+from acdc.engine.problem import Problem
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.methods import METHODS
+from acdc.methods.exact import exact_scores
+from acdc.methods.method import helpfulness
+from acdc.store.writing import write_atomically
+
+WAYS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "eap": ("eap", {}),
+    "eap-ig": ("eap-ig", {}),
+    "eap-ig-activations": ("eap-ig-activations", {}),
+    "clean-corrupted": ("clean-corrupted", {}),
+    "eap-gp": ("eap-gp", {}),
+    "conductance": ("conductance", {}),
+    "relp": ("relp", {}),
+    "relp, frozen attention": ("relp", {"frozen_attention": True}),
+    "gim": ("gim", {}),
+    "gim without gates": ("gim", {"gates": False}),
+    "eap-ig, relp": ("eap-ig", {"backward": "relp"}),
+    "eap-ig, gim": ("eap-ig", {"backward": "gim"}),
+    "eap-ig-activations, relp": ("eap-ig-activations", {"backward": "relp"}),
+    "atp-star": ("atp-star", {}),
+}
+"""What is compared, by label: a method and its options."""
+CASES = [
+    *[
+        (model, task)
+        for model in ("tiny-tasks", "tiny-tasks-gqa")
+        for task in ("ioi", "greater-than", "sva", "induction")
+    ],
+    ("smollm2-135m-q4", "ioi"),
+]  # fmt: skip
+PROMPTS = 6
+LARGE = 20_000
+"""Edges from which on a sample is taken."""
+EACH = 3
+"""Destinations of each class in a sample."""
+CLASSES = {"queries": "<q>", "keys": "<k>", "values": "<v>", "MLPs": "m", "logits": "logits"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """What exact patching measures on each prompt.
+
+    Attributes:
+        edges: `[prompt, n_destinations, n_sources]`, NaN where it was not measured; nodes: `[prompt, n_sources]`.
+    """
+
+    edges: FloatArray
+    nodes: FloatArray
+
+
+def classes(graph: Graph) -> dict[str, BoolArray]:
+    """`[n_destinations]` each: destinations by class."""
+    found = {}
+    for name, mark in CLASSES.items():
+        of = [d.startswith(mark) if len(mark) == 1 else mark in d for d in graph.destinations]
+        found[name] = np.array(of)
+    return found
+
+
+def sample(graph: Graph) -> list[int]:
+    """The destinations whose edges are measured."""
+    if graph.n_edges < LARGE:
+        return list(range(graph.n_destinations))
+    rng = np.random.default_rng(0)
+    return sorted(
+        int(d) for chosen in classes(graph).values() for d in rng.permutation(np.flatnonzero(chosen))[:EACH]
+    )
+
+
+def exact(problems: list[Problem], file: Path) -> Exact:
+    """Measured, or read if it was."""
+    if file.exists():
+        with np.load(file) as held:
+            return Exact(held["edges"], held["nodes"])
+    edges, nodes = [], []
+    for i, problem in enumerate(problems):
+        graph, chosen = problem.graph, sample(problem.graph)
+        (patching,) = problem.batches("exact")
+        found = exact_scores(patching, bind(problem.outcome, patching), destinations=chosen)[0]
+        known = graph.valid & np.isin(np.arange(graph.n_destinations), chosen)[:, None]
+        edges.append(np.where(known, helpfulness(problem, found), np.nan))
+        score = METHODS["exact"].score
+        assert score is not None
+        nodes.append(score(dataclasses.replace(problem, unit="node")).values)
+        print(f"exact, prompt {i + 1} of {len(problems)}", file=sys.stderr)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(file, edges=np.stack(edges), nodes=np.stack(nodes))
+    return Exact(np.stack(edges), np.stack(nodes))
+
+
+def correlations(found: list[tuple[FloatArray, FloatArray]]) -> dict[str, float]:
+    """Means over prompts of the correlations of (estimate, exact), where both vary."""
+    pearson, spearman = [], []
+    for ours, theirs in found:
+        if len(ours) > 2 and np.ptp(ours) > 0 and np.ptp(theirs) > 0:
+            pearson.append(float(np.corrcoef(ours, theirs)[0, 1]))
+            spearman.append(float(scipy.stats.spearmanr(ours, theirs).statistic))
+    if not pearson:
+        return {}
+    return {"pearson": float(np.mean(pearson)), "spearman": float(np.mean(spearman)), "edges": len(found[0][0])}
+
+
+def row(problems: list[Problem], truth: Exact, way: str) -> dict[str, Any]:
+    """Correlations of one way with exact patching, by class."""
+    method, options = WAYS[way]
+    score = METHODS[method].score
+    assert score is not None
+    graph = problems[0].graph
+    by_class: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
+    for i, problem in enumerate(problems):
+        edges = score(problem, **options).values
+        nodes = score(dataclasses.replace(problem, unit="node"), **options).values
+        known = ~np.isnan(truth.edges[i])
+        for name, chosen in {"all edges": np.ones(graph.n_destinations, dtype=bool), **classes(graph)}.items():
+            where = known & chosen[:, None]
+            by_class.setdefault(name, []).append((edges[where], truth.edges[i][where]))
+        for name, mark in (("nodes: heads", "a"), ("nodes: MLPs", "m")):
+            where = np.array([s.startswith(mark) for s in graph.sources])
+            by_class.setdefault(name, []).append((nodes[where], truth.nodes[i][where]))
+    return {name: correlations(found) for name, found in by_class.items()}
+
+
+def measure(model_name: str, task: str, out: Path, ways: list[str]) -> None:
+    """All ways on one case; rows that are there are not made again."""
+    names = {way: out / "correlation" / f"{model_name}, {task}, {way}.json" for way in ways}
+    missing = [way for way, file in names.items() if not file.exists()]
+    if not missing:
+        return
+    (out / "correlation").mkdir(parents=True, exist_ok=True)
+    model = acdc.load(model_name)
+    data = acdc.tasks.load(task).prepare(model)
+    graph = model.graph()
+    problems = [
+        Problem(model, graph, data.discovery[i : i + 1], data.metric, data.ablation)
+        for i in range(min(PROMPTS, len(data.discovery)))
+    ]
+    truth = exact(problems, out / "exact" / f"{model_name}, {task}.npz")
+    for way in missing:
+        try:
+            found = row(problems, truth, way)
+        except acdc.AcdcError as error:
+            found = {"refused": str(error)}
+        write_atomically(names[way], json.dumps(found, indent=1) + "\n")
+        print(f"{model_name}, {task}, {way}", file=sys.stderr)
+
+
+def table(out: Path) -> str:
+    """All rows as Markdown: for each group of models, medians over its cases."""
+    held: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for file in sorted((out / "correlation").glob("*.json")):
+        model, _, way = file.stem.split(", ", 2)
+        held.setdefault(model, {}).setdefault(way, []).append(json.loads(file.read_text()))
+    columns = ["all edges", *CLASSES, "nodes: heads", "nodes: MLPs"]
+    lines = []
+    for model, ways in held.items():
+        n = max(len(rows) for rows in ways.values())
+        lines += [f"### {model} ({n} task{'s' * (n > 1)})", "", "| way | " + " | ".join(columns) + " |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for way in (way for way in WAYS if way in ways):
+            cells = []
+            for column in columns:
+                found = [r[column] for r in ways[way] if r.get(column)]
+                pair = (
+                    [float(np.median([x[kind] for x in found])) for kind in ("pearson", "spearman")]
+                    if found
+                    else []
+                )
+                cells.append(" / ".join(f"{x:.2f}".replace("0.", ".") for x in pair) or "–")
+            lines.append(f"| {way} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("-o", "--out", type=Path, default=Path("docs/methods"))
+    parser.add_argument("--models", nargs="*", help="only these")
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for model, task in CASES:
+        if given.models is None or model in given.models:
+            measure(model, task, given.out, given.ways)
+    write_atomically(given.out / "correlation.md", table(given.out))
+    print(table(given.out))
+
+
+if __name__ == "__main__":
+    main()
