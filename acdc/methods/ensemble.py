@@ -1,7 +1,7 @@
 """Ensembles: several rankings made comparable and put together (winners of the 2025 shared task, arXiv 2510.06811).
 
 Methods measure in units of their own. Each one's absolute scores are divided by their largest ("largest") or replaced
-by the share of edges that score less ("rank"), and an edge has the mean, the least or the largest of what they say of it.
+by the share of edges that score less ("rank"), and an edge has the mean, the least or the largest of what they say.
 """
 
 from __future__ import annotations
