@@ -7,17 +7,19 @@ by the share of edges that score less ("rank"), and an edge has the mean, the le
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
 
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.method import Method, refuse_metric
 
+NAME = "ensemble"
 MEMBERS = ("eap-ig", "eap-ig-activations", "clean-corrupted")
 """Unless told otherwise: rankings that take every metric with a gradient."""
 
@@ -34,14 +36,13 @@ def normalised(values: FloatArray, chosen: BoolArray, how: str) -> FloatArray:
 
 
 def _ensemble(
+    methods: Mapping[str, Method],
     problem: Problem,
     *,
-    members: str = ",".join(MEMBERS),
-    combine: Literal["mean", "min", "max"] = "mean",
-    normalise: Literal["largest", "rank"] = "largest",
+    members: str,
+    combine: str,
+    normalise: str,
 ) -> Estimates:
-    from acdc.methods.registry import METHODS, get_method
-
     names = [name.strip() for name in members.split(",") if name.strip()]
     if len(names) < 2 or len(set(names)) < len(names):
         raise AcdcError(
@@ -49,10 +50,12 @@ def _ensemble(
         )
     found, signed = [], []
     for i, name in enumerate(names):
-        method = get_method(name)
-        if method.score is None or method is ENSEMBLE:
+        if name not in methods:
+            raise unknown("method", name, methods)
+        method = methods[name]
+        if method.score is None or name == NAME:
             raise AcdcError(f"{name!r} gives no ranking of its own; members are methods that do")
-        refuse_metric(method, problem.outcome, METHODS.values())
+        refuse_metric(method, problem.outcome, methods.values())
         own = dataclasses.replace(problem, progress=_named(problem, name, i, len(names)))
         result = method.score(own)
         sizes = result.values if result.absolute is None else result.absolute
@@ -72,12 +75,24 @@ def _named(problem: Problem, name: str, i: int, n: int) -> Any:
     return progress
 
 
-ENSEMBLE = Method(
-    name="ensemble",
-    description="several rankings, normalised: the mean, least or largest of what they say",
-    cost="that of its members",
-    paper="arXiv 2510.06811",
-    score=_ensemble,
-    gradient="path",
-    signs="estimated",
-)
+def ensemble(methods: Callable[[], Mapping[str, Method]]) -> Method:
+    """The record, of an ensemble of any of these methods."""
+
+    def score(
+        problem: Problem,
+        *,
+        members: str = ",".join(MEMBERS),
+        combine: Literal["mean", "min", "max"] = "mean",
+        normalise: Literal["largest", "rank"] = "largest",
+    ) -> Estimates:
+        return _ensemble(methods(), problem, members=members, combine=combine, normalise=normalise)
+
+    return Method(
+        name=NAME,
+        description="several rankings, normalised: the mean, least or largest of what they say",
+        cost="that of its members",
+        paper="arXiv 2510.06811",
+        score=score,
+        gradient="path",
+        signs="estimated",
+    )

@@ -9,7 +9,7 @@ from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
 from acdc.methods.atp_star import ATP_STAR
 from acdc.methods.eap import CLEAN_CORRUPTED, CONDUCTANCE, EAP, EAP_GP, EAP_IG, EAP_IG_ACTIVATIONS, GIM, RELP
-from acdc.methods.ensemble import ENSEMBLE
+from acdc.methods.ensemble import ensemble
 from acdc.methods.exact import EXACT
 from acdc.methods.guided import GUIDED
 from acdc.methods.information_flow import INFORMATION_FLOW
@@ -24,7 +24,7 @@ _OWN = (
     *(EAP, EAP_IG, EAP_IG_ACTIVATIONS, CLEAN_CORRUPTED, EAP_GP, CONDUCTANCE, RELP, GIM),
     *(ATP_STAR, NAP, NAP_IG, HISP),
     *(SUBNETWORK_PROBING, EDGE_PRUNING, HAP, UGS, IBCIRCUIT),
-    *(INFORMATION_FLOW, ENSEMBLE),
+    *(INFORMATION_FLOW, ensemble(lambda: METHODS)),
     *(EXACT, RANDOM),
 )
 METHODS: Registry[Method] = Registry(
