@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy import stats
 
 from acdc.circuit import Circuit, Scores
@@ -53,7 +54,13 @@ def faithfulness_curves(curves: Mapping[str, Curve], ax: Axes | None = None) -> 
         ax.plot(size[size > 0], value[size > 0], label=name, **_line(i))
     for level in (0.0, 1.0):
         ax.axhline(level, color="0.7", linewidth=0.6, zorder=0)
-    return _finish(ax, "edges", "faithfulness", legend=len(curves) > 1, xscale="log")
+    _finish(ax, "edges", "faithfulness", legend=len(curves) > 1, xscale="log")
+    low, high = ax.get_xlim()
+    few = high / low < 30  # decades: then the numbers in between are needed, and few enough to stand apart
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
 
 
 def roc(scores: Mapping[str, Scores], truth: Circuit | BoolArray, ax: Axes | None = None) -> Axes:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from acdc.cli import report, terminal
+from acdc.cli.commands import Named
 from acdc.cli.options import (
     PROMPTS,
     BatchSize,
@@ -95,7 +96,7 @@ def fetch(
         terminal.print_line(folder)
 
 
-tasks = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+tasks = typer.Typer(cls=Named, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @tasks.callback(invoke_without_command=True)
@@ -115,6 +116,25 @@ def list_tasks(context: typer.Context, json: Json = False) -> None:
         return
     terminal.print_table(("task", "what it is"), ((info["name"], info["description"]) for info in listed))
     print("\nand files of your own (JSON lines, a JSON array, CSV): acdc discover MODEL --task FILE")
+
+
+@tasks.command()
+def show(name: Annotated[str, typer.Argument(help="Name of a task (`acdc tasks`).")], json: Json = False) -> None:
+    """Show everything about one task: its metric, its options with their defaults, and how large it is.
+
+    Example: acdc tasks ioi
+    """
+    with terminal.quiet_libraries():
+        from acdc.tasks.registry import describe
+
+        found = describe(name)
+    if json:
+        terminal.print_json(found)
+        return
+    terminal.print_facts((fact, value) for fact, value in found.items() if isinstance(value, str))
+    print()
+    rows = [(option, repr(default)) for option, default in found["options"].items()]
+    terminal.print_table(("option (--task-option NAME=VALUE)", "default"), rows or [("none", "")])
 
 
 @tasks.command()
@@ -193,11 +213,51 @@ def check(
         raise typer.Exit(1)
 
 
-def methods(json: Json = False) -> None:
-    """List the methods: what they give, what they cost, where they come from.
+def metrics(json: Json = False) -> None:
+    """List the metrics: what each measures, and whether it takes answers of several tokens and has a gradient.
 
-    Example: acdc methods --json
+    Example: acdc metrics
     """
+    with terminal.quiet_libraries():
+        from acdc.metrics import OUTCOMES
+
+        records = list(OUTCOMES.values())
+    fields = (
+        "name",
+        "description",
+        "higher_is_better",
+        "is_distance",
+        "needs_answers",
+        "needs_wrong",
+        "takes_texts",
+    )
+    if json:
+        more = (*fields, "differentiable")
+        terminal.print_json([{field: getattr(metric, field) for field in more} for metric in records])
+        return
+    rows = []
+    for metric in records:
+        needs = ["answers"] * metric.needs_answers + ["wrong answers"] * metric.needs_wrong
+        notes = ["distance from the full model"] * metric.is_distance + ["no gradient"] * (
+            not metric.differentiable
+        )
+        notes += ["answers of several tokens"] * metric.takes_texts
+        rows.append((metric.name, metric.description, " and ".join(needs), ", ".join(notes)))
+    terminal.print_table(("metric", "what it is", "needs", "more"), rows)
+    print("\nand any function of the logits, in Python: acdc.discover(…, metric=FUNCTION)")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, to show everything about it.")] = None,
+    json: Json = False,
+) -> None:
+    """List the methods: what they give, what they cost, where they come from; or show all of one, options included.
+
+    Example: acdc methods eap-ig
+    """
+    if name is not None:
+        _show_method(name, json=json)
+        return
     with terminal.quiet_libraries():
         from acdc.methods import METHODS
 
@@ -214,3 +274,40 @@ def methods(json: Json = False) -> None:
     targets = [(record.name, f"--{target}", what) for record in records for target, what in record.targets.items()]
     terminal.print_table(("search", "takes", "as"), targets)
     print("\nand whatever a search does not take, like every ranking, is reached by cutting the ranking")
+
+
+def _show_method(name: str, *, json: bool) -> None:
+    """Everything about one method."""
+    with terminal.quiet_libraries():
+        from acdc.methods import get_method
+
+        method = get_method(name)
+    fields = ("name", "description", "gives", "cost", "paper", "gradient", "counterfactual", "signs")
+    if json:
+        more = {
+            "options": dict(method.options),
+            "types": dict(method.option_types),
+            "targets": dict(method.targets),
+        }
+        terminal.print_json({field: getattr(method, field) for field in fields} | more)
+        return
+    gradients = {
+        "nowhere": "takes none", "clean": "at the clean prompt", "path": "on the way to the corrupted prompt",
+    }  # fmt: skip
+    signs = {
+        "measured": "measured, by removing each edge from the full model",
+        "estimated": "a first-order estimate; none of a metric that is a distance", "none": "say nothing",
+    }  # fmt: skip
+    found = {
+        "method": method.name, "what it is": method.description, "gives": method.gives, "cost": method.cost,
+        "paper": method.paper, "gradient": gradients[method.gradient],
+        "corrupted prompts": "needed" if method.counterfactual else "not needed",
+        "signs of scores": signs[method.signs],
+    }  # fmt: skip
+    terminal.print_facts((fact, value) for fact, value in found.items() if value)
+    print()
+    rows = [(option, method.option_types[option], repr(default)) for option, default in method.options.items()]
+    terminal.print_table(("option (--option NAME=VALUE)", "expects", "default"), rows or [("none", "", "")])
+    if method.targets:
+        print()
+        terminal.print_table(("search takes", "as"), [(f"--{t}", what) for t, what in method.targets.items()])

@@ -46,7 +46,8 @@ TaskOption = Annotated[
 MetricName = Annotated[
     str | None,
     typer.Option(
-        help="logit-difference, kl, probability-difference, …; otherwise the task's.", rich_help_panel=PROMPTS
+        help="logit-difference, probability, kl, … (all: `acdc metrics`); otherwise the task's.",
+        rich_help_panel=PROMPTS,
     ),
 ]
 AblationName = Annotated[

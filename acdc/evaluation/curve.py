@@ -83,10 +83,13 @@ class Curve(Shown):
         }
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """A row for every size that differs; shares of a small graph may come to the same circuit."""
         kl = self.kl or (None,) * len(self.shares)
+        rows = zip(self.shares, self.n_edges, self.faithfulness, kl, strict=True)
+        first = {row[1]: row for row in reversed(list(rows))}
         return ("share of edges", "edges", "faithfulness", "KL, nats"), [
             (f"{share:.1%}", str(n), rounded(value), "–" if nats is None else f"{nats:.3g}")
-            for share, n, value, nats in zip(self.shares, self.n_edges, self.faithfulness, kl, strict=True)
+            for share, n, value, nats in reversed(first.values())
         ]
 
 

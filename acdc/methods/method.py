@@ -151,6 +151,14 @@ class Method:
         """Names and defaults of its options."""
         return {name: option.default for name, option in {**_options(self.search), **_options(self.score)}.items()}
 
+    @cached_property
+    def option_types(self) -> Mapping[str, str]:
+        """What each option expects, in words."""
+        return {
+            name: "anything" if option.annotation is inspect.Parameter.empty else _in_words(option.annotation)
+            for name, option in {**_options(self.search), **_options(self.score)}.items()
+        }
+
     def searches(self, target: Target) -> bool:
         """Whether its search takes this target (or its ranking is cut)."""
         return self.search is not None and set(target.given) <= set(self.targets)

@@ -41,10 +41,15 @@ class Generator:
     metric: str
     pairs: Callable[..., Iterator[TextPair] | Iterator[TokenPair]]
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its options, and their defaults."""
+        parameters = inspect.signature(self.pairs).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise an `AcdcError` for an option the task does not have, or a value unlike its default."""
-        parameters = inspect.signature(self.pairs).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        defaults = self.defaults
         for name, value in options.items():
             if name not in defaults:
                 raise unknown(f"option of task {self.name!r}", name, defaults)

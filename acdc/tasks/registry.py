@@ -120,6 +120,40 @@ def names() -> list[TaskInfo]:
     return [*tracr, *(TaskInfo(generator.name, generator.description) for generator in GENERATORS.values())]
 
 
+def describe(name: str) -> dict[str, Any]:
+    """Everything about a built-in task: description, metric, prompts, and its options with their defaults.
+
+    Raises:
+        AcdcError: there is no task of that name.
+    """
+    if name in GENERATORS:
+        generator = GENERATORS[name]
+        return {
+            "task": name,
+            "description": generator.description,
+            "metric": generator.metric,
+            "ablation": "resample",
+            "prompts": f"{generate.DEFAULT_SIZE} pairs, and as many held out; --size for more",
+            "options": generator.defaults,
+        }
+    programs = _tracr_tasks() | _interp_tasks()
+    if name not in programs:
+        raise unknown("task", name, _all_names())
+    task = load(name)
+    size = getattr(task, "size", None)
+    return {
+        "task": name,
+        "description": programs[name],
+        "metric": task.metric,
+        "ablation": task.ablation,
+        "prompts": "drawn for the program"
+        if size is None
+        else f"{size} pairs, and as many held out; --size for more",
+        "truth": "known: acdc draw --truth, acdc evaluate",
+        "options": {option: getattr(task, option, None) for option in ("distribution", "witnesses")},
+    }
+
+
 def default_task(model_name: str) -> str | None:
     """The task a built-in model, or a folder with a compiled program, was made for; None for other models."""
     if _is_program(model_name):

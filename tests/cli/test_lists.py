@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from acdc.metrics import OUTCOMES
 from command_line import Command, write_prompts
 
 
@@ -58,3 +59,32 @@ def test_a_circuit_found_on_correct_prompts_is_judged_on_those(command: Command)
     assert (
         json.loads(found.out)["n_prompts"] == json.loads(command("evaluate", "run", "--json").out)["n_prompts"] == 3
     )
+
+
+def test_all_about_one_method_and_one_task(command: Command) -> None:
+    shown = command("methods", "eap-ig").out
+    for part in ("steps", "a whole number", "5", "arXiv 2403.17806", "first-order"):
+        assert part in shown
+    assert "--faithfulness" in command("methods", "guided").out
+    assert json.loads(command("methods", "acdc", "--json").out)["types"]
+    assert "did you mean eap-ig" in command("methods", "eap-i").err
+    found = json.loads(command("tasks", "show", "ioi", "--json").out)
+    assert found["options"].keys() == {"order", "corruption"}
+    assert command("tasks", "ioi").out == command("tasks", "show", "ioi").out
+    assert "witnesses" in command("tasks", "tracr-reverse").out
+    assert "did you mean ioi" in command("tasks", "iio").err
+    assert command("tasks", "iio").status == 2
+
+
+def test_every_metric_is_listed(command: Command) -> None:
+    shown = command("metrics").out
+    assert all(name in shown for name in OUTCOMES)
+    assert {row["name"] for row in json.loads(command("metrics", "--json").out)} == set(OUTCOMES)
+
+
+def test_flags_have_no_type_and_shells_complete(command: Command) -> None:
+    for words in (("discover",), ("evaluate",), ("tasks", "check"), ("models", "fetch")):
+        shown = command(*words, "--help").out
+        assert "<bool>" not in shown
+        assert "--json" in shown or "--accept-terms" in shown
+    assert "complete" in command("--show-completion", "bash").out

@@ -44,7 +44,7 @@ def write_page(
     """Make a page to explore a circuit, or several circuits of one graph and compare them.
 
     Args:
-        circuits: a circuit, or circuits by name; the first is shown first.
+        circuits: a circuit, or circuits by name; the first is shown first, compared with the second.
         path: where to write the file; None only returns it.
         findings: what `investigate` measured; without, the page has no curves, effects, patterns and logit lens.
         truth: the true circuit or its edges, which can then be compared with like any other.
@@ -60,6 +60,7 @@ def write_page(
     if not named:
         raise AcdcError("expected at least one circuit to show, got none")
     first_name, first = next(iter(named.items()))
+    several = len(named) > 1
     if truth is not None:
         true = truth if isinstance(truth, Circuit) else Circuit(first.graph, truth)
         named["true circuit"] = Circuit(true.graph, true.edges)
@@ -74,6 +75,7 @@ def write_page(
         findings or Findings(notes=("Made without the model, so nothing was measured for it.",)),
         roles=roles,
         title=title,
+        compare=several,
     )
     content = make_html(data)
     written = None if path is None else write_atomically(path, content, replace=replace)

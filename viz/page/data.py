@@ -37,8 +37,13 @@ def page_data(
     *,
     roles: Mapping[str, Sequence[str]] | None,
     title: str | None,
+    compare: bool = False,
 ) -> dict[str, Any]:
-    """All that the page shows, as values that JSON has; circuits are of one graph."""
+    """All that the page shows, as values that JSON has; circuits are of one graph.
+
+    Args:
+        compare: whether it opens with the first circuit compared with the second.
+    """
     first = next(iter(circuits.values()))
     made, graph, notes = first.provenance, first.graph, list(findings.notes)
     if title is None:
@@ -57,6 +62,7 @@ def page_data(
         "format": "acdc-page",
         "version": VERSION,
         "title": title,
+        "compare": 1 if compare else -1,
         "graph": _graph(graph, edges),
         "circuits": [
             _circuit(name, circuit, edges, findings.curves.get(name), findings.effects.get(name))

@@ -3,7 +3,7 @@
 import { readData } from "./data.js";
 import { byId, el, fill } from "./dom.js";
 import { download, drawSvg, fileName, pngOf, svgText, viewRecord } from "./exporting.js";
-import { count, short } from "./format.js";
+import { count, counted, short } from "./format.js";
 import { bindKeys } from "./keys.js";
 import { Panel } from "./panel.js";
 import { Search } from "./search.js";
@@ -68,7 +68,7 @@ function show(state, changed) {
     byId("left-out").hidden = !view.leftOut;
     fill(
       byId("left-out"),
-      `the ${count(view.lines.length)} strongest lines drawn, ${count(view.leftOut)} weaker ones left out`,
+      `the ${count(view.lines.length)} strongest lines drawn, ${counted(view.leftOut, "weaker one")} left out`,
     );
   } else if (changed.has("sel") || changed.has("theme")) {
     stage.restyle(state, store.roles);

@@ -208,7 +208,15 @@ export class Sizebar {
           (p) => scale(p[1]),
         )(points(values, scale)),
       });
+    const last = points(faithfulness, y).at(-1);
+    const named = this.view.b !== null && last !== undefined;
     return [
+      named &&
+        svgEl(
+          "text",
+          { class: "tick", x: x(last[0]) + 4, y: y(last[1]) + (other ? 10 : -3) },
+          other ? "B" : "A",
+        ),
       kl && path(kl, z, "kl-line"),
       path(faithfulness, y, "f-line"),
       !other &&

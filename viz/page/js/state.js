@@ -47,6 +47,7 @@ function isRecord(value) {
 /** The state that an address holds; what is missing, damaged or of no circuit here is as by default. */
 export function parseHash(hash, data) {
   const state = { ...DEFAULTS };
+  if (hash.replace(/^#/, "") === "") state.b = data.compare ?? -1; // opens as it was asked for
   for (const [key, text] of new URLSearchParams(hash.replace(/^#/, ""))) {
     if (!(key in TYPES)) continue;
     try {

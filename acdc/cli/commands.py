@@ -1,0 +1,31 @@
+"""How commands show their help: a flag has no type, and a group's command may be the name of what it lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+
+class Command(TyperCommand):
+    """A command whose flags are shown without `<bool>`, which nobody can type."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.display_type_rich = _no_type  # type: ignore[attr-defined]
+        return params
+
+
+class Named(TyperGroup):
+    """A group in which an argument that is no command goes to the command `show`: `acdc tasks ioi`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+def _no_type(ctx: Any = None) -> None:
+    """Nothing to show."""

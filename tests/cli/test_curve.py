@@ -1,0 +1,27 @@
+"""A curve goes into a table or a plot."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import acdc
+from command_line import Command
+
+
+def test_a_curve_is_written_as_its_file_ends(command: Command) -> None:
+    model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", size=4)
+    circuit = acdc.score(model, task, "eap-ig").top(12)
+    made = circuit.provenance.having(task_options={"size": 4})
+    acdc.Circuit(circuit.graph, circuit.edges, circuit.scores, made).save("run")
+    quick = ("evaluate", "run", "--random-circuits", 0)
+    assert command(*quick, "--curve", "-o", "curve.csv").status == 0
+    rows = list(csv.DictReader(Path("curve.csv").read_text().splitlines()))
+    sizes = [int(row["edges"]) for row in rows]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == circuit.graph.n_edges
+    assert command(*quick, "--curve", "-o", "curve.svg").status == 0
+    assert "<svg" in Path("curve.svg").read_text()
+    assert command(*quick, "--curve", "-o", "curve.svg").status == 2  # it is there
+    assert "give --curve too" in command(*quick, "-o", "other.csv").err
+    assert "ends in .csv" in command(*quick, "--curve", "-o", "other.txt").err
