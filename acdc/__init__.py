@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from acdc.acting.circuit_model import CircuitModel
     from acdc.auditing.audit import audit
     from acdc.auditing.record import AuditReport
+    from acdc.certificates.certify import certify, verify
+    from acdc.certificates.record import Certificate
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
     from acdc.evaluation.completeness import Completeness, completeness
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "AuditReport": "acdc.auditing.record",
+    "Certificate": "acdc.certificates.record",
     "Circuit": "acdc.circuit",
     "CircuitModel": "acdc.acting.circuit_model",
     "Completeness": "acdc.evaluation.completeness",
@@ -57,6 +60,8 @@ _WHERE = {
     "ablate": "acdc.inspection",
     "audit": "acdc.auditing.audit",
     "builtin_models": "acdc.model.load",
+    "certify": "acdc.certificates.certify",
+    "verify": "acdc.certificates.certify",
     "compile": "acdc.tasks.programs.compile",
     "completeness": "acdc.evaluation.completeness",
     "curve": "acdc.evaluation.curve",
@@ -76,6 +81,7 @@ _RENAMED = {"io": "formats"}
 __all__ = [
     "AcdcError",
     "AuditReport",
+    "Certificate",
     "Circuit",
     "CircuitModel",
     "Completeness",
@@ -94,6 +100,7 @@ __all__ = [
     "ablate",
     "audit",
     "builtin_models",
+    "certify",
     "compile",
     "completeness",
     "curve",
@@ -105,6 +112,7 @@ __all__ = [
     "score",
     "tasks",
     "trace",
+    "verify",
 ]
 
 

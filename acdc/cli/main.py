@@ -24,6 +24,7 @@ from acdc.cli import view as cli_view
 from acdc.cli.acting import run
 from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
+from acdc.cli.certificates import certify, verify
 from acdc.cli.commands import Command
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
@@ -404,6 +405,8 @@ for command in (
     audit,
     questions.ablate,
     questions.patch_path,
+    certify,
+    verify,
 ):
     app.command()(command)
 app.command("import")(import_circuit)

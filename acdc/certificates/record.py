@@ -1,0 +1,228 @@
+"""What a certificate claims, and its file: `certificate.json` beside `circuit.json`.
+
+It names what it is about by digests: the circuit's files byte for byte, the weights, the prompts. It has a digest of
+itself, and one way only to be written, so that no byte of it can be changed unnoticed. A digest proves nothing by
+itself, since whoever changes a claim can make it anew: what is claimed is measured again by `acdc.verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from acdc.circuit.folder import NAME as CIRCUIT
+from acdc.circuit.folder import SCORES
+from acdc.errors import AcdcError
+from acdc.store.folders import placed
+from acdc.store.reading import complaints, parse_json, read
+from acdc.store.writing import write_atomically
+
+NAME = "certificate.json"
+VERSION = 1
+Strength = Literal["none", "local", "pairs", "subset", "cardinal"]
+STRENGTHS: tuple[Strength, ...] = ("none", "local", "pairs", "subset", "cardinal")
+_LARGEST = 64 * 2**20
+
+
+class Budget(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """That the circuit is within a distance from the full model, as a mean over the discovery prompts.
+
+    Attributes:
+        budget, distance: in the metric's units; separation: of the full model from no edge.
+        least_without: the least distance without any one edge; which: that edge.
+    """
+
+    budget: float
+    distance: float
+    separation: float
+    least_without: float | None
+    which: str
+
+
+class Minimality(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """How strong it is that no less would do, within the budget, on these prompts.
+
+    "local": no single edge can go. "pairs": and no two. "subset": no proper part of the circuit is within the budget.
+    "cardinal": no circuit of the graph with fewer edges is. (Names as in Hadad et al. 2026, arXiv 2602.16823.) The last
+    two are of connected circuits, which under resample ablation is all of them: what dangles changes nothing.
+
+    Attributes:
+        tested: circuits that were run for it.
+        refuted: edges that can go, or a smaller circuit within the budget.
+    """
+
+    strength: Strength
+    tested: int
+    refuted: tuple[str, ...] = ()
+
+
+class Enumeration(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """Whether the circuit gives the model's output on inputs that were enumerated.
+
+    Attributes:
+        what: which pairs, in words; proof: whether they are all there are.
+        pairs: how many; inputs: different clean inputs.
+        changed: pairs on which an output differs; mean, worst: share of changed outputs of a pair.
+        refutations: some of these, clean and corrupted as token ids.
+    """
+
+    what: str
+    proof: bool
+    pairs: int
+    inputs: int
+    changed: int
+    mean: float
+    worst: float
+    refutations: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+
+
+class Stability(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """Edges of the ranking's best that provably stay, or stay out, when some prompts change.
+
+    Attributes:
+        method, edges: what ranks, and how many edges are kept.
+        samples: subsamples that voted; share: of the prompts in each; confidence: of all statements together.
+        radius: prompts that may be changed, left out or added.
+        kept: edges that stay, each with the largest radius at which it does; out: number of those that stay out;
+            abstained: of neither.
+    """
+
+    method: str
+    edges: int
+    samples: int
+    share: float
+    confidence: float
+    radius: int
+    kept: dict[str, int]
+    out: int
+    abstained: int
+
+
+class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """All that is claimed of one circuit, and what it is claimed for.
+
+    Attributes:
+        circuit_sha256, scores_sha256: of the files beside it; edges_sha256: of the names of its edges, in order.
+        model, weights_sha256, dtype; task, prompts_sha256, metric, ablation: what it holds for.
+        seed: of what was drawn.
+    """
+
+    format: Literal["acdc-certificate"] = "acdc-certificate"
+    version: int = VERSION
+    circuit_sha256: str = ""
+    scores_sha256: str = ""
+    edges_sha256: str
+    n_edges: int
+    model: str
+    weights_sha256: str
+    dtype: str
+    task: str
+    prompts_sha256: str
+    n_prompts: int
+    metric: str
+    ablation: str
+    seed: int = 0
+    budget: Budget
+    minimality: Minimality
+    enumeration: Enumeration | None = None
+    stability: Stability | None = None
+
+    def claims(self) -> list[str]:
+        """What is claimed, a plain sentence each."""
+        b, m = self.budget, self.minimality
+        where = f"on {self.n_prompts} prompts of {self.task}, under {self.ablation} ablation"
+        found = [f"it is within {b.budget:.4g} of the full model in {self.metric} ({b.distance:.4g}) {where}"]
+        said = {
+            "none": f"it is not minimal: without {', '.join(m.refuted[:3])} it is within the budget",
+            "local": "no single edge can go within the budget (local minimality)",
+            "pairs": "no edge and no two edges can go within the budget",
+            "subset": "no proper part of it is within the budget (subset minimality)",
+            "cardinal": "no circuit of the graph with fewer edges is within the budget (cardinal minimality)",
+        }
+        found.append(f"{said[m.strength]}; {m.tested:,} circuits were run")
+        if (e := self.enumeration) is not None:
+            kind = (
+                "proved"
+                if e.proof and not e.changed
+                else "refuted"
+                if e.changed
+                else "not refuted, which is no proof"
+            )
+            found.append(
+                f"that it gives the model's outputs is {kind}: {e.changed:,} of {e.pairs:,} pairs ({e.what}) change, a "
+                f"share of {e.mean:.3g} of outputs on average"
+            )
+        if (s := self.stability) is not None:
+            found.append(
+                f"{len(s.kept)} of {s.edges} edges that {s.method} ranks best stay if any {s.radius} prompts change, "
+                f"{s.out:,} stay out, {s.abstained:,} are undecided ({s.samples} votes, confidence {s.confidence:.0%})"
+            )
+        return found
+
+
+# ---- the file ---------------------------------------------------------------------------------------------------
+
+
+def content(certificate: Certificate) -> bytes:
+    """The file's bytes: with the digest of all fields, and one way to write them."""
+    value = json.loads(certificate.model_dump_json())
+    value["sha256"] = _digest(value)
+    return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+def write(certificate: Certificate, folder: Path) -> Path:
+    """Write `certificate.json` beside the circuit, with the digests of its files."""
+    tied = certificate.model_copy(update=dict(zip(("circuit_sha256", "scores_sha256"), files(folder), strict=True)))
+    return write_atomically(folder / NAME, content(tied))
+
+
+def load(folder: Path) -> Certificate:
+    """Read `certificate.json`, and refuse it if it or the circuit's files are not byte for byte what was certified.
+
+    Raises:
+        AcdcError: there is none, it or a file beside it was changed, or it is of another version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise AcdcError(f"no certificate at {str(folder)!r}: make one with acdc certify")
+    what, given = repr(str(path)), read(path, largest=_LARGEST)
+    value = parse_json(given, what)
+    if not isinstance(value, dict) or value.get("format") != "acdc-certificate":
+        raise AcdcError(f'{what} is not a certificate: expected an object with "format": "acdc-certificate"')
+    if value.get("version") != VERSION:
+        raise AcdcError(f"{what} is of version {value.get('version')!r:.40}; this version of acdc reads {VERSION}")
+    digest = value.pop("sha256", None)
+    try:
+        certificate = Certificate.model_validate_json(json.dumps(value), strict=False)
+    except pydantic.ValidationError as error:
+        raise AcdcError(f"{what} is damaged: {complaints(error)}") from None
+    if digest != _digest(value) or content(certificate) != given:
+        raise AcdcError(f"{what} was changed after it was written: certify again")
+    for name, then, now in zip(
+        (CIRCUIT, SCORES), (certificate.circuit_sha256, certificate.scores_sha256), files(folder), strict=True
+    ):
+        if then != now:
+            raise AcdcError(f"{name} was changed after it was certified: certify again")
+    return certificate
+
+
+def files(folder: Path) -> tuple[str, str]:
+    """Digests of the circuit's files; "" for one that is not there."""
+    found = []
+    for name in (CIRCUIT, SCORES):
+        path = placed(folder, name)
+        found.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
+    return found[0], found[1]
+
+
+def edges_digest(names: list[str]) -> str:
+    """Of the names of a circuit's edges."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

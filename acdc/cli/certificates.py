@@ -1,0 +1,117 @@
+"""`acdc certify` and `acdc verify`: what can be proved of a circuit, and whether a certificate holds."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acdc.cli import terminal
+from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust, load_again, load_task
+from acdc.errors import AcdcError
+
+if TYPE_CHECKING:
+    from acdc.circuit import Circuit
+
+
+def certify(
+    run: Run,
+    strength: Annotated[
+        str, typer.Option(help="Minimality to try for: local, pairs, subset or cardinal.")
+    ] = "local",
+    enumerate: Annotated[
+        bool, typer.Option("--enumerate", help="Run all pairs of inputs of a program, up to a million.")
+    ] = False,
+    stable: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="PROMPTS", help="Which of the best edges stay if any so many prompts change."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Ranking for --stable: eap or eap-ig.")] = "eap-ig",
+    budget: Annotated[
+        float | None, typer.Option(help="Largest distance from the full model; otherwise that of the search.")
+    ] = None,
+    memory: Memory = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Measure what can be claimed of a circuit, and write it to certificate.json beside it.
+
+    Example: acdc certify runs/reverse --strength pairs --enumerate
+    """
+    with terminal.quiet_libraries():
+        from acdc.certificates import certify as certificates
+        from acdc.certificates import record
+
+        folder = certificates.files_of(run)
+        if (folder / record.NAME).exists() and not force:
+            raise AcdcError(f"{folder / record.NAME} exists: replace it with --force")
+        circuit, subject, recipe = _again(
+            run, memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        with terminal.progress_bar() as progress:
+            certificate = certificates.certify(
+                subject, recipe, circuit, strength=strength, enumerate=enumerate,  # type: ignore[arg-type]
+                stable=stable, method=method, budget=budget, memory=memory, progress=progress,
+            )  # fmt: skip
+        path = record.write(certificate, folder)
+    if json:
+        terminal.print_json(certificate.model_dump(mode="json"))
+        return
+    terminal.print_facts([*(("claim", claim) for claim in certificate.claims()), ("certificate", str(path))])
+
+
+def verify(
+    run: Run,
+    memory: Memory = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Check a circuit's certificate, without searching: files, weights, prompts, and the claims measured again.
+
+    Example: acdc verify runs/reverse
+    """
+    with terminal.quiet_libraries():
+        from acdc.certificates import certify as certificates
+        from acdc.certificates import record
+
+        certificate = record.load(certificates.files_of(run))
+        circuit, subject, recipe = _again(
+            run, memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        started = time.perf_counter()
+        with terminal.progress_bar() as progress:
+            found = certificates.verify(subject, recipe, circuit, certificate, memory=memory, progress=progress)
+        seconds = time.perf_counter() - started
+    if json:
+        terminal.print_json({"holds": True, "checked": found.checked, "told": found.told, "seconds": seconds})
+        return
+    terminal.print_facts(
+        [
+            ("verdict", "the certificate holds"),
+            *(("checked", text) for text in found.checked),
+            *(("not run again", text) for text in found.told),
+            ("seconds", f"{seconds:.3g}"),
+        ]
+    )
+
+
+def _again(run: Any, memory: str | None, **options: Any) -> tuple[Circuit, Any, Any]:
+    """The circuit of a run, its model, and its task as it was found on."""
+    from acdc import Circuit
+
+    circuit = Circuit.load(run)
+    made = circuit.provenance
+    for what, name in (("of which model", made.model), ("for which task", made.task)):
+        if not name:
+            raise AcdcError(f"{run} does not say {what} the circuit is, so nothing can be certified of it")
+    recipe = load_task(
+        made.task, dict(made.task_options), metric=made.metric or None, ablation=made.ablation or None,
+        seed=made.seed or 0, memory=memory,
+    )  # fmt: skip
+    return circuit, load_again(made, **options), recipe

@@ -1,0 +1,212 @@
+"""Certificates: what they claim is true, holds when it is measured again, and no changed byte passes."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import acdc
+from acdc.benchmarks.measuring.planted import Case
+from acdc.certificates.enumeration import enumerate_pairs
+from acdc.certificates.record import NAME, load, write
+from acdc.certificates.smoothing import bounds, largest_radius, vote
+from acdc.certificates.subsets import TooMany, connected_circuits_up_to
+from acdc.circuit import Circuit
+from acdc.errors import AcdcError
+from acdc.graph import Graph
+from acdc.methods.by_prompt import best
+from command_line import Command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A found circuit with a certificate of all kinds."""
+    folder = tmp_path_factory.mktemp("certified") / "run"
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
+    circuit = acdc.discover(model, task)
+    made = circuit.provenance.having(task_options={"distribution": "fixed", "size": 16})
+    circuit = Circuit(circuit.graph, circuit.edges, circuit.scores, made)
+    circuit.save(folder)
+    certificate = acdc.certify(model, task, circuit, strength="cardinal", stable=1)
+    assert certificate.minimality.strength == "cardinal"
+    write(certificate, folder)
+    return folder
+
+
+def test_the_command_certifies_and_verifies(command: Command, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert command("certify", folder).status == 2  # there is one
+    made = command("certify", folder, "--strength", "pairs", "--force")
+    assert made.status == 0, made.err
+    assert "no edge and no two edges can go" in made.out
+    checked = command("verify", folder)
+    assert checked.status == 0, checked.err
+    assert "the certificate holds" in checked.out
+    (folder / NAME).unlink()
+    none = command("verify", folder)
+    assert none.status == 2
+    assert "acdc certify" in none.err
+
+
+def test_no_changed_byte_passes(run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = ["circuit.json", "scores.safetensors", NAME]
+    refused = 0
+    for i in range(100):
+        folder = Path(shutil.copytree(run, tmp_path / str(i)))
+        path = folder / names[i % 3]
+        content = bytearray(path.read_bytes())
+        place = int(rng.integers(len(content)))
+        kind = i % 4
+        if kind == 0:
+            content[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            del content[place]
+        elif kind == 2:
+            content.insert(place, content[place])
+        else:
+            content += b" "
+        path.write_bytes(bytes(content))
+        with pytest.raises(AcdcError):
+            load(folder)
+        refused += 1
+    assert refused == 100
+    load(run)
+
+
+def test_false_claims_with_a_new_digest_do_not_hold(run: Path) -> None:
+    certificate, circuit = load(run), Circuit.load(run)
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
+    assert acdc.verify(model, task, circuit, certificate).checked
+    assert certificate.budget.least_without is not None
+    budget = certificate.budget
+    for changed in (
+        {"budget": budget.model_copy(update={"distance": budget.distance + 1})},
+        {"budget": budget.model_copy(update={"budget": budget.least_without + 1})},
+        {"budget": budget.model_copy(update={"least_without": 9.0})},
+        {"minimality": certificate.minimality.model_copy(update={"strength": "none"})},
+        {"edges_sha256": "0" * 64},
+        {"weights_sha256": "0" * 64},
+        {"prompts_sha256": "0" * 64},
+        {"metric": "kl"},
+        {"dtype": "float64"},
+    ):
+        with pytest.raises(AcdcError, match="certificate"):
+            acdc.verify(model, task, circuit, certificate.model_copy(update=changed))
+
+
+def test_a_circuit_that_is_not_minimal_says_so() -> None:
+    case = Case.load("tracr-hist", 0)
+    edges = case.truth.copy()
+    edges.flat[np.flatnonzero(case.graph.valid & ~case.truth)[0]] = True
+    circuit = Circuit(case.graph, edges)
+    certificate = acdc.certify(case.model, case.task, circuit, strength="pairs")
+    assert certificate.minimality.strength == "none"
+    assert acdc.verify(case.model, case.task, circuit, certificate).checked
+    less = edges & False
+    with pytest.raises(AcdcError, match="past the budget"):
+        acdc.certify(case.model, case.task, Circuit(case.graph, less))
+
+
+def test_every_connected_circuit_comes_once() -> None:
+    for graph, most in (
+        (Graph(1, 1), 4),
+        (Graph(1, 2, n_kv_heads=1, group_kv=True), 4),
+        (Graph(2, 1, qkv="merged"), 4),
+    ):
+        places = np.argwhere(graph.valid)
+        expected = set()
+        for n in range(most + 1):
+            for some in itertools.combinations(range(len(places)), n):
+                edges = np.zeros_like(graph.valid)
+                edges[tuple(places[list(some)].T)] = True
+                if (graph.prune(edges) == edges).all():
+                    expected.add(edges.tobytes())
+        found = [c.tobytes() for c in connected_circuits_up_to(graph, graph.valid, most, limit=10**6)]
+        assert len(found) == len(set(found))
+        assert set(found) == expected
+    with pytest.raises(TooMany):
+        list(connected_circuits_up_to(graph, graph.valid, most, limit=10))
+
+
+def test_enumeration_runs_every_pair_and_lists_refutations() -> None:
+    model = acdc.load("tracr-mirrored")
+    task = acdc.tasks.load("tracr-mirrored", distribution="fixed")
+    known = task.prepare(model).truth
+    assert known is not None
+    graph = model.graph(inputs="split")
+    truth = known.mask(graph)
+    proved = enumerate_pairs(model, task, graph, truth)  # type: ignore[arg-type]
+    assert proved.proof
+    assert proved.pairs == proved.inputs**2
+    assert proved.changed == 0
+    broken = truth.copy()
+    broken.flat[np.flatnonzero(truth)[0]] = False
+    refuted = enumerate_pairs(model, task, graph, broken)  # type: ignore[arg-type]
+    assert refuted.changed > 0
+    assert refuted.refutations
+    with pytest.raises(AcdcError, match="finitely many"):
+        enumerate_pairs(acdc.load("induction-2l"), acdc.tasks.load("induction"), graph, truth)  # type: ignore[arg-type]
+
+
+def test_a_vote_is_a_count_over_subsamples() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((12, 9)).astype(np.float32)
+    votes = vote(scores, 3, samples=50, share=0.5, seed=3)
+    again = np.random.default_rng(3)
+    chosen = again.random((50, 12)) < 0.5
+    expected = sum(best(np.abs(scores[row]).sum(0), 3).astype(int) for row in chosen)
+    assert votes.tolist() == expected.tolist()
+
+
+def test_certified_edges_survive_every_change_of_so_many_prompts() -> None:
+    """Slow and exact: the probability of each edge over all subsamples, before and after any one prompt changes."""
+    rng = np.random.default_rng(1)
+    n, share = 6, 0.2
+    scores = np.abs(rng.standard_normal((n, 5))) + np.array([2.0, 1, 0, 0, 0])
+    subsets = np.array(list(itertools.product([0, 1], repeat=n)), dtype=bool)
+    weight = share ** subsets.sum(1) * (1 - share) ** (~subsets).sum(1)
+
+    def probability(rows: np.ndarray) -> np.ndarray:
+        kept = np.array([best(rows[some].sum(0), 2) if some.any() else np.zeros(5, bool) for some in subsets])
+        return np.asarray(weight @ kept)
+
+    before = probability(scores)
+    certified = [i for i in range(5) if largest_radius(float(before[i]), share) >= 1]
+    for prompt in range(n):
+        for value in (0.0, 100.0):
+            changed = scores.copy()
+            changed[prompt] = value * (np.arange(5) == 4)
+            after = probability(changed)
+            assert (after >= before - share - 1e-12).all()
+            assert all(after[i] > 0.5 for i in certified)
+
+
+def test_bounds_are_clopper_and_pearson() -> None:
+    low, high = bounds(np.array([0.0, 3.0, 10.0]), 10, 0.95)
+    tail = 0.05 / 6
+    assert low[0] == 0
+    assert high[2] == 1
+    assert stats.binom.sf(2, 10, low[1]) == pytest.approx(tail)
+    assert stats.binom.cdf(3, 10, high[1]) == pytest.approx(tail)
+    assert largest_radius(0.5, 0.2) == -1
+    assert largest_radius(1.0, 0.2) == 3  # 0.8^3 = 0.512 > ½
+
+
+def test_bad_requests() -> None:
+    case = Case.load("tracr-hist", 0)
+    circuit = Circuit(case.graph, case.truth)
+    with pytest.raises(AcdcError, match="strength"):
+        acdc.certify(case.model, case.task, circuit, strength="strong")  # type: ignore[arg-type]
+    with pytest.raises(AcdcError, match="radius between 0 and 3"):
+        acdc.certify(case.model, case.task, circuit, stable=9)
+    with pytest.raises(AcdcError, match="whose scores add"):
+        acdc.certify(case.model, case.task, circuit, stable=1, method="acdc")
+    with torch.no_grad(), pytest.raises(AcdcError, match="program's task"):
+        acdc.certify(case.model, case.task.prepare(case.model), circuit, enumerate=True)
