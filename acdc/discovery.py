@@ -12,6 +12,7 @@ import torch
 
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.checks import warn_of_size
+from acdc.circuit.rules import Rule
 from acdc.engine import memory
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits
@@ -136,7 +137,8 @@ def discover(
     search that takes a faithfulness, and every ranking, gets the task's; another search decides itself.
 
     Args:
-        select: how a ranking is cut: "top" or "greedy" (`Scores.top`).
+        select: how a ranking is cut: "top" or "greedy"; to a number of edges also "ilp", "pnr" or "bootstrap", each
+            with a number of its own, "pnr=0.7" (`acdc.circuit.rules`).
         aggregate: how a ranking makes one size of an edge's scores on single prompts: "mean-absolute", "rms" or
             "signed" (`Scores.sizes`); None: "mean-absolute" where single prompts are scored, else "signed".
         others: as for `score`. Of a search whose prompts do not fit in memory at once, what belongs to a batch of
@@ -150,8 +152,9 @@ def discover(
         AcdcError: unknown method or option, or more than one way of saying how much to keep.
     """
     target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
-    if select not in ("top", "greedy"):
-        raise unknown("selection", select, ("top", "greedy"))
+    rule = Rule.of(select)
+    if rule.name not in ("top", "greedy") and edges is None:
+        raise AcdcError(f"select={select!r} cuts a ranking to a number of edges: give edges too")
     if aggregate is not None and aggregate not in selection.AGGREGATES:
         raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
     refuse_renamed(options, RENAMED)
@@ -200,12 +203,12 @@ def discover(
     if target.threshold is not None:
         return _not_empty(scores.threshold(target.threshold, aggregate=aggregate), dataset, full, empty)
     if target.edges is not None:
-        return scores.top(target.edges, select=select, aggregate=aggregate)  # type: ignore[arg-type]
+        return scores.top(target.edges, select=select, aggregate=aggregate, prompts=len(problem.prompts))
     faithfulness = target.faithfulness
     assert faithfulness is not None
     held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
     n = _fewest_faithful(held_out, dataset, scores.sizes(aggregate), faithfulness, select)
-    circuit = scores.top(n, select=select, aggregate=aggregate)  # type: ignore[arg-type]
+    circuit = scores.top(n, select=select, aggregate=aggregate)
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
     return dataclasses.replace(circuit, provenance=circuit.provenance.having(selection=how))
 

@@ -11,13 +11,13 @@ import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from acdc.circuit import folder as files
-from acdc.circuit import selection
+from acdc.circuit import rules, selection
 from acdc.circuit.checks import checked_array, checked_front, checked_removal, frozen, other_graph, warn_of_size
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.folder import SignsAre
@@ -187,10 +187,11 @@ class Scores(Shown):
         self,
         n: int,
         by: selection.By = "absolute",
-        select: Literal["top", "greedy"] = "top",
+        select: str = "top",
         *,
         prune: bool = True,
         aggregate: selection.Aggregate | None = None,
+        prompts: int | None = None,
     ) -> Circuit:
         """The circuit of the best edges, `n` of them on paths from the input to the logits.
 
@@ -200,16 +201,15 @@ class Scores(Shown):
         Args:
             by: "absolute" ranks by magnitude, "signed" by the score itself.
             select: "top" takes the best edges wherever they are; "greedy" starts from the logits and always takes
-                the best edge into a component that is already in.
+                the best edge into a component that is already in; "ilp", "pnr", "bootstrap": see `acdc.circuit.rules`.
             prune: False: the `n` best edges as they are, on a path or not.
             aggregate: what "absolute" is, see `sizes`.
+            prompts: that the scores are means over, for "bootstrap".
 
         Raises:
             EmptyCircuitError: the edges only connect in circuits of more than `n`.
         """
-        rules = {"top": selection.top, "greedy": selection.greedy}
-        if select not in rules:
-            raise unknown("selection", str(select), rules)
+        rule = rules.Rule.of(select)
         values, how = self.ranked(by, aggregate)
         if self.unit != "edge":
             if select != "top" or not prune:
@@ -217,8 +217,9 @@ class Scores(Shown):
             edges = self._units.mask(selection.top_units(self._units, self._units.values_of(values), n))
             edges = self.graph.prune(edges)
             return self._circuit(edges, {"select": select, self._units.plural: n, **how, "prune": prune})
-        edges = rules[select](self.graph, values, n, by="signed", prune=prune)
-        warn_of_size(self.graph, edges, n)
+        edges = rules.cut(self, values, n, rule, prune=prune, prompts=prompts)
+        if rule.number is None:
+            warn_of_size(self.graph, edges, n)
         return self._circuit(edges, {"select": select, "edges": n, **how, "prune": prune})
 
     def threshold(

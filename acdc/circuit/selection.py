@@ -40,8 +40,8 @@ def top(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", prune:
     Raises:
         EmptyCircuitError: the edges only connect in circuits of more than `n`.
     """
-    order = _best_first(graph, values, by)
-    return connected(graph, order, _count(n)) if prune else _first(graph, order, _count(n))
+    order = best_first(graph, values, by)
+    return connected(graph, order, _count(n)) if prune else first(graph, order, _count(n))
 
 
 def top_pruned(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute") -> BoolArray:
@@ -49,7 +49,7 @@ def top_pruned(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute")
 
     Arguments as for `top`.
     """
-    return graph.prune(_first(graph, _best_first(graph, values, by), _count(n)))
+    return graph.prune(first(graph, best_first(graph, values, by), _count(n)))
 
 
 def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute", prune: bool = True) -> BoolArray:
@@ -67,7 +67,7 @@ def greedy(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", pru
     edges taken are those already on offer and better than the edge of the next event; hence the event at which an
     edge is taken follows from its own rank and the ranks of the events' edges, without stepping through edges.
     """
-    order = _best_first(graph, values, by)
+    order = best_first(graph, values, by)
     rank = np.full(graph.valid.shape, graph.n_edges)  # of what is no edge
     rank.ravel()[order] = np.arange(graph.n_edges)
     offered, event_rank = _events(graph, rank)
@@ -79,7 +79,7 @@ def greedy(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute", pru
     reached = np.flatnonzero(graph.valid & (offered >= 0)[:, None])
     step = (taken_at * (graph.n_edges + 1) + rank).ravel()[reached]
     order = reached[np.argsort(step)]
-    return connected(graph, order, _count(n)) if prune else _first(graph, order, _count(n))
+    return connected(graph, order, _count(n)) if prune else first(graph, order, _count(n))
 
 
 def connected(graph: Graph, order: IntArray, n: int) -> BoolArray:
@@ -92,12 +92,12 @@ def connected(graph: Graph, order: IntArray, n: int) -> BoolArray:
         order: flat indices of edges, best first.
     """
     length = _prefix(graph, order, n)
-    return trim(graph, graph.prune(_first(graph, order, length)), order[:length][::-1], n)
+    return trim(graph, graph.prune(first(graph, order, length)), order[:length][::-1], n)
 
 
 def rank_needed(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute") -> int:
     """How many of the best edges it takes until `n` of them are connected; all if there are never so many."""
-    return _prefix(graph, _best_first(graph, values, by), _count(n))
+    return _prefix(graph, best_first(graph, values, by), _count(n))
 
 
 def _prefix(graph: Graph, order: IntArray, n: int) -> int:
@@ -105,7 +105,7 @@ def _prefix(graph: Graph, order: IntArray, n: int) -> int:
     low, high = min(n, len(order)) - 1, len(order)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if graph.prune(_first(graph, order, middle)).sum() >= n else (middle, high)
+        low, high = (low, middle) if graph.prune(first(graph, order, middle)).sum() >= n else (middle, high)
     return high if n else 0
 
 
@@ -221,7 +221,7 @@ def _events(graph: Graph, rank: IntArray) -> tuple[IntArray, IntArray]:
         new = fed[source][offered[fed[source]] < 0]
 
 
-def _best_first(graph: Graph, values: FloatArray, by: str) -> IntArray:
+def best_first(graph: Graph, values: FloatArray, by: str) -> IntArray:
     """Flat indices of the valid edges, best first, ties in array order."""
     edges = np.flatnonzero(graph.valid)
     return edges[np.argsort(-_goodness(graph, values, by).ravel()[edges], kind="stable")]
@@ -244,7 +244,7 @@ def _goodness(graph: Graph, values: FloatArray, by: str) -> FloatArray:
     return np.abs(values) if by == "absolute" else values
 
 
-def _first(graph: Graph, order: IntArray, n: int) -> BoolArray:
+def first(graph: Graph, order: IntArray, n: int) -> BoolArray:
     """The first `n` edges of an order of flat indices as a mask."""
     edges = np.zeros(graph.valid.shape, dtype=bool)
     edges.ravel()[order[:n]] = True

@@ -116,7 +116,12 @@ def discover(
             metavar="NAME=VALUE", help="An option of the method (`acdc methods NAME` lists them); may be repeated."
         ),
     ] = None,
-    select: Annotated[str, typer.Option(help="How a ranking is cut: top or greedy.")] = "top",
+    select: Annotated[
+        str,
+        typer.Option(
+            help="How a ranking is cut: top, greedy; to --edges also ilp, pnr or bootstrap, like pnr=0.7."
+        ),
+    ] = "top",
     aggregate: Annotated[
         str | None,
         typer.Option(
