@@ -26,6 +26,7 @@ from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
 from acdc.cli.commands import Command
+from acdc.cli.compare import compare
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
 from acdc.cli.lists import methods, metrics, models, tasks
@@ -412,6 +413,7 @@ for command in (
     questions.patch_path,
     certify,
     verify,
+    compare,
 ):
     app.command()(command)
 app.command("import")(import_circuit)

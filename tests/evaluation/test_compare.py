@@ -1,0 +1,83 @@
+"""Circuits beside each other: sets, ranks, and who is faithful where."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import acdc
+from acdc.circuit import Circuit, Scores
+from acdc.errors import AcdcError
+from acdc.evaluation.compare import compare
+from acdc.graph import Graph
+from command_line import Command
+
+GRAPH = Graph(n_layers=1, n_heads=2)
+
+
+def circuit(*names: str, seed: int | None = None) -> Circuit:
+    scores = None
+    if seed is not None:
+        values = np.where(GRAPH.valid, np.random.default_rng(seed).normal(size=GRAPH.valid.shape), 0.0)
+        scores = Scores(GRAPH, values)
+    return Circuit(GRAPH, GRAPH.edges_from_names(list(names)), scores)
+
+
+def test_edges_are_sets_and_rankings_are_ranks() -> None:
+    a = circuit("input->logits", "input->m0", "m0->logits", seed=0)
+    b = circuit("input->logits", "input->a0.h0<v>", "a0.h0->logits", seed=1)
+    found = compare([a, b, circuit("input->logits")], ["a", "b", "c"])
+    pair = found.pairs[0]
+    assert pair.jaccard == pytest.approx(1 / 5)
+    assert set(pair.only_first) == {"input->m0", "m0->logits"}
+    assert set(pair.only_second) == {"input->a0.h0<v>", "a0.h0->logits"}
+    assert a.scores is not None
+    assert b.scores is not None
+    sizes = [np.abs(x.scores.values[GRAPH.valid]) for x in (a, b)]  # type: ignore[union-attr]
+    assert pair.rank_correlation == pytest.approx(float(scipy.stats.spearmanr(*sizes).statistic))
+    assert [p.rank_correlation for p in found.pairs[1:]] == [None, None]
+    assert found.edges == (3, 3, 1)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    a = circuit("input->logits")
+    other = Graph(n_layers=2, n_heads=2)
+    b = Circuit(other, other.valid)
+    with pytest.raises(AcdcError, match="n_layers=2 instead of 1"):
+        compare([a, b], ["a", "b"])
+    with pytest.raises(AcdcError, match="two circuits or more"):
+        compare([a], ["a"])
+    with pytest.raises(AcdcError, match="a name of its own"):
+        compare([a, a], ["a", "a"])
+
+
+def test_the_command_judges_each_on_the_others_task(tmp_path: Path, command: Command) -> None:
+    model = acdc.load("tracr-hist")
+    for name, ablation in (("one", "resample"), ("other", "zero")):
+        task = acdc.tasks.load("tracr-hist", ablation=ablation, seed=1)
+        acdc.discover(model, task, "eap-ig", edges=8).save(tmp_path / name)
+    out = command("compare", str(tmp_path / "one"), str(tmp_path / "other"), "--json").out
+    found = json.loads(out)
+    table = np.array(found["faithfulness"])
+    assert table.shape == (2, 2)
+    for row, name in enumerate(("one", "other")):
+        loaded = Circuit.load(tmp_path / name)
+        for column, ablation in enumerate(("resample", "zero")):
+            task = acdc.tasks.load("tracr-hist", ablation=ablation, seed=1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                judged = acdc.evaluate(model, task, loaded, random_circuits=0)
+            assert table[row, column] == pytest.approx(judged.faithfulness)
+    text = command("compare", str(tmp_path / "one"), str(tmp_path / "other"), "--only-edges").out
+    assert "Jaccard" in text
+    assert "held-out" not in text
+
+
+def test_one_run_is_too_few_for_the_command(tmp_path: Path, command: Command) -> None:
+    found = command("compare", str(tmp_path))
+    assert found.status == 2
