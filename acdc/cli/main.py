@@ -411,6 +411,7 @@ for command in (
     audit,
     questions.ablate,
     questions.patch_path,
+    questions.roles,
     certify,
     verify,
     compare,

@@ -1,4 +1,4 @@
-"""`acdc ablate` and `acdc patch-path`: direct questions about parts of a model."""
+"""`acdc ablate`, `acdc patch-path` and `acdc roles`: direct questions about parts of a model."""
 
 from __future__ import annotations
 
@@ -123,6 +123,59 @@ def patch_path(
         {"metric": metric, "ablation": ablation, "seed": seed, "memory": memory},
         batch_size=batch_size, json=json,
     )  # fmt: skip
+
+
+def roles(
+    model: ModelName,
+    task: TaskName = None,
+    task_option: TaskOption = None,
+    metric: MetricName = None,
+    ablation: AblationName = None,
+    size: Size = None,
+    held_out: HeldOut = None,
+    split: Split = None,
+    only_correct: OnlyCorrectFlag = False,
+    seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
+    batch_size: BatchSize = None,
+    memory: Memory = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    json: Json = False,
+) -> None:
+    """Label heads by what they do on a task's prompts: previous token, induction, mover, inhibition, copying, ….
+
+    Example: acdc roles gpt2 --task ioi
+    """
+    with terminal.quiet_libraries():
+        from acdc.inspection import head_roles
+
+        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        recipe = load_task(
+            task or own_task(model), settings | options(task_option), metric=metric, ablation=ablation, seed=seed,
+            memory=memory,
+        )  # fmt: skip
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        data = recipe.prepare(subject)
+        for warning in data.warnings:
+            terminal.warn(warning)
+        with terminal.progress_bar() as progress:
+            found = head_roles(subject, data, batch_size=batch_size, memory=memory, progress=progress)
+    if json:
+        scores = {
+            head: dict(zip(found.labels, row, strict=True))
+            for head, row in zip(found.heads, found.scores.tolist(), strict=True)
+        }
+        effect = dict(zip(found.heads, found.effect.tolist(), strict=True))
+        labels = [dataclasses.asdict(role) for role in found.roles]
+        terminal.print_json({"roles": labels, "effect": effect, "scores": scores, "groups": found.groups()})
+        return
+    terminal.print_table(*found.table())
 
 
 def _ask(

@@ -178,7 +178,7 @@ def patch_path(
     changed: list[list[np.ndarray]] = [[] for _ in outcomes]
     for first, patching in problem.batches().after(0):
         own = None if place is None else place[first : first + len(patching.prompts)].to(model.device)
-        logits = _along(patching, steps, own)
+        logits = along(patching, steps, own)
         for outcome, found in zip(outcomes, changed, strict=True):
             measure = bind(outcome, patching)
             values = measure.value(logits if measure.rows is None else logits[..., measure.rows])[0]
@@ -223,7 +223,7 @@ def _steps(graph: Graph, path: Sequence[str]) -> list[tuple[int, list[int]]]:
     return found
 
 
-def _along(patching: Patching, steps: list[tuple[int, list[int]]], place: Tensor | None) -> Tensor:
+def along(patching: Patching, steps: list[tuple[int, list[int]]], place: Tensor | None) -> Tensor:
     """Logits `[1, B, P, V]` where the first source's reference travels along these steps alone."""
     graph, context = patching.graph, patching.context
     used = np.zeros(graph.n_sources, dtype=bool)

@@ -90,7 +90,7 @@ def attention_patterns(
         count += real.sum(0).cpu().numpy()
         here = slice(first, min(first + len(prompts), len(some)))
         for layer in sorted({layer for layer, _ in wanted}):
-            weights = _weights(model.decomposition.layers[layer].attention, trace, layer, context)  # [H, B, T, T]
+            weights = pattern_of(model.decomposition.layers[layer].attention, trace, layer, context)  # [H, B, T, T]
             for i, (own, head) in enumerate(wanted):
                 if own == layer:
                     pattern = torch.where(real, weights[head], 0.0).double()
@@ -102,7 +102,7 @@ def attention_patterns(
     return AttentionPatterns(tuple(chosen), input_texts(some, model), mean, shown, len(problem.prompts))
 
 
-def _weights(attention: Attention, trace: Trace, layer: int, context: Context) -> Tensor:
+def pattern_of(attention: Attention, trace: Trace, layer: int, context: Context) -> Tensor:
     """Attention weights `[H, B, query, key]` of a run."""
     q, k = trace.q[layer][:, 0], forward.per_head(attention, trace.k[layer])[:, 0]
     if attention.gate is not None:
