@@ -26,7 +26,7 @@ import torch
 
 import acdc
 from acdc.benchmarks.cost import Cost, measure
-from acdc.benchmarks.suites import Case, Suite
+from acdc.benchmarks.suites import Case, Suite, true_circuit
 from acdc.benchmarks.table import Row, Table
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
@@ -148,7 +148,7 @@ class Subject:
         recipe = acdc.tasks.load(case.task, ablation=case.ablation, seed=seed, **case.task_options)
         data = recipe.prepare(model)
         graph = model.graph(qkv=case.qkv, inputs=case.inputs)
-        truth = None if data.truth is None else data.truth.mask(graph)
+        truth = _truth(case, graph, data)
         blind = None
         if truth is not None and isinstance(recipe, ProgramTask):
             blind = dataclasses.replace(recipe, witnesses=False).prepare(model)
@@ -162,6 +162,22 @@ class Subject:
             if some is not None:
                 check_prompts(model, some)  # here, so that it is in no method's cost
         return cls(case, seed, model, data, blind, graph, truth, plain.flops)
+
+
+def _truth(case: Case, graph: Graph, data: Dataset) -> BoolArray | None:
+    """The true circuit's edges: those of the case's file, or of the task.
+
+    Raises:
+        AcdcError: the file's circuit is of another graph.
+    """
+    if case.truth is None:
+        return None if data.truth is None else data.truth.mask(graph)
+    circuit = true_circuit(case.truth)
+    if circuit.graph != graph:
+        raise AcdcError(
+            f"the true circuit in {case.truth} is not of the graph of {case.model}: {circuit.graph} and {graph}"
+        )
+    return circuit.edges
 
 
 def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None = None) -> Row:
@@ -200,7 +216,7 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
         warnings="\n".join(texts) or None,
         model=case.model, task=case.task, ablation=data.ablation,
         metric=data.metric.name, method_metric=metric or data.metric.name,
-        truth=None if data.truth is None else data.truth.name,
+        truth=case.truth or (None if data.truth is None else data.truth.name),
         ranking=ranking, n_edges_total=graph.n_edges, n_edges=circuit.n_edges,
         faithfulness=judged.faithfulness, discovery_faithfulness=judged.discovery_faithfulness,
         random_faithfulness=statistics.fmean(judged.random_faithfulness),

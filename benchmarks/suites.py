@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from acdc.circuit import Circuit
 from acdc.errors import AcdcError, unknown
 from acdc.model.programs.interpbench import is_interpbench
 from acdc.model.programs.tracr import builtin_names
@@ -32,6 +34,7 @@ class Case:
         qkv, inputs: options of the graph, see `Graph`.
         gradient_metric: the metric that methods are given, instead of the task's, that see only its gradient at the
             clean prompt: there a distance from the full model has none.
+        truth: folder or `circuit.json` of the true circuit; None: the task's own, if it has one.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Case:
     qkv: Literal["split", "merged"] = "split"
     inputs: Literal["single", "split", "token"] = "single"
     gradient_metric: str | None = None
+    truth: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +126,37 @@ def _interpbench(folder: Path) -> Suite:
     if not cases:
         raise AcdcError(f"no InterpBench case in {folder}: expected ll_model.pth there, or in a folder of it")
     return Suite(folder.resolve().name, "InterpBench models from a local folder; resample ablation", tuple(cases))
+
+
+def true_circuit(path: str | Path) -> Circuit:
+    """The circuit in a folder, or in a `circuit.json`, that counts as the true one."""
+    path = Path(path)
+    return Circuit.load(path.parent if path.name == "circuit.json" else path)
+
+
+def own_suite(
+    model: str, task: str, *, truth: str | None = None, ablation: str | None = None, metric: str | None = None
+) -> Suite:
+    """A suite of one case: a model and a task of one's own, in the same table as the others.
+
+    The graph has the options (q, k and v, inputs) of the true circuit's, if there is one.
+
+    Args:
+        model, task: as for `acdc.load` and `acdc.tasks.load`, names or files.
+        truth: the folder or file of a circuit that counts as the true one.
+        ablation: instead of the task's.
+        metric: what methods are given that see only its gradient at the clean prompt; None: the task's.
+
+    Raises:
+        AcdcError: there is no such truth.
+    """
+    options: dict[str, Any] = {}
+    if truth is not None:
+        graph = true_circuit(truth).graph
+        options = {"qkv": graph.qkv, "inputs": graph.inputs}
+    words = re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}")
+    case = Case("-".join(words), model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
+    return Suite("own", f"{model} on {task}", (case,))
 
 
 def get_suite(name: str, *, cases: Sequence[str] | None = None) -> Suite:

@@ -24,6 +24,13 @@ def benchmark(
         ),
     ] = None,
     suite_option: Annotated[str | None, typer.Option("--suite", metavar="SUITE", help="The same.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A model of your own, instead of a suite, with --task.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help="A task of it: a name, or a file.")] = None,
+    truth: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Folder or circuit.json of its true circuit, if it is known.")
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help="Comma-separated; otherwise all. Random scores are always added."),
@@ -51,7 +58,11 @@ def benchmark(
 
     Example: acdc benchmark tracr --methods guided,acdc,eap-ig -o runs/tracr
     """
-    name = suite or suite_option or "tracr"
+    own = {"--model": model, "--task": task, "--truth": truth}
+    if any(own.values()) and (suite or suite_option or cases or not (model and task)):
+        given = " and ".join(flag for flag, value in own.items() if value)
+        raise AcdcError(f"a model of your own takes --model and --task, and no suite or cases; got {given}")
+    name = "own" if model else suite or suite_option or "tracr"
     if suite_option not in (None, name):
         raise AcdcError(f"expected one suite, got {suite!r} and --suite {suite_option!r}")
     folder = out or Path("runs") / f"benchmark-{Path(name).name}"
@@ -60,11 +71,11 @@ def benchmark(
 
         from acdc.benchmarks.report import check_folder, write_report
         from acdc.benchmarks.runner import run
-        from acdc.benchmarks.suites import get_suite
+        from acdc.benchmarks.suites import get_suite, own_suite
         from acdc.benchmarks.summary import leaderboard
 
         torch.set_num_threads(threads)
-        chosen = get_suite(name, cases=_split(cases))
+        chosen = own_suite(model, task, truth=truth) if model and task else get_suite(name, cases=_split(cases))
         check_folder(folder)
         try:
             with terminal.progress_bar() as progress:

@@ -4,8 +4,8 @@
 
 On single prompts, each edge's effect when it alone is removed is compared with what each method estimates of it:
 Pearson's correlation (is it the number?) and Spearman's (is it the order?), within each class of destination, as a mean
-over prompts. Every row is a file, so that an interrupted run goes on where it was. Of a large model, the edges into a
-few destinations of each class stand for all.
+over prompts. Every row is a file, so that an interrupted run goes on where it was. Of a large model, the edges into one
+destination of each class stand for all, and nodes are left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CASES = [
 PROMPTS = 6
 LARGE = 20_000
 """Edges from which on a sample is taken."""
-EACH = 3
+EACH = 1
 """Destinations of each class in a sample."""
 CLASSES = {"queries": "<q>", "keys": "<k>", "values": "<v>", "MLPs": "m", "logits": "logits"}
 
@@ -107,9 +107,12 @@ def exact(problems: list[Problem], file: Path) -> Exact:
         found = exact_scores(patching, bind(problem.outcome, patching), destinations=chosen)[0]
         known = graph.valid & np.isin(np.arange(graph.n_destinations), chosen)[:, None]
         edges.append(np.where(known, helpfulness(problem, found), np.nan))
-        score = METHODS["exact"].score
-        assert score is not None
-        nodes.append(score(dataclasses.replace(problem, unit="node")).values)
+        if graph.n_edges < LARGE:
+            score = METHODS["exact"].score
+            assert score is not None
+            nodes.append(score(dataclasses.replace(problem, unit="node")).values)
+        else:
+            nodes.append(np.full(graph.n_sources, np.nan))
         print(f"exact, prompt {i + 1} of {len(problems)}", file=sys.stderr)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, edges=np.stack(edges), nodes=np.stack(nodes))
@@ -137,13 +140,17 @@ def row(problems: list[Problem], truth: Exact, way: str) -> dict[str, Any]:
     by_class: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
     for i, problem in enumerate(problems):
         edges = score(problem, **options).values
-        nodes = score(dataclasses.replace(problem, unit="node"), **options).values
+        nodes = (
+            score(dataclasses.replace(problem, unit="node"), **options).values
+            if graph.n_edges < LARGE
+            else edges[0]
+        )
         known = ~np.isnan(truth.edges[i])
         for name, chosen in {"all edges": np.ones(graph.n_destinations, dtype=bool), **classes(graph)}.items():
             where = known & chosen[:, None]
             by_class.setdefault(name, []).append((edges[where], truth.edges[i][where]))
         for name, mark in (("nodes: heads", "a"), ("nodes: MLPs", "m")):
-            where = np.array([s.startswith(mark) for s in graph.sources])
+            where = np.array([s.startswith(mark) for s in graph.sources]) & ~np.isnan(truth.nodes[i])
             by_class.setdefault(name, []).append((nodes[where], truth.nodes[i][where]))
     return {name: correlations(found) for name, found in by_class.items()}
 
@@ -160,7 +167,7 @@ def measure(model_name: str, task: str, out: Path, ways: list[str]) -> None:
     graph = model.graph()
     problems = [
         Problem(model, graph, data.discovery[i : i + 1], data.metric, data.ablation)
-        for i in range(min(PROMPTS, len(data.discovery)))
+        for i in range(min(PROMPTS if graph.n_edges < LARGE else 3, len(data.discovery)))
     ]
     truth = exact(problems, out / "exact" / f"{model_name}, {task}.npz")
     for way in missing:

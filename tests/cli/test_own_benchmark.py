@@ -1,0 +1,51 @@
+"""`acdc benchmark --model --task --truth`: one's own case in the table that suites are in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import acdc
+from acdc.benchmarks.table import Table
+from acdc.circuit import Circuit
+from acdc.metrics import ground_truth
+from command_line import Command, write_prompts
+
+
+def test_ones_own_task_and_truth_are_a_case(tmp_path: Path, command: Command) -> None:
+    model, graph = acdc.load("induction-2l"), acdc.load("induction-2l").graph()
+    write_prompts(tmp_path / "pairs.jsonl", right=12, wrong=0)
+    true = graph.valid & (np.random.default_rng(0).random(graph.valid.shape) < 0.1)
+    true[-1, 0] = True
+    Circuit(graph, graph.prune(true)).save(tmp_path / "truth")
+    out = tmp_path / "out"
+    given = ["--model", "induction-2l", "--task", str(tmp_path / "pairs.jsonl"), "--truth", str(tmp_path / "truth")]
+    found = command("benchmark", *given, "--methods", "eap", "-o", str(out), "--json")
+    assert found.status == 0, found.err
+    rows = {row["method"]: row for row in json.loads(found.out)["rows"]}
+    assert set(rows) == {"eap", "random"}
+    assert rows["eap"]["error"] is None
+    scores = acdc.score(model, acdc.tasks.load(str(tmp_path / "pairs.jsonl")), "eap")
+    kept = Circuit.load(tmp_path / "truth").edges[graph.valid]
+    auc = ground_truth.roc_auc(scores.sizes()[graph.valid], kept)
+    assert rows["eap"]["edge_auc"] == pytest.approx(auc)
+    assert rows["eap"]["cpr"] is not None
+    assert (out / "report.md").exists()
+    again = command("benchmark", *given, "--methods", "eap", "-o", str(out))
+    assert again.status == 0
+    assert len(Table(out).rows("own")) == 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--model", "tracr-hist"], ["--task", "tracr-hist"], ["tracr", "--model", "tracr-hist", "--task", "tracr-hist"],
+     ["--model", "tracr-hist", "--task", "tracr-hist", "--truth", "nowhere"]],
+    ids=["no task", "no model", "a suite too", "no truth there"],
+)  # fmt: skip
+def test_what_is_not_a_case_is_refused(given: list[str], command: Command) -> None:
+    found = command("benchmark", *given)
+    assert found.status == 2
+    assert "Traceback" not in found.err
