@@ -2,7 +2,8 @@
 
 A row is in the table or it isn't; there is nothing else to resume from. Each process goes through the missing rows in
 an order of its own and claims each one before it computes it, so that any number of processes share the work. At the
-end it waits for the rows that others have claimed, and takes over those of a process that ends without them.
+end it waits for the rows that others have claimed, and takes over those of a process that ends without them. One
+process may have others compute for it (`trials`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import acdc
 from acdc.benchmarks.cost import Cost, measure
 from acdc.benchmarks.suites import Case, Suite, true_circuit
 from acdc.benchmarks.table import Row, Table
+from acdc.benchmarks.trials import PAUSE, Key, Slot, Trial, hand_out
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
@@ -49,9 +51,6 @@ from acdc.tasks.task import Dataset
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Sizes of the circuits of a faithfulness curve, in sizes of the true circuit."""
 MOST_REASONS = 12
-PAUSE = 1.0
-"""Seconds between looks at rows that others compute."""
-Key = tuple[str, str, str, int]
 
 
 def run(
@@ -62,6 +61,7 @@ def run(
     seeds: Sequence[int] = (0,),
     retry: bool = False,
     memory: str | None = None,
+    slots: Sequence[Slot] = (),
     progress: Progress = no_progress,
 ) -> list[Row]:
     """Compute the rows of a suite that a folder's table lacks, and return all rows of the suite that were asked for.
@@ -72,6 +72,7 @@ def run(
         seeds: of the prompts and of all that is random, one row each.
         retry: compute rows again that are errors.
         memory: how much a row may use beside the weights, like "4GB"; None: what is free.
+        slots: compute the rows (`processes`, `ray_slots`), each one at a time; none: this process does.
 
     Raises:
         AcdcError: an unknown method, or a table of another version. What goes wrong in a row becomes a row.
@@ -83,46 +84,81 @@ def run(
         raise AcdcError("expected at least one seed")
     baselines = [method.name for method in METHODS.values() if method.baseline]
     names = list(dict.fromkeys([*(METHODS if methods is None else methods), *baselines]))
-    cases = [(case, seed) for case in suite.cases for seed in seeds]
-    wanted = {(suite.name, case.name, name, seed) for case, seed in cases for name in names}
+    subjects = [(case, seed) for case in suite.cases for seed in seeds]
+    trials = {
+        trial.key: trial
+        for case, seed in subjects
+        for trial in (Trial(suite.name, case, name, seed, memory) for name in names)
+    }
     order = random.Random(os.getpid())
     folder = Path(folder)
-    table = Table(folder)
+    table, runner = Table(folder), Runner(folder)
     failed: set[Key] = set()  # in this run: retried once
+
+    def add(row: Row) -> None:
+        if row.error is not None:
+            failed.add(row.key)
+        table.add(row)
 
     def lacks(key: Key) -> bool:
         return key not in failed and not table.has(key, errors=not retry)
 
-    def missing() -> set[Key]:
-        return {key for key in wanted if lacks(key)}
+    def missing() -> list[Trial]:
+        return [trial for key, trial in trials.items() if lacks(key)]
 
+    if slots and (left := missing()):
+        there = len(trials) - len(left)
+        hand_out(
+            left, slots, table.claimed, add, lacks, lambda done, text: progress(there + done, len(trials), text)
+        )
     while missing():
         claimed = False
-        for case, seed in order.sample(cases, len(cases)):
-            subject: Subject | None = None
+        for case, seed in order.sample(subjects, len(subjects)):
             for name in order.sample(names, len(names)):
-                key = (suite.name, case.name, name, seed)
-                if not lacks(key):
+                trial = trials[suite.name, case.name, name, seed]
+                if not lacks(trial.key):
                     continue
-                with table.claimed(key) as mine:
-                    if not mine or not lacks(key):  # it may be there since
+                with table.claimed(trial.key) as mine:
+                    if not mine or not lacks(trial.key):  # it may be there since
                         continue
                     claimed = True
-                    progress(len(wanted) - len(missing()), len(wanted), f"{case.name}: {name}")
-                    try:
-                        subject = subject or Subject.prepare(case, seed)
-                        row = run_row(suite.name, subject, name, folder=folder, memory=memory)
-                    except WriteError:  # nor would there be room for the other rows
-                        raise
-                    except Exception as error:  # whatever it is, the other rows can do without this one
-                        row = Row(*key, error=_one_line(error), model=case.model, task=case.task)
-                        failed.add(key)
-                    table.add(dataclasses.replace(row, versions=_versions(), machine=_machine()))
+                    progress(len(trials) - len(missing()), len(trials), f"{case.name}: {name}")
+                    add(runner.compute(trial))
         if left := missing():
-            progress(len(wanted) - len(left), len(wanted), "waiting for rows in work by other processes")
+            progress(len(trials) - len(left), len(trials), "waiting for rows in work by other processes")
             time.sleep(0 if claimed else PAUSE)
-    progress(len(wanted), len(wanted), "")
-    return [row for row in table.rows(suite.name) if row.key in wanted]
+    progress(len(trials), len(trials), "")
+    return [row for row in table.rows(suite.name) if row.key in trials]
+
+
+@dataclasses.dataclass
+class Runner:
+    """Computes rows one after another; the case that is ready stays for the next one.
+
+    Attributes:
+        folder: below which circuits are saved.
+    """
+
+    folder: Path
+    _subject: Subject | None = None
+
+    def compute(self, trial: Trial) -> Row:
+        """A row; what goes wrong is in it.
+
+        Raises:
+            WriteError: the folder cannot be written to: nor would there be room for the other rows.
+        """
+        try:
+            ready = self._subject
+            if ready is None or (ready.case, ready.seed) != (trial.case, trial.seed):
+                ready = self._subject = None  # there may be no room for two
+                ready = self._subject = Subject.prepare(trial.case, trial.seed)
+            row = run_row(trial.suite, ready, trial.method, folder=self.folder, memory=trial.memory)
+        except WriteError:
+            raise
+        except Exception as error:  # whatever it is, the other rows can do without this one
+            row = Row(*trial.key, error=_one_line(error), model=trial.case.model, task=trial.case.task)
+        return dataclasses.replace(row, versions=_versions(), machine=_machine())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from acdc.cli import terminal
 from acdc.cli.options import Memory
 from acdc.errors import AcdcError
+
+if TYPE_CHECKING:
+    from acdc.benchmarks.trials import Slot
+
+MANY = "Many at once"
 
 
 def benchmark(
@@ -50,13 +57,40 @@ def benchmark(
         typer.Option("-o", "--out", help="Folder of the table and the report; otherwise runs/benchmark-SUITE."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines, and nothing else.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            rich_help_panel=MANY,
+            help="Processes of this machine; with --ray the most tasks at once, with --slurm the jobs of the array.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            rich_help_panel=MANY,
+            help="Rows as tasks of a Ray cluster: local (started here), auto (the one that runs here), ray://head:10001.",
+        ),
+    ] = None,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            "--slurm",
+            metavar="FILE",
+            rich_help_panel=MANY,
+            help="Only write a script for sbatch: an array of jobs that share the folder.",
+        ),
+    ] = None,
 ) -> None:
     """Compare methods on known circuits, and write a report.
 
     What the folder's table has already is not run again, so an interrupted benchmark goes on where it was, and
     several processes can work on one folder.
 
-    Example: acdc benchmark tracr --methods guided,acdc,eap-ig -o runs/tracr
+    Example: acdc benchmark tracr --methods guided,acdc,eap-ig --workers 4 -o runs/tracr
     """
     own = {"--model": model, "--task": task, "--truth": truth}
     if any(own.values()) and (suite or suite_option or cases or not (model and task)):
@@ -66,6 +100,8 @@ def benchmark(
     if suite_option not in (None, name):
         raise AcdcError(f"expected one suite, got {suite!r} and --suite {suite_option!r}")
     folder = out or Path("runs") / f"benchmark-{Path(name).name}"
+    if ray is not None and slurm is not None:
+        raise AcdcError("--ray runs the rows and --slurm writes a script that does: give one of them")
     with terminal.quiet_libraries():
         import torch
 
@@ -77,8 +113,16 @@ def benchmark(
         torch.set_num_threads(threads)
         chosen = own_suite(model, task, truth=truth) if model and task else get_suite(name, cases=_split(cases))
         check_folder(folder)
+        if slurm is not None:
+            _write_script(slurm, folder, jobs=workers or 8, threads=threads, memory=memory)
+            if json:
+                terminal.print_json({"files": {"slurm": slurm}})
+            return
         try:
-            with terminal.progress_bar() as progress:
+            with (
+                _slots(folder, workers, ray, threads=threads, memory=memory) as slots,
+                terminal.progress_bar() as progress,
+            ):
                 rows = run(
                     chosen,
                     folder,
@@ -86,6 +130,7 @@ def benchmark(
                     seeds=_integers(seeds),
                     retry=retry,
                     memory=memory,
+                    slots=slots,
                     progress=progress,
                 )
             files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
@@ -124,6 +169,45 @@ def benchmark(
     )
     print()
     terminal.print_facts((kind, str(path)) for kind, path in files.items())
+
+
+def _slots(
+    folder: Path, workers: int | None, ray: str | None, *, threads: int, memory: str | None
+) -> contextlib.AbstractContextManager[Sequence[Slot]]:
+    """What computes the rows instead of this process; nothing if that is not asked for."""
+    if ray is not None:
+        from acdc.benchmarks.on_ray import ray_slots
+
+        return ray_slots(ray, folder, threads=threads, memory=memory, at_once=workers)
+    if workers is not None:
+        from acdc.benchmarks.processes import processes
+
+        return processes(workers, folder, threads=threads)
+    return contextlib.nullcontext(())
+
+
+def _write_script(path: Path, folder: Path, *, jobs: int, threads: int, memory: str | None) -> None:
+    from acdc.benchmarks.slurm import MADE_BY, script
+    from acdc.store.writing import write_atomically
+
+    replace = terminal.check_new_file(path, force=False, own=MADE_BY.encode())
+    again = _without(sys.argv[1:], "--slurm", "--workers", "-o", "--out")
+    command = [sys.executable, "-m", "acdc", *again, "--out", str(folder.absolute())]
+    text = script(command, Path.cwd(), jobs=jobs, threads=threads, memory=memory)
+    write_atomically(path, text, replace=replace)
+    terminal.say("written", f"{path}; start it with: sbatch {shlex.quote(str(path))}", "bold")
+
+
+def _without(arguments: Sequence[str], *options: str) -> list[str]:
+    """A command line without options that take a value."""
+    kept: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument in options:
+            next(left, None)
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(argument)
+    return kept
 
 
 def _split(text: str | None) -> list[str] | None:

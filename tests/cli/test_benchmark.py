@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -141,10 +142,41 @@ def test_files_that_no_benchmark_made_are_not_replaced(command: Command) -> None
         (["smoke", "--methods", "eapp"], "unknown method 'eapp'"),
         (["smoke", "--methods", ","], "expected comma-separated names, got ','"),
         (["smoke", "--seeds", "one"], "whole numbers as seeds, like 0,1,2, got 'one'"),
+        (["smoke", "--workers", "0"], "Invalid value for '--workers'"),
+        (["smoke", "--ray", "local"], "Ray is not installed: python -m pip install 'acdc-circuits[ray]'"),
+        (["smoke", "--ray", "local", "--slurm", "job.sh"], "--ray runs the rows and --slurm writes a script"),
+        (["smoke", "--slurm", "no/such/job.sh"], "there is no folder no/such"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(command: Command, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
     status, out, err = command(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert list(Path().iterdir()) == []
+
+
+def test_a_script_for_slurm_runs_the_same_benchmark_in_an_array(command: Command, tmp_path: Path) -> None:
+    asked = ("smoke", "--cases", "hist", "--workers=5", "--threads", "2", "--memory", "4GB", "-o", "my runs")
+    status, _, err = command(*asked, "--slurm", "job.sh")
+    assert (status, "sbatch job.sh" in err) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["job.sh"]
+    lines = Path("job.sh").read_text().splitlines()
+    assert lines[0] == "#!/bin/bash"
+    assert {"#SBATCH --array=0-4", "#SBATCH --cpus-per-task=2", "#SBATCH --requeue"} <= set(lines)
+    assert "#SBATCH --mem=5863M" in lines  # 4 GB and 2 GiB
+    command_line = shlex.split(next(line for line in lines if line.startswith("exec ")))
+    arguments = command_line[command_line.index("acdc") + 1 :]
+    assert arguments == [
+        "benchmark", "smoke", "--cases", "hist", "--threads", "2", "--memory", "4GB",
+        "--out", str(tmp_path / "my runs"),
+    ]  # fmt: skip
+    assert command(*arguments[1:])[0] == 0  # as each job runs it
+    assert Table("my runs").rows()
+    assert command(*asked, "--slurm", "job.sh")[0] == 0  # its own script is replaced
+    Path("job.sh").write_text("mine")
+    status, _, err = command(*asked, "--slurm", "job.sh")
+    assert (status, Path("job.sh").read_text()) == (2, "mine")
+    assert "job.sh exists" in err
