@@ -25,10 +25,11 @@ def lists(model: Model, circuit: Circuit) -> dict[str, Any]:
         "heads_to_prune": {}, "heads": {}, "mlps": [], "layers": [], "target_modules": [], "keep_in_high_precision": [],
     }  # fmt: skip
     for number, layer in enumerate(model.decomposition.layers):
-        heads = [row for row in graph.components_of(number) if row.kind == "head"]
+        rows = graph.components_of(number)
+        heads = [row for row in rows if row.kind == "head"]
         kept = [row.number for row in heads if row.name in inside]
         gone = [row.number for row in heads if row.name not in inside]
-        mlp = f"m{number}" in inside
+        mlp = any(row.name in inside for row in rows if row.kind == "mlp")
         if gone:
             found["heads_to_prune"][number] = gone
         if kept:

@@ -117,11 +117,11 @@ def _formats() -> str:
     rows += [(f"`{name}`", "a folder as MIB's circuit track takes it", "written and read") for name in FOLDERS]
     text += _table(("format", "what it is", "is"), rows)
     text += "\nWhat a format does not hold of a circuit is listed when it is written.\n\n## Of prompts\n\n"
-    rows = [
+    prompts = [
         (f"`{name}`", known.description, known.left_out, "yes" if known.recognised else "by `--task-format`")
         for name, known in PROMPT_FORMATS.items()
     ]
-    return text + _table(("format", "what it is", "not used", "known by its fields"), rows)
+    return text + _table(("format", "what it is", "not used", "known by its fields"), prompts)
 
 
 def _python() -> str:

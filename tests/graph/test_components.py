@@ -113,6 +113,8 @@ def test_nobody_else_computes_indices_or_takes_names_apart() -> None:
     for folder in ("acdc", "viz", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = str(path.relative_to(ROOT))
+            if name.startswith(("acdc/viz/", "acdc/benchmarks/")):  # copies, where links cannot be
+                continue
             if "/graph/" in name or any(name.startswith(f"{folder}/") for folder in ELSEWHERE):
                 continue
             lines = path.read_text().splitlines()
