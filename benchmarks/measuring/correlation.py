@@ -57,6 +57,8 @@ CASES = [
     ("smollm2-135m-q4", "ioi"),
 ]  # fmt: skip
 PROMPTS = 6
+FEW = 3
+"""Prompts of a large model."""
 LARGE = 20_000
 """Edges from which on a sample is taken."""
 EACH = 1
@@ -156,59 +158,71 @@ def row(problems: list[Problem], truth: Exact, way: str) -> dict[str, Any]:
 
 
 def measure(model_name: str, task: str, out: Path, ways: list[str]) -> None:
-    """All ways on one case; rows that are there are not made again."""
-    names = {way: out / "correlation" / f"{model_name}, {task}, {way}.json" for way in ways}
-    missing = [way for way, file in names.items() if not file.exists()]
+    """All ways on one case; those that its file has already are not measured again."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"correlation, {model_name}, {task}.json"
+    rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    missing = [way for way in ways if way not in rows]
     if not missing:
         return
-    (out / "correlation").mkdir(parents=True, exist_ok=True)
     model = acdc.load(model_name)
     data = acdc.tasks.load(task).prepare(model)
     graph = model.graph()
     problems = [
         Problem(model, graph, data.discovery[i : i + 1], data.metric, data.ablation)
-        for i in range(min(PROMPTS if graph.n_edges < LARGE else 3, len(data.discovery)))
+        for i in range(min(PROMPTS if graph.n_edges < LARGE else FEW, len(data.discovery)))
     ]
     truth = exact(problems, out / "exact" / f"{model_name}, {task}.npz")
     for way in missing:
         try:
-            found = row(problems, truth, way)
+            rows[way] = row(problems, truth, way)
         except acdc.AcdcError as error:
-            found = {"refused": str(error)}
-        write_atomically(names[way], json.dumps(found, indent=1) + "\n")
+            rows[way] = {"refused": str(error)}
+        write_atomically(file, json.dumps(rows, indent=1) + "\n")
         print(f"{model_name}, {task}, {way}", file=sys.stderr)
 
 
 def table(out: Path) -> str:
-    """All rows as Markdown: for each group of models, medians over its cases."""
-    held: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for file in sorted((out / "correlation").glob("*.json")):
-        model, _, way = file.stem.split(", ", 2)
-        held.setdefault(model, {}).setdefault(way, []).append(json.loads(file.read_text()))
+    """All rows as Markdown: for each model, medians over its tasks."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(out.glob("correlation, *.json")):
+        held.setdefault(file.stem.split(", ")[1], []).append(json.loads(file.read_text()))
     columns = ["all edges", *CLASSES, "nodes: heads", "nodes: MLPs"]
     lines = []
-    for model, ways in held.items():
-        n = max(len(rows) for rows in ways.values())
-        lines += [f"### {model} ({n} task{'s' * (n > 1)})", "", "| way | " + " | ".join(columns) + " |"]
+    for model, tasks in held.items():
+        n = len(tasks)
+        lines += [f"**{model}** ({n} task{'s' * (n > 1)})", "", "| way | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
-        for way in (way for way in WAYS if way in ways):
+        for way in WAYS:
             cells = []
             for column in columns:
-                found = [r[column] for r in ways[way] if r.get(column)]
+                found = [r[way][column] for r in tasks if r.get(way, {}).get(column)]
                 pair = (
                     [float(np.median([x[kind] for x in found])) for kind in ("pearson", "spearman")]
                     if found
                     else []
                 )
-                cells.append(" / ".join(f"{x:.2f}".replace("0.", ".") for x in pair) or "–")
-            lines.append(f"| {way} | " + " | ".join(cells) + " |")
+                cells.append(" / ".join(f"{x:.2f}".replace("0.", ".", 1) for x in pair) or "–")
+            if set(cells) != {"–"}:
+                lines.append(f"| {way} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+START, END = "<!-- correlations -->", "<!-- end of correlations -->"
+
+
+def write_page(page: Path, text: str) -> None:
+    """Put the tables into the page, between its two marks."""
+    old = page.read_text()
+    before, after = old.split(START)[0], old.split(END)[1]
+    write_atomically(page, f"{before}{START}\n\n{text}\n{END}{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/methods"))
+    parser.add_argument("--page", type=Path, default=Path("docs/methods.md"))
     parser.add_argument("--models", nargs="*", help="only these")
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     given = parser.parse_args()
@@ -216,7 +230,8 @@ def main() -> None:
     for model, task in CASES:
         if given.models is None or model in given.models:
             measure(model, task, given.out, given.ways)
-    write_atomically(given.out / "correlation.md", table(given.out))
+    if given.page.exists():
+        write_page(given.page, table(given.out))
     print(table(given.out))
 
 
