@@ -63,6 +63,7 @@ from acdc.cli.options import (
     own_task,
     short,
 )
+from acdc.cli.positions import positions
 from acdc.cli.trace import trace
 from acdc.errors import AcdcError, unknown
 
@@ -412,6 +413,7 @@ for command in (
     questions.ablate,
     questions.patch_path,
     questions.roles,
+    positions,
     certify,
     verify,
     compare,

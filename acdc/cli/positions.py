@@ -1,0 +1,120 @@
+"""`acdc positions`: circuits whose edges are kept at some positions only."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from acdc.cli import terminal
+from acdc.cli.options import (
+    OUTPUT,
+    PROMPTS,
+    AblationName,
+    BatchSize,
+    Device,
+    Dtype,
+    Force,
+    HeldOut,
+    Json,
+    Memory,
+    MetricName,
+    ModelName,
+    OnlyCorrectFlag,
+    Revision,
+    Size,
+    Split,
+    TaskName,
+    TaskOption,
+    Tokenizer,
+    Trust,
+    given,
+    listed,
+    load_model,
+    load_task,
+    options,
+    own_task,
+)
+
+
+def positions(
+    model: ModelName,
+    task: TaskName = None,
+    by: Annotated[
+        Literal["position", "span"], typer.Option(help="Single positions, or named spans of the prompts.")
+    ] = "span",
+    spans: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="By span: these alone, comma-separated: IO,S2,rest.")
+    ] = None,
+    units: Annotated[int | None, typer.Option(min=1, help="Keep so many of the best edges at places.")] = None,
+    faithfulness: Annotated[
+        float | None, typer.Option(help="Or the fewest that are so faithful; otherwise the task's.")
+    ] = None,
+    method: Annotated[Literal["eap", "eap-ig"], typer.Option(help="What scores edges at places.")] = "eap-ig",
+    runs: Annotated[
+        int, typer.Option(min=0, help="Most runs of whole circuits to find what can go; 0: cut the ranking.")
+    ] = 400,
+    task_option: TaskOption = None,
+    metric: MetricName = None,
+    ablation: AblationName = None,
+    size: Size = None,
+    held_out: HeldOut = None,
+    split: Split = None,
+    only_correct: OnlyCorrectFlag = False,
+    seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
+    batch_size: BatchSize = None,
+    memory: Memory = None,
+    revision: Revision = None,
+    tokenizer: Tokenizer = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    trust_remote_code: Trust = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="JSON file to write.", rich_help_panel=OUTPUT),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Find a circuit of edges at positions: what is read where, each at a named span or a position.
+
+    Example: acdc positions tiny-tasks --task ioi --faithfulness 0.9 -o ioi.json
+    """
+    with terminal.quiet_libraries():
+        from acdc.tracing import discover_positions, evaluate_positions
+
+        if out is not None:
+            terminal.check_new_file(out, force=force)
+        named = None if spans is None else listed(spans, "spans")
+        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        recipe = load_task(
+            task or own_task(model), settings | options(task_option), metric=metric, ablation=ablation, seed=seed,
+            memory=memory,
+        )  # fmt: skip
+        subject = load_model(
+            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        data = recipe.prepare(subject)
+        for warning in data.warnings:
+            terminal.warn(warning)
+        with terminal.progress_bar() as progress:
+            circuit = discover_positions(
+                subject, data, by=by, spans=named, units=units, faithfulness=faithfulness, method=method, runs=runs,
+                batch_size=batch_size, memory=memory, progress=progress,
+            )  # fmt: skip
+            found = evaluate_positions(
+                subject, data, circuit, batch_size=batch_size, memory=memory, progress=progress
+            )
+        if out is not None:
+            circuit.save(out, replace=force)
+    if json:
+        record = {"units": circuit.names(), "n_units": circuit.n_units, "places": circuit.places, "file": out}
+        terminal.print_json(record | dataclasses.asdict(found))
+        return
+    terminal.print_table(*circuit.table())
+    print()
+    facts = circuit.facts() | found.facts()
+    terminal.print_facts([*facts.items(), *([("file", str(out))] if out is not None else [])])

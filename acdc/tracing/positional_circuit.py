@@ -1,0 +1,350 @@
+"""Circuits whose edges are kept at some places only: found by their scores and by runs of whole circuits, judged, kept.
+
+The fewest best units that are faithful enough are sought by bisection; then units that can go are sought among them,
+the least first, in groups that halve where they cannot go together. Every decision is a run of the whole circuit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+
+from acdc.engine import memory
+from acdc.engine.circuits import measure_prompts
+from acdc.engine.problem import Problem, Progress, no_progress
+from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
+from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
+from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
+from acdc.metrics.statistics import Interval
+from acdc.model.model import Model
+from acdc.shown import Shown, in_brackets, rounded
+from acdc.store.reading import read_text, strict_json
+from acdc.store.writing import write_atomically
+from acdc.tasks import as_dataset
+from acdc.tasks.prompts import Prompts
+from acdc.tracing.places import By
+from acdc.tracing.positional import Method, PositionalScores, placing, score_positions, unit_names
+
+if TYPE_CHECKING:
+    from acdc.tasks.task import Dataset, Metric, Task
+
+VERSION = "1.0"
+MOST_RUNS = 400
+"""Runs of whole circuits that pruning makes, unless told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PositionalCircuit(Shown):
+    """Edges kept at places.
+
+    Attributes:
+        by: "position" or "span"; places: labels, as `PositionalScores`.
+        kept: `[place, n_destinations, n_sources]`.
+        model, task, metric, ablation, method, seed: it was found with.
+    """
+
+    graph: Graph
+    by: str
+    places: tuple[str, ...]
+    kept: Bool[BoolArray, "place destination source"]
+    model: str = ""
+    task: str = ""
+    metric: str = ""
+    ablation: str = "resample"
+    method: str = ""
+    seed: int = 0
+
+    @property
+    def n_units(self) -> int:
+        """Edges at places."""
+        return int(self.kept.sum())
+
+    @property
+    def edges(self) -> BoolArray:
+        """`[n_destinations, n_sources]`: edges that are kept somewhere."""
+        return np.asarray(self.kept.any(axis=0))
+
+    def names(self) -> list[str]:
+        """Names like `a0.h1->a1.h1<k>@answer`."""
+        return unit_names(self.graph, self.places, self.kept)
+
+    def save(self, path: str | Path, *, replace: bool = False) -> Path:
+        """Write a JSON file, whole or not at all.
+
+        Raises:
+            AcdcError: it cannot be written, or is there and may not be replaced.
+        """
+        graph = {name: getattr(self.graph, name) for name in (f.name for f in dataclasses.fields(Graph))}
+        made = {
+            name: getattr(self, name) for name in ("model", "task", "metric", "ablation", "method", "seed", "by")
+        }
+        names = [self.graph.edge_names(kept) for kept in self.kept]
+        record = {
+            "format": "acdc positional circuit",
+            "version": VERSION,
+            **made,
+            "graph": graph,
+            "places": list(self.places),
+            "edges": [{"place": place, "edges": edges} for place, edges in zip(self.places, names, strict=True)],
+        }
+        return write_atomically(path, json.dumps(record, indent=1), replace=replace)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PositionalCircuit:
+        """Read a file that `save` wrote.
+
+        Raises:
+            AcdcError: it is none, or holds edges or places that are none; says which.
+        """
+        try:
+            record = strict_json(read_text(Path(path)))
+            if record["format"] != "acdc positional circuit":
+                raise ValueError(f"its format is {record['format']!r:.40}")
+            if str(record["version"]).split(".")[0] != VERSION.split(".")[0]:
+                raise ValueError(f"its version is {record['version']!r:.20}, this one reads {VERSION}")
+            options = dict(record["graph"])
+            graph = Graph(**options | {"mixers": tuple(options.get("mixers", ()))})
+            places = tuple(str(place) for place in record["places"])
+            if len(set(places)) != len(places) or [row["place"] for row in record["edges"]] != list(places):
+                raise ValueError("its edges are not listed place by place")
+            kept = np.stack([graph.edges_from_names(row["edges"]) for row in record["edges"]])
+            made = {name: str(record[name]) for name in ("by", "model", "task", "metric", "ablation", "method")}
+            return cls(graph=graph, places=places, kept=kept, seed=int(record["seed"]), **made)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise AcdcError(f"{path} is no positional circuit that acdc wrote: {reason}") from None
+
+    def _summary(self) -> str:
+        return f"{self.n_units} edges at {len(self.places)} places, {self.task} in {self.model}"
+
+    def facts(self) -> dict[str, str]:
+        """Sizes, and what it is of."""
+        whole = self.graph.n_edges * len(self.places)
+        return {
+            "circuit": f"{self.task} in {self.model}, {self.metric}, {self.ablation} ablation",
+            "units kept": f"{self.n_units} of {whole} ({int(self.edges.sum())} edges, {len(self.places)} places)",
+        }
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """A row a place and destination."""
+        rows = []
+        for place, kept in zip(self.places, self.kept, strict=True):
+            for d in reversed(np.flatnonzero(kept.any(1))):
+                sources = ", ".join(self.graph.sources[s] for s in np.flatnonzero(kept[d]))
+                rows.append((place, self.graph.destinations[d], sources))
+        return ("place", "destination", "reads from"), rows
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionalEvaluation:
+    """How a positional circuit does on prompts; fields as of `acdc.Evaluation`.
+
+    Attributes:
+        edges_faithfulness: of the circuit with its edges kept everywhere.
+    """
+
+    prompts: str
+    n_prompts: int
+    full: float
+    empty: float
+    circuit: float
+    faithfulness: float
+    faithfulness_interval: Interval
+    edges_faithfulness: float
+    kl: float | None
+    kl_interval: Interval | None
+
+    def facts(self) -> dict[str, str]:
+        """What is said of it, by name."""
+        found = {
+            "faithfulness": f"{rounded(self.faithfulness)}{in_brackets(self.faithfulness_interval)} on "
+            f"{self.n_prompts} {self.prompts} prompts ({rounded(self.edges_faithfulness)} with its edges everywhere)",
+            "metric": f"full model {self.full:.4g}, circuit {self.circuit:.4g}, without any edge {self.empty:.4g}",
+        }
+        if self.kl is not None and self.kl_interval is not None:
+            found["divergence"] = f"{self.kl:.3g}{in_brackets(self.kl_interval)} nats from the full model"
+        return found
+
+
+@memory.explained
+@torch.inference_mode(False)
+def discover_positions(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    *,
+    by: By = "span",
+    spans: Collection[str] | None = None,
+    units: int | None = None,
+    faithfulness: float | None = None,
+    method: Method = "eap-ig",
+    runs: int = MOST_RUNS,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    batch_size: int | None = None,
+    memory: str | None = None,
+    progress: Progress = no_progress,
+) -> PositionalCircuit:
+    """Find edges at places that do the task.
+
+    Args:
+        by, spans: the places, as for `acdc.trace`.
+        units: keep so many of the best; None: as few as are faithful enough.
+        faithfulness: to be reached on the discovery prompts; None: the task's.
+        method: that scores them, "eap" or "eap-ig".
+        runs: most runs of whole circuits to find units that can go; 0: the ranking is cut and no more.
+        others: as for `acdc.discover`.
+
+    Raises:
+        EmptyCircuitError: no unit has a score, or the task has nothing to be faithful to.
+        AcdcError: both `units` and `faithfulness` are given, or one that cannot be.
+    """
+    if units is not None and faithfulness is not None:
+        raise AcdcError("expected units or faithfulness, got both")
+    check_whole("a number of runs", runs, least=0)
+    if faithfulness is not None and not 0 < faithfulness <= 1:
+        raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    scores = score_positions(
+        model, dataset, method, by=by, spans=spans, batch_size=batch_size, memory=memory, progress=progress
+    )
+    if not (scores.absolute > 0).any():
+        raise EmptyCircuitError(f"{method} scores every edge 0 at every place: nothing matters on these prompts")
+    problem = dataclasses.replace(
+        judging_problem(model, dataset, scores.graph, batch_size=batch_size, memory=memory, progress=progress),
+        prompts=dataset.discovery,
+    )
+    if units is not None:
+        kept = scores.top(units)
+    else:
+        target = dataset.faithfulness if faithfulness is None else faithfulness
+        judge = _Judge(problem, placing(model, dataset.discovery, by, spans).numbers)
+        kept = _fewest(judge, scores, target)
+        kept = _pruned(judge, kept, scores.absolute, target, runs)
+    return PositionalCircuit(
+        graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
+        metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,
+    )  # fmt: skip
+
+
+class _Judge:
+    """Faithfulness of circuits with places on all prompts, and how many were run."""
+
+    def __init__(self, problem: Problem, numbers: torch.Tensor) -> None:
+        self._problem = dataclasses.replace(problem, progress=no_progress)
+        self._batches, self._numbers, self.runs = self._problem.batches(), numbers, 0
+        self.progress = problem.progress
+
+    def __call__(self, kept: BoolArray) -> float:
+        self.runs += 1
+        self.progress(self.runs, None, "running circuits")
+        graph = self._problem.graph
+        whole = np.concatenate((kept & graph.valid, kept[:1] & False))  # at no place, nothing is kept
+        nothing = np.zeros_like(whole)
+        (found,) = measure_prompts(self._problem, [nothing, whole], batches=self._batches, places=self._numbers)
+        full, (empty, value) = found.full.mean(), found.circuits.mean(axis=1)
+        if full == empty:
+            raise EmptyCircuitError(
+                f"the metric is {full:.4g} for the full model and without any edge, so no circuit is more faithful"
+            )
+        return float(faithfulness(value, full=full, empty=empty))
+
+
+def _fewest(judge: _Judge, scores: PositionalScores, target: float) -> BoolArray:
+    """The fewest best units that reach the target, by bisection; all that have a score if none do."""
+    most = int((scores.absolute > 0).sum())
+    low, high = 0, min(8, most)
+    while high < most and judge(scores.top(high)) < target:
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if judge(scores.top(middle)) >= target else (middle, high)
+    return scores.top(high)
+
+
+def _pruned(judge: _Judge, kept: BoolArray, sizes: FloatArray, target: float, runs: int) -> BoolArray:
+    """Without units that can go, the least first, in groups that halve where they cannot go together."""
+    kept = kept.copy()
+    if judge(kept) < target:
+        return kept
+    last = judge.runs + runs
+    order = np.flatnonzero(kept)[np.argsort(sizes.flat[np.flatnonzero(kept)], kind="stable")]
+    groups = [order[: len(order) // 2], order[len(order) // 2 :]]
+    while groups and judge.runs < last:
+        group = groups.pop(0)
+        if not len(group):
+            continue
+        without = kept.copy()
+        without.flat[group] = False
+        if judge(without) >= target:
+            kept = without
+        elif len(group) > 1:
+            groups = [group[: len(group) // 2], group[len(group) // 2 :], *groups]
+    return kept
+
+
+@memory.explained
+@torch.inference_mode(False)
+def evaluate_positions(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    circuit: PositionalCircuit,
+    *,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    batch_size: int | None = None,
+    memory: str | None = None,
+    confidence: float | None = CONFIDENCE,
+    progress: Progress = no_progress,
+) -> PositionalEvaluation:
+    """Measure a positional circuit on a task's held-out prompts; arguments as for `acdc.evaluate`.
+
+    Raises:
+        AcdcError: the prompts have other places than the circuit.
+    """
+    check_type("a PositionalCircuit", circuit, PositionalCircuit)
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    problem = judging_problem(
+        model, dataset, circuit.graph, batch_size=batch_size, memory=memory, progress=progress
+    )
+    named = None if circuit.by != "span" else list(circuit.places)
+    where = placing(model, problem.prompts, circuit.by, named)  # type: ignore[arg-type]
+    own, theirs = (
+        [label.split(" ")[0] if circuit.by == "position" else label for label in labels]
+        for labels in (circuit.places, where.labels)
+    )
+    if missing := [label for label in own if label not in theirs]:
+        raise AcdcError(
+            f"the circuit has a place {missing[0]!r}, which these prompts lack: they have {', '.join(theirs)}"
+        )
+    kept = np.zeros((len(theirs) + 1, *circuit.graph.valid.shape), dtype=bool)
+    for label, edges in zip(own, circuit.kept, strict=True):
+        kept[theirs.index(label)] = edges
+    everywhere = np.broadcast_to(circuit.edges, kept.shape)
+    outcomes = [dataset.metric, *over_the_vocabulary(model)]
+    runs: list[Any] = [np.zeros_like(kept), kept, everywhere.copy()]
+    measured, *over_vocabulary = measure_prompts(problem, runs, outcomes, places=where.numbers)
+    full, (empty, value, whole) = measured.full, measured.circuits
+    kl = over_vocabulary[0].circuits[1] if over_vocabulary else None
+    interval = intervals(confidence)
+    ends = {"full": full.mean(), "empty": empty.mean()}
+    same = ends["full"] == ends["empty"]
+    return PositionalEvaluation(
+        prompts="held-out" if dataset.held_out is not None else "discovery",
+        n_prompts=len(problem.prompts),
+        full=float(full.mean()),
+        empty=float(empty.mean()),
+        circuit=float(value.mean()),
+        faithfulness=float("nan") if same else float(faithfulness(value.mean(), **ends)),
+        faithfulness_interval=NO_INTERVAL if same else interval(faithfulness_interval, value, full, empty),
+        edges_faithfulness=float("nan") if same else float(faithfulness(whole.mean(), **ends)),
+        kl=None if kl is None else float(kl.mean()),
+        kl_interval=None if kl is None else interval(mean_interval, kl, within=(0, np.inf)),
+    )

@@ -1,0 +1,147 @@
+"""Edges at places: scores are first-order changes where they are, circuits run as the engine runs them, files hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import acdc
+from acdc.engine.measure import bind
+from acdc.engine.patching import Patching
+from acdc.errors import AcdcError
+from acdc.metrics import OUTCOMES
+from acdc.tracing import PositionalCircuit, discover_positions, evaluate_positions, score_positions
+from command_line import Command
+from problems import make_prompts, tiny
+
+INDUCTION = ("induction-2l", "induction")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+@pytest.mark.parametrize("ablation", ["resample", "mean"])
+def test_scores_of_all_places_are_the_edges(family: str, method: Any, ablation: str) -> None:
+    model, prompts = tiny(family), make_prompts(padding="left", reads=2)
+    found = score_positions(model, prompts, method, by="position", ablation=ablation, batch_size=2)
+    whole = acdc.score(model, prompts, method, ablation=ablation)
+    np.testing.assert_allclose(found.values.sum(0), whole.values, atol=1e-9)
+    assert found.places[-1].startswith("-1")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_score_is_what_a_small_removal_there_changes(family: str) -> None:
+    model, prompts = tiny(family), make_prompts(shared=2)
+    found = score_positions(model, prompts, "eap", by="position")
+    patching = Patching(model, model.graph(), prompts)
+    measure = bind(OUTCOMES["logit-difference"], patching)
+    places = torch.arange(prompts.mask.shape[1]).expand(prompts.mask.shape)
+    kept = np.repeat(patching.graph.valid[None].astype(float), prompts.mask.shape[1], 0)
+    rng, step = np.random.default_rng(0), 1e-6
+    for d, s in rng.permutation(np.argwhere(patching.graph.valid))[:12]:
+        for place in (1, 3, 5):
+            values = []
+            for sign in (1, -1):
+                less = kept.copy()
+                less[place, d, s] -= sign * step
+                with torch.no_grad():
+                    logits = patching.logits(torch.as_tensor(less), rows=measure.rows, places=places)
+                values.append(float(measure.value(logits).mean()))
+            change = (values[0] - values[1]) / (2 * step)
+            assert -found.values[place, d, s] == pytest.approx(change, rel=1e-4, abs=1e-7)
+
+
+def test_the_key_of_an_induction_head_reads_the_token_before_where_the_answer_stands() -> None:
+    model, task = acdc.load(INDUCTION[0]), acdc.tasks.load(INDUCTION[1], size=32)
+    circuit = discover_positions(model, task, faithfulness=0.9)
+    assert "a0.h1->a1.h1<k>@answer" in circuit.names()
+    edges = acdc.discover(model, task, "eap-ig", faithfulness=0.9)
+    found = evaluate_positions(model, task, circuit)
+    assert found.faithfulness > 0.85
+    length = int(task.prepare(model).discovery.mask.sum(1).max())
+    assert circuit.n_units <= edges.n_edges * length / 2
+
+
+def test_everything_everywhere_is_the_model_and_nothing_is_not() -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    scores = score_positions(model, prompts, by="position")
+    circuit = PositionalCircuit(
+        model.graph(), "position", scores.places, np.repeat(model.graph().valid[None], 6, 0)
+    )
+    assert evaluate_positions(model, prompts, circuit).faithfulness == pytest.approx(1)
+    nothing = dataclasses.replace(circuit, kept=np.zeros_like(circuit.kept))
+    assert evaluate_positions(model, prompts, nothing).faithfulness == pytest.approx(0)
+
+
+def test_pruning_keeps_the_target_and_the_ranking_is_cut_without() -> None:
+    model, task = acdc.load(INDUCTION[0]), acdc.tasks.load(INDUCTION[1], size=8)
+    cut, pruned = (discover_positions(model, task, faithfulness=0.8, runs=runs) for runs in (0, 60))
+    assert pruned.n_units <= cut.n_units
+    assert (pruned.kept <= cut.kept).all()
+    assert discover_positions(model, task, units=7).n_units == 7
+
+
+def test_a_file_holds_all(tmp_path: Path) -> None:
+    model, task = acdc.load(INDUCTION[0]), acdc.tasks.load(INDUCTION[1], size=4)
+    circuit = discover_positions(model, task, units=9, method="eap")
+    path = circuit.save(tmp_path / "c.json")
+    again = PositionalCircuit.load(path)
+    assert again.names() == circuit.names()
+    assert (again.graph, again.places, again.method, again.seed) == (
+        circuit.graph, circuit.places, circuit.method, circuit.seed,
+    )  # fmt: skip
+    with pytest.raises(AcdcError, match="exists"):
+        circuit.save(path)
+    record = json.loads(path.read_text())
+    for change, message in (
+        ({"format": "other"}, "its format is 'other'"),
+        ({"version": "2.0"}, "its version is '2.0'"),
+        ({"places": ["x"]}, "place by place"),
+        ({"edges": [{"place": p, "edges": ["m0->x"]} for p in circuit.places]}, "unknown destination"),
+        ({"graph": {"n_layers": 0, "n_heads": 1}}, "at least one layer"),
+        ({"seed": None}, "no positional circuit"),
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps(record | change))
+        with pytest.raises(AcdcError, match=message):
+            PositionalCircuit.load(tmp_path / "bad.json")
+    other = acdc.Prompts.from_tokens([[1, 2, 3]], [[1, 3, 3]], [4], [5], spans=[{"x": [1]}])
+    with pytest.raises(AcdcError, match="unknown span"):
+        evaluate_positions(model, other, circuit)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "all"}, "edges at all positions at once are edges"),
+        ({"by": "span"}, "name no spans"),
+        ({"method": "acdc"}, "unknown method for edges at positions"),
+        ({"units": 5, "faithfulness": 0.9}, "units or faithfulness, got both"),
+        ({"faithfulness": 1.5}, "above 0 and at most 1"),
+        ({"units": 0}, "a number of units of at least 1"),
+        ({"runs": -1}, "a number of runs of at least 0"),
+    ],
+)
+def test_what_cannot_be_found_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(AcdcError, match=message):
+        discover_positions(tiny("gpt2"), make_prompts(), **{"by": "position"} | options)
+
+
+def test_on_the_command_line(command: Command) -> None:
+    result = command("positions", "induction-2l", "--size", 8, "--units", 12, "-o", "c.json")
+    assert result.status == 0
+    assert "a0.h1<v>" in result.out
+    assert PositionalCircuit.load("c.json").n_units == 12
+    record = json.loads(command("positions", "induction-2l", "--size", 8, "--units", 12, "--json").out)
+    assert record["units"] == PositionalCircuit.load("c.json").names()
+    again = command("positions", "induction-2l", "--size", 8, "--units", 12, "-o", "c.json")
+    assert again.status == 2
+    assert "exists" in again.err
+    bad = command("positions", "induction-2l", "--size", 8, "--spans", "IO")
+    assert bad.status == 2
+    assert "unknown span 'IO'" in bad.err.splitlines()[-1]
+    assert "Example: acdc positions" in command("positions", "--help").out
