@@ -135,7 +135,7 @@ class PositionalCircuit(Shown):
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """A row a place and destination."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for place, kept in zip(self.places, self.kept, strict=True):
             for d in reversed(np.flatnonzero(kept.any(1))):
                 sources = ", ".join(self.graph.sources[s] for s in np.flatnonzero(kept[d]))
