@@ -29,6 +29,7 @@ def folder_name(circuit: Circuit) -> str:
     """`{task}_{model}` in MIB's names where it has any, else in ours."""
     made = circuit.provenance
     task, model = (Path(name).name.lower().replace("_", "-") for name in (made.task, made.model))
+    task = task.removesuffix(Path(task).suffix) if Path(task).suffix in (".jsonl", ".json", ".csv") else task
     if not task or not model:
         raise AcdcError("MIB names a folder by task and model, and this circuit does not know them")
     return f"{_TASKS.get(task, task)}_{next((name for part, name in _MODELS.items() if part in model), model)}"
@@ -64,6 +65,9 @@ def read_folder(folder: Path, graph: Graph | None = None) -> Circuit:
     Raises:
         AcdcError: it holds neither, or circuits of different graphs.
     """
+    inside = list(folder.iterdir())
+    if len(inside) == 1 and inside[0].is_dir():  # of one task and model
+        folder = inside[0]
     for suffix, reader in ((".json", mib.read), (".pt", mib.read_pt)):
         if (path := folder / f"{_IMPORTANCES}{suffix}").is_file():
             return reader(read(path), graph)

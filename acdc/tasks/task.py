@@ -288,9 +288,8 @@ def takes_texts(metric: Outcome) -> bool:
 
 
 def takers_of_texts() -> str:
-    """The metrics to take for answers of several tokens, in words."""
-    names = [name for name, outcome in OUTCOMES.items() if outcome.takes_texts and outcome.differentiable]
-    return f"{', '.join(names[:-1])} and {names[-1]} take several"
+    """What to take for answers of several tokens, in words."""
+    return "log-probability-difference and others take several (acdc metrics)"
 
 
 def _check_prompts(prompts: Prompts, model: ModelLike) -> None:

@@ -37,6 +37,7 @@ def test_importances_come_back(tmp_path: Path) -> None:
     assert folder.name == "arc-easy_llama3"
     assert [path.name for path in folder.iterdir()] == ["importances.json"]
     back = import_circuit(folder, "mib-submission")
+    assert back == import_circuit(folder.parent, "mib-submission")
     assert back.scores is not None
     np.testing.assert_array_equal(back.scores.values, example().scores.values)  # type: ignore[union-attr]
 
@@ -56,10 +57,10 @@ def test_nine_circuits_are_of_at_most_their_shares(tmp_path: Path) -> None:
     assert back.scores.values[back.edges].min() >= 1
 
 
-@pytest.mark.parametrize(("task", "model"), [("ioi", "gpt2"), ("my_task", "some_model")])
+@pytest.mark.parametrize(("task", "model"), [("ioi", "gpt2"), ("my_task", "some_model"), ("mine.jsonl", "gpt2")])
 def test_names_part_task_and_model_by_the_only_underscore(task: str, model: str) -> None:
     name, _ = export_folder(example(task=task, model=model), "mib-submission")
-    assert name == f"{task.replace('_', '-')}_{model.replace('_', '-')}"
+    assert name == f"{task.replace('_', '-').removesuffix('.jsonl')}_{model.replace('_', '-')}"
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
