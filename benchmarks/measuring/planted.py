@@ -308,7 +308,7 @@ def mislabelled(rng: np.random.Generator) -> Planted | None:
     model = acdc.load(("tiny-tasks", "tiny-tasks-gqa")[int(rng.integers(2))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        circuit = acdc.discover(model, acdc.tasks.load(other, size=32), "eap-ig", edges=50)
+        circuit = acdc.discover(model, acdc.tasks.load(other, size=32), "eap-ig", edges=30)
     return Planted(model, acdc.tasks.load(own, seed=int(rng.integers(1000))), circuit, {"size": 64})
 
 
