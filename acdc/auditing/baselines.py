@@ -21,7 +21,7 @@ EPSILON = 0.1
 BETTER_THAN = 0.9
 """Share of random circuits that the circuit has to beat."""
 MOST_PROMPTS_HSIC = 128
-MOST_PROMPTS = 128
+MOST_PROMPTS = 64
 """That random circuits are run on."""
 TIE = 0.01
 """Share of the separation below which two outputs are the same, whatever the claim."""
@@ -80,10 +80,9 @@ def _baselines(subject: Subject) -> Result:
 
 def _few(subject: Subject, scale: Scale) -> Scale:
     """The prompts that random circuits are run on."""
-    most = MOST_PROMPTS if subject.tiny else MOST_PROMPTS // 2
-    if len(scale) <= most:
+    if len(scale) <= MOST_PROMPTS:
         return scale
-    return Scale(subject.problem(subject.fresh[:most]), exact=subject.exact)
+    return Scale(subject.problem(subject.fresh[:MOST_PROMPTS]), exact=subject.exact)
 
 
 def _won(scale: Scale, wins: float) -> str:
@@ -96,7 +95,7 @@ def _number(subject: Subject) -> int:
     """Random circuits: thousands where they cost seconds."""
     if not subject.tiny:
         return 100 if subject.level == "full" else 40
-    return {"quick": 100, "usual": 300, "full": 2000}[subject.level]
+    return {"quick": 100, "usual": 200, "full": 2000}[subject.level]
 
 
 def _wins(difference: FloatArray, scale: Scale, tie: float) -> float:
@@ -139,5 +138,5 @@ BASELINES = Check(
     question="Is it worth as much as the model, more than chance, and does the rest of the model hold nothing of it?",
     run=_baselines,
     level="quick",
-    passes=lambda subject: 2 * _number(subject),
+    passes=lambda subject: 2.0 * _number(subject) * min(1.0, MOST_PROMPTS / len(subject.fresh)),
 )

@@ -72,7 +72,7 @@ def enumerate_pairs(
     clean: set[Input] = set()
     refutations: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     while some := list(itertools.islice(pairs, AT_ONCE)):
-        tensors = pairs_of_inputs(program, some, distribution=_name(mixed=mixed, permuted=permuted), rng=rng)
+        tensors = _tensors(program, some, permuted=permuted, rng=rng)
         moved = _moved(model, graph, edges, task.ablation, tensors, program, record)
         total += len(some)
         share, worst = share + float(moved.sum()), max(worst, float(moved.max()))
@@ -99,10 +99,22 @@ def _program(model: Model, task: object) -> tuple[TracrModel, InterpRecord | Non
     raise AcdcError("proof by enumeration needs a task with finitely many inputs: a program's (tracr-*, interp-*)")
 
 
-def _name(*, mixed: bool, permuted: bool) -> str:
-    return {(False, False): "fixed", (True, False): "mixed", (False, True): "permuted", (True, True): "varied"}[
-        mixed, permuted
-    ]
+def _tensors(
+    program: TracrModel, pairs: list[tuple[Input, Input]], *, permuted: bool, rng: np.random.Generator
+) -> Pairs:
+    """Pairs as tensors; an input that comes in many is encoded once."""
+    different = list(dict.fromkeys(x for pair in pairs for x in pair))
+    place = {x: i for i, x in enumerate(different)}
+    once = pairs_of_inputs(program, [(x, x) for x in different], distribution="mixed", rng=rng)
+    clean, corrupted = (torch.tensor([place[pair[side]] for pair in pairs]) for side in (0, 1))
+    positions = once.clean_positions[corrupted].numpy().copy()
+    if permuted:
+        first = int(program.program.bos is not None)
+        positions[:, first:] = rng.permuted(positions[:, first:], axis=1)
+    return Pairs(
+        once.clean[clean], once.clean_mask[clean], once.clean_positions[clean],
+        once.clean[corrupted], once.clean_mask[corrupted], torch.from_numpy(positions),
+    )  # fmt: skip
 
 
 def _pairs(

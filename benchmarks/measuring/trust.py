@@ -130,7 +130,7 @@ def truths(known: Rows, level: str) -> Iterator[Row]:
             ))  # fmt: skip
 
 
-def proofs(known: Rows) -> Iterator[Row]:
+def proofs(known: Rows, most_pairs: int) -> Iterator[Row]:
     """Every true circuit on all pairs of inputs, or as many as can be run."""
     names = [case.model for suite in ("tracr", "interp") for case in SUITES[suite].cases]
     for distribution in DISTRIBUTIONS:
@@ -144,7 +144,7 @@ def proofs(known: Rows) -> Iterator[Row]:
             if truth is None:
                 continue
             graph = model.graph(inputs="split")
-            most = 1_000_000 if distribution in ("fixed", "mixed") else 50_000
+            most = most_pairs if distribution in ("fixed", "mixed") else min(most_pairs, 50_000)
             found = enumerate_pairs(model, task, graph, truth.mask(graph), most=most)
             seconds = time.perf_counter() - started
             said = f"{'proof' if found.proof else 'no proof'}: {found.what}"
@@ -207,6 +207,7 @@ def main(
         str, typer.Option(help="faults, truths, proofs, trained, or none to write the page alone.")
     ] = "all",
     n: Annotated[int, typer.Option("--circuits", help="Circuits of each kind of fault.")] = 60,
+    pairs: Annotated[int, typer.Option(help="Pairs of inputs of each proof, at most.")] = 1_000_000,
     level: Annotated[str, typer.Option(help="Of the audits of truths.")] = "quick",
 ) -> None:
     """Measure what is missing."""
@@ -216,7 +217,7 @@ def main(
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "faults": lambda: faults(known, n),
         "truths": lambda: truths(known, level),
-        "proofs": lambda: proofs(known),
+        "proofs": lambda: proofs(known, pairs),
         "trained": lambda: trained(known, "quick"),
     }
     with warnings.catch_warnings():

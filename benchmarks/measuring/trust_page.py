@@ -30,7 +30,8 @@ _INTRODUCTION = f"""# Can an audit be trusted?
 
 `acdc audit RUN` puts a circuit to twelve checks, and `acdc certify RUN` claims what can be measured again. Here is how
 often the checks find a fault that was planted, how often they fault a true circuit, and what they say of the circuits
-that methods find. Made by `{COMMAND}` from [trust/results.csv](trust/results.csv), which can be stopped at any time and
+that methods find. Made by `{COMMAND}`
+from [trust/results.csv](trust/results.csv), which can be stopped at any time and
 goes on from its rows. Brackets are 95% confidence intervals."""
 
 
