@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acdc.engine import memory
 from acdc.engine.measure import Measure, bind, refuse_non_finite
-from acdc.engine.memory import tokens_at_once
+from acdc.engine.memory import available, tokens_at_once
 from acdc.engine.patching import Direction, Patching
 from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem, Progress, no_progress
@@ -112,7 +112,9 @@ def trace(
     grids = [_grid(model, site) for site in chosen]
     effects = [np.full((*grid.shape, len(places), len(problem.prompts)), np.nan) for grid in grids]
     ends: list[FloatArray] = []
-    for first, patching, context, own in _batches(problem, places, direction, gradients=method == "first-order"):
+    for first, patching, context, own in _batches(
+        problem, grids, places, direction, gradients=method == "first-order"
+    ):
         here = slice(first, first + len(patching.prompts))
         values = _values(patching, context, means)
         if method == "exact":
@@ -166,15 +168,35 @@ def _grid(model: Model, site: Site) -> _Grid:
 
 
 def _batches(
-    problem: Problem, places: list[Place], direction: Direction, *, gradients: bool
+    problem: Problem, grids: list[_Grid], places: list[Place], direction: Direction, *, gradients: bool
 ) -> Iterator[tuple[int, Patching, Context, list[Tensor]]]:
     """Batch by batch: how many prompts were before, the runs, their context, and the places' masks."""
     device = problem.model.device
-    for first, prompts in problem.batches("gradients" if gradients else "circuits").slices():
+    batches = problem.batches("gradients" if gradients else "circuits")
+    if problem.batch_size is None:
+        batches = dataclasses.replace(batches, size=min(batches.size, _fitting(problem, grids)))
+    for first, prompts in batches.slices():
         problem.progress(first, len(problem.prompts), "tracing")
         patching = Patching(problem.model, problem.graph, prompts, direction=direction)
         masks = [place.mask[first : first + len(prompts)].to(device) for place in places]
         yield first, patching, full_context(problem.model, patching.prompts), masks
+
+
+def _fitting(problem: Problem, grids: list[_Grid]) -> int:
+    """How many prompts a batch may have, so that the values of all layers take a quarter of the memory there is."""
+    model, T = problem.model, problem.prompts.clean.shape[1]
+    there = available(model.device) if problem.memory_limit is None else problem.memory_limit
+    numbers = 0
+    for grid in grids:
+        for layer, n in zip(model.decomposition.layers, grid.components, strict=True):
+            if not grid.site.axis:
+                numbers += model.d_model
+            elif n:
+                widths = {"pattern": T, "head": layer.attention.w_o.shape[1]}
+                numbers += n * (
+                    widths.get(grid.site.name) or getattr(layer.attention, grid.site.name).weight.shape[1]
+                )
+    return max(1, int(there / 4 / (2 * model.dtype.itemsize * T * numbers)))
 
 
 def _values(patching: Patching, context: Context, means: Means | None) -> Values:

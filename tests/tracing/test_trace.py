@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from acdc.tracing import SITES, trace
 from hook_loop import logit_difference, point, run
 from problems import make_prompts, tiny
 
+tracing = importlib.import_module("acdc.tracing.trace")  # the module that the function is in
 FAMILIES = ("gpt2", "gpt-neox-parallel", "llama", "gemma2", "qwen3", "olmo2")
 
 
@@ -137,6 +139,26 @@ def test_first_order_of_patterns_sums_to_that_of_the_values_they_weigh() -> None
     agreement = found["pattern"].effect.ravel(), exact["pattern"].effect.ravel()
     assert np.corrcoef(agreement)[0, 1] > 0.9
     assert not np.allclose(found["pattern"].effects, 0)
+
+
+def test_less_memory_means_more_batches_and_the_same_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    prompts = make_prompts(size=6)
+    names = ["residual", "head", "k", "pattern"]
+    whole = trace(model, prompts, sites=names)
+    batches: list[int] = []
+    made = tracing.Patching
+
+    def noted(model: Any, graph: Any, some: acdc.Prompts, **options: Any) -> Any:
+        batches.append(len(some))
+        return made(model, graph, some, **options)
+
+    monkeypatch.setattr(tracing, "Patching", noted)
+    monkeypatch.setattr(tracing, "available", lambda _: 1e5)
+    some = trace(model, prompts, sites=names)
+    assert len(batches) > 1
+    for a, b in zip(whole.maps, some.maps, strict=True):
+        np.testing.assert_allclose(a.effects, b.effects, atol=1e-9)
 
 
 def test_all_positions_together_and_shares() -> None:
