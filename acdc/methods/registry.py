@@ -8,6 +8,7 @@ from typing import Any, Literal
 from acdc.errors import unknown
 from acdc.methods.acdc import ACDC
 from acdc.methods.atp_star import ATP_STAR
+from acdc.methods.cd_t import CD_T
 from acdc.methods.eap import CLEAN_CORRUPTED, CONDUCTANCE, EAP, EAP_GP, EAP_IG, EAP_IG_ACTIVATIONS, GIM, RELP
 from acdc.methods.ensemble import ensemble
 from acdc.methods.exact import EXACT
@@ -24,7 +25,7 @@ _OWN = (
     *(EAP, EAP_IG, EAP_IG_ACTIVATIONS, CLEAN_CORRUPTED, EAP_GP, CONDUCTANCE, RELP, GIM),
     *(ATP_STAR, NAP, NAP_IG, HISP),
     *(SUBNETWORK_PROBING, EDGE_PRUNING, HAP, UGS, IBCIRCUIT),
-    *(INFORMATION_FLOW, ensemble(lambda: METHODS)),
+    *(INFORMATION_FLOW, CD_T, ensemble(lambda: METHODS)),
     *(EXACT, RANDOM),
 )
 METHODS: Registry[Method] = Registry(
