@@ -33,6 +33,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for page in ("index.html", "reference/python.html", "choosing.html"):
+    for page in ("index.html", "reference/python.html", "conventions.html"):
         text = (tmp_path / page).read_text("utf-8")
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', text), page
