@@ -22,6 +22,7 @@ from acdc.engine.propagate import Plan, propagate
 from acdc.errors import AcdcError, check_type
 from acdc.evaluation.judging import NAN, intervals, judging_problem, over_the_vocabulary
 from acdc.graph import Graph
+from acdc.graph.names import split_destination
 from acdc.inspection.parts import edges_of, masks_of, parts_of, place_of
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval, share_interval
 from acdc.metrics.statistics import Interval
@@ -202,7 +203,7 @@ def _steps(graph: Graph, path: Sequence[str]) -> list[tuple[int, list[int]]]:
         raise AcdcError(f"only the first part of a path may be at a place, got {misplaced[0]!r}")
     found = []
     for name, following in pairwise(parts):
-        node = name.partition("<")[0]
+        node, _ = split_destination(name)
         if node not in graph.source_index:
             edges_of(graph, name)  # names the near misses
             raise AcdcError(f"{name!r} writes nothing by itself, so no path leads through it")

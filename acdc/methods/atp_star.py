@@ -136,8 +136,7 @@ def fix_queries_and_keys(
     x, z = trace.attention_input[index].detach(), trace.attended[index].detach()  # [1, B, T, D], [H, 1, B, T, d]
     every = torch.stack(gradients)[:, :, 0]  # [run, H, B, T, d]
     q, k, v = (forward.per_head(attention, part[index].detach()) for part in (trace.q, trace.k, trace.v))
-    B, T = x.shape[1:3]
-    size = max(1, tokens_at_once(x.device) // (B * T * attention.n_heads))
+    size = max(1, tokens_at_once(x.device) // q[..., 0].numel())
     for port in "qk":
         ports = stage.sublayer.ports[port]
         for low in range(0, stage.earlier, size):

@@ -21,10 +21,13 @@ WORDS = {"acdc", "exact", "random"}
 
 
 def sources() -> Iterator[Path]:
+    """All but methods themselves, audits and certificates, which are of the rankings they name, and what measures."""
     for folder in ("acdc", "metrics", "viz", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT).parts
-            if parts[:2] == ("acdc", "methods") or (folder == "benchmarks" and parts[1] in MEASURED):
+            if parts[:2] in {("acdc", name) for name in ("methods", "auditing", "certificates")} or (
+                folder == "benchmarks" and parts[1] in MEASURED
+            ):
                 continue
             if parts[0] == "acdc" and parts[1] in ("metrics", "viz", "benchmarks"):  # links to the folders
                 continue
