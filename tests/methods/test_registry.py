@@ -14,8 +14,8 @@ from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS
 ROOT = Path(__file__).parents[2]
 MEASURED = {"measuring"}
 """The part of benchmarks/ where scripts compare the methods they name, with each other or with other programs."""
-OTHERS = {"acdc/tasks/peer_formats.py", "acdc/tracing/trace.py"}
-"""Files whose names are of something else: programs whose prompt files are read, ways to trace."""
+OTHERS = {"acdc/tasks/peer_formats.py", "acdc/tracing/trace.py", "acdc/cli/certificates.py"}
+"""Files whose names are of something else: programs whose prompt files are read, ways to trace, certificates."""
 WORDS = {"acdc", "exact", "random"}
 """Names that are ordinary words too: looked for only where something is called a method."""
 
