@@ -14,8 +14,16 @@ from acdc.methods import DEFAULT_RANKING, DEFAULT_SEARCH, METHODS
 ROOT = Path(__file__).parents[2]
 MEASURED = {"measuring"}
 """The part of benchmarks/ where scripts compare the methods they name, with each other or with other programs."""
-OTHERS = {"acdc/tasks/peer_formats.py", "acdc/tracing/trace.py", "acdc/cli/certificates.py"}
-"""Files whose names are of something else: programs whose prompt files are read, ways to trace, certificates."""
+OTHERS = {
+    "acdc/tasks/peer_formats.py": "programs whose prompt files are read",
+    "acdc/tracing/trace.py": "ways to trace",
+    "acdc/tracing/positional.py": "scores of edges at positions, which are those of two methods",
+    "acdc/tracing/positional_circuit.py": "the same",
+    "acdc/cli/positions.py": "the same",
+    "acdc/cli/certificates.py": "what is smoothed",
+    "acdc/cli/main.py": "help that shows names",
+}
+"""Files that may name methods, and for what."""
 WORDS = {"acdc", "exact", "random"}
 """Names that are ordinary words too: looked for only where something is called a method."""
 
