@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import jaxtyping
@@ -30,7 +31,8 @@ def holds(record: Any) -> bool:
             value = getattr(record, field.name)
             if kinds and value is not None:
                 arrays += 1
-                if not isinstance(value, kinds[0]):
+                each = value.values() if isinstance(value, Mapping) else [value]
+                if not all(isinstance(array, kinds[0]) for array in each):
                     return False
     assert arrays, "no annotated arrays"
     return True
