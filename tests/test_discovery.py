@@ -214,7 +214,7 @@ def test_an_empty_circuit_is_an_error_with_the_way_out(method: str) -> None:
 def test_where_nothing_matters_nothing_is_found(method: str, options: dict[str, Any]) -> None:
     """Clean and corrupted prompts are the same, so that no edge changes anything and faithfulness is undefined."""
     same = dataclasses.replace(prompts(), corrupted=prompts().clean)
-    if "edges" in options and method == "random":
+    if "edges" in options and method in ("random", "information-flow"):
         pytest.skip("it gives edges whatever they do")
     with pytest.raises(EmptyCircuitError, match="faithfulness is undefined and no edge matters"):
         acdc.discover(model(), same, method, **options)
@@ -313,7 +313,7 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
         ("guidet", {}, "unknown method 'guidet': did you mean guided"),
         ("eap-ig", {"step": 3}, "unknown option of eap-ig 'step': did you mean steps"),
         ("eap", {"checkpoint": "progress"}, "checkpoint is now resume"),
-        ("eap", {"steps": 3}, "method 'eap' has no options, got 'steps'"),
+        ("eap", {"steps": 3}, "unknown option of eap 'steps': known: backward"),
         ("eap-ig", {"steps": 0}, "at least one step, got 0"),
         ("guided", {"steps": 0}, "at least one step, got 0"),
         (
@@ -339,7 +339,7 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
         ("guided", {"faithfulness": 2}, "above 0 and at most 1, got 2"),
         ("eap", {"batch_size": 0}, "batch size of at least 1, got 0"),
         ("eap", {"metric": "accuracy"}, "'accuracy' has no gradient"),
-        ("guided", {"metric": "exact-match"}, "'exact-match' has no gradient; .* or use acdc or exact"),
+        ("guided", {"metric": "exact-match"}, "'exact-match' has no gradient; .* or use acdc or .*exact"),
         ("eap", {"metric": "kl"}, "gradient of 'kl' is zero at the clean prompt"),
         ("eap", {"graph": acdc.Graph(5, 2)}, "not one of model 'GPT2LMHeadModel': n_layers=5 instead of 2"),
     ],

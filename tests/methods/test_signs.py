@@ -40,7 +40,7 @@ def worse_without(model: Any, data: Any, edges: np.ndarray, names: list[str]) ->
 def test_what_is_called_helping_or_hindering_is_so(method: str, name: str, task: str, metric: str | None) -> None:
     model = acdc.load(name)
     data = acdc.tasks.load(task, size=8, metric=metric).prepare(model)
-    if method in ("eap", "clean-corrupted") and data.metric.is_distance:
+    if METHODS[method].gradient == "clean" and data.metric.is_distance:
         method = "eap-ig"
     n = 5 if name.startswith("tracr") else 30
     ways: dict[str, Any] = {} if METHODS[method].search is not None else {"edges": n}
