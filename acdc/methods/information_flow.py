@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
@@ -49,6 +50,7 @@ def flow_shares(patching: Patching) -> Tensor:
 
 
 def _information_flow(problem: Problem) -> Estimates:
+    measure_prompts(problem, [])  # as with every method, a metric that is no number on some prompt is refused
     graph = problem.graph
     total = np.zeros((3, *problem.units.shape))
     batches = problem.batches("gradients")
@@ -65,7 +67,7 @@ def _information_flow(problem: Problem) -> Estimates:
 INFORMATION_FLOW = Method(
     name="information-flow",
     description="information flow routes: each part's share of what a destination reads, by proximity",
-    cost="1 forward",
+    cost="3 forward",
     paper="Ferrando & Voita 2024, arXiv 2403.00824",
     score=_information_flow,
 )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import Measure, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
@@ -202,7 +203,8 @@ def train(
         unit: what has a gate; None: the problem's unit.
 
     Returns:
-        How sure each unit is to be kept, an array over units; 0 where it may not be.
+        How sure each unit is to be kept, an array over units; 0 where it may not be, and everywhere if the empty
+        circuit is as good as the model.
 
     Raises:
         EmptyCircuitError: the mask keeps nothing, or all it may.
@@ -219,6 +221,10 @@ def train(
     if not n:
         raise EmptyCircuitError("no edge may be kept: take more candidates")
     outcome = training.outcome(problem)
+    empty = np.zeros_like(problem.graph.valid)
+    _, loss = measure_prompts(problem, [empty], [problem.outcome, outcome])  # refuses what is no number
+    if np.array_equal(loss.full, loss.circuits[0]):  # nothing that is removed changes anything
+        return np.zeros(shape)
     small = dataclasses.replace(problem, batch_size=min(training.batch, len(problem.prompts)))
     pairs = [(patching, bind(outcome, patching)) for patching in small.batches("gradients")]
     device = problem.model.device
