@@ -82,7 +82,8 @@ def test_every_metric_is_listed(command: Command) -> None:
     assert {row["name"] for row in json.loads(command("metrics", "--json").out)} == set(OUTCOMES)
 
 
-def test_flags_have_no_type_and_shells_complete(command: Command) -> None:
+def test_flags_have_no_type_and_shells_complete(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # tests may be run from no shell
     for words in (("discover",), ("evaluate",), ("tasks", "check"), ("models", "fetch")):
         shown = command(*words, "--help").out
         assert "<bool>" not in shown
