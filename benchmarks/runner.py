@@ -68,7 +68,7 @@ def run(
 
     Args:
         folder: of the table (`rows`) and the circuits; made if need be. Rows that are there are not computed again.
-        methods: names; None: all. The baseline of random scores is always added.
+        methods: names; None: all but those that train masks. The baseline of random scores is always added.
         seeds: of the prompts and of all that is random, one row each.
         retry: compute rows again that are errors.
         memory: how much a row may use beside the weights, like "4GB"; None: what is free.
@@ -83,7 +83,8 @@ def run(
     if not seeds:
         raise AcdcError("expected at least one seed")
     baselines = [method.name for method in METHODS.values() if method.baseline]
-    names = list(dict.fromkeys([*(METHODS if methods is None else methods), *baselines]))
+    untrained = [method.name for method in METHODS.values() if not method.trains]
+    names = list(dict.fromkeys([*(untrained if methods is None else methods), *baselines]))
     subjects = [(case, seed) for case in suite.cases for seed in seeds]
     trials = {
         trial.key: trial

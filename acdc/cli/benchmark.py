@@ -40,7 +40,10 @@ def benchmark(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(metavar="NAMES", help="Comma-separated; otherwise all. Random scores are always added."),
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated; otherwise all but trained masks. Random scores are always added.",
+        ),
     ] = None,
     cases: Annotated[
         str | None,

@@ -195,6 +195,7 @@ SUBNETWORK_PROBING = Method(
     paper="Cao et al. 2021, arXiv 2104.03514, as in Conmy et al. 2023",
     score=_subnetwork_probing,
     gradient="path",
+    trains=True,
 )
 EDGE_PRUNING = Method(
     name="edge-pruning",
@@ -203,6 +204,7 @@ EDGE_PRUNING = Method(
     paper="Bhaskar et al. 2024, arXiv 2406.16778",
     score=_edge_pruning,
     gradient="path",
+    trains=True,
 )
 HAP = Method(
     name="hap",
@@ -211,6 +213,7 @@ HAP = Method(
     paper="arXiv 2510.03282; warm start: arXiv 2510.06811",
     score=_hap,
     gradient="path",
+    trains=True,
 )
 UGS = Method(
     name="ugs",
@@ -219,6 +222,7 @@ UGS = Method(
     paper="Li & Janson 2024, arXiv 2409.09951",
     score=_ugs,
     gradient="path",
+    trains=True,
 )
 IBCIRCUIT = Method(
     name="ibcircuit",
@@ -228,4 +232,5 @@ IBCIRCUIT = Method(
     score=_ibcircuit,
     gradient="path",
     grain="node",
+    trains=True,
 )

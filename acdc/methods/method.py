@@ -109,6 +109,7 @@ class Method:
             estimate of that, or nothing.
         grain: what it ranks; where edges are asked of one that ranks nodes, each has its source's score.
         baseline: whether it only is what the others have to beat.
+        trains: whether it trains a mask, which takes thousands of passes: `acdc benchmark` runs it if named.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Method:
     signs: Literal["measured", "estimated", "none"] = "none"
     grain: Literal["edge", "node"] = "edge"
     baseline: bool = False
+    trains: bool = False
 
     def __post_init__(self) -> None:
         if self.score is None and self.search is None:

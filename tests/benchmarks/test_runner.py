@@ -15,6 +15,7 @@ from acdc.benchmarks.runner import Subject, circuit_folder, run, run_row
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.table import Row, Table
 from acdc.errors import AcdcError
+from acdc.methods import METHODS as METHODS_OF_ACDC
 
 
 def tracr(name: str, **options: object) -> Case:
@@ -168,6 +169,16 @@ def test_a_model_without_a_truth_has_faithfulness_only(tmp_path: Path) -> None:
     assert row.cpr is not None
     assert row.faithfulness is not None
     assert row.kl is not None
+
+
+def test_masks_are_trained_only_where_they_are_named(tmp_path: Path, computed: list[tuple[str, str]]) -> None:
+    run(TINY, tmp_path)
+    assert {method for _, method in computed} == {
+        name for name, method in METHODS_OF_ACDC.items() if not method.trains
+    }
+    computed.clear()
+    run(TINY, tmp_path, methods=["ugs"])
+    assert set(computed) == {("caesar", "ugs"), ("hist", "ugs")}
 
 
 def test_unknown_methods_are_refused_before_the_work(tmp_path: Path) -> None:
