@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from setuptools import setup
-
 HERE = Path(__file__).parent
 
 
@@ -35,6 +33,8 @@ def absolute(text: str, address: str) -> str:
 
 
 if __name__ == "__main__":
+    from setuptools import setup
+
     address = repository((HERE / "pyproject.toml").read_text(encoding="utf-8"))
     urls = {"Repository": address, "Changelog": f"{address}/blob/main/CHANGELOG.md", "Issues": f"{address}/issues"}
     setup(

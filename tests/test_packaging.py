@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def setup() -> Any:
-    pytest.importorskip("setuptools")
     spec = importlib.util.spec_from_file_location("setup", ROOT / "setup.py")
     assert spec is not None
     assert spec.loader is not None
