@@ -37,7 +37,7 @@ from acdc.engine.circuits import measure_circuits
 from acdc.engine.measure import bind
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, WriteError
-from acdc.evaluation.curve import curve
+from acdc.evaluation.curve import Curve, curve
 from acdc.evaluation.evaluate import Evaluation, evaluate
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, Graph
@@ -228,7 +228,13 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         circuit, cost = measure(lambda: discover(model, data, method, **options), model.device)
-        if record.score is None:
+        if "front" in record.options:
+            searched, ranking_cost = measure(
+                lambda: discover(model, data, method, front=True, **options), model.device
+            )
+            assert searched.scores is not None
+            ranking, scores = "front", searched.scores
+        elif record.score is None:
             ranking, scores, ranking_cost = "circuit", _two_levels(circuit), None
         else:
             ranking = "scores" if record.search is None else "sweep"
@@ -312,10 +318,15 @@ def _corners(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
 
 
 def _curves(subject: Subject, scores: Scores, memory: str | None) -> dict[str, Any]:
-    """Faithfulness over circuit sizes: MIB's integrals, and a curve in sizes of the true circuit if it is known."""
+    """Integrals over circuit sizes, and a curve of faithfulness in sizes of the true circuit if it is known."""
     model, data, graph = subject.model, subject.data, subject.graph
-    by_size = curve(model, data, scores, by="absolute", confidence=None, memory=memory)
-    by_value = curve(model, data, scores, by="signed", confidence=None, memory=memory)
+
+    def over_sizes(by: selection.By, aggregate: selection.Aggregate | None) -> Curve:
+        return curve(model, data, scores, by=by, aggregate=aggregate, confidence=None, memory=memory)
+
+    own = over_sizes("absolute", None)
+    by_size = over_sizes("absolute", "signed") if scores.aggregate == "mean-absolute" else own
+    by_value = over_sizes("signed", None) if scores.order is None else None
     sizes, values = by_size.shares, by_size.faithfulness
     if subject.truth is not None:
         sizes = SIZES
@@ -325,7 +336,13 @@ def _curves(subject: Subject, scores: Scores, memory: str | None) -> dict[str, A
         full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
         values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)
     points = [list(sizes), [None if math.isnan(value) else round(value, 6) for value in values]]
-    return {"cpr": by_value.cpr, "cmd": by_size.cmd, "curve": json.dumps(points)}
+    return {
+        "cpr": None if by_value is None else by_value.cpr,
+        "cmd": by_size.cmd,
+        "log_cmd": own.log_cmd,
+        "log_kl": own.log_kl_area,
+        "curve": json.dumps(points),
+    }
 
 
 def _reasons(subject: Subject, circuit: Circuit) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Line:
         found_blind: the same share without the prompts that were chosen with the truth; None if there are none.
         right: share on which its circuit reproduces all outputs and needs every edge; None where outputs are noisy.
         costs: medians by the name of the row's field.
+        least: on how many cases no method has less, by the name of the row's field.
     """
 
     method: str
@@ -57,12 +58,15 @@ class Line:
     found_blind: Estimate | None
     right: Estimate | None
     costs: Mapping[str, float]
+    least: Mapping[str, int]
 
 
 FIGURES = (
     "edge_auc", "node_auc", "average_precision", "best_f1", "precision", "recall", "f1", "hamming", "faithfulness",
-    "random_faithfulness", "kl", "exact_match", "cpr", "cmd", "n_edges",
+    "random_faithfulness", "kl", "exact_match", "cpr", "cmd", "log_cmd", "log_kl", "n_edges",
 )  # fmt: skip
+DISTANCES = ("cmd", "log_cmd", "log_kl")
+"""Figures of which less is better."""
 COSTS = tuple(
     prefix + name
     for prefix in ("", "ranking_")
@@ -73,7 +77,8 @@ COSTS = tuple(
 def leaderboard(rows: Sequence[Row]) -> list[Line]:
     """A line a method, the one that finds most true circuits first (without a truth: the smallest circuits)."""
     methods = dict.fromkeys(row.method for row in rows)
-    lines = [_line(name, [row for row in rows if row.method == name]) for name in methods]
+    best = {name: _least(rows, name) for name in DISTANCES}
+    lines = [_line(name, [row for row in rows if row.method == name], best) for name in methods]
 
     def goodness(line: Line) -> tuple[float, ...]:
         means = {name: figure.mean for name, figure in line.figures.items()}
@@ -111,7 +116,20 @@ def mean_curve(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
     return curves[0][0], np.nanmean([np.maximum(curve[1], 0) for curve in curves], axis=0)
 
 
-def _line(method: str, rows: list[Row]) -> Line:
+def _least(rows: Sequence[Row], name: str) -> dict[str, set[str]]:
+    """The methods whose figure, mean over seeds, is the least on a case, by case."""
+    found: dict[str, set[str]] = {}
+    for case, group in by_case(rows).items():
+        values: dict[str, list[float]] = {}
+        for row in group:
+            if (value := getattr(row, name)) is not None:
+                values.setdefault(row.method, []).append(value)
+        means = {method: statistics.fmean(some) for method, some in values.items()}
+        found[case] = {method for method, mean in means.items() if mean <= min(means.values())}
+    return found
+
+
+def _line(method: str, rows: list[Row], best: Mapping[str, Mapping[str, set[str]]]) -> Line:
     good = [row for row in rows if row.error is None]
     known = any(row.truth is not None for row in good)
     blind = any(row.found_without_witnesses is not None for row in good)
@@ -133,6 +151,7 @@ def _line(method: str, rows: list[Row]) -> Line:
         _share(rows, lambda row: bool(row.found_without_witnesses)) if blind else None,
         _share(rows, lambda row: bool(row.reproduces and row.minimal)) if exact else None,
         costs,
+        {name: sum(method in methods for methods in cases.values()) for name, cases in best.items()},
     )  # fmt: skip
 
 

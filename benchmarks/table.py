@@ -19,7 +19,7 @@ from acdc.store.folders import whole_folder
 from acdc.store.rows import Rows
 
 ROWS = "rows"
-FORMAT = 3
+FORMAT = 4
 OLD = "results.sqlite"
 """The table of earlier versions, read once if there is no other."""
 KEY = ("suite", "case", "method", "seed")
@@ -34,8 +34,8 @@ class Row:
         warnings: what the user should know, a line each.
         metric: the outcome metric that figures are in; method_metric: the one the method was given.
         truth: name of the true circuit, like "resample/varied" (ablation/distribution); None if nobody knows it.
-        ranking: what edges were ranked by: "scores", "sweep" (over the threshold of a search), or "circuit" (a search
-            without a ranking: the kept edges above all others).
+        ranking: what edges were ranked by: "scores", "sweep" (over the threshold of a search), "front" (the order in
+            which a search let them go), or "circuit" (a search without a ranking: the kept edges above all others).
         edge_auc … recovered_at_some_threshold: of the ranking, by magnitude, against the truth.
         precision … missed: of the circuit that the method gives without being told a size.
         reproduces, minimal: where outputs are exact: whether this circuit gives all of them, and no edge of it can go.
@@ -44,7 +44,9 @@ class Row:
         faithfulness: of this circuit on held-out prompts; discovery_faithfulness: on the prompts it was found on;
             random_faithfulness: mean of random circuits of its size.
         kl, exact_match: of this circuit on held-out prompts; None for numerical outputs.
-        cpr, cmd: of the ranking, on held-out prompts.
+        cpr, cmd: of the ranking by the mean score, as MIB defines them, on held-out prompts; a front has no CPR.
+        log_cmd, log_kl: distance of the faithfulness from 1, and KL in nats, over orders of magnitude of the size, of
+            the ranking by its own aggregate (`Scores.aggregate`), on held-out prompts.
         seconds … work: cost of the circuit; ranking_seconds … ranking_work: of the ranking. Passes are over all of the
             task's prompts; work is in plain forward passes over them, by floating-point operations.
         roc: JSON `[[false positive rate, …], [true positive rate, …]]`.
@@ -91,6 +93,8 @@ class Row:
     exact_match: float | None = None
     cpr: float | None = None
     cmd: float | None = None
+    log_cmd: float | None = None
+    log_kl: float | None = None
     seconds: float | None = None
     peak_bytes: int | None = None
     forward: float | None = None

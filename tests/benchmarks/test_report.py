@@ -170,6 +170,17 @@ def test_there_is_no_report_of_an_empty_table(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+def test_the_leaderboard_counts_on_how_many_cases_no_method_has_less() -> None:
+    figures = {"one": {"a": 0.2, "b": 0.1}, "two": {"a": 0.3, "b": 0.3}, "three": {"a": 0.5}}
+    rows = [
+        Row("s", case, method, 0, cmd=value, n_edges=1)
+        for case, values in figures.items()
+        for method, value in values.items()
+    ]
+    least = {line.method: line.least for line in leaderboard(rows)}
+    assert least == {"a": {"cmd": 2, "log_cmd": 0, "log_kl": 0}, "b": {"cmd": 2, "log_cmd": 0, "log_kl": 0}}
+
+
 def test_the_leaderboard_counts_errors_as_not_found_and_averages_seeds_first() -> None:
     rows = [
         Row("s", "a", "x", 0, truth="t", hamming=0, f1=1.0),

@@ -62,8 +62,9 @@ def test_a_row_has_all_figures_and_its_circuit_is_saved(tmp_path: Path) -> None:
     assert (best.hamming, best.f1, best.edge_auc, best.recovered_at_some_threshold) == (0, 1.0, 1.0, True)
     assert best.faithfulness == pytest.approx(1)
     assert best.reasons is None
-    assert [found[name].ranking for name in ("acdc", "eap", "guided")] == ["sweep", "scores", "circuit"]
-    assert found["guided"].ranking_seconds is None
+    assert [found[name].ranking for name in ("acdc", "eap", "guided")] == ["sweep", "scores", "front"]
+    assert found["guided"].edge_auc == found["guided"].average_precision == 1  # what went last is the truth
+    assert (found["guided"].cpr, found["guided"].cmd is not None) == (None, True)
     assert (found["eap"].method_metric, found["eap"].metric) == ("projection", "l2")
     assert found["eap"].ranking_backward == 1
     assert found["random"].edge_auc is not None
