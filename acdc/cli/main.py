@@ -167,6 +167,12 @@ def discover(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Write certificate.json too, as `acdc certify` does.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -178,6 +184,7 @@ def discover(
     with terminal.quiet_libraries(), contextlib.ExitStack() as held:
         import acdc
         from acdc import viz
+        from acdc.certificates import record
         from acdc.circuit.selection import AGGREGATES
         from acdc.methods import DEFAULT_SEARCH, METHODS, check_options
         from acdc.store import folders
@@ -224,6 +231,12 @@ def discover(
                 subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
                 seed=seed, progress=progress,
             )  # fmt: skip
+            certificate = None
+            if certify:
+                try:
+                    certificate = acdc.certify(subject, data, circuit, memory=memory, seed=seed, progress=progress)
+                except AcdcError as error:  # the circuit is worth keeping without
+                    terminal.warn(str(error))
         if dangling := circuit.provenance.selection.get("dangling"):
             terminal.say(
                 "note",
@@ -238,6 +251,8 @@ def discover(
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
             circuit.write(place)
+            if certificate is not None:
+                record.write(certificate, place)
             if front:
                 write_atomically(place / "front.csv", report.front_csv(circuit))
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
@@ -247,10 +262,14 @@ def discover(
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}
     if front:
         files["front"] = str(folder / "front.csv")
+    if certificate is not None:
+        files["certificate"] = str(folder / record.NAME)
     if json:
         terminal.print_json(report.record(circuit) | measured | files)
         return
     report.show_edges(circuit)
+    if certificate is not None:
+        terminal.print_facts([("claim", claim) for claim in certificate.claims()])
     if front:
         report.show_front(circuit)
     report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)

@@ -54,6 +54,20 @@ def test_the_command_certifies_and_verifies(command: Command, run: Path, tmp_pat
     assert "acdc certify" in none.err
 
 
+def test_discover_certifies_what_it_found(command: Command, tmp_path: Path) -> None:
+    found = command("discover", "tracr-hist", "--certify", "-o", tmp_path / "found")
+    assert found.status == 0, found.err
+    assert "no single edge can go" in found.out
+    assert command("verify", tmp_path / "found").status == 0
+    far = command(
+        "discover", "tracr-hist", "--method", "random", "--edges", "2", "--certify", "-o", tmp_path / "far"
+    )
+    assert far.status == 0  # a circuit past its budget is written all the same
+    assert "nothing can be certified" in far.err
+    assert (tmp_path / "far" / "circuit.json").exists()
+    assert not (tmp_path / "far" / NAME).exists()
+
+
 def test_no_changed_byte_passes(run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = ["circuit.json", "scores.safetensors", NAME]
