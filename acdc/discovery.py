@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,7 @@ import torch
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.checks import warn_of_size
 from acdc.circuit.rules import Rule
-from acdc.engine import memory
+from acdc.engine import memory, ranks
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def score(
@@ -100,6 +102,7 @@ def score(
     return _scores(problem, found, method, _provenance(problem, dataset, method, options))
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def discover(
@@ -307,11 +310,20 @@ def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, targ
 def _given(record: Method, function: Callable[..., T], kind: type[T], *arguments: Any) -> T:
     """What a method's function gives; what another package's raises is an error that names the method.
 
+    Of processes that work together each runs it on all prompts, if it cannot share them, and the first one's counts.
+
     Args:
         arguments: of the function, its options last.
     """
+    together = ranks.current()
+    if together.count > 1 and not record.shares_prompts:
+        warnings.warn(
+            f"method {record.name!r} does not share its prompts: each of the {together.count} processes runs all",
+            stacklevel=5,
+        )
     try:
-        found = function(*arguments[:-1], **arguments[-1])
+        with ranks.sharing_if(record.shares_prompts):
+            found = function(*arguments[:-1], **arguments[-1])
     except (AcdcError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -322,7 +334,7 @@ def _given(record: Method, function: Callable[..., T], kind: type[T], *arguments
             f"method {record.name!r}, which is not acdc's own, failed: {type(error).__name__}: {reason:.300}"
         ) from error
     check_type(f"method {record.name!r} to return {kind.__name__}", found, kind)
-    return found
+    return found if record.shares_prompts else together.told(found)
 
 
 def _check_needs(record: Method, dataset: Dataset) -> None:
@@ -360,8 +372,13 @@ def _problem(
 
 
 def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Iterable[object]) -> Problem:
-    """The problem with a resume file that belongs to it, to `what` is done with it, and to nothing else."""
-    if file is None:
+    """The problem with a resume file that belongs to it, to `what` is done with it, and to nothing else.
+
+    Raises:
+        AcdcError: processes that are to work together have different problems.
+    """
+    together = ranks.current()
+    if file is None and together.count == 1:
         return problem
     values: list[object] = [
         *what,
@@ -372,7 +389,12 @@ def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Ite
         problem.unit,
     ]
     values += [problem.seed, *vars(problem.prompts).values(), weights_digest(problem.model)]
+    together.agree(values)
+    if file is None:
+        return problem
     resume = file if isinstance(file, ResumeFile) else ResumeFile(Path(file))
+    if together.count > 1:
+        resume = ranks.SharedResume(resume.path, stays=resume.stays)
     return dataclasses.replace(problem, resume=dataclasses.replace(resume, key=digest(values)))
 
 

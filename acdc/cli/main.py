@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import curve as cli_curve
-from acdc.cli import questions, report, terminal
+from acdc.cli import processes, questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
 from acdc.cli.audit import audit
@@ -204,7 +204,10 @@ def discover(
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
         command = command_digest(context)
-        claim = held.enter_context(folders.claimed(out, default=default, command=command, force=force))
+        team, device = processes.join(device)
+        claimed = folders.claimed(out, default=default, command=command, force=force)
+        claim = team.told(held.enter_context(claimed) if team.rank == 0 else None)
+        assert claim is not None
         held.enter_context(terminal.going_on(claim.progress))
         settings = given(
             size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
@@ -231,10 +234,15 @@ def discover(
                 subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
                 seed=seed, progress=progress,
             )  # fmt: skip
+            if team.rank:
+                return
             certificate = None
             if certify:
                 try:
-                    certificate = acdc.certify(subject, data, circuit, memory=memory, seed=seed, progress=progress)
+                    with acdc.alone():
+                        certificate = acdc.certify(
+                            subject, data, circuit, memory=memory, seed=seed, progress=progress
+                        )
                 except AcdcError as error:  # the circuit is worth keeping without
                     terminal.warn(str(error))
         if dangling := circuit.provenance.selection.get("dangling"):
@@ -323,6 +331,7 @@ def evaluate(
     with terminal.quiet_libraries():
         import acdc
 
+        team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
         made = circuit.provenance
         settings = given(
@@ -367,6 +376,8 @@ def evaluate(
                 more["minimality"] = acdc.minimality(
                     subject, data, circuit, batch_size=batch_size, memory=memory, seed=data.seed, progress=progress
                 )
+    if team.rank:
+        return
     if out is not None:
         cli_curve.write(more["curve"], out, name=circuit.provenance.method or "circuit", force=force)
     if json:
@@ -467,9 +478,12 @@ def _true_edges(circuit: Circuit) -> BoolArray:
 
 def main() -> None:
     """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
+    processes.only_first_speaks()
     try:
         with terminal.usable_streams(), terminal.signals_interrupt():
+            processes.refuse_others(sys.argv[1:])
             status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
+            processes.finish()
     except KeyboardInterrupt:
         status = 130
     except (SystemExit, GeneratorExit):
@@ -478,7 +492,9 @@ def main() -> None:
         if os.environ.get(TRACEBACK):
             raise
         failure = explain(error)
+        processes.fail(error)
         terminal.say("error", failure.text, "bold red")
+        processes.wait_for_words()
         status = failure.status
     if status == 130:
         status = terminal.interrupted_status()

@@ -1,16 +1,21 @@
 """One loop over prompts for all that runs them: batch by batch, each a `Patching` that is made when its turn comes.
 
 So the number of prompts is not bounded by memory. What a batch is made of belongs to all prompts (mean references), so
-that a prompt's numbers do not depend on its batch, but for rounding.
+that a prompt's numbers do not depend on its batch, but for rounding. Where processes share the prompts (`ranks`), the
+loop is over this one's batches, and what is found is put together with what the others find.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 from acdc.engine.memory import give_back
 from acdc.engine.patching import Patching
+from acdc.engine.ranks import ALONE, Ranks
 from acdc.tasks.prompts import Prompts
 
 
@@ -19,10 +24,12 @@ class Batches:
     """Prompts in batches. A single batch is made once and kept; one of several is made anew whenever it is run.
 
     Attributes:
+        prompts: all of them, also those of other processes.
         size: prompts a batch.
         make: the patching of a batch.
         tokens: how many a method runs at once, as so many circuits on one batch; always one circuit at least.
         offload: whether what a method keeps of each batch waits on disk for its turn.
+        ranks: the processes that share the batches.
     """
 
     prompts: Prompts
@@ -30,10 +37,12 @@ class Batches:
     make: Callable[[Prompts], Patching]
     tokens: int
     offload: bool = False
+    ranks: Ranks = ALONE
     _only: Patching | None = dataclasses.field(default=None, repr=False)
 
     def __len__(self) -> int:
-        return -(-len(self.prompts) // self.size)
+        """Batches of this process."""
+        return len(self._own())
 
     def __iter__(self) -> Iterator[Patching]:
         return (patching for _, patching in self.after(0))
@@ -51,5 +60,22 @@ class Batches:
 
     def slices(self, done: int = 0) -> Iterator[tuple[int, Prompts]]:
         """The prompts alone, as in `after`."""
-        for start in range(done, len(self.prompts), self.size):
+        for start in range(max(done, self.first), self.last, self.size):
             yield start, self.prompts[start : start + self.size]
+
+    @property
+    def first(self) -> int:
+        """How many prompts are before those of this process."""
+        return self._own().start * self.size
+
+    @property
+    def last(self) -> int:
+        """How many there are up to the end of those of this process."""
+        return min(self._own().stop * self.size, len(self.prompts))
+
+    def together(self, found: Sequence[Tensor]) -> Tensor:
+        """What was found for each batch of this process, `[..., prompt]`, for all prompts in their order."""
+        return self.ranks.gathered(torch.cat(list(found), dim=-1))
+
+    def _own(self) -> range:
+        return self.ranks.share(-(-len(self.prompts) // self.size))

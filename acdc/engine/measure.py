@@ -144,7 +144,10 @@ def _locate(ids: Tensor | None, rows: Tensor) -> Tensor | None:
 
 
 class Measures:
-    """A metric on prompts that come in batches: the metric bound to each, and means over all of them."""
+    """A metric on prompts that come in batches: the metric bound to each, and means over all prompts.
+
+    Where processes share the batches, these are the ones of this process, and means are of the prompts of all.
+    """
 
     def __init__(self, outcome: Outcome, batches: Batches) -> None:
         self.outcome, self.batches = outcome, batches
@@ -180,7 +183,7 @@ class Measures:
         for patching, measure in self:
             logits = (patching.logits(edges, rows=measure.rows) for edges in circuits)
             found.append(torch.cat([measure.distance(each) for each in logits]))
-        return [float(each.mean()) for each in torch.cat(found, dim=-1)]
+        return [float(each.mean()) for each in self.batches.together(found)]
 
     @torch.no_grad()
     def separation(self) -> float:
@@ -189,4 +192,4 @@ class Measures:
         for patching, measure in self:
             empty = patching.logits(np.zeros_like(patching.graph.valid), rows=measure.rows)[0]
             found.append(measure.value(empty) - measure.value(patching.clean_logits(measure.rows)))
-        return abs(float(torch.cat(found, dim=-1).mean()))
+        return abs(float(self.batches.together(found).mean()))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from acdc.engine import memory
+from acdc.engine import memory, ranks
 from acdc.engine.measure import bind
 from acdc.model.load import load
 from acdc.model.model import Model
@@ -54,7 +54,9 @@ def fits(problem: Problem) -> bool:
     model = problem.model
     weights = sum(p.numel() for p in model.module.parameters()) * (4 + model.dtype.itemsize)
     search = memory.need(model, problem.graph, problem.prompts, problem.outcome, problem.ablation, "search")
-    return weights + 2 * search.of(problem.batch_of("search"), 0) < memory.available(model.device)
+    together = ranks.current()
+    free = together.least(memory.available(model.device) / together.neighbours(model.device))
+    return weights + 2 * search.of(problem.batch_of("search"), 0) < free
 
 
 def float32_copy(model: Model) -> Model:
@@ -65,8 +67,8 @@ def float32_copy(model: Model) -> Model:
 @torch.no_grad()
 def rounding(problem: Problem) -> float:
     """Largest distance from the full model, of any prompt, of a run that keeps every edge: 0 but for rounding."""
-    found = [0.0]
-    for patching in problem.batches():
+    found, batches = [], problem.batches()
+    for patching in batches:
         measure = bind(problem.outcome, patching)
-        found.append(float(measure.distance(patching.logits(patching.graph.valid, rows=measure.rows)).max()))
-    return max(found)
+        found.append(measure.distance(patching.logits(patching.graph.valid, rows=measure.rows))[0])
+    return float(batches.together(found).max())

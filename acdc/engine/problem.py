@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 
-from acdc.engine import memory, precision
+from acdc.engine import memory, precision, ranks
 from acdc.engine.batches import Batches
 from acdc.engine.branches import refuse_branches
 from acdc.engine.patching import Patching
@@ -104,7 +104,13 @@ class Problem:
             self.prompts,
             per_position=self.ablation == "mean-position",
             batch_size=self.batch_of("circuits"),
+            ranks=self._ranks,
         )
+
+    @property
+    def _ranks(self) -> ranks.Ranks:
+        """The processes that share the prompts."""
+        return ranks.sharing(len(self.prompts))
 
     # ---- memory ------------------------------------------------------------------------------------------------
 
@@ -112,9 +118,14 @@ class Problem:
         """Prompts a batch: `batch_size`, or as many as fit.
 
         A search takes all of them if it can, and otherwise as few batches as it can, since it comes back to them again
-        and again. Where a batch is run once with many circuits, half of the memory is for these.
+        and again. Where a batch is run once with many circuits, half of the memory is for these. Of processes that
+        share the prompts each takes its part of them.
         """
-        need, most = self._need(work), len(self.prompts)
+        most = self._largest_batch(work)
+        return most if self._ranks.count == 1 else self._ranks.size_of_batch(len(self.prompts), most)
+
+    def _largest_batch(self, work: memory.Work) -> int:
+        need, most = self._need(work), -(-len(self.prompts) // self._ranks.count)
         if self.batch_size is not None:
             return min(self.batch_size, most)
         if self.memory_limit is None and work != "search":
@@ -142,8 +153,9 @@ class Problem:
 
     @cached_property
     def _limit(self) -> float:
-        """Bytes there are."""
-        free = memory.available(self.model.device)
+        """Bytes there are for this process; the least of all that work together, which take batches of one size."""
+        together, device = ranks.current(), self.model.device
+        free = together.least(memory.available(device) / together.neighbours(device))
         return free if self.memory_limit is None else min(free, self.memory_limit)
 
     @property
@@ -215,13 +227,14 @@ class Problem:
             AcdcError: there is not enough memory.
         """
         self.check_memory(work)
-        all_at_once = self._need(work).of(len(self.prompts), 0)
+        all_at_once = self._need(work).of(-(-len(self.prompts) // self._ranks.count), 0)
         return Batches(
             self.prompts,
             self.batch_of(work),
             self._patching,
             self._tokens_at_once(work),
             offload=all_at_once > self._limit,
+            ranks=self._ranks,
         )
 
     def _patching(self, prompts: Prompts) -> Patching:

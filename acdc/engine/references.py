@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acdc.engine.plain_run import embedded, plain_run
+from acdc.engine.ranks import ALONE, Ranks
 from acdc.engine.stages import stages_of
 from acdc.graph import Graph
 from acdc.model.model import Model
@@ -67,15 +68,26 @@ def _padded_right(mask: Tensor) -> bool:
 
 @torch.no_grad()
 def mean_references(
-    model: Model, graph: Graph, prompts: Prompts, *, per_position: bool, batch_size: int | None = None
+    model: Model,
+    graph: Graph,
+    prompts: Prompts,
+    *,
+    per_position: bool,
+    batch_size: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> References:
-    """Mean of every source's output over the clean prompts' real tokens: over all, or over the i-th of each prompt."""
+    """Mean of every source's output over the clean prompts' real tokens: over all, or over the i-th of each prompt.
+
+    Args:
+        ranks: processes that share the batches.
+    """
     sums: list[Tensor] | None = None
     axes = (-3,) if per_position else (-3, -2)
     count: Tensor | float = 0.0
     stages, dtype = stages_of(model, graph), torch.promote_types(model.dtype, torch.float32)
-    for start in range(0, len(prompts), batch_size or len(prompts)):
-        batch = prompts[start : start + (batch_size or len(prompts))].to(model.device)
+    size = batch_size or len(prompts)
+    for i in ranks.share(-(-len(prompts) // size)):
+        batch = prompts[i * size : (i + 1) * size].to(model.device)
         inputs, _ = embedded(model, graph, batch)
         _, trace = plain_run(model, batch)
         outputs = [*inputs, *(stage.output(trace) for stage in stages)]
@@ -97,6 +109,11 @@ def mean_references(
         count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
     assert sums is not None
     assert isinstance(count, Tensor)
+    if ranks.count > 1:
+        parts = [count, *sums]
+        flat = torch.from_numpy(ranks.summed(torch.cat([x.double().flatten() for x in parts]).cpu().numpy()))
+        pieces = flat.to(count.device).split([x.numel() for x in parts])
+        count, *sums = (new.view_as(x).to(x.dtype) for new, x in zip(pieces, parts, strict=True))
     means = [(x / count.clamp(min=1)).to(model.dtype) for x in sums]
     return References(tuple(means[: graph.n_inputs]), tuple(means[graph.n_inputs :]))
 

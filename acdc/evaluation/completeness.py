@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from acdc.circuit import Circuit
-from acdc.engine import memory
+from acdc.engine import memory, ranks
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type, unknown
@@ -85,6 +85,7 @@ class Completeness:
 # ---- completeness -----------------------------------------------------------------------------------------------
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def completeness(

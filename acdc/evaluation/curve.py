@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from acdc.circuit import Scores, selection
-from acdc.engine import memory
+from acdc.engine import memory, ranks
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import check_type
@@ -101,6 +101,7 @@ _RANKINGS: dict[selection.Aggregate, str] = {
 }
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def curve(

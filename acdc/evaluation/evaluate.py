@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from acdc.circuit import Circuit
-from acdc.engine import memory
-from acdc.engine.belonging import changes
+from acdc.engine import memory, ranks
+from acdc.engine.belonging import changes, weights_digest
 from acdc.engine.circuits import measure_circuits, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_type, check_whole
@@ -183,6 +183,7 @@ class Evaluation(Shown):
         )
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def evaluate(
@@ -223,10 +224,12 @@ def evaluate(
     changed = changes(circuit.provenance, model, dataset)
     for what, line in changed.items():
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
-            warnings.warn(line, stacklevel=4)
+            warnings.warn(line, stacklevel=5)
     problem = judging_problem(
         model, dataset, circuit.graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
     )
+    work = [dataset.metric.name, problem.ablation, batch_size, random_circuits, seed, circuit.edges]
+    ranks.current().agree([*work, *vars(problem.prompts).values(), weights_digest(model)])
     nothing = np.zeros_like(circuit.edges)
     others = random_circuits_like(circuit, random_circuits, seed=seed)
     outcomes = [dataset.metric, *over_the_vocabulary(model)]

@@ -60,7 +60,7 @@ def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
         warnings.warn(
             f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
             f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from acdc.circuit import Circuit
-from acdc.engine import memory
+from acdc.engine import memory, ranks
 from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type
@@ -72,6 +72,7 @@ class Minimality:
         return tuple(e.edge for e in sorted(self.edges, key=lambda e: e.share) if e.share < share)
 
 
+@ranks.shared
 @memory.explained
 @torch.inference_mode(False)
 def minimality(

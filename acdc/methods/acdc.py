@@ -104,4 +104,5 @@ ACDC = Method(
     targets={
         "threshold": "τ: edges whose removal costs less go; by default a thousandth of full model − empty circuit"
     },
+    shares_prompts=True,
 )

@@ -70,7 +70,7 @@ def _atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) 
             size = np.sum(parts, axis=0) / np.maximum(weight, 1)
         sums += np.stack([signed.sum(0), size.sum(0), np.square(size).sum(0)])
     problem.progress(len(batches), len(batches), "attribution")
-    signed, size, square = sums / len(problem.prompts)
+    signed, size, square = batches.ranks.summed(sums) / len(problem.prompts)
     values = helpfulness(problem, np.sign(signed) * size)
     return Estimates(values, size, np.sqrt(square))
 
@@ -241,4 +241,5 @@ ATP_STAR = Method(
     score=_atp_star,
     gradient="clean",
     signs="estimated",
+    shares_prompts=True,
 )

@@ -210,7 +210,8 @@ def summed(
         found.append(sums(units.collect(merged).movedim(0, -1)))
         components.append(sums(scores.sum(1).T)[1])
     progress(len(batches), len(batches), "attribution")
-    return np.sum(found, axis=0), np.sum(components, axis=0)
+    total, whole = (batches.ranks.summed(np.sum(part, axis=0)) for part in (found, components))
+    return total, whole
 
 
 def weight_gradient(
@@ -242,7 +243,7 @@ def weight_gradient(
                 (gradient,) = gradient_of(of(measure, logits).mean(), [given], measures.outcome)
                 passes.count(backward=len(patching.prompts))
             total += share * gradient.double().cpu()
-    return total.numpy()
+    return measures.batches.ranks.summed(total.numpy())
 
 
 def gradient_of(

@@ -43,7 +43,8 @@ def scores_by_prompt(problem: Problem, *, alphas: Sequence[float]) -> FloatArray
         merged = scores.new_zeros(len(scores), *graph.valid.shape)
         merged.index_add_(1, torch.as_tensor(graph.port_destination, device=scores.device), scores)
         found.append(merged.cpu().float()[:, valid].numpy())
-    return np.concatenate(found)
+    every: FloatArray = batches.ranks.gathered(torch.from_numpy(np.concatenate(found)).T).T.numpy()
+    return every
 
 
 def resampled_sizes(scores: FloatArray, n: int, *, seed: int = 0, share: float | None = None) -> FloatArray:

@@ -128,7 +128,7 @@ def _cd_t(problem: Problem) -> Estimates:
         problem.progress(i, len(batches), "contextual decomposition")
         total += sums(effects(patching, problem.outcome, first=first))
     problem.progress(len(batches), len(batches), "contextual decomposition")
-    return as_asked(problem, estimates_of(problem, total))
+    return as_asked(problem, estimates_of(problem, batches.ranks.summed(total)))
 
 
 CD_T = Method(
@@ -139,4 +139,5 @@ CD_T = Method(
     score=_cd_t,
     signs="estimated",
     grain="node",
+    shares_prompts=True,
 )

@@ -84,7 +84,7 @@ class Components:
     """
 
     def __init__(self, measures: Measures, graph: Graph) -> None:
-        self.graph, batches = graph, measures.batches
+        self.graph, self._all, batches = graph, measures.batches, measures.batches
         self.kept = np.ones(graph.n_sources, dtype=bool)
         self.tests = 0
         self._batches = Shelf[_Batch](on_disk=batches.offload and len(batches) > 1)
@@ -110,7 +110,7 @@ class Components:
             distance, batch.tested = self._run(batch, kept, layer)
             found.append(distance)
         self.tests += 1
-        self._tested = (kept.copy(), float(torch.cat(found, dim=-1).mean()), layer)
+        self._tested = (kept.copy(), float(self._all.together(found).mean()), layer)
         return self._tested[1]
 
     def keep(self, kept: BoolArray) -> None:

@@ -113,6 +113,7 @@ EAP = Method(
     score=_eap,
     gradient="clean",
     signs="estimated",
+    shares_prompts=True,
 )
 EAP_IG = Method(
     name="eap-ig",
@@ -122,6 +123,7 @@ EAP_IG = Method(
     score=_eap_ig,
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )
 EAP_IG_ACTIVATIONS = Method(
     name="eap-ig-activations",
@@ -131,6 +133,7 @@ EAP_IG_ACTIVATIONS = Method(
     score=_eap_ig_activations,
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )
 CLEAN_CORRUPTED = Method(
     name="clean-corrupted",
@@ -140,6 +143,7 @@ CLEAN_CORRUPTED = Method(
     score=_clean_corrupted,
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )
 EAP_GP = Method(
     name="eap-gp",
@@ -149,6 +153,7 @@ EAP_GP = Method(
     score=_eap_gp,
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )
 CONDUCTANCE = Method(
     name="conductance",
@@ -158,6 +163,7 @@ CONDUCTANCE = Method(
     score=_conductance,
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )
 RELP = Method(
     name="relp",
@@ -167,6 +173,7 @@ RELP = Method(
     score=_relp,
     gradient="clean",
     signs="estimated",
+    shares_prompts=True,
 )
 GIM = Method(
     name="gim",
@@ -176,4 +183,5 @@ GIM = Method(
     score=_gim,
     gradient="clean",
     signs="estimated",
+    shares_prompts=True,
 )

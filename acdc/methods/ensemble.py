@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.stats
 
+from acdc.engine import ranks
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, unknown
 from acdc.graph import BoolArray, FloatArray
@@ -57,7 +58,10 @@ def _ensemble(
             raise AcdcError(f"{name!r} gives no ranking of its own; members are methods that do")
         refuse_metric(method, problem.outcome, methods.values())
         own = dataclasses.replace(problem, progress=_named(problem, name, i, len(names)))
-        result = method.score(own)
+        with ranks.sharing_if(method.shares_prompts):
+            result = method.score(own)
+        if not method.shares_prompts:
+            result = ranks.current().told(result)
         sizes = result.values if result.absolute is None else result.absolute
         found.append(normalised(sizes, problem.units.valid, normalise))
         if method.signs != "none":
@@ -95,4 +99,5 @@ def ensemble(methods: Callable[[], Mapping[str, Method]]) -> Method:
         score=score,
         gradient="path",
         signs="estimated",
+        shares_prompts=True,
     )

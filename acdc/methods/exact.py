@@ -110,8 +110,9 @@ def unit_scores(
 
 
 def _exact(problem: Problem) -> Estimates:
-    units, resume, edges = problem.units, problem.resume, problem.unit == "edge"
+    units, edges = problem.units, problem.unit == "edge"
     batches = problem.batches("exact" if edges else "circuits")
+    resume = problem.resume.of_prompts(batches.first, batches.last)
     shape = (3, *units.shape)
     saved = resume.load(
         {"total": (shape, np.float64), "batch": (shape, np.float64)}
@@ -133,7 +134,7 @@ def _exact(problem: Problem) -> Estimates:
             resume.save(total=total, batch=part + scores, prompts=first, size=batches.size, following=last + 1)
 
         def report(tested: int, _: int, first: int = first) -> None:
-            done = units.n * first // batches.size + tested
+            done = units.n * (first - batches.first) // batches.size + tested
             problem.progress(done, units.n * len(batches), f"each {units.unit} alone")
 
         measure = bind(problem.outcome, patching)
@@ -149,7 +150,7 @@ def _exact(problem: Problem) -> Estimates:
             )  # fmt: skip
         total = total + (part + found)
         part, following = np.zeros(shape), 0
-    return estimates_of(problem, total)
+    return estimates_of(problem, batches.ranks.summed(total))
 
 
 EXACT = Method(
@@ -159,4 +160,5 @@ EXACT = Method(
     paper="Syed et al. 2023, arXiv 2310.10348",
     score=_exact,
     signs="measured",
+    shares_prompts=True,
 )

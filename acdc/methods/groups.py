@@ -106,7 +106,7 @@ class Groups(Search):
             if stage < 0:  # nothing that matters reads these edges
                 continue
             here = np.flatnonzero(first == stage)
-            size = self._rows_at_once(stage) if len(self._parts) == 1 else ROWS_A_VISIT
+            size = self._rows_at_once(stage) if self._alone else ROWS_A_VISIT
             for start in range(0, len(here), size):
                 some = here[start : start + size]
                 distance[some], value[some] = self._run_groups([groups[i] for i in some], stage)
@@ -138,7 +138,7 @@ class Groups(Search):
         later = bool((self.graph.source_stage[edges % self.graph.n_sources] >= stage).any())
         plan = self._plan_without(edges, removed) if later else self._plan
         tests = _Tests(edges, removed, plan, self._need, stage)
-        alone, journal, found = len(self._parts) == 1, None, list[tuple[Tensor, Tensor]]()
+        alone, journal, found = self._alone, None, list[tuple[Tensor, Tensor]]()
         size = len(groups) if alone else self._rows_at_once(stage)
         for part in self._told():
             journal = Journal(part.context) if alone else None
@@ -151,7 +151,7 @@ class Groups(Search):
             found.append((values, distances))
         self.runs += 1
         self.tests += len(groups)
-        values, distances = (torch.cat(x, dim=-1) for x in zip(*found, strict=True))
+        values, distances = self._of_all(found, len(groups))
         if not bool(torch.isfinite(distances).all()):
             refuse_non_finite(values, self.measures.outcome, "while edges were removed")
             raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")
@@ -189,7 +189,7 @@ class Groups(Search):
         """How the inputs of the ports into which edges are removed change in each row."""
         context, removed, need = part.context, tests.removed, tests.need
         destination, source = np.divmod(tests.edges, self.graph.n_sources)
-        known = self._differences if len(self._parts) == 1 else {}
+        known = self._differences if self._alone else {}
         alike: dict[tuple[bytes, bytes, bool], tuple[IntArray, list[int]]] = {}  # ports that lose the same
         for d in np.unique(destination):
             ports = [port for port in self._ports[d].tolist() if need[port] > NOWHERE]

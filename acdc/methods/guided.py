@@ -196,4 +196,5 @@ GUIDED = Method(
     },
     gradient="path",
     signs="estimated",
+    shares_prompts=True,
 )

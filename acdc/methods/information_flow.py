@@ -61,7 +61,7 @@ def _information_flow(problem: Problem) -> Estimates:
         merged.index_add_(1, torch.as_tensor(graph.port_destination, device=shares.device), shares)
         total += sums(problem.units.collect(merged).movedim(0, -1))
     problem.progress(len(batches), len(batches), "proximities")
-    return estimates(total, len(problem.prompts))
+    return estimates(batches.ranks.summed(total), len(problem.prompts))
 
 
 INFORMATION_FLOW = Method(
@@ -70,4 +70,5 @@ INFORMATION_FLOW = Method(
     cost="3 forward",
     paper="Ferrando & Voita 2024, arXiv 2403.00824",
     score=_information_flow,
+    shares_prompts=True,
 )

@@ -110,6 +110,8 @@ class Method:
         grain: what it ranks; where edges are asked of one that ranks nodes, each has its source's score.
         baseline: whether it only is what the others have to beat.
         trains: whether it trains a mask, which takes thousands of passes: `acdc benchmark` runs it if named.
+        shares_prompts: whether processes that work together may each run some of the prompts: what it sums over
+            `Problem.batches`, or decides by, is of all prompts then (`Batches.ranks`). Otherwise each runs all of them.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Method:
     grain: Literal["edge", "node"] = "edge"
     baseline: bool = False
     trains: bool = False
+    shares_prompts: bool = False
 
     def __post_init__(self) -> None:
         if self.score is None and self.search is None:

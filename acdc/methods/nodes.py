@@ -68,6 +68,7 @@ NAP = Method(
     gradient="clean",
     signs="estimated",
     grain="node",
+    shares_prompts=True,
 )
 NAP_IG = Method(
     name="nap-ig",
@@ -78,6 +79,7 @@ NAP_IG = Method(
     gradient="path",
     signs="estimated",
     grain="node",
+    shares_prompts=True,
 )
 HISP = Method(
     name="hisp",
@@ -87,4 +89,5 @@ HISP = Method(
     score=_hisp,
     gradient="clean",
     grain="node",
+    shares_prompts=True,
 )

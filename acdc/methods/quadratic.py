@@ -74,7 +74,9 @@ class Quadratic:
             first, rows = _gradients(patching, measure, kept, edges, scale)
             linear -= first.sum(0).cpu().numpy() / n
             effects.append(rows.cpu().numpy() / n**0.5)
-        found = cls(edges, linear, np.concatenate(effects), scores.ravel()[edges])
+        ranks = measures.batches.ranks  # rows come from all prompts, in their order
+        every: FloatArray = ranks.gathered(torch.from_numpy(np.concatenate(effects)).T).T.numpy()
+        found = cls(edges, ranks.summed(linear), every, scores.ravel()[edges])
         refuse_bad_gradient(found.linear, measures.outcome)
         refuse_bad_gradient(found.effects, measures.outcome)
         return found

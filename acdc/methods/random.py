@@ -22,4 +22,5 @@ RANDOM = Method(
     cost="2 forward",
     score=_random,
     baseline=True,
+    shares_prompts=True,
 )

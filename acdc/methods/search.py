@@ -12,7 +12,8 @@ but what each of its edges added there makes the next guesses good. A batch may 
 cannot read each other. The decisions are those of the sequential search, whatever was guessed.
 
 Prompts may come in batches, each with activations of its own. Every test is run on all of them before it is decided,
-and what was removed is carried into each batch's activations when the next tests come to it.
+and what was removed is carried into each batch's activations when the next tests come to it. Where processes share the
+batches, each runs the same rows on its own, and the numbers of all prompts decide in every one of them.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Search:
             prompts = Measures.of(prompts, measure)
         self.measures, batches = prompts, prompts.batches
         self._parts = Shelf[Part](on_disk=batches.offload and len(batches) > 1)
+        self._batches = batches
         self._pending: _Rows | None = None  # the removals that the parts have still to be told of
         self._rows: dict[bool, int] = {}  # by whether they change every position: rows to run at once on a part
         values, distances, dense = list[Tensor](), list[Tensor](), True
@@ -130,8 +132,13 @@ class Search:
                 self._parts.add(part)
                 dense = dense and patching.context.dense
                 self._note_rows(patching)
-            self.value, self.distance = (float(torch.cat(found, dim=-1).mean()) for found in (values, distances))
-        self._dense = dense
+            both = batches.together([torch.stack(pair) for pair in zip(values, distances, strict=True)])
+            self.value, self.distance = (float(found.mean()) for found in both)
+        # What rows are run together is the same in all processes.
+        ranks = batches.ranks
+        self._alone = bool(ranks.least(len(self._parts) == 1))
+        self._dense = dense = bool(ranks.least(dense))
+        self._rows = {everywhere: int(ranks.least(rows)) for everywhere, rows in self._rows.items()}
         if not dense:
             for part in self._parts:  # a place that some prompts need apart is told apart in all
                 part.context = dataclasses.replace(part.context, dense=False)
@@ -328,7 +335,7 @@ class Search:
         """Distance of each row, and what makes one of them the circuit whose activations are kept."""
         K = len(rows.batch)
         found: list[tuple[Tensor, Tensor]] = []  # metric and distance of a part, [K or 1, B]
-        alone, journal = len(self._parts) == 1, None
+        alone, journal = self._alone, None
         at_once = self._rows[bool((rows.edges.level[rows.batch] == EVERYWHERE).any())]
         for part in self._visits():
             if alone:
@@ -342,7 +349,7 @@ class Search:
                 pieces.append(tuple(x.expand(len(some.removed), -1) for x in both))
             found.append(tuple(torch.cat(x) for x in zip(*pieces, strict=True)))  # type: ignore[arg-type]
         self.runs += 1
-        self._values, distance = found[0] if alone else (torch.cat(x, dim=-1) for x in zip(*found, strict=True))
+        self._values, distance = self._of_all(found, K)
         self._metric = self._values.mean(-1).expand(K).tolist()
 
         def commit(k: int) -> None:
@@ -352,6 +359,14 @@ class Search:
                 self._pending = dataclasses.replace(rows, removed=rows.removed[k : k + 1])
 
         return distance.mean(-1).expand(K).tolist(), commit
+
+    def _of_all(self, found: list[tuple[Tensor, Tensor]], rows: int) -> tuple[Tensor, Tensor]:
+        """Metric and distance `[row or 1, prompt]` of all prompts, from those of each part."""
+        if self._batches.ranks.count == 1:
+            values, distances = (torch.cat(x, dim=-1) if len(x) > 1 else x[0] for x in zip(*found, strict=True))
+            return values, distances
+        values, distances = self._batches.together([torch.stack(both).expand(2, rows, -1) for both in found])
+        return values, distances
 
     def _visits(self) -> Iterator[Part]:
         """The parts in turn, each told of what was removed since the last visit."""
@@ -409,7 +424,7 @@ class Search:
     def _largest_batch(self, everywhere: bool) -> int:
         """Most rows of a batch, given whether it changes inputs at every position."""
         rows = self._rows[everywhere]
-        return rows if len(self._parts) == 1 else max(rows, ROWS_A_VISIT)
+        return rows if self._alone else max(rows, ROWS_A_VISIT)
 
     def _take_differences(self) -> None:
         """R[s] − A[s] of the sources with kept edges, for every part."""

@@ -92,6 +92,10 @@ class ResumeFile:
             self._fails = True
         self._last = time.monotonic()
 
+    def of_prompts(self, first: int, last: int) -> ResumeFile:
+        """The file of work on these prompts, where other processes do that on others."""
+        return self
+
     def remove(self) -> None:
         """The work is done."""
         if self.path is not None and not self.stays:
