@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from acdc.certificates.record import Certificate
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
+    from acdc.engine.ranks import alone
     from acdc.evaluation.completeness import Completeness, completeness
     from acdc.evaluation.curve import Curve, curve
     from acdc.evaluation.evaluate import Evaluation, evaluate
@@ -58,6 +59,7 @@ _WHERE = {
     "Scores": "acdc.circuit",
     "Tracing": "acdc.tracing",
     "ablate": "acdc.inspection",
+    "alone": "acdc.engine.ranks",
     "audit": "acdc.auditing.audit",
     "builtin_models": "acdc.model.load",
     "certify": "acdc.certificates.certify",
@@ -98,6 +100,7 @@ __all__ = [
     "Tracing",
     "UnsupportedModelError",
     "ablate",
+    "alone",
     "audit",
     "builtin_models",
     "certify",

@@ -80,9 +80,11 @@ def finish() -> None:
 
 
 def fail(error: BaseException) -> None:
-    """Tell the others that this process cannot go on."""
-    if (team := _joined()) is not None:
-        with contextlib.suppress(AcdcError):
+    """Tell the others that this process cannot go on, also if they have not found each other yet."""
+    with contextlib.suppress(AcdcError):
+        if _joined() is None and launched():
+            join("cpu")
+        if (team := _joined()) is not None:
             team.fail(error)
 
 

@@ -81,8 +81,8 @@ def measure_prompts(
                 done += len(together)
                 problem.progress(done, total, "running circuits")
         found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])
-    together = every.together([torch.from_numpy(np.stack(metrics)) for metrics in found])
-    values = list(together.numpy())
+    all_prompts = every.together([torch.from_numpy(np.stack(metrics)) for metrics in found])
+    values: list[FloatArray] = list(all_prompts.numpy())
     for outcome, v in zip(chosen, values, strict=True):
         names = ("for the full model", "for the full model on the corrupted prompts", "for a circuit")
         for measured, where in zip((v[0], v[1], v[2:]), names, strict=True):

@@ -184,6 +184,7 @@ class Ranks:
 
 ALONE = Ranks()
 _current: contextvars.ContextVar[Ranks] = contextvars.ContextVar("ranks", default=ALONE)
+_broken = False
 _sharing: contextvars.ContextVar[bool] = contextvars.ContextVar("sharing", default=True)
 
 
@@ -196,13 +197,15 @@ def _bytes_of(what: Tensor | bytes) -> Tensor:
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """A connection that breaks means that a process has ended."""
+    global _broken
+    reason = "another process that shares this work has ended (killed, or out of memory?): start them all again"
+    if _broken:  # to wait for the others would be to wait for ever
+        raise OtherProcessError(reason)
     try:
         yield
     except RuntimeError as error:
-        raise OtherProcessError(
-            "another process that shares this work has ended without a word (killed, or out of memory?): start them "
-            "all again"
-        ) from error
+        _broken = True
+        raise OtherProcessError(reason) from error
 
 
 # ---- who shares ---------------------------------------------------------------------------------------------------
@@ -289,6 +292,8 @@ def start(device: torch.device) -> Ranks:
     Raises:
         AcdcError: they do not find each other.
     """
+    if dist.is_initialized():
+        return joined()
     if device.type == "cuda":
         torch.cuda.set_device(device if device.index is not None else int(os.environ.get("LOCAL_RANK", "0")))
     try:

@@ -109,13 +109,18 @@ def mean_references(
         count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
     assert sums is not None
     assert isinstance(count, Tensor)
-    if ranks.count > 1:
-        parts = [count, *sums]
-        flat = torch.from_numpy(ranks.summed(torch.cat([x.double().flatten() for x in parts]).cpu().numpy()))
-        pieces = flat.to(count.device).split([x.numel() for x in parts])
-        count, *sums = (new.view_as(x).to(x.dtype) for new, x in zip(pieces, parts, strict=True))
-    means = [(x / count.clamp(min=1)).to(model.dtype) for x in sums]
+    total, *sums = _summed([count, *sums], ranks)
+    means = [(x / total.clamp(min=1)).to(model.dtype) for x in sums]
     return References(tuple(means[: graph.n_inputs]), tuple(means[graph.n_inputs :]))
+
+
+def _summed(parts: list[Tensor], ranks: Ranks) -> list[Tensor]:
+    """Each tensor's sum over all processes."""
+    if ranks.count == 1:
+        return parts
+    flat = torch.from_numpy(ranks.summed(torch.cat([x.double().flatten() for x in parts]).cpu().numpy()))
+    pieces = flat.to(parts[0].device).split([x.numel() for x in parts])
+    return [new.view_as(x).to(x.dtype) for new, x in zip(pieces, parts, strict=True)]
 
 
 def zero_references(model: Model, graph: Graph) -> References:
