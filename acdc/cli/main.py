@@ -187,7 +187,6 @@ def discover(
         from acdc.certificates import record
         from acdc.circuit.selection import AGGREGATES
         from acdc.methods import DEFAULT_SEARCH, METHODS, check_options
-        from acdc.store import folders
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
@@ -205,9 +204,7 @@ def discover(
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
         command = command_digest(context)
         team, device = processes.join(device)
-        claimed = folders.claimed(out, default=default, command=command, force=force)
-        claim = team.told(held.enter_context(claimed) if team.rank == 0 else None)
-        assert claim is not None
+        claim = held.enter_context(processes.claimed(team, out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
         settings = given(
             size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
@@ -236,13 +233,11 @@ def discover(
             )  # fmt: skip
             if team.rank:
                 return
+            held.enter_context(acdc.alone())
             certificate = None
             if certify:
                 try:
-                    with acdc.alone():
-                        certificate = acdc.certify(
-                            subject, data, circuit, memory=memory, seed=seed, progress=progress
-                        )
+                    certificate = acdc.certify(subject, data, circuit, memory=memory, seed=seed, progress=progress)
                 except AcdcError as error:  # the circuit is worth keeping without
                     terminal.warn(str(error))
         if dangling := circuit.provenance.selection.get("dangling"):
@@ -480,10 +475,8 @@ def main() -> None:
     """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
     processes.only_first_speaks()
     try:
-        with terminal.usable_streams(), terminal.signals_interrupt():
-            processes.refuse_others(sys.argv[1:])
+        with terminal.usable_streams(), terminal.signals_interrupt(), processes.together(sys.argv[1:]):
             status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)
-            processes.finish()
     except KeyboardInterrupt:
         status = 130
     except (SystemExit, GeneratorExit):

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from acdc.cli.failures import TRACEBACK
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
     from acdc.engine.ranks import Ranks
+    from acdc.store.folders import Claim
 
 SHARED = ("discover", "evaluate")
 """Commands that processes can do together."""
@@ -36,17 +38,21 @@ def only_first_speaks() -> None:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def refuse_others(arguments: Sequence[str]) -> None:
-    """Refuse commands that each process would do again.
+@contextlib.contextmanager
+def together(arguments: Sequence[str]) -> Iterator[None]:
+    """A command that ends when it is done in all processes; one that each would do again is refused.
 
     Raises:
-        AcdcError: names those that can be shared.
+        AcdcError: another process has failed, or the command cannot be shared.
     """
     command = next(iter(arguments), "--help")
     if not command.startswith("-") and command not in SHARED and launched():
         raise AcdcError(
             f"acdc {command} is the work of one process: start it without torchrun, which is for {' and '.join(SHARED)}"
         )
+    yield
+    if (team := _joined()) is not None:
+        team.meet()
 
 
 def join(device: str) -> tuple[Ranks, str]:
@@ -69,14 +75,15 @@ def join(device: str) -> tuple[Ranks, str]:
     return ranks.start(torch.device(device if on_gpu else "cpu")), device
 
 
-def finish() -> None:
-    """Wait until all are done.
+@contextlib.contextmanager
+def claimed(team: Ranks, out: Path | None, **options: Any) -> Iterator[Claim]:
+    """The folder that the first process claims, for all to know; arguments and errors as of `folders.claimed`."""
+    from acdc.store import folders
 
-    Raises:
-        AcdcError: another one has failed.
-    """
-    if (team := _joined()) is not None:
-        team.meet()
+    with folders.claimed(out, **options) if team.rank == 0 else contextlib.nullcontext() as claim:
+        claim = team.told(claim)
+        assert claim is not None
+        yield claim
 
 
 def fail(error: BaseException) -> None:
