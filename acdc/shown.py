@@ -79,6 +79,17 @@ def _columns(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
     ]
 
 
+def counted(n: int, noun: str, *, of: int | None = None) -> str:
+    """ "1 edge", "2,000 edges"; with `of` "1 of 10 edges", whose noun goes by the whole."""
+    whole = n if of is None else of
+    return f"{n:,} {'' if of is None else f'of {of:,} '}{noun}{'' if whole == 1 else 's'}"
+
+
+def are(n: int) -> str:
+    """The verb after `counted`."""
+    return "is" if n == 1 else "are"
+
+
 def rounded(value: float) -> str:
     """Three decimals, and no minus sign before a zero."""
     return f"{round(value, 3) + 0.0:.3f}"

@@ -28,6 +28,7 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.methods import METHODS
 from acdc.model.load import builtin_models
+from acdc.shown import counted
 from acdc.store.reading import spreadsheet_cell
 from acdc.store.writing import write_atomically
 
@@ -161,7 +162,7 @@ def _pictures(rows: Sequence[Row], folder: Path) -> list[Picture]:
     pictures = []
     for circuit, methods in groups.items():
         false, missed = int((circuit.edges & ~truth.edges).sum()), int((~circuit.edges & truth.edges).sum())
-        words = f"{circuit.n_edges - false} true edges, {false} false, {missed} missed"
+        words = f"{counted(circuit.n_edges - false, 'true edge')}, {false} false, {missed} missed"
         svg = picture(circuit, truth)
         pictures.append(Picture(tuple(methods), words, None if svg is None else Markup(svg)))
     return pictures
@@ -237,7 +238,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
 
-    environment.filters |= {"number": number, "estimate": estimate, "cell": cell, "verdict": verdict}
+    environment.filters |= {
+        "number": number, "estimate": estimate, "percent": percent, "cell": cell, "verdict": verdict,
+    }  # fmt: skip
     return environment
 
 
@@ -250,6 +253,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if 0.001 <= abs(value) <= 1 or value == 0:
         return f"{value:.{digits}f}"
     return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def percent(value: Estimate | None) -> str:
+    """The mean of a share in percent; a dash for None."""
+    return "–" if value is None else f"{100 * value.mean:.3g}%"
 
 
 def estimate(value: Estimate | None, digits: int = 3) -> str:

@@ -40,7 +40,8 @@ class Line:
 
     Attributes:
         method: its name; cases: how many it was run on; errors: rows without figures.
-        figures: means by the name of the row's field; a field that is undefined on every case is not there.
+        figures: means by the name of the row's field; a field that is undefined on every case is not there. Beside
+            them "share_kept", of all edges, without which a circuit of nearly all of them looks good.
         found, found_at_some_threshold: share of the cases on which its circuit, or its ranking cut at the best
             threshold, is exactly the true circuit; None if no truth is known.
         found_blind: the same share without the prompts that were chosen with the truth; None if there are none.
@@ -139,6 +140,8 @@ def _line(method: str, rows: list[Row], best: Mapping[str, Mapping[str, set[str]
         values = _per_case(good, lambda row, name=name: getattr(row, name))  # type: ignore[misc]
         if values:
             figures[name] = _mean(values)
+    if shares := _per_case(good, _share_kept):
+        figures["share_kept"] = _mean(shares)
     costs = {}
     for name in COSTS:
         found = [getattr(row, name) for row in good if getattr(row, name) is not None]
@@ -162,6 +165,10 @@ def _per_case(rows: list[Row], value: Value) -> list[float]:
         if defined:
             means.append(statistics.fmean(defined))
     return means
+
+
+def _share_kept(row: Row) -> float | None:
+    return row.n_edges / row.n_edges_total if row.n_edges is not None and row.n_edges_total else None
 
 
 def _mean(values: list[float]) -> Estimate:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 
 from acdc.circuit import Circuit
 from acdc.graph import BoolArray, Graph, units_of
+from acdc.shown import counted
 from acdc.viz.elements import (
     DASHES,
     HEADS,
@@ -153,8 +154,8 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
     if where is not None and any(edge.sign for edge in reduced.edges):
         parts.append(f"helps, hinders: measured by removing the edge alone from the {where}")
     if reduced.left_out:
-        weaker = "1 weaker one" if reduced.left_out == 1 else f"{reduced.left_out:,} weaker ones"
-        parts.append(f"only the {len(reduced.edges):,} strongest lines drawn, {weaker} left out")
+        drawn = counted(len(reduced.edges), "strongest line")
+        parts.append(f"only the {drawn} drawn, {counted(reduced.left_out, 'weaker one')} left out")
     if any(circuit.graph.nodes[name].shared for name in reduced.nodes):
         parts.append("g: keys and values shared by a group of heads")
     return "; ".join(parts)

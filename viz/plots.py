@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -21,6 +22,7 @@ from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
 from acdc.metrics import precision_recall_curve, roc_auc, roc_curve
+from acdc.shown import printable
 from acdc.viz.style import STYLES
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#00
 MARKERS = "os^Dv<>P"
 SIGNED = LinearSegmentedColormap.from_list("acdc", [STYLES["paper"].negative, "#ffffff", STYLES["paper"].positive])
 """Colour map of signed numbers: orange below 0, white, blue above."""
+WEIGHTS = LinearSegmentedColormap.from_list("acdc weights", ["#ffffff", STYLES["paper"].positive, "#052d4d"])
+"""Colour map of numbers that are at least 0: white, blue, dark."""
 
 Array = npt.NDArray[np.floating]
 T = TypeVar("T")
@@ -43,22 +47,25 @@ def new_axes(width: float = 3.4, height: float = 2.6) -> Axes:
 
 
 def faithfulness_curves(curves: Mapping[str, Curve], ax: Axes | None = None) -> Axes:
-    """Faithfulness against circuit size (log scale), one line a method.
+    """Faithfulness against circuit size (log scale), one line a method; several are named beside the axes.
 
     Args:
         curves: by name, from `acdc.curve`.
     """
-    ax = ax or new_axes()
-    for i, (name, curve) in enumerate(_some(curves, "curve").items()):
+    longest = max(map(len, _some(curves, "curve")))
+    ax = ax or new_axes(3.4 + (0.4 + 0.07 * min(longest, 40) if len(curves) > 1 else 0.0))
+    for i, (name, curve) in enumerate(curves.items()):
         size, value = np.array(curve.n_edges), np.array(curve.faithfulness)
         ax.plot(size[size > 0], value[size > 0], label=name, **_line(i))
     for level in (0.0, 1.0):
         ax.axhline(level, color="0.7", linewidth=0.6, zorder=0)
-    _finish(ax, "edges", "faithfulness", legend=len(curves) > 1, xscale="log")
+    _finish(ax, "edges", "faithfulness", xscale="log")
+    if len(curves) > 1:  # within the axes they would lie on lines
+        _legend(ax, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     low, high = ax.get_xlim()
-    few = high / low < 30  # decades: then the numbers in between are needed, and few enough to stand apart
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    few = high / low < 100  # two decades: then the numbers in between are needed, and few enough to stand apart
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=9))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short_number(size)))
     ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
 
@@ -159,20 +166,58 @@ def heat_map(
     ax = ax or new_axes(0.9 + 0.28 * max(len(columns), 5), 0.8 + 0.24 * max(len(rows), 4))
     limit = limit or float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     image = ax.pcolormesh(values, cmap=SIGNED, vmin=-limit, vmax=limit)
-    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
-        step = -(-len(names) // 24)
-        axis.set_ticks(np.arange(0, len(names), step) + 0.5, list(names)[::step], fontsize=7, parse_math=False)
-        axis.set_tick_params(length=0)
+    _name_cells(ax, rows, columns)
     if numbers:
         for (row, column), value in np.ndenumerate(values):
             color = "white" if abs(value) > 0.6 * limit else "black"
             ax.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
+    _color_bar(ax, image, label)
+    return ax
+
+
+def _name_cells(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Names of rows and columns of cells, as many as there is room for."""
+    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        step = -(-len(names) // 24)
+        axis.set_ticks(np.arange(0, len(names), step) + 0.5, list(names)[::step], fontsize=7, parse_math=False)
+        axis.set_tick_params(length=0)
+
+
+def _color_bar(ax: Axes, image: ScalarMappable, label: str) -> None:
     bar = ax.figure.colorbar(image, ax=ax)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def attention(pattern: Array, tokens: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Where one head attends on one prompt: a row a query, the first on top; a column a key.
+
+    Weights are not signed, and some heads spread theirs thinly, so that colours go from 0 to the largest there is.
+
+    Args:
+        pattern: `[query, key]` weights, of `acdc.inspection.attention_patterns`; NaN is left white.
+        tokens: of the prompt, one a position.
+    """
+    values = np.asarray(pattern, dtype=np.float64)
+    if values.shape != (len(tokens), len(tokens)):
+        raise AcdcError(
+            f"expected a pattern of shape {[len(tokens)] * 2}, as many as tokens, got {list(values.shape)}"
+        )
+    side = 0.19 * max(len(tokens), 5)
+    ax = ax or new_axes(1.5 + side, 0.8 + side)
+    most = float(np.nanmax(values, initial=0.0)) or 1.0
+    image = ax.pcolormesh(values, cmap=WEIGHTS, vmin=0.0, vmax=most)
+    names = [printable(token).replace("\n", "\\n") for token in tokens]
+    _name_cells(ax, names, names)
+    ax.invert_yaxis()
+    ax.tick_params(axis="x", rotation=90)
+    ax.set_aspect("equal")
+    ax.set_xlabel("key", fontsize=8)
+    ax.set_ylabel("query", fontsize=8)
+    _color_bar(ax, image, "attention")
     return ax
 
 
@@ -197,7 +242,8 @@ def _ranked(scores: Scores, truth: Circuit | BoolArray) -> tuple[Array, BoolArra
 
 
 def _line(i: int, *, marker: bool = True) -> dict[str, Any]:
-    look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linewidth": 1.2}
+    style = ("-", "--", ":")[i // len(COLORS) % 3]  # colours and markers come round together
+    look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linewidth": 1.2, "linestyle": style}
     return look | ({"marker": MARKERS[i % len(MARKERS)], "markersize": 3.5} if marker else {})
 
 
@@ -214,6 +260,18 @@ def _finish(ax: Axes, x: str, y: str, *, legend: bool = False, xscale: str = "li
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=7)
     if legend:
-        for text in ax.legend(frameon=False, fontsize=7).get_texts():
-            text.set_parse_math(False)
+        _legend(ax)
     return ax
+
+
+def _legend(ax: Axes, **where: Any) -> None:
+    for text in ax.legend(frameon=False, fontsize=7, **where).get_texts():
+        text.set_parse_math(False)
+
+
+def _short_number(value: float) -> str:
+    """A whole number in few letters: 5,000, 20k, 1M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= max(unit, 1e4):
+            return f"{value / unit:,g}{letter}"
+    return f"{value:,.0f}"

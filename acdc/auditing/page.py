@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from acdc.auditing.record import AuditReport, Finding
-from acdc.shown import printable
+from acdc.shown import counted, printable
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -80,7 +80,7 @@ def _histogram(shares: Any) -> str:
     height = 80 * np.log1p(counts) / np.log1p(max(counts.max(), 1))
     bars = "".join(
         f'<rect x="{20 * i}" y="{80 - h:.1f}" width="18" height="{h:.1f}" fill="currentColor" opacity=".6">'
-        f"<title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {n} prompts</title></rect>"
+        f"<title>{i / 20:.2f} to {(i + 1) / 20:.2f}: {counted(n, 'prompt')}</title></rect>"
         for i, (h, n) in enumerate(zip(height.tolist(), counts.tolist(), strict=True))
     )
     return (

@@ -20,6 +20,7 @@ from acdc.graph import IntArray
 from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, jaccard
 from acdc.metrics.hypotheses import mean_exceeds
+from acdc.shown import counted
 
 SHARED = 0.5
 """Share of the circuit's edges that a rival may have."""
@@ -58,7 +59,7 @@ def _rivals(subject: Subject) -> Result:
     names = graph.edge_names(rival & subject.edges)
     if is_rival:
         kind = "a second circuit, right by itself," if second else "a rival"
-        found = f"{kind} of {int(rival.sum())} edges shares {shared} of its {subject.circuit.n_edges}"
+        found = f"{kind} of {counted(int(rival.sum()), 'edge')} shares {shared} of its {subject.circuit.n_edges}"
     else:
         found = (
             f"no rival: {least} of its {subject.circuit.n_edges} edges cannot go from the whole model, "

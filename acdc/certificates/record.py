@@ -17,6 +17,7 @@ import pydantic
 from acdc.circuit.folder import NAME as CIRCUIT
 from acdc.circuit.folder import SCORES
 from acdc.errors import AcdcError
+from acdc.shown import counted
 from acdc.store.folders import placed
 from acdc.store.reading import complaints, parse_json, read
 from acdc.store.writing import write_atomically
@@ -134,7 +135,7 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
     def claims(self) -> list[str]:
         """What is claimed, a plain sentence each."""
         b, m = self.budget, self.minimality
-        where = f"on {self.n_prompts} prompts of {self.task}, under {self.ablation} ablation"
+        where = f"on {counted(self.n_prompts, 'prompt')} of {self.task}, under {self.ablation} ablation"
         found = [f"it is within {b.budget:.4g} of the full model in {self.metric} ({b.distance:.4g}) {where}"]
         said = {
             "none": f"it is not minimal: without {', '.join(m.refuted[:3])} it is within the budget",
@@ -143,7 +144,7 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
             "subset": "no proper part of it is within the budget (subset minimality)",
             "cardinal": "no circuit of the graph with fewer edges is within the budget (cardinal minimality)",
         }
-        found.append(f"{said[m.strength]}; {m.tested:,} circuits were run")
+        found.append(f"{said[m.strength]}; {counted(m.tested, 'circuit')} {'was' if m.tested == 1 else 'were'} run")
         if (e := self.enumeration) is not None:
             kind = (
                 "proved"

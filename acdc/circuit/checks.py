@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, Graph
+from acdc.shown import are, counted
 
 
 def checked_array(
@@ -46,7 +47,7 @@ def warn_of_size(graph: Graph, edges: BoolArray, asked: int) -> None:
     kept = int(edges.sum())
     if kept < asked:
         why = "the graph has no more" if kept == graph.n_edges else "the next ones only connect several at a time"
-        warnings.warn(f"{kept} edges are kept instead of {asked}: {why}", stacklevel=3)
+        warnings.warn(f"{counted(kept, 'edge')} {are(kept)} kept instead of {asked}: {why}", stacklevel=3)
 
 
 def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

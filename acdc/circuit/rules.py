@@ -15,6 +15,7 @@ import numpy as np
 from acdc.circuit import selection
 from acdc.errors import AcdcError, EmptyCircuitError, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray
+from acdc.shown import are, counted
 
 if TYPE_CHECKING:
     from acdc.circuit.circuit import Scores
@@ -95,7 +96,10 @@ def cut(
         order = order[kept.ravel()[order]]
         edges = _from(graph, order, n, f"whose sign is the same in {rule.number:.0%} of resamples")
     if (found := int(edges.sum())) < n:
-        warnings.warn(f"{found} edges are kept instead of {n}: {rule.name} lets no more be connected", stacklevel=4)
+        warnings.warn(
+            f"{counted(found, 'edge')} {are(found)} kept instead of {n}: {rule.name} lets no more be connected",
+            stacklevel=4,
+        )
     return edges
 
 

@@ -15,8 +15,10 @@ import typer
 from acdc.cli import terminal
 from acdc.cli.options import Memory
 from acdc.errors import AcdcError
+from acdc.shown import counted
 
 if TYPE_CHECKING:
+    from acdc.benchmarks.summary import Line
     from acdc.benchmarks.trials import Slot
 
 MANY = "Many at once"
@@ -158,12 +160,13 @@ def benchmark(
     figures = ("f1", "edge_auc", "average_precision", "faithfulness", "cmd")
     shown = [figure for figure in figures if any(figure in line.figures for line in lines)]
     terminal.print_table(
-        ("method", "cases", "truth found", *(figure.replace("_", " ") for figure in shown), "seconds"),
+        ("method", "cases", "truth found", "edges", *(figure.replace("_", " ") for figure in shown), "seconds"),
         (
             (
                 line.method,
-                f"{line.cases}" + (f" ({line.errors} errors)" if line.errors else ""),
+                f"{line.cases}" + (f" ({counted(line.errors, 'error')})" if line.errors else ""),
                 "" if line.found is None else f"{line.found.mean:.0%}",
+                _edges(line),
                 *(f"{line.figures[figure].mean:.3f}" if figure in line.figures else "" for figure in shown),
                 f"{line.costs['seconds']:.3g}" if "seconds" in line.costs else "",
             )
@@ -187,6 +190,14 @@ def _slots(
 
         return processes(workers, folder, threads=threads)
     return contextlib.nullcontext(())
+
+
+def _edges(line: Line) -> str:
+    """How many edges its circuits keep, and of all how many: random scores are faithful with nearly all of them."""
+    if "n_edges" not in line.figures:
+        return ""
+    edges, share = line.figures["n_edges"].mean, line.figures.get("share_kept")
+    return f"{edges:,.0f}" + (f" ({100 * share.mean:.3g}%)" if share is not None else "")
 
 
 def _write_script(path: Path, folder: Path, *, jobs: int, threads: int, memory: str | None) -> None:

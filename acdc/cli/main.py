@@ -66,6 +66,7 @@ from acdc.cli.options import (
 from acdc.cli.positions import positions
 from acdc.cli.trace import trace
 from acdc.errors import AcdcError, unknown
+from acdc.shown import are, counted
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
@@ -243,7 +244,7 @@ def discover(
         if dangling := circuit.provenance.selection.get("dangling"):
             terminal.say(
                 "note",
-                f"{dangling} more edges reach the threshold and are left out: they lie on no path from input to logits",
+                f"{counted(dangling, 'more edge')} at the threshold {are(dangling)} left out: on no path to the logits",
                 "bold",
             )
         seconds = time.perf_counter() - started  # all that the user has waited for

@@ -32,7 +32,7 @@ from acdc.metrics import (
     ratio_interval,
 )
 from acdc.model.model import Model
-from acdc.shown import Shown, in_brackets, rounded
+from acdc.shown import Shown, counted, in_brackets, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -73,7 +73,7 @@ class Curve(Shown):
     aggregate: selection.Aggregate = "signed"
 
     def _summary(self) -> str:
-        return f"{len(self.shares)} sizes, CPR {rounded(self.cpr)}, CMD {rounded(self.cmd)}"
+        return f"{counted(len(self.shares), 'size')}, CPR {rounded(self.cpr)}, CMD {rounded(self.cmd)}"
 
     def facts(self) -> dict[str, str]:
         return {

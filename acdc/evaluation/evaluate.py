@@ -44,7 +44,7 @@ from acdc.metrics import (
     share_interval,
 )
 from acdc.model.model import Model
-from acdc.shown import Shown, in_brackets, rounded
+from acdc.shown import Shown, counted, in_brackets, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -142,7 +142,7 @@ class Evaluation(Shown):
         facts = {
             "edges kept": f"{e.n_edges} of {e.n_edges_total}",
             "faithfulness": f"{rounded(e.faithfulness)}{in_brackets(e.faithfulness_interval)} on {e.n_prompts} "
-            f"{e.prompts} prompts",
+            f"{e.prompts} prompt{'s' * (e.n_prompts != 1)}",
         }
         if e.prompts == "held-out":
             facts["faithfulness"] += f" ({rounded(e.discovery_faithfulness)} on {where})"
@@ -179,7 +179,7 @@ class Evaluation(Shown):
         return (
             f"{self.task}: {self.n_edges} of {self.n_edges_total} edges, faithfulness "
             f"{rounded(self.faithfulness)}{in_brackets(self.faithfulness_interval)} on {self.n_prompts} "
-            f"{self.prompts} prompts"
+            f"{self.prompts} prompt{'s' * (self.n_prompts != 1)}"
         )
 
 
@@ -314,6 +314,6 @@ def _reproduction(problem: Problem, dataset: Dataset, circuit: Circuit) -> Repro
 def _reproduced(found: Reproduction) -> str:
     """Whether all outputs are reproduced, and every edge is needed for it."""
     if found.reproduced < found.n_prompts:
-        return f"the outputs on {found.reproduced} of {found.n_prompts} prompts"
+        return f"the outputs on {counted(found.reproduced, 'prompt', of=found.n_prompts)}"
     needed = "no edge can go" if found.removable is None else f"{found.removable} can go"
-    return f"all outputs on {found.n_prompts} prompts, and {needed}"
+    return f"all outputs on {counted(found.n_prompts, 'prompt')}, and {needed}"

@@ -27,7 +27,7 @@ from acdc.inspection.parts import edges_of, masks_of, parts_of, place_of
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval, share_interval
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
-from acdc.shown import Shown, in_brackets, rounded
+from acdc.shown import Shown, counted, in_brackets, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -79,7 +79,7 @@ class PartEffect(Shown):
     def facts(self) -> dict[str, str]:
         """What was changed, and what came of it."""
         found = {
-            self.how: f"{', '.join(self.parts)} ({self.n_edges} edges, {self.ablation} ablation)",
+            self.how: f"{', '.join(self.parts)} ({counted(self.n_edges, 'edge')}, {self.ablation} ablation)",
             self.metric: f"{self.changed:.4g}; full model {self.full:.4g}, without any edge {self.empty:.4g}",
             "effect": f"{self.effect:.4g}{in_brackets(self.effect_interval)} on {self.n_prompts} {self.prompts} "
             "prompts",

@@ -27,7 +27,7 @@ from acdc.inspection.direct import direct_effects
 from acdc.inspection.runs import judged, plain_runs
 from acdc.inspection.statistics import Likeness, add_attention, all_weights, copying, rules_of
 from acdc.model.model import Model
-from acdc.shown import Shown
+from acdc.shown import Shown, counted
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -115,11 +115,11 @@ class HeadRoles(Shown):
         return found
 
     def _summary(self) -> str:
-        return f"{self.task} in {self.model}: {len(self.roles)} labels of {len(self.heads)} heads"
+        return f"{self.task} in {self.model}: {counted(len(self.roles), 'label')} of {counted(len(self.heads), 'head')}"
 
     def facts(self) -> dict[str, str]:
         """What was looked at."""
-        return {"roles": f"{self.task} in {self.model}, on {self.n_prompts} prompts"}
+        return {"roles": f"{self.task} in {self.model}, on {counted(self.n_prompts, 'prompt')}"}
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         """A row a label."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from acdc.errors import TaskError
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.metrics.outcome import text_log_probabilities
+from acdc.shown import are, counted
 from acdc.store.amounts import bytes_of, size
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset, Metric, Task, as_dataset
@@ -342,7 +343,7 @@ def _remarks(dataset: Dataset, discovery: Quality, held_out: Quality | None) -> 
     elif discovery.right_corrupted is not None and discovery.right_corrupted > _STILL_RIGHT:
         yield f"the answer is still right on {discovery.right_corrupted:.0%} of the corrupted prompts"
     if discovery.duplicates:
-        yield f"{discovery.duplicates} discovery prompts occur more than once"
+        yield f"{counted(discovery.duplicates, 'discovery prompt')} occurred before"
     answers = dataset.discovery.answers
     if answers is not None and len(answers) > 1 and bool((answers == answers[:1]).all()):
         yield "every prompt has the same answer, so a constant would do the task"
@@ -350,8 +351,9 @@ def _remarks(dataset: Dataset, discovery: Quality, held_out: Quality | None) -> 
         yield "there are no held-out prompts, so faithfulness can only be measured on the discovery prompts"
         return
     if held_out.duplicates:
-        yield f"{held_out.duplicates} held-out prompts occur more than once"
+        yield f"{counted(held_out.duplicates, 'held-out prompt')} occurred before"
     known = set(_rows(dataset.discovery))
     shared = sum(row in known for row in _rows(dataset.held_out))
     if shared:
-        yield f"{shared} of {held_out.n_prompts} held-out prompts are discovery prompts too"
+        some = counted(shared, "held-out prompt", of=held_out.n_prompts)
+        yield f"{some} {are(shared)} among the discovery prompts too"

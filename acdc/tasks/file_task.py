@@ -14,6 +14,7 @@ from typing import Any
 
 from acdc.errors import TaskError
 from acdc.metrics import Outcome
+from acdc.shown import are, counted
 from acdc.tasks.prompt_files import Line, check_lines, read_lines
 from acdc.tasks.prompts import Padding
 from acdc.tasks.task import (
@@ -66,7 +67,7 @@ class FileTask(ShownTask):
 
     @property
     def description(self) -> str:
-        return f"{len(self.lines)} prompt pairs of {self.name}"
+        return f"{counted(len(self.lines), 'prompt pair')} of {self.name}"
 
     def prepare(self, model: ModelLike) -> Dataset:
         texts = not self.chosen or takes_texts(self.outcome)
@@ -231,7 +232,7 @@ def _left_out(name: str, found: list[str]) -> list[str]:
     if not found:
         return []
     shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    return [f"{name}: {len(found)} rows are left out: {shown}"]
+    return [f"{name}: {counted(len(found), 'row')} {are(len(found))} left out: {shown}"]
 
 
 def _read_as(lines: tuple[Line, ...], name: str, model: ModelLike) -> tuple[str, ...]:
@@ -251,7 +252,8 @@ def _shared(lines: tuple[Line, ...], held_out: tuple[Line, ...]) -> tuple[str, .
     shared = [line.label for line in held_out if line.pair.clean in known]
     if not shared:
         return ()
-    return (f"{len(shared)} held-out prompts are discovery prompts too ({_list(shared)})",)
+    n = len(shared)
+    return (f"{counted(n, 'held-out prompt')} {are(n)} among the discovery prompts too ({_list(shared)})",)
 
 
 def _list(labels: list[str], shown: int = 5) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from acdc.errors import TaskError, unknown
+from acdc.shown import counted
 from acdc.tasks.branches import layout, text_problems
 from acdc.tasks.spans import row_problems, span_masks
 from acdc.tasks.token_rows import answer_rows, mask_rows, prompt_rows
@@ -65,7 +66,7 @@ class Prompts:
         lengths = self.mask.sum(1)
         shortest, longest = (int(x) for x in (lengths.min(), lengths.max())) if len(self) else (0, 0)
         span = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
-        return f"{len(self)} pairs of {span} tokens"
+        return f"{counted(len(self), 'pair')} of {span} token{'s' * (longest != 1)}"
 
     @classmethod
     def from_tokens(

@@ -18,7 +18,7 @@ from torch import Tensor
 from acdc.errors import AcdcError, TaskError, check_type, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
-from acdc.shown import Shown
+from acdc.shown import Shown, counted
 from acdc.tasks.prompts import Padding, Prompts, problems
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice, text_of
 
@@ -82,7 +82,7 @@ class Dataset(Shown):
 
     def _summary(self) -> str:
         held_out = "none" if self.held_out is None else len(self.held_out)
-        return f"{self.name}: {len(self.discovery)} prompt pairs, {held_out} held out"
+        return f"{self.name}: {counted(len(self.discovery), 'prompt pair')}, {held_out} held out"
 
     def facts(self) -> dict[str, str]:
         """Sizes and settings."""
@@ -323,7 +323,7 @@ def _outside(ids: Tensor, lowest: int, size: int, name: str) -> list[str]:
 def _bos_warnings(prompts: Prompts, model: ModelLike) -> tuple[str, ...]:
     firsts = (row[real][:2].tolist() for row, real in zip(prompts.clean, prompts.mask, strict=True))
     twice = sum(starts_twice(row, model) for row in firsts)
-    return (f"{twice} of {len(prompts)} prompts: {STARTS_TWICE}",) if twice else ()
+    return (f"{counted(twice, 'prompt', of=len(prompts))}: {STARTS_TWICE}",) if twice else ()
 
 
 def pad_id(model: ModelLike) -> int:

@@ -30,7 +30,7 @@ from acdc.methods.method import helpfulness
 from acdc.model.backward import Flow, Rule
 from acdc.model.model import Model
 from acdc.model.trace import Trace
-from acdc.shown import Shown
+from acdc.shown import Shown, counted
 from acdc.store.amounts import bytes_of
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -122,13 +122,14 @@ class PositionalScores(Shown):
         return found
 
     def _summary(self) -> str:
-        return f"{self.method} on {self.task} in {self.model}: {self.n_units} units at {len(self.places)} places"
+        where = counted(len(self.places), "place")
+        return f"{self.method} on {self.task} in {self.model}: {self.n_units} units at {where}"
 
     def facts(self) -> dict[str, str]:
         """What was scored, and the largest."""
         return {
             "scores": f"{self.method}, {self.task} in {self.model}",
-            "units": f"{self.n_units}: {self.graph.n_edges} edges at {len(self.places)} places by {self.by}",
+            "units": f"{self.n_units}: {self.graph.n_edges} edges at {counted(len(self.places), 'place')} by {self.by}",
             "largest": ", ".join(self.names()[:5]),
         }
 

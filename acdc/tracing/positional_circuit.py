@@ -25,7 +25,7 @@ from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
-from acdc.shown import Shown, in_brackets, rounded
+from acdc.shown import Shown, counted, in_brackets, rounded
 from acdc.store.reading import read_text, strict_json
 from acdc.store.writing import write_atomically
 from acdc.tasks import as_dataset
@@ -123,14 +123,17 @@ class PositionalCircuit(Shown):
             raise AcdcError(f"{path} is no positional circuit that acdc wrote: {reason}") from None
 
     def _summary(self) -> str:
-        return f"{self.n_units} edges at {len(self.places)} places, {self.task} in {self.model}"
+        return (
+            f"{counted(self.n_units, 'edge')} at {counted(len(self.places), 'place')}, {self.task} in {self.model}"
+        )
 
     def facts(self) -> dict[str, str]:
         """Sizes, and what it is of."""
         whole = self.graph.n_edges * len(self.places)
         return {
             "circuit": f"{self.task} in {self.model}, {self.metric}, {self.ablation} ablation",
-            "units kept": f"{self.n_units} of {whole} ({int(self.edges.sum())} edges, {len(self.places)} places)",
+            "units kept": f"{self.n_units} of {whole} ({counted(int(self.edges.sum()), 'edge')}, "
+            f"{counted(len(self.places), 'place')})",
         }
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -166,7 +169,8 @@ class PositionalEvaluation:
         """What is said of it, by name."""
         found = {
             "faithfulness": f"{rounded(self.faithfulness)}{in_brackets(self.faithfulness_interval)} on "
-            f"{self.n_prompts} {self.prompts} prompts ({rounded(self.edges_faithfulness)} with its edges everywhere)",
+            f"{counted(self.n_prompts, f'{self.prompts} prompt')} "
+            f"({rounded(self.edges_faithfulness)} with its edges everywhere)",
             "metric": f"full model {self.full:.4g}, circuit {self.circuit:.4g}, without any edge {self.empty:.4g}",
         }
         if self.kl is not None and self.kl_interval is not None:

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from acdc.errors import AcdcError, unknown
 from acdc.graph import FloatArray
 from acdc.metrics import CONFIDENCE, mean_interval, spearman
-from acdc.shown import Shown, rounded
+from acdc.shown import Shown, counted, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -229,7 +229,7 @@ class Tracing(Shown):
         clean, corrupted = self.clean.mean(), self.corrupted.mean()
         found = {
             "traced": f"{self.task} in {self.model}: {sense}, {self.method}",
-            self.metric: f"clean {clean:.4g}, corrupted {corrupted:.4g}, on {len(self.clean)} prompts",
+            self.metric: f"clean {clean:.4g}, corrupted {corrupted:.4g}, on {counted(len(self.clean), 'prompt')}",
         }
         for each in self.maps:
             strongest = "; ".join(f"{where}: {effect}" for where, effect in each.strongest().items())

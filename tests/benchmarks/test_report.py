@@ -101,6 +101,11 @@ def test_the_figures_of_the_table_are_in_the_report(folder: Path) -> None:
         for method in ("acdc", "guided", "eap", "random"):
             assert method in text
     rows = Table(folder).rows()
+    random = [row for row in rows if row.method == "random"]
+    share = sum((row.n_edges or 0) / (row.n_edges_total or 1) for row in random) / len(random)
+    assert "of all edges" in markdown
+    assert f"{100 * share:.3g}%" in html
+    assert f"{100 * share:.3g}%" in markdown
     listed = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [(line["case"], line["method"], int(line["n_edges"])) for line in listed] == [
         (row.case, row.method, row.n_edges) for row in rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -29,7 +30,10 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("COLUMNS", "200")
 
     def quick(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None) -> Row:
-        return Row(suite, subject.case.name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4)
+        return Row(
+            suite, subject.case.name, method, subject.seed, truth="t", f1=0.5, hamming=1, n_true=4,
+            n_edges=1011, n_edges_total=1200,
+        )  # fmt: skip
 
     monkeypatch.setattr(runner, "run_row", quick)
 
@@ -47,6 +51,7 @@ def test_a_table_and_a_report_are_written_and_the_leaderboard_shown(command: Com
     status, out, _ = command("--suite", "smoke", "--cases", "hist,rev*", "--methods", "eap,acdc", "--seeds", "0,1")
     assert status == 0
     assert all(name in out for name in ("eap", "acdc", "random", "report.html"))
+    assert all(re.search(rf"^{name} .* 1,011 \(84\.2%\) ", out, re.MULTILINE) for name in ("eap", "random"))
     folder = Path("runs/benchmark-smoke")
     assert {"rows", "report.html", "report.md"} <= {path.name for path in folder.iterdir()}
     assert {(row.case, row.seed) for row in Table(folder).rows()} == {

@@ -95,10 +95,10 @@ def test_duplicates_and_leaks_and_constant_answers_are_remarked() -> None:
     report = check_task(MODEL, dataset)  # type: ignore[arg-type]
     assert report.usable
     assert report.remarks == (
-        "1 discovery prompts occur more than once",
+        "1 discovery prompt occurred before",
         "every prompt has the same answer, so a constant would do the task",
-        "1 held-out prompts occur more than once",
-        "2 of 2 held-out prompts are discovery prompts too",
+        "1 held-out prompt occurred before",
+        "2 of 2 held-out prompts are among the discovery prompts too",
     )
 
 

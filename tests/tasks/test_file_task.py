@@ -181,7 +181,7 @@ def test_a_file_of_held_out_prompts(tmp_path: Path) -> None:
     dataset = acdc.tasks.load(path, held_out=other).prepare(MODEL)
     assert dataset.held_out is not None
     assert dataset.held_out.clean[:, 0].tolist() == [2, 3]
-    assert dataset.warnings == ("1 held-out prompts are discovery prompts too (line 1)",)
+    assert dataset.warnings == ("1 held-out prompt is among the discovery prompts too (line 1)",)
     with pytest.raises(TaskError, match="choose one"):
         acdc.tasks.load(path, held_out=other, split=0.5)
     bad = _file(tmp_path, _token_line(2), _token_line(1000), name="bad.jsonl")

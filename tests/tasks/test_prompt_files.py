@@ -202,7 +202,7 @@ def test_what_is_wrong_with_a_file_is_said(text: str, message: str, tmp_path: Pa
 
 def test_a_record_spread_over_lines_is_one_record(tmp_path: Path) -> None:
     task = acdc.tasks.load(_text(tmp_path / "a.json", json.dumps(RECORDS[0], indent=2)))
-    assert task.description == "1 prompt pairs of a.json"
+    assert task.description == "1 prompt pair of a.json"
 
 
 def test_other_encodings_are_named(tmp_path: Path) -> None:

@@ -166,6 +166,13 @@ def test_a_head_shows_where_it_attends(open_page: Open, found: Any) -> None:
     weights = findings.patterns.examples[head, 1, len(tokens) - 1]
     titles = page.eval_on_selector_all(".tokens .token", "all => all.map((one) => Number(one.title))")
     np.testing.assert_allclose(titles, np.nan_to_num(weights)[: len(tokens)], atol=0.011)
+    largest = np.nanmax(findings.patterns.examples[head, 1])  # the scale is the head's own, not from 0 to 1
+    low, high = page.eval_on_selector_all(".heat-scale span:not(.heat-bar)", "all => all.map((x) => x.textContent)")
+    assert (float(low), float(high)) == (0.0, pytest.approx(largest, abs=0.01))
+    names = page.eval_on_selector_all(
+        ".pattern text:not([transform])", "all => all.map((x) => [x.getBoundingClientRect().top, x.textContent])"
+    )
+    assert [name for _, name in sorted(names)] == tokens  # query 0 on top
     box = page.locator(".pattern").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
     assert f"{tokens[-1]} ({len(tokens) - 1}) attends to" in page.inner_text(".readout")

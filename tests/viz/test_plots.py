@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,23 @@ def test_faithfulness_curves() -> None:
     assert lines(ax)["eap"].tolist() == [[20, 0.7], [46, 1.0]]  # a log axis has no 0
     assert ax.get_xscale() == "log"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["eap", "acdc"]
+
+
+@pytest.mark.parametrize("total", [46, 2_000, 123_211, 41_000_000])
+def test_no_two_labels_of_faithfulness_curves_overlap(total: int) -> None:
+    sizes = tuple(sorted({1, 5, 20, total // 100, total // 2, total}))
+    curve = Curve(tuple(n / total for n in sizes), sizes, tuple(np.linspace(0, 1, len(sizes))), 0.5, 0.5)
+    ax = plots.faithfulness_curves({f"a method of long name {i}": curve for i in range(10)})
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+    shown = [box for box in boxes if ax.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1 + 1]
+    assert len(shown) >= 2
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(shown))
+    legend = ax.get_legend().get_window_extent()
+    assert not legend.overlaps(ax.bbox)
+    assert legend.x1 <= ax.figure.bbox.x1
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.get_lines()[:10]}
+    assert len(looks) == 10
 
 
 def test_roc_and_precision_recall() -> None:
@@ -78,6 +97,19 @@ def test_heat_map() -> None:
     ax.figure.canvas.draw()
     with pytest.raises(AcdcError, match=r"shape \[1, 2\], got \[2, 2\]"):
         plots.heat_map(np.zeros((2, 2)), rows=["0"], columns=["a", "b"])
+
+
+def test_attention_has_its_own_scale_and_the_first_query_on_top() -> None:
+    pattern = np.array([[0.02, np.nan], [0.01, 0.05]])
+    ax = plots.attention(pattern, ["The", " $man$\n"])
+    mesh = ax.collections[0]
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0.0, 0.05)
+    ax.figure.draw_without_rendering()
+    first, last = (label.get_window_extent().y0 for label in ax.get_yticklabels())
+    assert first > last
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["The", " $man$\\n"]
+    with pytest.raises(AcdcError, match=r"shape \[3, 3\], as many as tokens, got \[2, 2\]"):
+        plots.attention(pattern, ["a", "b", "c"])
 
 
 def test_score_distribution() -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 
 from acdc.errors import TaskError, unknown
 from acdc.metrics import Outcome
+from acdc.shown import counted
 from acdc.tasks.programs.inputs import DISTRIBUTIONS
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits
 from acdc.tasks.prompts import Prompts
@@ -157,5 +158,7 @@ class ProgramTask(ShownTask, abc.ABC):
         if not truth.edges:
             return (f"{self.name}: no edge matters {case}; try another distribution",)
         if self.witnesses and len(truth.witnesses) > self.size:
-            return (f"{self.name}: it takes {len(truth.witnesses)} prompts to show every true edge {case}",)
+            return (
+                f"{self.name}: it takes {counted(len(truth.witnesses), 'prompt')} to show every true edge {case}",
+            )
         return ()

@@ -238,6 +238,6 @@ function linesOf(view, title, lines, end, actions) {
   return section(
     title,
     el("ul", { class: "bars" }, sorted.slice(0, MOST_ROWS).map(row)),
-    sorted.length > MOST_ROWS ? el("p", { class: "quiet" }, `and ${sorted.length - MOST_ROWS} weaker ones`) : null,
+    sorted.length > MOST_ROWS ? el("p", { class: "quiet" }, `and ${counted(sorted.length - MOST_ROWS, "weaker one")}`) : null,
   );
 }

@@ -35,25 +35,44 @@ export function headView(data, head, store) {
   chooser.value = String(example);
   const weights = unpack.u8(example < 0 ? patterns.mean[head] : patterns.examples[head][example]);
   const size = Math.round(Math.sqrt(weights.length));
+  const most = Math.max(1, ...rowMost(weights, size));
   const names = example < 0 ? Array.from({ length: size }, (_, i) => String(i)) : patterns.tokens[example];
   return section(
     "Attention",
     el("div", { class: "row" }, chooser),
-    pattern(weights, size, names),
+    pattern(weights, size, names, most),
     example < 0
-      ? el("p", { class: "quiet" }, "Rows are queries, columns keys, by position in the prompt.")
-      : strip(weights, size, names),
+      ? el("p", { class: "quiet" }, "Rows are queries, the first on top; columns are keys, by position in the prompt.")
+      : strip(weights, size, names, most),
   );
 }
 
-/** The colour of a weight between 0 and 1, on the page's ground. */
-function shade(weight) {
+/** The largest weight of each query. */
+function rowMost(weights, size) {
+  return Array.from({ length: size }, (_, q) => weights.subarray(q * size, (q + 1) * size).reduce((a, b) => Math.max(a, b), 0));
+}
+
+/** The colour of a share of the largest weight, between 0 and 1, on the page's ground. */
+function shade() {
   const style = getComputedStyle(document.documentElement);
   return d3.interpolateRgb(style.getPropertyValue("--sheet").trim(), style.getPropertyValue("--heat").trim());
 }
 
+/** Which weights the colours stand for: each head has its own scale, from nothing to its largest weight. */
+function scale(most) {
+  const colour = shade();
+  const stops = Array.from({ length: 5 }, (_, i) => colour(i / 4)).join(", ");
+  return el(
+    "div",
+    { class: "heat-scale", role: "img", "aria-label": `Colours from 0 to ${(most / 255).toFixed(2)}` },
+    el("span", {}, "0"),
+    el("span", { class: "heat-bar", css: { background: `linear-gradient(to right, ${stops})` } }),
+    el("span", {}, (most / 255).toFixed(2)),
+  );
+}
+
 /** A square of weights; the reader's finger reads one. */
-function pattern(weights, size, names) {
+function pattern(weights, size, names, most) {
   const labels = size <= 28;
   const longest = Math.max(...names.map((name) => Array.from(token(name, 9)).length));
   const margin = labels ? 8 + 6 * longest : 4;
@@ -63,7 +82,7 @@ function pattern(weights, size, names) {
   const context = canvas.getContext("2d");
   for (let q = 0; q < size; q++) {
     for (let k = 0; k < size; k++) {
-      context.fillStyle = colour(weights[q * size + k] / 255);
+      context.fillStyle = colour(weights[q * size + k] / most);
       context.fillRect(k, q, 1, 1);
     }
   }
@@ -106,11 +125,11 @@ function pattern(weights, size, names) {
     if (q < 0 || k < 0 || q >= size || k >= size) return;
     readout.textContent = `${token(names[q])} (${q}) attends to ${token(names[k])} (${k}): ${(weights[q * size + k] / 255).toFixed(2)}`;
   });
-  return el("div", { class: "pattern-box" }, square, readout);
+  return el("div", { class: "pattern-box" }, square, scale(most), readout);
 }
 
 /** The prompt's tokens, shaded by how much the chosen one attends to each. */
-function strip(weights, size, names) {
+function strip(weights, size, names, most) {
   const colour = shade();
   const chips = names.map((name, q) =>
     el(
@@ -123,8 +142,9 @@ function strip(weights, size, names) {
   function choose(q) {
     chips.forEach((chip, k) => {
       const weight = weights[q * size + k] / 255;
-      chip.style.background = colour(weight);
-      chip.style.color = weight > 0.55 ? "var(--on-heat)" : "var(--text)";
+      const share = weights[q * size + k] / most;
+      chip.style.background = colour(share);
+      chip.style.color = share > 0.55 ? "var(--on-heat)" : "var(--text)";
       chip.classList.toggle("query", k === q);
       chip.title = `${weight.toFixed(2)}`;
     });

@@ -64,7 +64,7 @@ function show(state, changed) {
     stage.show(view, state, store.roles);
     search.show(view);
     sizebar.show(view);
-    byId("status").textContent = `${view.edgesA} edges, ${view.nodes.length} nodes shown`;
+    byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
     byId("left-out").hidden = !view.leftOut;
     fill(
       byId("left-out"),

@@ -5,7 +5,7 @@ import { Painter } from "./canvas.js";
 import { layOut } from "./layout.js";
 import { nodeFill, palette } from "./looks.js";
 import { pathsThrough } from "./view.js";
-import { short } from "./format.js";
+import { counted, short } from "./format.js";
 
 const d3 = globalThis.d3;
 
@@ -98,7 +98,7 @@ export class Stage {
         tabindex: tabbable ? 0 : -1,
         role: "button",
         "aria-pressed": String(selected),
-        "aria-label": `${node.label}${node.role ? `, ${node.role}` : ""}${folds ? `, ${node.members.length} nodes` : ""}${pinned ? ", pinned" : ""}`,
+        "aria-label": `${node.label}${node.role ? `, ${node.role}` : ""}${folds ? `, ${counted(node.members.length, "node")}` : ""}${pinned ? ", pinned" : ""}`,
         "data-node": node.id,
         onclick: (event) => {
           event.stopPropagation();
