@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from acdc import tracing as tracing
     from acdc import viz as viz
     from acdc.acting.circuit_model import CircuitModel
+    from acdc.acting.opening import load
     from acdc.auditing.audit import audit
     from acdc.auditing.record import AuditReport
     from acdc.certificates.certify import certify, verify
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from acdc.evaluation.minimality import Minimality, minimality
     from acdc.graph import Graph
     from acdc.inspection import ablate, patch_path
-    from acdc.model.load import builtin_models, load
+    from acdc.model.load import builtin_models
     from acdc.model.model import Model
     from acdc.tasks.programs.compile import compile
     from acdc.tasks.prompts import Prompts
@@ -69,7 +70,7 @@ _WHERE = {
     "curve": "acdc.evaluation.curve",
     "discover": "acdc.discovery",
     "evaluate": "acdc.evaluation.evaluate",
-    "load": "acdc.model.load",
+    "load": "acdc.acting.opening",
     "minimality": "acdc.evaluation.minimality",
     "patch_path": "acdc.inspection",
     "score": "acdc.discovery",

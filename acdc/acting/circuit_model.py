@@ -203,11 +203,15 @@ class CircuitModel(torch.nn.Module):
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, model: Model | None = None) -> CircuitModel:
+    def load(
+        cls, folder: str | Path, *, model: Model | None = None, tokenizer: Any = None, **options: Any
+    ) -> CircuitModel:
         """Open what `save` wrote.
 
         Args:
             model: the model, if it is at hand; None: loaded by its name.
+            tokenizer: instead of the model's own, where it is loaded by its name.
+            options: device, dtype and trust_remote_code, as `acdc.load` takes them, for loading the model by its name.
 
         Raises:
             AcdcError: the files are missing or damaged, or the model's weights are not those it was made with.
@@ -231,7 +235,14 @@ class CircuitModel(torch.nn.Module):
         if not all(isinstance(row, list) and all(type(x) is int and x >= 0 for x in row) for row in donors):
             raise AcdcError(f"{what} is damaged: expected donors as lists of token ids")
         if model is None:
-            model = load(value["model"], revision=value.get("revision"), tokenizer=value.get("tokenizer"))
+            tokenizer = value.get("tokenizer") if tokenizer is None else tokenizer
+            try:
+                model = load(value["model"], revision=value.get("revision"), tokenizer=tokenizer, **options)
+            except AcdcError as error:
+                raise AcdcError(
+                    f"{str(folder)!r} is a circuit of {value['model']!r}, which cannot be loaded by that name: give it "
+                    f"with CircuitModel.load(folder, model=…); {error}"
+                ) from None
         if weights_digest(model) != value["weights_sha256"]:
             raise AcdcError(f"the weights of {model.name} are not those that {what} was made with")
         circuit = Circuit.load(folder)

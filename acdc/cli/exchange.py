@@ -60,7 +60,7 @@ def export(
     """Write a circuit in another program's format, or as a model.
 
     `checkpoint` is the model with all nodes outside the circuit silenced, as a folder that transformers opens;
-    `circuit-model` runs any circuit (acdc.CircuitModel.load); `lists` names heads to prune and modules to adapt.
+    `circuit-model` runs any circuit (acdc.load); `lists` names heads to prune and modules to adapt.
 
     Example: acdc export runs/ioi --to graphml -o ioi.graphml
     """  # fmt: skip

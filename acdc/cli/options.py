@@ -164,7 +164,7 @@ def load_model(name: str, **options: Any) -> Model:
     """The model; one thread for a tiny one, which more threads slow down."""
     import torch
 
-    from acdc import load
+    from acdc.model.load import load
 
     model = load(name, **options)
     if model.note:

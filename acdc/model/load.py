@@ -44,27 +44,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
-    """Load a decoder for circuit discovery.
-
-    Args:
-        model: name of a built-in or fetched model, hub name, local folder (of `save_pretrained`, or an InterpBench
-            case), GGUF file (dequantised), or a `transformers` module in memory (used in place, without a copy; from
-            inside `DataParallel`, a compiled module or a Gemma 3 that sees images, the decoder is taken).
-        tokenizer: a tokenizer, or the hub name or folder of one; None: the one beside the weights, if there is one.
-        revision: branch, tag or commit of a hub model, of a training checkpoint for instance; config, weights and
-            tokenizer are all taken from it.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" (the best there is). A module in memory stays where it is.
-        dtype: "float32", "float64", "bfloat16", "float16"; None: float32 for files, as it is for a module.
-        trust_remote_code: run code that comes with a hub model. Off unless you ask.
-
-    A folder that holds a model and a LoRA adapter gives the model with the adapter merged into it, and a warning that
-    says so; this needs PEFT.
-
-    Raises:
-        UnsupportedModelError: the architecture or checkpoint cannot be decomposed exactly, or the module's weights
-            cannot be read in place (an unmerged adapter, quantised or offloaded weights, …).
-        AcdcError: the model cannot be found, its files are broken or disagree, or device or dtype are not available.
-    """
+    """Load a decoder; arguments and errors as for `acdc.load`, which opens circuits' models too."""
     with torch.inference_mode(False):  # what is made under it could not be differentiated later
         if isinstance(model, torch.nn.Module):
             return _from_memory(model, tokenizer, revision, _dtype(dtype))
@@ -102,8 +82,8 @@ def _from_files(
     gguf = is_gguf(folder)
     if not folder.is_dir() and not gguf:
         folder = _downloaded(name, folder, revision, trust_remote_code)
-    elif revision is not None:
-        raise AcdcError(f"{name}: what is on the disk has no revision {revision!r}; it is for models of the hub")
+    else:
+        refuse_revision(name, revision)
     tokenizer, named = _tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     origin = {"revision": revision, "tokenizer_name": named}
     try:
@@ -113,7 +93,7 @@ def _from_files(
         if interpbench.is_interpbench(folder):
             return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer, **origin)
         if (folder / "circuit-model.json").is_file():
-            raise AcdcError(f"{name} is a circuit's model: open it with acdc.CircuitModel.load")
+            raise AcdcError(f"{name} is a circuit as a model, not a decoder: acdc.load in Python opens it")
         if not (folder / CONFIG).exists() and adapter.adapter_in(folder):
             raise adapter.refuse_adapter_alone(folder, name)
         if read_config(folder, name)["model_type"] == "tracr":
@@ -130,6 +110,12 @@ def _from_files(
         raise
     except Exception as error:  # libraries raise whatever a nonsensical file makes them stumble over
         raise AcdcError(f"cannot load model {name!r}: {type(error).__name__}: {reason(error)}") from error
+
+
+def refuse_revision(name: str, revision: str | None) -> None:
+    """Nothing on the disk has revisions."""
+    if revision is not None:
+        raise AcdcError(f"{name}: what is on the disk has no revision {revision!r}; it is for models of the hub")
 
 
 def _check_file(config: Any, name: str) -> None:

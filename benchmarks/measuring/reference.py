@@ -28,7 +28,7 @@ API = {
         "acdc.evaluation.minimality.minimality",
     ),
     "What they give": ("acdc.circuit.circuit.Scores", "acdc.circuit.circuit.Circuit", "acdc.graph.graph.Graph"),
-    "Models": ("acdc.model.load.load", "acdc.model.load.builtin_models"),
+    "Models": ("acdc.acting.opening.load", "acdc.model.load.builtin_models"),
     "Prompts": (
         "acdc.tasks.registry.load",
         "acdc.tasks.prompts.Prompts",

@@ -86,8 +86,8 @@ def test_a_model_without_a_fitting_donor_says_which_lengths_there_are(tmp_path: 
     folder = subject.save(tmp_path / "m")
     with pytest.raises(AcdcError, match="are not those"):
         acdc.CircuitModel.load(folder, model=families.tiny("gpt2", torch.float64, seed=1))
-    with pytest.raises(AcdcError, match=r"acdc\.CircuitModel\.load"):
-        acdc.load(str(folder))
+    with pytest.raises(AcdcError, match=r"cannot be loaded by that name: give it with CircuitModel\.load"):
+        acdc.load(str(folder))  # a model that was made in memory
     (folder / "circuit-model.json").write_text('{"format": "acdc-circuit-model"}')
     with pytest.raises(AcdcError, match="damaged"):
         acdc.CircuitModel.load(folder, model=model)
@@ -187,7 +187,18 @@ def test_exports_that_take_the_model(command: Command) -> None:
     transformers.AutoModelForCausalLM.from_pretrained("out")
     assert command("export", "run", "--to", "checkpoint", "-o", "out").status == 2  # it is there
     assert command("export", "run", "--to", "circuit-model", "-o", "wrapped").status == 0
-    assert acdc.CircuitModel.load("wrapped").ablation == "zero"
+    opened = acdc.load("wrapped")
+    assert isinstance(opened, acdc.CircuitModel)
+    tokens = acdc.tasks.load("induction", size=4).prepare(model).discovery.clean
+    assert opened(tokens).equal(acdc.CircuitModel.of(model, task, circuit)(tokens))
+    assert acdc.load("wrapped", dtype="float32").model.name == "induction-2l"
+    with pytest.raises(AcdcError, match="on the disk has no revision"):
+        acdc.load("wrapped", revision="main")
+    with pytest.raises(AcdcError, match="expected a model"):
+        acdc.discover(opened, task)
+    refused = command("discover", "wrapped", "--task", "induction")
+    assert refused.status == 2
+    assert "is a circuit as a model, not a decoder" in refused.err
     assert json.loads(command("export", "run", "--to", "lists").out)["heads_to_prune"] == {"0": [0]}
     assert "say where with -o" in command("export", "run", "--to", "checkpoint").err
     assert (
