@@ -8,15 +8,20 @@ reason, and the rest is used. Fields are those that the tools write; nothing is 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from acdc.errors import TaskError, unknown
 from acdc.tasks.records import ANOTHER, REGIONS
 from acdc.tasks.spans import Characters, Span
 
-Record = Mapping[str, Any]
+Record = Mapping[Any, Any]
+
+COUNTERPART = object()
+"""The key of a record's counterpart in the file beside its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,8 @@ class TaskFormat:
         read: a record of the format to one of ours; a `ValueError` says why not. None: its records are ours.
         left_out: what a record holds that is not used.
         metric: instead of the one that files get by their answers.
+        beside: where corrupted prompts are that are in a file of their own, by the path of the clean ones; a record
+            then has the one of the same line as `COUNTERPART`. A `ValueError` says that there is none.
     """
 
     name: str
@@ -38,6 +45,7 @@ class TaskFormat:
     read: Callable[[Record], dict[Any, Any]] | None = None
     left_out: str = "nothing"
     metric: str | None = None
+    beside: Callable[[Path], Path] | None = None
 
     @property
     def recognised(self) -> bool:
@@ -192,6 +200,72 @@ def _blimp(record: Record) -> dict[str, Any]:
     return {"clean": prompt, "corrupted": ANOTHER} | _different(*texts)
 
 
+# ---- PEAP -------------------------------------------------------------------------------------------------------
+
+_NO_SPANS = (
+    "prompt_id",
+    "example_id",
+    "id",
+    "pair_id",
+    "correct_proffesion_idx",
+    "is_model_correct",
+    "label",
+    "length",
+)
+"""Numbers in the files of position-aware EAP (https://github.com/technion-cs-nlp/PEAP) that are no positions."""
+
+
+def _counterfactuals(path: Path) -> Path:
+    """The file of counterfactual prompts, which has the name of the clean ones but for its ending."""
+    stem, clean, _ = path.name.rpartition("_clean")
+    found = sorted(path.parent.glob(f"{glob.escape(stem)}_counter*{glob.escape(path.suffix)}")) if clean else []
+    if len(found) != 1:
+        names = ", ".join(other.name for other in found) or "none"
+        raise ValueError(
+            f"{path.name}: expected one file of counterfactual prompts beside it, NAME_counter….csv beside "
+            f"NAME_clean.csv, got {names}"
+        )
+    return found[0]
+
+
+def _peap_pair(record: Record) -> dict[Any, Any]:
+    if not isinstance(other := record.get(COUNTERPART), Mapping):
+        raise ValueError("the file of counterfactual prompts has no such line")
+    clean, corrupted = _text(record, "prompt"), _text(other, "prompt")
+    return {"clean": clean, "corrupted": corrupted, REGIONS: tuple(_peap_spans(record))}
+
+
+def _peap_spans(record: Record) -> Iterator[Span]:
+    """A column a span: the token it starts at, counted with the BOS; each goes up to the next, the last to `length`."""
+    starts = {
+        int(cell): name
+        for name, cell in record.items()
+        if isinstance(name, str)
+        and name not in _NO_SPANS
+        and isinstance(cell, str)
+        and re.fullmatch("[0-9]{1,9}", cell)
+    }
+    if not re.fullmatch("[0-9]{1,9}", length := _text(record, "length")):
+        raise ValueError(f"expected 'length' as a number of tokens, got {length!r:.40}")
+    ends = [*sorted(starts)[1:], int(length)]
+    for start, end in zip(sorted(starts), ends, strict=True):
+        if not 1 <= start < end:
+            raise ValueError(f"expected {starts[start]!r} to start at a token from 1 to before {end}, got {start}")
+        positions = tuple(range(start - 1, end - 1))
+        # counted from the end too: the numbers are right for a tokenizer that makes as many tokens of the prompt
+        last = tuple(range(start - end, 0)) if end == int(length) else None
+        yield Span(starts[start], positions, last, asked=True)
+
+
+def _peap(record: Record) -> dict[Any, Any]:
+    return _peap_pair(record) | _different(_text(record, "correct_token"), _text(record, "wrong_token"))
+
+
+def _peap_greater_than(record: Record) -> dict[Any, Any]:
+    pair = _peap_pair(record)
+    return _later_years({"clean": pair["clean"], "corrupted": pair["corrupted"]}, _text(record, "label")) | pair
+
+
 FORMATS: dict[str, TaskFormat] = {
     record.name: record
     for record in (
@@ -219,6 +293,12 @@ FORMATS: dict[str, TaskFormat] = {
                    _causalgym, "types and task"),
         TaskFormat("blimp", "BLiMP: sentence_good, sentence_bad; the corrupted prompt is that of another row",
                    ("sentence_good", "sentence_bad"), _blimp, "field, term, UID and pairID"),
+        TaskFormat("peap", "PEAP: CSV of prompt, spans, length, correct_token, wrong_token; NAME_counter….csv beside "
+                   "NAME_clean.csv", ("prompt", "length", "split", "correct_token", "wrong_token"), _peap,
+                   "split, and what the model said", beside=_counterfactuals),
+        TaskFormat("peap-greater-than", "PEAP: CSV of prompt, spans, length, label; beside it as for peap",
+                   ("prompt", "length", "split", "label"), _peap_greater_than, "split",
+                   "probability-difference", _counterfactuals),
         TaskFormat("edge-pruning", "Edge Pruning: clean and corrupted with <predict>…</predict>", (), _edge_pruning),
     )
 }  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 
 from acdc.errors import AcdcError, TaskError
 from acdc.store.reading import read_text, strict_json
-from acdc.tasks.peer_formats import TaskFormat, task_format
+from acdc.tasks.peer_formats import COUNTERPART, TaskFormat, task_format
 from acdc.tasks.prompts import problems
 from acdc.tasks.records import ALIASES, FIELDS, field_problems, pair_of
 from acdc.tasks.tokenise import TextPair, TokenPair
@@ -62,6 +62,7 @@ def read_lines(path: Path, format: str | None = None) -> tuple[tuple[Line, ...],
     lines: list[Line] = []
     found: list[str] = []
     known: TaskFormat | None = None if format is None else task_format(format, None)
+    beside: dict[str, Any] | None = None
     for label, record in _records(text, path, known):
         try:
             if isinstance(record, ValueError):
@@ -69,12 +70,25 @@ def read_lines(path: Path, format: str | None = None) -> tuple[tuple[Line, ...],
             known = known or task_format(None, record)
             if known.read is not None and not isinstance(record, dict):
                 raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+            if known.beside is not None:
+                beside = _beside(path, known) if beside is None else beside
+                record = record | {COUNTERPART: beside.get(label)}
             lines.append(Line(label, pair_of(record if known.read is None else known.read(record))))
         except ValueError as error:
             found.append(f"{label}: {error}")
     if not lines and not found:
         raise TaskError(f"{path} has no prompts: expected {FORMATS}, with clean and corrupted")
     return tuple(lines), found, known or task_format("acdc", None)
+
+
+def _beside(path: Path, known: TaskFormat) -> dict[str, Any]:
+    """The records of the file of corrupted prompts by where they stand."""
+    assert known.beside is not None
+    try:
+        other = known.beside(path)
+        return dict(_records(read_text(other), other, known))
+    except (AcdcError, ValueError) as error:
+        raise TaskError(str(error)) from None
 
 
 def check_lines(found: Mapping[str, list[str]]) -> None:

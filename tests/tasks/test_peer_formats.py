@@ -98,6 +98,59 @@ def test_years_of_eap_have_to_be_asked_for(tmp_path: Path) -> None:
     assert load_file(mib).lines[0].pair == CASES["mib-greater-than"][1]
 
 
+PEAP_CLEAN = f""",prompt,prompt_id,prefix,IO,and,S1,S1+1,S2,action2,to,length,wrong_token,correct_token,label,split
+0,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,circuit
+1,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,ablation
+2,"{A}",3,1,2,3,4,5,10,11,14,16, John, Mary, Mary,eval
+3,"{A}",3,1,2,3,4,5,10,11,13,14, John, Mary, Mary,eval
+4,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,eval
+"""
+PEAP_COUNTER = f""",prompt,prompt_id,length
+0,"{B}",3,15
+1,"{B}",3,15
+2,"{B}",3,15
+3,"{B}",3,15
+"""
+
+
+def test_peap_pairs_two_files_and_names_positions(tmp_path: Path, gpt2_like: StandIn) -> None:
+    path = tmp_path / "IOI_ABBA_data_clean.csv"
+    path.write_text(PEAP_CLEAN, "utf-8")
+    with pytest.raises(TaskError, match="one file of counterfactual prompts beside it"):
+        load_file(path)
+    (tmp_path / "IOI_ABBA_data_counter_abc.csv").write_text(PEAP_COUNTER, "utf-8")
+    task = load_file(path)
+    first = task.lines[0].pair
+    assert (first.clean, first.corrupted, first.answers, first.wrong) == (A, B, (" Mary",), (" John",))
+    data = task.prepare(gpt2_like)
+    assert len(data.discovery) == 2
+    (warning,) = (text for text in data.warnings if "left out" in text)
+    assert "line 4: span 'to' lies outside of the prompt" in warning  # the file was made for other tokens
+    assert "line 5: span 'to' is at tokens 12 of clean and 13 of corrupted" in warning
+    assert "line 6: the file of counterfactual prompts has no such line" in warning
+    words = gpt2_like.tokenizer.convert_ids_to_tokens(data.discovery.clean[0])
+    shown = {name: [words[i] for i in mask[0].nonzero().flatten()] for name, mask in data.discovery.spans.items()}
+    assert shown == {
+        "prefix": ["When"], "IO": ["ĠMary"], "and": ["Ġand"], "S1": ["ĠJohn"],
+        "S1+1": ["Ġwent", "Ġto", "Ġthe", "Ġstore", ","], "S2": ["ĠJohn"], "action2": ["Ġgave", "Ġa", "Ġdrink"],
+        "to": ["Ġto"],
+    }  # fmt: skip
+    (tmp_path / "IOI_ABBA_data_counter_other.csv").write_text(PEAP_COUNTER, "utf-8")
+    with pytest.raises(TaskError, match=r"got IOI_ABBA_data_counter_abc\.csv, IOI_ABBA_data_counter_other\.csv"):
+        load_file(path)
+
+
+def test_years_of_peap(tmp_path: Path) -> None:
+    path = tmp_path / "greater_than_data_clean.csv"
+    path.write_text("prompt,The,NOUN,length,label,split\nThe war,1,2,3,97,eval\nThe old,0,2,3,97,eval\n", "utf-8")
+    (tmp_path / "greater_than_data_counter_vanila.csv").write_text("prompt\nThe day\nThe big\n", "utf-8")
+    task = load_file(path)
+    (line,) = task.lines
+    assert (line.pair.clean, line.pair.corrupted, line.pair.answers) == ("The war", "The day", ("98", "99"))
+    assert task.metric == "probability-difference"
+    assert "line 3: expected 'The' to start at a token from 1 to before 2, got 0" in task.left_out
+
+
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [
