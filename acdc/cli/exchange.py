@@ -84,11 +84,33 @@ def export(
         else:
             if out is not None:
                 terminal.check_new_file(out, force=force)
-            text = formats.export(Circuit.load(run), to)
+            text = _with_positions(run, to) if _has_positions(run) else formats.export(Circuit.load(run), to)
             if out is not None:
                 write_atomically(out, text, replace=force)
                 return
     sys.stdout.write(text)
+
+
+def _has_positions(run: Path) -> bool:
+    """Whether it is a file of `acdc positions`."""
+    from acdc.store.reading import read_text, strict_json
+    from acdc.tracing.positional_circuit import FORMAT
+
+    if not run.is_file():
+        return False
+    try:
+        record = strict_json(read_text(run))
+    except (AcdcError, ValueError):
+        return False  # what it is instead is said where runs are loaded
+    return isinstance(record, dict) and record.get("format") == FORMAT
+
+
+def _with_positions(path: Path, to: str) -> str:
+    from acdc.tracing import PositionalCircuit
+
+    if to != "circuit-tracer":
+        raise AcdcError(f"{path} is a circuit with positions, which circuit-tracer holds, and {to} does not")
+    return PositionalCircuit.load(path).attribution_graph()
 
 
 def import_circuit(

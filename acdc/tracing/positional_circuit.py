@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from acdc.circuit.provenance import library_versions
 from acdc.engine import memory
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
 from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
+from acdc.formats.circuit_tracer import write_places
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
@@ -36,7 +39,7 @@ from acdc.tracing.positional import Method, PositionalScores, placing, score_pos
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
-VERSION = "1.0"
+FORMAT, VERSION = "acdc positional circuit", "1.0"
 MOST_RUNS = 400
 """Runs of whole circuits that pruning makes, unless told otherwise."""
 
@@ -88,7 +91,7 @@ class PositionalCircuit(Shown):
         }
         names = [self.graph.edge_names(kept) for kept in self.kept]
         record = {
-            "format": "acdc positional circuit",
+            "format": FORMAT,
             "version": VERSION,
             **made,
             "graph": graph,
@@ -96,6 +99,26 @@ class PositionalCircuit(Shown):
             "edges": [{"place": place, "edges": edges} for place, edges in zip(self.places, names, strict=True)],
         }
         return write_atomically(path, json.dumps(record, indent=1), replace=replace)
+
+    def attribution_graph(self) -> str:
+        """JSON in the schema of circuit-tracer and Neuronpedia, a node a component and place, with the prompt's tokens.
+
+        By position the tokens are those of the places' labels; by span a span stands for a token.
+
+        Warns:
+            UserWarning: what of the circuit the schema does not hold.
+        """
+        tokens = [label.partition(" ")[2] if self.by == "position" else label for label in self.places]
+        lost = (
+            "the way back: circuits cannot be read from it", "metric, ablation, method and seed",
+            "the options of the graph", "which of q, k and v an edge enters, but for what queries and keys read",
+            "scores: the circuit has none, and each link weighs as many as its edges",
+        )  # fmt: skip
+        warnings.warn(f"the format circuit-tracer does not hold {', '.join(lost)}", stacklevel=2)
+        return write_places(
+            self.graph, self.kept, tokens, model=self.model, task=self.task, ordered=self.by == "position",
+            version=library_versions().get("acdc-circuits", ""),
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> PositionalCircuit:
@@ -106,7 +129,7 @@ class PositionalCircuit(Shown):
         """
         try:
             record = strict_json(read_text(Path(path)))
-            if record["format"] != "acdc positional circuit":
+            if record["format"] != FORMAT:
                 raise ValueError(f"its format is {record['format']!r:.40}")
             if str(record["version"]).split(".")[0] != VERSION.split(".")[0]:
                 raise ValueError(f"its version is {record['version']!r:.20}, this one reads {VERSION}")

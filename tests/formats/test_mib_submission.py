@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attribution_graph
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.formats import export, export_folder, import_circuit
@@ -85,28 +86,40 @@ def test_neurons_that_are_left_out_are_warned_of() -> None:
 
 # ---- the attribution-graph schema of Neuronpedia ----------------------------------------------------------------
 
-REQUIRED: dict[str, dict[str, Any]] = {
-    "metadata": {"slug": str, "scan": str, "prompt_tokens": list, "prompt": str},
-    "nodes": {
-        "node_id": str, "feature": (int, type(None)), "layer": (str, int), "ctx_idx": int, "feature_type": str,
-        "jsNodeId": str, "clerp": str,
-    },
-    "links": {"source": str, "target": str, "weight": (int, float)},
-}  # fmt: skip
-QUERY = {"pinnedIds": list, "supernodes": list, "linkType": str, "clickedId": str, "sg_pos": str}
+
+def kept_everywhere(graph: Graph) -> Circuit:
+    return Circuit(graph, graph.valid)
 
 
 @pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
 @pytest.mark.parametrize(
-    "circuit", [example(), Circuit(Graph(1, 2, inputs="split"), Graph(1, 2, inputs="split").valid)]
+    "circuit",
+    [
+        example(),
+        kept_everywhere(Graph(1, 2, inputs="split")),
+        kept_everywhere(Graph(2, 4, n_kv_heads=2, group_kv=True)),
+        kept_everywhere(Graph(2, 2, mixers=(1,))),
+        Circuit(Graph(1, 1), Graph(1, 1).valid & False),
+    ],
 )
-def test_circuit_tracer_files_have_what_the_schema_requires(circuit: Circuit) -> None:
+def test_circuit_tracer_files_are_of_the_published_schema(circuit: Circuit) -> None:
     value = json.loads(export(circuit, "circuit-tracer"))
-    assert {"metadata", "qParams", "nodes", "links"} <= value.keys()
-    for part, fields in REQUIRED.items():
-        for item in [value[part]] if part == "metadata" else value[part]:
-            for name, kind in fields.items():
-                assert isinstance(item[name], kind), (part, name, item)
-    assert all(isinstance(value["qParams"][name], kind) for name, kind in QUERY.items())
+    attribution_graph.check(value)
     assert value["qParams"]["linkType"] == "both"
-    assert all(0 <= node["ctx_idx"] < len(value["metadata"]["prompt_tokens"]) for node in value["nodes"])
+    assert {"logits"} <= {node["clerp"] for node in value["nodes"]}
+
+
+@pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
+def test_what_queries_and_keys_read_stands_beside_the_links() -> None:
+    circuit = example()
+    value = json.loads(export(circuit, "circuit-tracer"))
+    names = {node["node_id"]: node["clerp"] for node in value["nodes"]}
+    found = {}
+    for node in value["nodes"]:
+        traced = node.get("qk_tracing_results", {})
+        for port in ("q", "k"):
+            for source, weight in traced.get(f"top_{port}_marginal_contributors", []):
+                found[f"{names[source]}->{node['clerp']}<{port}>"] = weight
+    scores = circuit.edge_scores()
+    assert found == {name: score for name, score in scores.items() if name.endswith(("<q>", "<k>"))}
+    assert found

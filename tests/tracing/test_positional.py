@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import acdc
+import attribution_graph
 from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.errors import AcdcError
+from acdc.graph import Graph
 from acdc.metrics import OUTCOMES
 from acdc.tracing import PositionalCircuit, discover_positions, evaluate_positions, score_positions
 from command_line import Command
@@ -114,6 +116,32 @@ def test_a_file_holds_all(tmp_path: Path) -> None:
         evaluate_positions(model, other, circuit)
 
 
+def test_an_attribution_graph_has_the_prompts_tokens_and_where_each_is_read() -> None:
+    graph = Graph(2, 1)
+    kept = np.zeros((3, *graph.valid.shape), dtype=bool)
+    for name, place in (
+        ("input->a0.h0<v>", 0), ("a0.h0->a1.h0<k>", 1), ("input->a1.h0<q>", 2), ("input->a1.h0<v>", 1),
+        ("a1.h0->logits", 2),
+    ):  # fmt: skip
+        kept[(place, *graph.edge(name))] = True
+    circuit = PositionalCircuit(graph, "position", ("0 The", "1  cat", "2 \n"), kept, model="m", task="t")
+    with pytest.warns(UserWarning, match="does not hold the way back.*metric.*q, k and v.*scores"):
+        value = json.loads(circuit.attribution_graph())
+    attribution_graph.check(value)
+    assert value["metadata"]["prompt_tokens"] == ["The", " cat", "\n"]
+    assert value["metadata"]["prompt"] == "The cat\n"
+    at = {node["node_id"]: f"{node['clerp']}@{node['ctx_idx']}" for node in value["nodes"]}
+    links = {(at[link["source"]], at[link["target"]]): link["weight"] for link in value["links"]}
+    assert links == {
+        ("input@0", "a0.h0@1"): 1, ("a0.h0@1", "a1.h0@2"): 1, ("input@2", "a1.h0@2"): 1, ("input@1", "a1.h0@2"): 1,
+        ("a1.h0@2", "logits@2"): 1,
+    }  # fmt: skip
+    (head,) = (node for node in value["nodes"] if node["clerp"] == "a1.h0")
+    traced = head["qk_tracing_results"]
+    assert [at[source] for source, _ in traced["top_q_marginal_contributors"]] == ["input@2"]
+    assert [at[source] for source, _ in traced["top_k_marginal_contributors"]] == ["a0.h0@1"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -138,6 +166,12 @@ def test_on_the_command_line(command: Command) -> None:
     assert PositionalCircuit.load("c.json").n_units == 12
     record = json.loads(command("positions", "induction-2l", "--size", 8, "--units", 12, "--json").out)
     assert record["units"] == PositionalCircuit.load("c.json").names()
+    shown = command("export", "c.json", "--to", "circuit-tracer")
+    assert shown.status == 0
+    attribution_graph.check(json.loads(shown.out))
+    refused = command("export", "c.json", "--to", "csv")
+    assert refused.status == 2
+    assert "which circuit-tracer holds, and csv does not" in refused.err
     again = command("positions", "induction-2l", "--size", 8, "--units", 12, "-o", "c.json")
     assert again.status == 2
     assert "exists" in again.err
