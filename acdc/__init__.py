@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from acdc import inspection as inspection
     from acdc import methods as methods
     from acdc import metrics as metrics
+    from acdc import neurons as neurons
     from acdc import tasks as tasks
     from acdc import tracing as tracing
     from acdc import viz as viz
@@ -77,7 +78,7 @@ _WHERE = {
     "trace": "acdc.tracing",
 }
 
-_PARTS = ("formats", "inspection", "methods", "metrics", "tasks", "tracing", "viz")
+_PARTS = ("formats", "inspection", "methods", "metrics", "neurons", "tasks", "tracing", "viz")
 _RENAMED = {"io": "formats"}
 """Public names of the last version, and what they are now."""
 

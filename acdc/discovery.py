@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph, Unit
+from acdc.graph.units import UNITS
 from acdc.methods import (
     DEFAULT_RANKING,
     DEFAULT_SEARCH,
@@ -35,6 +36,7 @@ from acdc.methods.method import refuse_metric
 from acdc.methods.signs import signs_are
 from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
+from acdc.neurons.scores import NeuronScores, score_neurons
 from acdc.store.amounts import bytes_of
 from acdc.store.resume import ResumeFile, digest
 from acdc.tasks import as_dataset
@@ -48,6 +50,14 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 
+@overload
+def score(
+    model: Model, task: Task | Dataset | Prompts, method: str = ..., *, units: Unit = ..., **options: Any
+) -> Scores: ...
+@overload
+def score(
+    model: Model, task: Task | Dataset | Prompts, method: str = ..., *, units: Literal["neuron"], **options: Any
+) -> NeuronScores: ...
 @ranks.shared
 @memory.explained
 @torch.inference_mode(False)
@@ -59,14 +69,14 @@ def score(
     metric: Metric | None = None,
     ablation: str | None = None,
     graph: Graph | None = None,
-    units: Unit = "edge",
+    units: Unit | Literal["neuron"] = "edge",
     batch_size: int | None = None,
     memory: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     resume: str | Path | ResumeFile | None = None,
     **options: Any,
-) -> Scores:
+) -> Scores | NeuronScores:
     """Score every edge: how much it matters to the task.
 
     Args:
@@ -74,7 +84,8 @@ def score(
         method: a name from `acdc.methods.METHODS` that gives scores.
         metric, ablation: instead of the task's own; `metric` may be a function (`acdc.tasks.resolve_metric`).
         graph: whose edges to score; None: `model.graph()`.
-        units: what is switched as one: "edge", or "node" (what a component writes reaches everybody or nobody).
+        units: what is switched as one: "edge", "node" (what a component writes reaches everybody or nobody), or
+            "neuron" (a hidden unit of an MLP: by "nap", "nap-ig" or "exact", see `acdc.neurons.score_neurons`).
         batch_size: prompts a batch; None: what fits in memory.
         memory: how much of it may be used beside the weights, like "4GB"; None: what is free.
         progress: called with (done, total, text).
@@ -86,6 +97,14 @@ def score(
         AcdcError: unknown method or option, or a method that gives no ranking.
     """
     refuse_renamed(options, RENAMED)
+    if units == "neuron":
+        if graph is not None or resume is not None:
+            raise AcdcError("neurons are scored without a graph and without a resume file: leave these out")
+        with ranks.sharing_if(False):
+            return score_neurons(
+                model, task, method, metric=metric, ablation=ablation, batch_size=batch_size,  # type: ignore[arg-type]
+                memory=memory, progress=progress or no_progress, **get_method(method).options_from(options, "score"),
+            )  # fmt: skip
     record = get_method(method)
     if record.score is None:
         rankings = [m.name for m in METHODS.values() if m.score is not None]
@@ -161,6 +180,8 @@ def discover(
     if aggregate is not None and aggregate not in selection.AGGREGATES:
         raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
     refuse_renamed(options, RENAMED)
+    if units not in UNITS:
+        raise _no_unit(units)
     record = get_method(method)
     searches = record.searches(target)
     if not searches and record.score is None:
@@ -214,6 +235,15 @@ def discover(
     circuit = scores.top(n, select=select, aggregate=aggregate)
     how = {**circuit.provenance.selection, "faithfulness": faithfulness}
     return dataclasses.replace(circuit, provenance=circuit.provenance.having(selection=how))
+
+
+def _no_unit(units: object) -> AcdcError:
+    if units == "neuron":
+        return AcdcError(
+            "neurons are found inside a circuit: find one by edges or nodes, then acdc.neurons.discover_neurons(model, "
+            "task, circuit)"
+        )
+    return unknown("unit", str(units), UNITS)
 
 
 def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) -> Circuit:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import curve as cli_curve
+from acdc.cli import neurons as cli_neurons
 from acdc.cli import processes, questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
@@ -27,6 +28,7 @@ from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
 from acdc.cli.commands import Command
 from acdc.cli.compare import compare
+from acdc.cli.draw import draw
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
 from acdc.cli.lists import methods, metrics, models, tasks
@@ -69,8 +71,7 @@ from acdc.errors import AcdcError, unknown
 from acdc.shown import are, counted
 
 if TYPE_CHECKING:
-    from acdc.circuit import Circuit
-    from acdc.graph import BoolArray
+    pass
 
 app = typer.Typer(
     help="Find, judge, draw and exchange circuits in transformer language models.",
@@ -137,7 +138,10 @@ def discover(
     qkv: Annotated[
         Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
     ] = "split",
-    units: Annotated[Literal["edge", "node"], typer.Option(help="What is kept or removed as one.")] = "edge",
+    units: Annotated[
+        Literal["edge", "node", "neuron"],
+        typer.Option(help="What is kept or removed as one; neuron: edges, then neurons in the MLPs that stay."),
+    ] = "edge",
     inputs: Annotated[
         Literal["single", "split", "token"],
         typer.Option(help="Token and position together, apart, or tokens alone."),
@@ -188,6 +192,7 @@ def discover(
         from acdc.certificates import record
         from acdc.circuit.selection import AGGREGATES
         from acdc.methods import DEFAULT_SEARCH, METHODS, check_options
+        from acdc.model.hidden import hidden_layers
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
@@ -218,14 +223,16 @@ def discover(
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
+        if units == "neuron":
+            hidden_layers(subject)  # refused before the search, where there are none
         if METHODS[method].search is not None and not data.exact and len(data.discovery) < report.FEW_PROMPTS:
             terminal.warn(report.few_prompts(len(data.discovery)))
         with terminal.progress_bar() as progress:
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 aggregate=aggregate,  # type: ignore[arg-type]
-                graph=subject.graph(qkv=qkv, inputs=inputs), units=units, batch_size=batch_size,
-                memory=memory, seed=seed, progress=progress,
+                graph=subject.graph(qkv=qkv, inputs=inputs), units="edge" if units == "neuron" else units,
+                batch_size=batch_size, memory=memory, seed=seed, progress=progress,
                 resume=ResumeFile(claim.progress, stays=True), **method_options,
             )  # fmt: skip
             evaluation = acdc.evaluate(
@@ -241,6 +248,9 @@ def discover(
                     certificate = acdc.certify(subject, data, circuit, memory=memory, seed=seed, progress=progress)
                 except AcdcError as error:  # the circuit is worth keeping without
                     terminal.warn(str(error))
+            inner = None
+            if units == "neuron":
+                inner = cli_neurons.inside(subject, data, circuit, faithfulness, batch_size, memory, progress)
         if dangling := circuit.provenance.selection.get("dangling"):
             terminal.say(
                 "note",
@@ -257,6 +267,8 @@ def discover(
             circuit.write(place)
             if certificate is not None:
                 record.write(certificate, place)
+            if inner is not None:
+                inner[0].save(place, evaluation=inner[1])
             if front:
                 write_atomically(place / "front.csv", report.front_csv(circuit))
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
@@ -269,11 +281,14 @@ def discover(
     if certificate is not None:
         files["certificate"] = str(folder / record.NAME)
     if json:
-        terminal.print_json(report.record(circuit) | measured | files)
+        more = {} if inner is None else cli_neurons.record(*inner)
+        terminal.print_json(report.record(circuit) | measured | more | files)
         return
     report.show_edges(circuit)
     if certificate is not None:
         terminal.print_facts([("claim", claim) for claim in certificate.claims()])
+    if inner is not None:
+        cli_neurons.show(*inner)
     if front:
         report.show_front(circuit)
     report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
@@ -389,45 +404,8 @@ def evaluate(
         report.show_minimality(more["minimality"])
 
 
-@app.command()
-def draw(
-    run: Run,
-    format: Annotated[
-        str | None, typer.Option(help="svg, pdf, png, dot, tikz or html; otherwise as FILE ends.")
-    ] = None,
-    truth: Annotated[
-        bool, typer.Option("--truth", help="Mark what is true, false and missed, where known.")
-    ] = False,
-    style: Annotated[str, typer.Option(help="paper, slides or dark.")] = "paper",
-    detail: Annotated[
-        Literal["port", "head", "layer"],
-        typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
-    ] = "port",
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
-    ] = None,
-    force: Force = False,
-) -> None:
-    """Draw a circuit.
-
-    Example: acdc draw runs/ioi --style slides -o ioi.pdf
-    """
-    if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
-        cli_view.view(run, out=out, force=force, no_open=True)
-        return
-    with terminal.quiet_libraries():
-        from acdc import Circuit, viz
-
-        circuit = Circuit.load(run)
-        path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
-        replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
-        edges = _true_edges(circuit) if truth else None
-        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
-    report.show_note(picture)
-    terminal.print_line(path)
-
-
 for command in (
+    draw,
     benchmark,
     cli_view.view,
     methods,
@@ -440,6 +418,7 @@ for command in (
     questions.patch_path,
     questions.roles,
     positions,
+    cli_neurons.neurons,
     certify,
     verify,
     compare,
@@ -451,25 +430,6 @@ app.add_typer(tasks, name="tasks")
 for group in (app, models, tasks):
     for registered in group.registered_commands:
         registered.cls = Command
-
-
-# ---- the rest ---------------------------------------------------------------------------------------------------
-
-
-def _true_edges(circuit: Circuit) -> BoolArray:
-    """The edges of the true circuit for the circuit's own task."""
-    from acdc.engine.belonging import changes
-
-    made = circuit.provenance
-    settings: dict[str, Any] = dict(made.task_options)
-    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
-    model = load_again(made)
-    data = recipe.prepare(model)
-    for line in changes(made, model, data).values():
-        terminal.warn(line)
-    if data.truth is None:
-        raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
-    return data.truth.mask(circuit.graph)
 
 
 def main() -> None:

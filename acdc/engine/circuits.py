@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from acdc.engine.batches import Batches
 from acdc.engine.measure import Measure, bind, refuse_non_finite
+from acdc.engine.neurons import Neurons
+from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray, FloatArray
 from acdc.metrics import Outcome
@@ -41,6 +43,7 @@ def measure_prompts(
     *,
     batches: Batches | None = None,
     places: Tensor | None = None,
+    inside: Callable[[Patching, int], Neurons | None] | None = None,
 ) -> list[Measured]:
     """Run circuits on all prompts of a problem, once for all metrics.
 
@@ -52,6 +55,8 @@ def measure_prompts(
         batches: the problem's batches, kept from before with their clean and corrupted runs; None: made anew.
         places: `[prompt, position]` numbers; then a circuit has an axis of them before those of the edges, as for
             `Patching.logits`.
+        inside: hidden units of MLPs that are kept in the i-th of `circuits` (perhaps several sets of them, one after
+            the other in what is returned); None: all.
 
     Returns:
         One record a metric, with the circuits in the order given.
@@ -72,12 +77,14 @@ def measure_prompts(
         at_once = min(CIRCUITS_AT_ONCE, problem.circuits_at_once(len(patching.prompts)))
         runs = [patching.clean_logits(rows)[None], patching.corrupted_logits(rows)[None]]
         pieces = [_values(measures, logits) for logits in runs]  # [piece][metric] -> [C, prompt]
-        for edges in circuits:
+        for i, edges in enumerate(circuits):
+            neurons = None if inside is None else inside(patching, i)
             stack = edges if edges.ndim > one else edges[None]
             for start in range(0, len(stack), at_once):
                 together = stack[start : start + at_once]
                 with torch.no_grad():
-                    pieces.append(_values(measures, patching.logits(together, rows=rows, places=own)))
+                    logits = patching.logits(together, rows=rows, places=own, neurons=neurons)
+                    pieces.append(_values(measures, logits))
                 done += len(together)
                 problem.progress(done, total, "running circuits")
         found.append([np.concatenate(column) for column in zip(*pieces, strict=True)])

@@ -40,7 +40,11 @@ class MlpStage(WholeStage):
             if run.state.settled:
                 return []
             x = base[None]
-        new = forward.mlp(self.layer, x[0])
+        neurons, index = run.plan.neurons, self.sublayer.layer
+        if neurons is not None and index in neurons.kept:
+            new = neurons.mlp(self.layer, index, x[0], run.context, read=read)
+        else:
+            new = forward.mlp(self.layer, x[0])
         if run.journal is not None:
             run.journal.write(state.x, x[0], read=read)
             run.journal.write(state.output[0], new, read=read)

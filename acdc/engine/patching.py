@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from acdc.model.model import Model
 from acdc.model.trace import Outputs, Trace
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Ablation
+
+if TYPE_CHECKING:
+    from acdc.engine.neurons import Neurons
 
 Direction = Literal["noise", "denoise"]
 
@@ -189,6 +192,7 @@ class Patching:
         sparse: bool = False,
         by_prompt: bool = False,
         places: Tensor | None = None,
+        neurons: Neurons | None = None,
     ) -> Tensor:
         """Logits of circuits at the read positions.
 
@@ -202,6 +206,7 @@ class Patching:
             by_prompt: `edges` is one circuit with shares of its own on each prompt, `[B, …]`.
             places: `[B, T]`, a number for each position: then `edges` is `[C, place, n_destinations, n_sources]` (or
                 without C), and what is kept depends on the position at which a destination reads. No gradients.
+            neurons: hidden units of MLPs that are kept; None: all. One circuit of edges may be run with C sets of them.
 
         Returns:
             `[C, B, P, R]`; C is 1 by prompt.
@@ -225,7 +230,10 @@ class Patching:
                 weights = weights * carries.any(0)
             else:
                 kept = np.array(self.graph.to_ports(self.graph.valid))
-        plan = Plan(weights, kept, source_demand(self.graph, kept, self.coupled, dense=self.context.dense))
+        if neurons is not None and len(weights) == 1:
+            weights = weights.expand(neurons.circuits, -1, -1)
+        demand = source_demand(self.graph, kept, self.coupled, dense=self.context.dense)
+        plan = Plan(weights, kept, demand, neurons=neurons)
         circuits = 1 if by_prompt else len(weights)
         differences = self.input_differences(circuits, scale=input_scale)
         logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from acdc.model import forward, passes
 from acdc.model.forward import Context
 from acdc.model.model import Model
 
+if TYPE_CHECKING:
+    from acdc.engine.neurons import Neurons
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -48,12 +51,14 @@ class Plan:
         demand: `[n_sources]`: where each source's output is needed.
         places: the place of each position of the window `[B, W]`, and of each read position `[B, P]`; None: all have
             the same weights.
+        neurons: hidden units of MLPs that are kept; None: all.
     """
 
     weights: Tensor
     kept: BoolArray
     demand: IntArray
     places: tuple[Tensor, Tensor] | None = None
+    neurons: Neurons | None = None
 
 
 def propagate(

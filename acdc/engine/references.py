@@ -7,6 +7,7 @@ that it does not depend on how prompts of unequal lengths are padded.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,6 @@ def _padded_right(mask: Tensor) -> bool:
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
-@torch.no_grad()
 def mean_references(
     model: Model,
     graph: Graph,
@@ -81,20 +81,52 @@ def mean_references(
     Args:
         ranks: processes that share the batches.
     """
+    stages = stages_of(model, graph)
+
+    def outputs(batch: Prompts) -> list[Tensor]:
+        inputs, _ = embedded(model, graph, batch)
+        _, trace = plain_run(model, batch)
+        return [*inputs, *(stage.output(trace) for stage in stages)]
+
+    means = means_over(
+        outputs, prompts, per_position=per_position, batch_size=batch_size, device=model.device, dtype=model.dtype,
+        ranks=ranks,
+    )  # fmt: skip
+    return References(tuple(means[: graph.n_inputs]), tuple(means[graph.n_inputs :]))
+
+
+@torch.no_grad()
+def means_over(
+    values: Callable[[Prompts], Sequence[Tensor]],
+    prompts: Prompts,
+    *,
+    per_position: bool,
+    batch_size: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks = ALONE,
+) -> list[Tensor]:
+    """Means over the real tokens of prompts: over all, or over the i-th of each prompt.
+
+    Args:
+        values: of a batch of the prompts on the device, `[..., B, T, X]` each.
+        dtype: of the means; sums are in float32 or better.
+        ranks: processes that share the batches.
+
+    Returns:
+        `[..., 1, 1, X]` each, or `[..., 1, T, X]` by position.
+    """
     sums: list[Tensor] | None = None
     axes = (-3,) if per_position else (-3, -2)
     count: Tensor | float = 0.0
-    stages, dtype = stages_of(model, graph), torch.promote_types(model.dtype, torch.float32)
-    size = batch_size or len(prompts)
+    wide, size = torch.promote_types(dtype, torch.float32), batch_size or len(prompts)
     for i in ranks.share(-(-len(prompts) // size)):
-        batch = prompts[i * size : (i + 1) * size].to(model.device)
-        inputs, _ = embedded(model, graph, batch)
-        _, trace = plain_run(model, batch)
-        outputs = [*inputs, *(stage.output(trace) for stage in stages)]
+        batch = prompts[i * size : (i + 1) * size].to(device)
+        outputs = list(values(batch))
         if per_position and batch.branched:  # a place may be taken once in every branch
             taken = F.one_hot(token_places(batch), batch.mask.shape[1]) * batch.mask[..., None]  # [B, T, place]
-            taken = taken.to(dtype)
-            outputs = [torch.einsum("...btx,btp->...bpx", x.to(dtype), taken) for x in outputs]
+            taken = taken.to(wide)
+            outputs = [torch.einsum("...btx,btp->...bpx", x.to(wide), taken) for x in outputs]
             weight = taken.sum(1)[..., None]
             terms = [x.sum(-3, keepdim=True) for x in outputs]
         else:
@@ -103,15 +135,14 @@ def mean_references(
                 order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
                 prompt = torch.arange(len(order), device=order.device)[:, None]
                 outputs, real = [x[..., prompt, order, :] for x in outputs], real.gather(1, order)
-            weight = real[..., None].to(dtype)
+            weight = real[..., None].to(wide)
             terms = [(x * weight).sum(axes, keepdim=True) for x in outputs]
         sums = terms if sums is None else [a + b for a, b in zip(sums, terms, strict=True)]
         count = count + weight.sum((0,) if per_position else (0, 1), keepdim=True)
     assert sums is not None
     assert isinstance(count, Tensor)
     total, *sums = _summed([count, *sums], ranks)
-    means = [(x / total.clamp(min=1)).to(model.dtype) for x in sums]
-    return References(tuple(means[: graph.n_inputs]), tuple(means[graph.n_inputs :]))
+    return [(x / total.clamp(min=1)).to(dtype) for x in sums]
 
 
 def _summed(parts: list[Tensor], ranks: Ranks) -> list[Tensor]:

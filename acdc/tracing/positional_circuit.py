@@ -24,7 +24,8 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
 from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
 from acdc.formats.circuit_tracer import write_places
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, Graph
+from acdc.methods.halving import fewest, pruned
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
@@ -34,7 +35,7 @@ from acdc.store.writing import write_atomically
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tracing.places import By
-from acdc.tracing.positional import Method, PositionalScores, placing, score_positions, unit_names
+from acdc.tracing.positional import Method, placing, score_positions, unit_names
 
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
@@ -253,8 +254,8 @@ def discover_positions(
     else:
         target = dataset.faithfulness if faithfulness is None else faithfulness
         judge = _Judge(problem, placing(model, dataset.discovery, by, spans).numbers)
-        kept = _fewest(judge, scores, target)
-        kept = _pruned(judge, kept, scores.absolute, target, runs)
+        kept = fewest(lambda some: judge(some) >= target, scores.absolute)
+        kept, _ = pruned(lambda some: judge(some) >= target, kept, scores.absolute, runs)
     return PositionalCircuit(
         graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
         metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,
@@ -282,39 +283,6 @@ class _Judge:
                 f"the metric is {full:.4g} for the full model and without any edge, so no circuit is more faithful"
             )
         return float(faithfulness(value, full=full, empty=empty))
-
-
-def _fewest(judge: _Judge, scores: PositionalScores, target: float) -> BoolArray:
-    """The fewest best units that reach the target, by bisection; all that have a score if none do."""
-    most = int((scores.absolute > 0).sum())
-    low, high = 0, min(8, most)
-    while high < most and judge(scores.top(high)) < target:
-        low, high = high, min(2 * high, most)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if judge(scores.top(middle)) >= target else (middle, high)
-    return scores.top(high)
-
-
-def _pruned(judge: _Judge, kept: BoolArray, sizes: FloatArray, target: float, runs: int) -> BoolArray:
-    """Without units that can go, the least first, in groups that halve where they cannot go together."""
-    kept = kept.copy()
-    if judge(kept) < target:
-        return kept
-    last = judge.runs + runs
-    order = np.flatnonzero(kept)[np.argsort(sizes.flat[np.flatnonzero(kept)], kind="stable")]
-    groups = [order[: len(order) // 2], order[len(order) // 2 :]]
-    while groups and judge.runs < last:
-        group = groups.pop(0)
-        if not len(group):
-            continue
-        without = kept.copy()
-        without.flat[group] = False
-        if judge(without) >= target:
-            kept = without
-        elif len(group) > 1:
-            groups = [group[: len(group) // 2], group[len(group) // 2 :], *groups]
-    return kept
 
 
 @memory.explained

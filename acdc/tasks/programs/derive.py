@@ -69,7 +69,7 @@ def structural_edges(model: TracrModel, *, semantic: bool = False) -> BoolArray:
 # ---- from single replacements -----------------------------------------------------------------------------------
 
 
-class _Runner:
+class Runner:
     """The model in float64, one component at a time."""
 
     def __init__(self, model: TracrModel) -> None:
@@ -95,9 +95,17 @@ class _Runner:
         return scores.masked_fill(~allowed, -1e30).softmax(-1) @ (v_in @ w_v.T) @ w_o
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
+        return self.mlp_output(layer, self.hidden(layer, x))
+
+    def hidden(self, layer: int, x: Tensor) -> Tensor:
+        """Hidden units of an MLP `[B, T, H]`."""
         w = self.weights
-        hidden = x @ w[f"layers.{layer}.mlp.0.weight"].T + w[f"layers.{layer}.mlp.0.bias"]
-        return hidden.relu() @ w[f"layers.{layer}.mlp.2.weight"].T + w[f"layers.{layer}.mlp.2.bias"]
+        return (x @ w[f"layers.{layer}.mlp.0.weight"].T + w[f"layers.{layer}.mlp.0.bias"]).relu()
+
+    def mlp_output(self, layer: int, hidden: Tensor) -> Tensor:
+        """What an MLP with these hidden units writes, `[B, T, D]`."""
+        w = self.weights
+        return hidden @ w[f"layers.{layer}.mlp.2.weight"].T + w[f"layers.{layer}.mlp.2.bias"]
 
     def logits(self, x: Tensor) -> Tensor:
         return x @ self.weights["unembedding.weight"].T
@@ -143,7 +151,7 @@ def read_positions(model: TracrModel, mask: Tensor) -> Tensor:
 def written_values(model: TracrModel, tokens: Tensor, mask: Tensor) -> Tensor:
     """`[n_sources, B, T, D]`: what each source writes on inputs as `TracrModel.encode` gives them."""
     positions = torch.arange(tokens.shape[1]).expand_as(tokens)
-    return torch.stack(_Runner(model).sources(tokens, positions, mask))
+    return torch.stack(Runner(model).sources(tokens, positions, mask))
 
 
 @torch.no_grad()
@@ -153,7 +161,7 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolAr
     Args:
         only: `[n_destinations, n_sources]` the edges to replace; the others are 0. None: all.
     """
-    runner = _Runner(model)
+    runner = Runner(model)
     graph = runner.graph
     mask = pairs.clean_mask
     clean = runner.sources(pairs.clean, pairs.clean_positions, mask)
@@ -196,7 +204,7 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolAr
 @torch.no_grad()
 def circuit_outputs(model: TracrModel, pairs: Pairs, edges: BoolArray, *, ablation: str) -> tuple[Tensor, Tensor]:
     """Outputs `[B, T, O]` of the full model and of the circuit that keeps only these edges of the finest graph."""
-    runner = _Runner(model)
+    runner = Runner(model)
     graph = runner.graph
     mask = pairs.clean_mask
     clean = runner.sources(pairs.clean, pairs.clean_positions, mask)
@@ -236,11 +244,17 @@ def causal_edges(model: TracrModel, pairs: Pairs, *, ablation: str, tolerance: f
     """The causal circuit on these pairs; witnesses are chosen greedily, next the one that shows most new edges."""
     effects = edge_effects(model, pairs, ablation=ablation).numpy()
     edges = effects.max(-1) > tolerance
-    shown = effects[edges] > effects[edges].max(-1, keepdims=True) / 2  # [edge, pair]: shown clearly
+    chosen = covering(effects[edges])
+    return Causes(edges, pairs[torch.tensor(chosen, dtype=torch.long)], effects.max(-1))
+
+
+def covering(effects: npt.NDArray[np.float64]) -> list[int]:
+    """Few pairs that together show all effects `[unit, pair]` clearly, by number; next the one that shows most new."""
+    shown = effects > effects.max(-1, keepdims=True) / 2
     chosen: list[int] = []
     missing = np.ones(len(shown), dtype=bool)
     while missing.any():
         best = int(shown[missing].sum(0).argmax())
         chosen.append(best)
         missing &= ~shown[:, best]
-    return Causes(edges, pairs[torch.tensor(chosen, dtype=torch.long)], effects.max(-1))
+    return chosen

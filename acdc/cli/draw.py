@@ -1,0 +1,70 @@
+"""`acdc draw`: a circuit as a picture, its edges marked as true, false and missed where the truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from acdc.cli import report, terminal
+from acdc.cli import view as cli_view
+from acdc.cli.options import Force, Run, load_again, load_task
+from acdc.errors import AcdcError
+
+if TYPE_CHECKING:
+    from acdc.circuit import Circuit
+    from acdc.graph import BoolArray
+
+
+def draw(
+    run: Run,
+    format: Annotated[
+        str | None, typer.Option(help="svg, pdf, png, dot, tikz or html; otherwise as FILE ends.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Mark what is true, false and missed, where known.")
+    ] = False,
+    style: Annotated[str, typer.Option(help="paper, slides or dark.")] = "paper",
+    detail: Annotated[
+        Literal["port", "head", "layer"],
+        typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
+    ] = "port",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Draw a circuit.
+
+    Example: acdc draw runs/ioi --style slides -o ioi.pdf
+    """
+    if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
+        cli_view.view(run, out=out, force=force, no_open=True)
+        return
+    with terminal.quiet_libraries():
+        from acdc import Circuit, viz
+
+        circuit = Circuit.load(run)
+        path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
+        replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
+        edges = _true_edges(circuit) if truth else None
+        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
+    report.show_note(picture)
+    terminal.print_line(path)
+
+
+def _true_edges(circuit: Circuit) -> BoolArray:
+    """The edges of the true circuit for the circuit's own task."""
+    from acdc.engine.belonging import changes
+
+    made = circuit.provenance
+    settings: dict[str, Any] = dict(made.task_options)
+    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
+    model = load_again(made)
+    data = recipe.prepare(model)
+    for line in changes(made, model, data).values():
+        terminal.warn(line)
+    if data.truth is None:
+        raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
+    return data.truth.mask(circuit.graph)
