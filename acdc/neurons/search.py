@@ -64,9 +64,9 @@ def discover_neurons(
         method: that ranks neurons, "nap", "nap-ig" or "exact" (`score_neurons`).
         faithfulness: for the budget; None: the search's budget, or the task's faithfulness.
         runs: most runs of the circuit to find neurons that can go; 0: the ranking is cut and no more.
-        one_by_one: from all neurons, each is tested alone and goes if it can, the weakest first, as ACDC does with edges;
-            otherwise the ranking is cut first, and groups go together: fewer runs, and fewer neurons where some undo
-            each other.
+        one_by_one: from all neurons, each is tested alone and goes if it can, the weakest first, as ACDC does with
+            edges; otherwise the ranking is cut first, and groups go together: fewer runs, and fewer neurons where some
+            undo each other.
         others: as for `acdc.discover`.
 
     Raises:
