@@ -34,6 +34,7 @@ from acdc.cli.options import (
     options,
     own_task,
 )
+from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
     from acdc.inspection import PartEffect
@@ -128,6 +129,19 @@ def patch_path(
 def roles(
     model: ModelName,
     task: TaskName = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Of this head instead: what each source adds to its attention score, by query and key."),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="With --head: a span or position; otherwise where the metric reads.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="With --head: a span or position; otherwise the key attended to most.")
+    ] = None,
+    relative: Annotated[
+        bool, typer.Option("--relative", help="With --head: the score less its mean over all keys seen.")
+    ] = False,
     task_option: TaskOption = None,
     metric: MetricName = None,
     ablation: AblationName = None,
@@ -147,10 +161,16 @@ def roles(
 ) -> None:
     """Label heads by what they do on a task's prompts: previous token, induction, mover, inhibition, copying, ….
 
+    With --head, why one of them attends where it does: what each earlier source adds to its score.
+
     Example: acdc roles gpt2 --task ioi
+
+    Example: acdc roles induction-2l --head a1.h1 --relative
     """
+    if head is None and (query is not None or key is not None or relative):
+        raise AcdcError("--query, --key and --relative are of one head's score: give --head too")
     with terminal.quiet_libraries():
-        from acdc.inspection import head_roles
+        from acdc.inspection import head_roles, score_attribution
 
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
         recipe = load_task(
@@ -165,7 +185,22 @@ def roles(
         for warning in data.warnings:
             terminal.warn(warning)
         with terminal.progress_bar() as progress:
-            found = head_roles(subject, data, batch_size=batch_size, memory=memory, progress=progress)
+            if head is not None:
+                why = score_attribution(
+                    subject, data, head, query=query, key=key, relative=relative, batch_size=batch_size, memory=memory,
+                    progress=progress,
+                )  # fmt: skip
+            else:
+                found = head_roles(subject, data, batch_size=batch_size, memory=memory, progress=progress)
+    if head is not None:
+        if json:
+            values = dataclasses.asdict(why)
+            terminal.print_json({name: x.tolist() if hasattr(x, "tolist") else x for name, x in values.items()})
+            return
+        terminal.print_table(*why.table())
+        print()
+        terminal.print_facts(why.facts().items())
+        return
     if json:
         scores = {
             head: dict(zip(found.labels, row, strict=True))

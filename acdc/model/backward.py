@@ -51,7 +51,7 @@ class Rule:
         return self == Rule(self.name)
 
 
-class _FrozenNorm(Norm):
+class FrozenNorm(Norm):
     """A norm whose scale is a constant to gradients, where only the scale is asked for."""
 
     def inverse_scale(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class _FrozenNorm(Norm):
 
 
 def _frozen(norm: Norm | None) -> Norm | None:
-    return None if norm is None else _FrozenNorm(norm.module, norm.centred, norm.plus_one, norm.epsilon)
+    return None if norm is None else FrozenNorm(norm.module, norm.centred, norm.plus_one, norm.epsilon)
 
 
 class Flow:

@@ -72,7 +72,7 @@ def recovery(name: str, *, seed: int = 0) -> Recovery:
     data = witnessed(task.prepare(model), model, truth, seed=seed)
     auc = {}
     for method in ("exact", "nap-ig"):
-        scores = score_neurons(model, data, method)  # type: ignore[arg-type]
+        scores = score_neurons(model, data, method)
         ranked = np.concatenate(list(scores.absolute.values()))
         auc[method] = roc_auc(ranked, flat) if 0 < flat.sum() < len(flat) else float("nan")
     assert data.truth is not None
@@ -88,11 +88,11 @@ def recovery(name: str, *, seed: int = 0) -> Recovery:
         except acdc.AcdcError:  # no MLP is in the true circuit
             kept[one_by_one] = np.zeros_like(flat)
     parts = tuple(np.split(kept[False], np.cumsum(model.program.program.mlp_widths)[:-1]))
-    counts = [(int((own & flat).sum()), int((own & ~flat).sum())) for own in (kept[True], kept[False])]
+    one, groups = ((int((own & flat).sum()), int((own & ~flat).sum())) for own in (kept[True], kept[False]))
     alone, fewer = (
         float(keeping_alone(model.program, fresh, some, ablation="resample").max()) for some in (truth.kept, parts)
     )
-    return Recovery(name, len(flat), int(flat.sum()), alone, auc["exact"], auc["nap-ig"], *counts, fewer)
+    return Recovery(name, len(flat), int(flat.sum()), alone, auc["exact"], auc["nap-ig"], one, groups, fewer)
 
 
 def witnessed(data: Dataset, model: acdc.Model, truth: TrueNeurons, *, seed: int = 0) -> Dataset:
