@@ -40,6 +40,9 @@ MARGIN = 1.2
 OVERHEAD = 4e6
 """Bytes of Python's own, which count where somebody has said how many there may be."""
 
+DIRECTIONS = 5
+"""In which guided pruning knows how a metric that is a distance curves; of others it needs one."""
+
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Tokens that fill the machine: methods run as many circuits at once as have so many, but at least one."""
 
@@ -59,8 +62,10 @@ class Need:
         prompt: of each prompt.
         token: of each token of all circuits that are run at once: as many as have `least` tokens, but one at least.
         row: of a prompt in each circuit more that is run at once.
-        fixed: of a circuit's mask.
+        fixed: of a circuit's mask, and of what is kept of all prompts whatever their batch.
         length: tokens a prompt.
+        modelled: of each prompt where a circuit's weights are differentiated prompt by prompt, beside one circuit: at
+            other times than when several circuits are run.
     """
 
     prompt: float
@@ -69,12 +74,14 @@ class Need:
     fixed: float
     length: int
     least: int
+    modelled: float = 0.0
 
     def of(self, prompts: int, least: int | None = None) -> float:
         """Bytes for so many prompts; `least` instead of its own."""
         tokens = prompts * self.length
         at_once = max(1, (self.least if least is None else least) // tokens) * tokens
-        return MARGIN * (self.fixed + prompts * self.prompt + self.token * at_once)
+        largest = max(self.token * at_once, self.token * tokens + prompts * self.modelled)
+        return MARGIN * (self.fixed + prompts * self.prompt + largest)
 
     def fitting(self, available: float, most: int, least: int | None = None) -> int:
         """How many prompts fit, of so many; `least` as for `of`."""
@@ -126,14 +133,23 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         # Gradients in the circuit, by which `guided` ranks its edges.
         kept += L * (mlp + 2 * D + (2 if capped else 1) * H * T)
         at_once = (S + graph.n_ports + 6 * H) * D + L * (5 * h + 2 * D) + 2 * mlp + scores
+    fixed = graph.n_ports * S * (3 * size + 8)
+    modelled = 0.0
+    if work == "search":  # the quadratic model of guided pruning: of a batch, and the rows of all prompts
+        directions = DIRECTIONS if outcome.is_distance else 1
+        modelled = (
+            6 * size * graph.n_ports * S + 8 * graph.n_edges * (1 + 2 * directions) + 4 * (1 + directions) * read
+        )
+        fixed += 3 * 8 * directions * graph.n_edges * len(prompts)
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
     return Need(
         prompt=T * (kept * size + masked) + 8 * read,
         token=at_once * size + 4 * read / T,
         row=MARGIN * (T * patched * size + 4 * read),
-        fixed=graph.n_ports * S * (3 * size + 8),
+        fixed=fixed,
         length=T,
         least=tokens_at_once(model.device) if at_once else 0,
+        modelled=modelled,
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import glob
 import itertools
 import json
 import os
@@ -279,10 +280,10 @@ def _release(path: Path, claim: Claim) -> None:
     """Give a claim up; but one with progress that its command can go on from stays."""
     if not claim._done and _unfinished(claim):
         return
-    with contextlib.suppress(OSError):
-        claim.progress.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+    parts = claim.progress.parent.glob(f"{glob.escape(claim.progress.name)}.*")  # of processes that worked together
+    for file in (*parts, claim.progress, path):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _unfinished(claim: Claim) -> bool:
@@ -315,7 +316,8 @@ def _make_ready(claim: Claim) -> None:
     clear_leftovers(place)
     with temporary_folder(place):
         finish(place)
-    there = set(os.listdir(place)) - {f".{place.name}.claim", f".{place.name}.progress"}
+    own = f".{place.name}.claim", f".{place.name}.progress"
+    there = {name for name in os.listdir(place) if not name.startswith(own)}
     if there and not claim.force:
         raise _TakenError(f"{folder} exists: choose another folder with -o/--out, or replace it with --force")
     if there and LAST not in there:

@@ -3,6 +3,8 @@
 Each kind of work on each shape runs in a process of its own, in which the peak of the resident set is reset after
 loading (Linux). The models are random; only their shapes matter.
 
+With `--large`, attribution of real models' shapes, up to a billion parameters.
+
 With `--budgets`, searches and attribution under `--memory`: whether the peak stays within it, and what that costs.
 """
 
@@ -90,6 +92,26 @@ SHAPES = {
     }, 32, 64, ablation="mean-position"),
     "half": Shape("half precision", "GPT2", _gpt2(), 64, 48, dtype="bfloat16"),
 }  # fmt: skip
+LARGE = {
+    "gpt2-small": Shape("GPT-2 small's", "GPT2", _gpt2(n_embd=768, n_layer=12, n_head=12, vocab_size=50257), 16, 16),
+    "smollm2-135m": Shape("SmolLM2-135M's", "Llama", _llama(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        head_dim=64, vocab_size=49152, tie_word_embeddings=True,
+    ), 16, 16),
+    "gemma3-270m": Shape("Gemma 3 270M's", "Gemma3Text", _llama(
+        hidden_size=640, intermediate_size=2048, num_hidden_layers=18, num_attention_heads=4, num_key_value_heads=1,
+        head_dim=256, vocab_size=262144, tie_word_embeddings=True,
+    ), 8, 16),
+    "qwen2-0.5b": Shape("Qwen2-0.5B's", "Qwen2", _llama(
+        hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
+        head_dim=64, vocab_size=151936, tie_word_embeddings=True,
+    ), 8, 16),
+    "llama-1b": Shape("Llama 3.2 1B's, in half precision", "Llama", _llama(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
+        head_dim=64, vocab_size=128256, tie_word_embeddings=True,
+    ), 4, 16, dtype="bfloat16"),
+}  # fmt: skip
+"""Shapes of real models, of which attribution alone is measured."""
 WORKS: dict[str, Work] = {
     "circuits": "circuits", "exact": "exact", "eap-ig": "gradients", "acdc": "search", "guided": "search",
 }  # fmt: skip
@@ -226,14 +248,18 @@ def budget_table(found: Mapping[str, tuple[dict[str, float], dict[str, float]]])
 
 def measured(shape: str, name: str) -> dict[str, float]:
     """Bytes: what is expected, and the peak beside what was there before."""
-    problem = make(SHAPES[shape], lambda *_: None)
+    every = SHAPES | LARGE
+    problem = make(every[shape], lambda *_: None)
     need: Need = problem._need(WORKS[name])
-    work(make(dataclasses.replace(SHAPES[shape], prompts=2, tokens=4), lambda *_: None), "circuits")  # libraries
+    few = dataclasses.replace(problem, prompts=problem.prompts[:2], batch_size=None)
+    work(few, "circuits")  # libraries
     before = _reset_peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         work(problem, name)
-    return {"expected": need.of(len(problem.prompts)), "measured": max(1.0, _status("VmHWM") - before)}
+    weights = sum(p.numel() * p.element_size() for p in problem.model.module.parameters())
+    peak = max(1.0, _status("VmHWM") - before)
+    return {"expected": need.of(len(problem.prompts)), "measured": peak, "weights": weights}
 
 
 def _reset_peak() -> float:
@@ -247,6 +273,22 @@ def _status(name: str) -> float:
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return 1024.0 * int(found[1])
+
+
+def large_table(found: Mapping[str, dict[str, float]]) -> str:
+    """Markdown: a row a real model's shape; what attribution of it (`eap-ig`) is expected to take, and takes."""
+    lines = [
+        "| model's shape | weights | prompts × tokens | expected | measured | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        if one:
+            shape, expected, peak = LARGE[name], one["expected"], one["measured"]
+            lines.append(
+                f"| {shape.what} | {size(one['weights'])} | {shape.prompts} × {shape.tokens} | {size(expected)} | "
+                f"{size(peak)} | {expected / peak:.2f} |"
+            )
+    return "\n".join(lines) + "\n"
 
 
 def table(found: dict[tuple[str, str], dict[str, float]]) -> str:
@@ -270,6 +312,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="*", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("-o", "--out", type=Path, help="Markdown file whose table to replace; otherwise printed")
     parser.add_argument("--budgets", nargs="*", metavar="CASE", help=f"work under --memory: {', '.join(BUDGETED)}")
+    parser.add_argument("--large", nargs="*", metavar="SHAPE", help=f"attribution of: {', '.join(LARGE)}")
     parser.add_argument("--one", nargs=2, metavar=("SHAPE", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -281,6 +324,10 @@ def main() -> None:
         names = options.budgets or list(BUDGETED)
         text = budget_table({name: (_alone(name, "budget"), _alone(name, "whole")) for name in names})
         _show(text, "| work | budget |", options.out)
+        return
+    if options.large is not None:
+        text = large_table({name: _alone(name, "eap-ig") for name in options.large or list(LARGE)})
+        _show(text, "| model's shape |", options.out)
         return
     every = {}
     for shape in options.shapes:

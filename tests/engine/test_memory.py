@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import acdc
+import live_tensors
 import problems
 from acdc.cli import terminal
 from acdc.engine import memory
 from acdc.engine.circuits import measure_prompts
+from acdc.engine.measure import Measures
 from acdc.engine.patching import Patching
 from acdc.engine.problem import NeedText, Problem
 from acdc.errors import AcdcError
-from acdc.methods import METHODS, Target
+from acdc.methods import METHODS, Target, quadratic
+from acdc.methods.groups import Groups
+from acdc.methods.quadratic import Quadratic
 from acdc.metrics import OUTCOMES
+from acdc.model.load import load
 from acdc.tasks.prompts import Prompts
 
 
@@ -70,6 +76,34 @@ def test_the_width_of_the_mlp_is_the_modules() -> None:
     model = problems.tiny("gemma2")
     assert memory.kept_by_gradient(narrow, dataclasses.replace(model, module=narrow)) < 100
     assert 999 <= memory.kept_by_gradient(wide, dataclasses.replace(model, module=wide)) < 4 * 999
+
+
+@pytest.mark.parametrize(
+    ("sizes", "metric"),
+    [
+        ({"vocab_size": 20_000, "n_embd": 16, "n_layer": 2, "n_head": 2}, "kl"),
+        ({"vocab_size": 50, "n_embd": 12, "n_layer": 6, "n_head": 6}, "kl"),
+        ({"vocab_size": 50, "n_embd": 12, "n_layer": 6, "n_head": 6}, "logit-difference"),
+    ],
+)
+def test_the_quadratic_model_of_guided_pruning_takes_no_more_than_was_said(
+    sizes: dict[str, int], metric: str
+) -> None:
+    config = transformers.GPT2Config(n_positions=8, bos_token_id=0, eos_token_id=0, **sizes)
+    model = load(transformers.GPT2LMHeadModel(config).eval())
+    ids = torch.randint(50, (12, 4), generator=torch.Generator().manual_seed(0))
+    prompts = Prompts.from_tokens(ids, ids.flip(0), answers=[1] * 12, wrong=[2] * 12)
+    problem = Problem(model, model.graph(), prompts, OUTCOMES[metric], batch_size=6)
+    valid = problem.graph.valid
+    with live_tensors.most_bytes() as found:
+        measures = Measures(problem.outcome, problem.searched())
+        search = Groups(measures)
+        around = Quadratic.around(measures, valid, 1.0, np.zeros(valid.shape))
+        around.goes(10)
+    assert (search.kept == valid).all()
+    assert found[0] < needed(problem, "search").of(6, 0)
+    assert found[0] > 0.3 * needed(problem, "search").of(6, 0)
+    assert memory.DIRECTIONS == quadratic.DIRECTIONS
 
 
 def test_a_search_that_does_not_fit_at_once_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
