@@ -191,6 +191,20 @@ def eap_ig(case: Case, settings: Settings, steps: int = 5) -> Iterator[Row]:
     )  # fmt: skip
 
 
+def ways_back(case: Case, settings: Settings) -> Iterator[Row]:
+    """The published rules leave terms of the gradient out, so that they should cost no more than the gradient."""
+    for method in ("relp", "gim"):
+        timing = side_by_side(
+            lambda method=method: acdc.score(case.model, case.prompts, method, metric=case.problem.outcome),  # type: ignore[misc]
+            [Part(1, lambda: acdc.score(case.model, case.prompts, "eap", metric=case.problem.outcome))],
+            rounds=settings.repeats,
+        )
+        yield _row(
+            case, "ways-back", method, timing, reference="EAP", limit=_on_m(case, 1.0),
+            edges=case.problem.graph.n_edges,
+        )  # fmt: skip
+
+
 # ---- circuits ---------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +478,7 @@ WORKS = {
     for work in (
         Work("eap", "edge attribution patching", eap),
         Work("eap-ig", "EAP with integrated gradients", eap_ig),
+        Work("ways-back", "other ways for gradients to flow back", ways_back),
         Work("circuit", "one circuit's faithfulness", circuit),
         Work("curve", "a faithfulness curve", curve),
         Work("acdc", "ACDC to the end", acdc_search, minutes=True),
