@@ -251,7 +251,8 @@ def discover(
             inner = None
             if units == "neuron":
                 inner = cli_neurons.inside(subject, data, circuit, faithfulness, batch_size, memory, progress)
-        if dangling := circuit.provenance.selection.get("dangling"):
+        dangling = circuit.provenance.selection.get("dangling")
+        if isinstance(dangling, int) and dangling:
             terminal.say(
                 "note",
                 f"{counted(dangling, 'more edge')} at the threshold {are(dangling)} left out: on no path to the logits",

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from acdc.engine import memory
 from acdc.engine.circuits import measure_prompts
-from acdc.engine.measure import Measure, bind
+from acdc.engine.measure import bind
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray
@@ -26,6 +25,7 @@ from acdc.inspection.ablate import along
 from acdc.inspection.direct import direct_effects
 from acdc.inspection.runs import judged, plain_runs
 from acdc.inspection.statistics import Likeness, add_attention, all_weights, copying, rules_of
+from acdc.methods.exact import node_effects
 from acdc.model.model import Model
 from acdc.shown import Shown, counted
 from acdc.tasks import as_dataset
@@ -169,7 +169,11 @@ def head_roles(
         name: np.divide(total, count, out=np.full(len(heads), np.nan), where=count > 0)
         for name, (total, count) in ((name, x.T) for name, x in sums.items())
     }
-    effect = _effects(problem, model, heads)
+    graph = problem.graph
+    change = node_effects(problem)[[graph.source_index[head] for head in heads]]
+    (ends,) = measure_prompts(problem, [np.zeros_like(graph.valid)])
+    apart = ends.full.mean() - ends.circuits.mean()
+    effect = -change / apart if apart else np.zeros(len(heads))
     scores = {name: mean[name] for name in RULES} | {"positional": alike.score(len(heads))}
     towards = _towards(model, dataset, heads, batch_size, memory)
     scores["mover"] = np.where(towards > 0, mean["answer"], np.nan)
@@ -178,7 +182,7 @@ def head_roles(
     movers = [
         heads[i] for i in np.flatnonzero((np.nan_to_num(mean["answer"]) >= THRESHOLD) & (np.abs(effect) >= MATTERS))
     ]
-    scores["inhibition"] = _inhibition(problem, model, heads, movers, effect)
+    scores["inhibition"] = _inhibition(problem, heads, movers, effect, change)
     table = np.stack([scores[label] for label in LABELS], axis=1)
     roles = tuple(_roles(heads, scores, effect, towards, movers))
     return HeadRoles(dataset.name, model.name, heads, tuple(LABELS), table, effect, roles, len(problem.prompts))
@@ -224,23 +228,14 @@ def _towards(
     return np.array([found[head] for head in heads])
 
 
-def _effects(problem: Problem, model: Model, heads: Sequence[str]) -> FloatArray:
-    """`[head]`: share of the separation that goes with each head alone."""
-    graph = problem.graph
-    every = np.repeat(graph.valid[None], len(heads), 0)
-    for i, head in enumerate(heads):
-        every[i, :, graph.source_index[head]] = False
-    (measured,) = measure_prompts(problem, [np.zeros_like(graph.valid), *every])
-    full, (empty, *without) = measured.full.mean(), measured.circuits.mean(axis=1)
-    if full == empty:
-        return np.zeros(len(heads))
-    return (full - np.array(without)) / (full - empty)
-
-
 def _inhibition(
-    problem: Problem, model: Model, heads: Sequence[str], movers: Sequence[str], effect: FloatArray
+    problem: Problem, heads: Sequence[str], movers: Sequence[str], effect: FloatArray, change: FloatArray
 ) -> FloatArray:
-    """`[head]`: share of a head's own effect through movers' queries alone; NaN where it has none to share."""
+    """`[head]`: share of what goes with a head that does through movers' queries alone; NaN where there is nothing.
+
+    Args:
+        effect: `[head]`, of the separation; change: `[head]`, of the metric.
+    """
     graph = problem.graph
     found = np.full(len(heads), np.nan)
     candidates = [i for i, head in enumerate(heads) if abs(effect[i]) >= MATTERS and head not in movers]
@@ -255,18 +250,13 @@ def _inhibition(
         if into:
             ends = [(graph.source_index[mover], [graph.n_destinations - 1]) for mover, _ in into]
             steps[i] = [(source, [d for _, d in into]), *ends]
-    sums = {i: np.zeros(2) for i in steps}  # along, whole
-
-    def change(measure: Measure, logits: Tensor) -> float:
-        value = measure.value(logits if measure.rows is None else logits[..., measure.rows])[0]
-        return float((value if problem.outcome.is_distance else value - measure.full).sum())
-
+    sums = dict.fromkeys(steps, 0.0)
     for patching in problem.batches():
         measure = bind(problem.outcome, patching)
         for i, own in steps.items():
-            without = graph.valid & (np.arange(graph.n_sources) != graph.source_index[heads[i]])
-            runs = (along(patching, own, None), patching.logits(without))
-            sums[i] += [change(measure, logits) for logits in runs]
-    for i, (through, whole) in sums.items():
-        found[i] = through / whole if whole else np.nan
+            logits = along(patching, own, None)
+            value = measure.value(logits if measure.rows is None else logits[..., measure.rows])[0]
+            sums[i] += float((value if problem.outcome.is_distance else value - measure.full).sum())
+    for i, through in sums.items():
+        found[i] = through / len(problem.prompts) / change[i] if change[i] else np.nan
     return found

@@ -2,25 +2,28 @@
 
 Only what lies downstream is recomputed. All sources of one destination are one batch: the destination's component
 is run once per source, and from there on all heads read the same residual stream again, so the rest is the plain
-model.
+model. A whole node writes something else to all that follow, which is the plain model from there on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from acdc.engine.measure import Measure, bind, refuse_non_finite
 from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.engine.propagate import stage_change
-from acdc.graph import FloatArray, Units
+from acdc.graph import FloatArray, Units, units_of
 from acdc.methods.aggregates import Estimates, sums
 from acdc.methods.method import Method, estimates_of
 from acdc.model import forward
+from acdc.model.trace import rest_of_run
 from acdc.store.resume import number
 
 
@@ -90,23 +93,63 @@ def unit_scores(
     save: Callable[[int, FloatArray], None],
     progress: Callable[[int, int], None],
 ) -> FloatArray:
-    """The same for coarse units, `[3, unit]`: a run of the circuit without each of those chosen.
+    """The same for coarse units, `[3, unit]`: a run without each of those chosen.
 
     Args:
-        at_once: circuits to run as one batch.
+        at_once: runs as one batch.
         first, save, progress: as for `exact_scores`, of units.
     """
     whole = measure.value(patching.clean_logits(measure.rows))
     refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
     scores, alone = np.zeros((3, *units.shape)), ~np.eye(units.n, dtype=bool)
+
+    def without(some: slice) -> Tensor:
+        if units.unit == "node" and not patching.coupled:
+            return _without_nodes(patching, measure, some)
+        return patching.logits(units.mask(alone[some]), rows=measure.rows)
+
     for start in range(chosen.start, chosen.stop, at_once):
         some = slice(start, min(start + at_once, chosen.stop))
-        value = measure.value(patching.logits(units.mask(alone[some]), rows=measure.rows))
+        value = measure.value(without(some))
         refuse_non_finite(value, measure.outcome, f"for the model without one {units.unit}", first=first)
         scores[:, some] = sums(value.double() - whole.double())
         save(some.stop - 1, scores)
         progress(some.stop - chosen.start, len(chosen))
     return scores
+
+
+def _without_nodes(patching: Patching, measure: Measure, some: slice) -> Tensor:
+    """Logits `[node, B, P, R]` of the full model without each of some sources, which no other source depends on."""
+    model, context, trace = patching.model.decomposition, patching.context, patching.clean
+    used = np.zeros(patching.graph.n_sources, dtype=bool)
+    used[some] = True
+    change = patching.source_differences(used=used)  # [node, B, W, D]
+    places = [(slice(0, patching.graph.n_inputs), None), *((s.sublayer.outputs, s) for s in patching.stages)]
+    found, done = [], 0
+    for place, stage in places:
+        here = change[done : done + int(used[place].sum())]
+        done += len(here)
+        if not len(here):
+            continue
+        if stage is None:
+            x = rest_of_run(model, context, trace, trace.attention_input[0][..., context.start :, :] + here, 0)
+        else:
+            x = stage.rest(patching.model, context, trace, here)
+        found.append(forward.readout(model, x, measure.rows))
+    return torch.cat(found)
+
+
+def node_effects(problem: Problem) -> FloatArray:
+    """`[n_sources]`: mean metric without each node less that of the full model."""
+    batches = dataclasses.replace(problem, unit="node").batches("circuits")
+    total = np.zeros((3, problem.graph.n_sources))
+    for first, patching in batches.after(0):
+        total += unit_scores(
+            patching, bind(problem.outcome, patching), units_of(problem.graph, "node"),
+            chosen=range(problem.graph.n_sources), first=first, progress=lambda *_: None,
+            at_once=problem.circuits_at_once(len(patching.prompts)), save=lambda *_: None,
+        )  # fmt: skip
+    return np.asarray(batches.ranks.summed(total)[0] / len(problem.prompts))
 
 
 def _exact(problem: Problem) -> Estimates:

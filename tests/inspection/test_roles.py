@@ -92,8 +92,9 @@ def test_inhibition_is_the_share_that_goes_through_a_movers_query() -> None:
     model, prompts = tiny("gpt2"), make_prompts()
     problem = judged(model, prompts, batch_size=2, progress=no_progress)
     heads = model.graph().names("head")
+    change = np.array([ablate(model, prompts, head).effect for head in heads])
     with torch.no_grad():
-        found = _inhibition(problem, model, heads, ["a2.h1"], np.ones(len(heads)))
+        found = _inhibition(problem, heads, ["a2.h1"], np.ones(len(heads)), change)
     for head in ("a0.h0", "a1.h2"):
         through = patch_path(model, prompts, [head, "a2.h1<q>", "logits"]).effect
         assert found[heads.index(head)] == pytest.approx(through / ablate(model, prompts, head).effect)

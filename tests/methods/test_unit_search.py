@@ -37,9 +37,15 @@ def measured(problem: Problem, kept: BoolArray) -> tuple[float, float]:
     return value, distance
 
 
-@pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
-def test_exact_is_a_loop_over_nodes(ablation: str) -> None:
-    problem = make(ablation=ablation)
+@pytest.mark.parametrize(
+    ("family", "ablation"),
+    [
+        *(("gpt2", ablation) for ablation in ("resample", "zero", "mean")),
+        ("gpt-neox-parallel", "resample"), ("llama", "mean-position"), ("gemma2", "resample"), ("olmo2", "zero"),
+    ],
+)  # fmt: skip
+def test_exact_is_a_loop_over_nodes(family: str, ablation: str) -> None:
+    problem = make(family, ablation=ablation)
     score = METHODS["exact"].score
     assert score is not None
     whole = np.ones(problem.units.n, dtype=bool)
