@@ -20,8 +20,8 @@ from acdc.viz.elements import (
     DiagramEdge,
     DiagramNode,
     DiagramText,
+    Weights,
     clean,
-    line_width,
     make_node,
     text_width,
 )
@@ -53,18 +53,19 @@ def make_diagram(
     truth: Circuit | BoolArray | None = None,
     detail: Detail = "port",
     max_edges: int = 120,
+    fold: int = 0,
     title: str | None = None,
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
 ) -> Diagram:
     """The diagram of a circuit; arguments as for `acdc.viz.draw`."""
     spacing = Spacing().scaled(style.scale)
-    reduced = reduce(circuit, truth, detail, max_edges)
+    reduced = reduce(circuit, truth, detail, max_edges, fold)
     style = style.for_lines(len(reduced.edges))
     boxes = place([circuit.graph.nodes[name] for name in reduced.nodes], _degrees(reduced.edges), spacing)
     curves = route([(e.source, e.destination, e.port) for e in reduced.edges], boxes, spacing)
-    strongest = max((abs(e.score) for e in reduced.edges if e.score is not None), default=0.0)
-    edges = [_edge(e, curve, strongest, style, spacing) for e, curve in zip(reduced.edges, curves, strict=True)]
+    weights = Weights.of(e.score for e in reduced.edges)
+    edges = [_edge(e, curve, weights, style, spacing) for e, curve in zip(reduced.edges, curves, strict=True)]
     known = _roles(circuit, roles)
     all_fills = role_fills(known, style)
     role_of = {name: role for role, names in known.items() for name in names}
@@ -72,7 +73,13 @@ def make_diagram(
     fills = {role: fill for role, fill in all_fills.items() if role in present}
     nodes = [
         make_node(
-            name, circuit.graph.nodes[name].kind, verdict, boxes[name], style, fill=fills.get(role_of.get(name, ""))
+            name,
+            circuit.graph.nodes[name].kind,
+            verdict,
+            boxes[name],
+            style,
+            fill=fills.get(role_of.get(name, "")),
+            heads=reduced.folded.get(name, 1),
         )
         for name, verdict in reduced.nodes.items()
     ]
@@ -81,6 +88,8 @@ def make_diagram(
     xs += [x for curve in curves for x, _ in curve]
     left, right = (min(xs), max(xs)) if xs else (0.0, 0.0)
     texts = _layer_labels(circuit.graph, boxes, left - 0.6 * spacing.width, style)
+    if weights.ranked:  # rows are many: a line leads from a label to its row
+        edges = _guides(texts, boxes, style) + edges
     if texts:
         left -= 0.6 * spacing.width + 4.2 * style.font_size
     least = 37 * style.font_size
@@ -90,7 +99,7 @@ def make_diagram(
     top = max((box.top for box in boxes.values()), default=0.0)
     y = min((box.bottom for box in boxes.values()), default=0.0) - 1.6 * style.font_size
     if legend:
-        entries = make_legend(reduced, strongest, style, left=left, right=right, top=y, roles=fills)
+        entries = make_legend(reduced, weights, style, left=left, right=right, top=y, roles=fills)
         texts, edges, nodes, y = texts + entries.texts, edges + entries.edges, nodes + entries.nodes, entries.y
     caption = _caption(circuit, reduced)
     for line in _wrapped(caption, right - left, style.font_size):
@@ -153,6 +162,9 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
     where = {"circuit": "circuit", "model": "full model"}.get(reduced.signs)
     if where is not None and any(edge.sign for edge in reduced.edges):
         parts.append(f"helps, hinders: measured by removing the edge alone from the {where}")
+    if reduced.folded:
+        folded = sum(reduced.folded.values())
+        parts.append(f"a box with ×n stands for n heads of few lines ({folded} in all)")
     if reduced.left_out:
         drawn = counted(len(reduced.edges), "strongest line")
         parts.append(f"only the {drawn} drawn, {counted(reduced.left_out, 'weaker one')} left out")
@@ -170,14 +182,14 @@ def _degrees(edges: tuple[DrawnEdge, ...]) -> dict[str, int]:
     return {name: max(into.get(name, 0), out.get(name, 0)) for name in into.keys() | out.keys()}
 
 
-def _edge(edge: DrawnEdge, curve: list[Point], strongest: float, style: Style, spacing: Spacing) -> DiagramEdge:
+def _edge(edge: DrawnEdge, curve: list[Point], weights: Weights, style: Style, spacing: Spacing) -> DiagramEdge:
     x, y = curve[-1]
     return DiagramEdge(
         name=edge.name,
         points=tuple(curve),
         tip=(x, y + spacing.arrow),
-        color=_color(edge, style),
-        width=line_width(edge.score, strongest, style),
+        color=weights.faded(_color(edge, style), edge.score, style),
+        width=weights.width(edge.score, style),
         dash=DASHES[edge.port],
         head=HEADS[edge.verdict],
         tooltip=edge.name
@@ -191,6 +203,19 @@ def _color(edge: DrawnEdge, style: Style) -> str:
     if not edge.kept:
         return style.absent
     return {1: style.positive, -1: style.negative, 0: style.unsigned}[edge.sign]
+
+
+def _guides(labels: list[DiagramText], boxes: dict[str, Box], style: Style) -> list[DiagramEdge]:
+    """A faint line from each label to the first box of its row."""
+    found = []
+    color = Weights.toward(style.absent, style.background, 0.35)
+    for label in labels:
+        start = label.x + text_width(label.text, label.size) + 0.5 * style.font_size
+        end = min(box.x - box.width / 2 for box in boxes.values() if box.y == label.y) - 0.5 * style.font_size
+        points = tuple((start + (end - start) * k / 3, label.y) for k in range(4))
+        if end > start:
+            found.append(DiagramEdge("", points, points[-1], color, 0.5 * style.scale, "solid", "none"))
+    return found
 
 
 def _layer_labels(graph: Graph, boxes: dict[str, Box], x: float, style: Style) -> list[DiagramText]:

@@ -58,6 +58,7 @@ def draw(
     style: str | Style = "paper",
     detail: Detail = "port",
     max_edges: int = 120,
+    fold: int = 0,
     title: str | None = None,
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
@@ -75,6 +76,8 @@ def draw(
         detail: "port" draws q, k and v apart, "head" merges them, "layer" merges the heads of a layer too.
         max_edges: a picture with more lines is drawn with q, k and v merged, then with the strongest lines only;
             the caption says so.
+        fold: heads with at most so many edges are drawn as one box with the others of their layer that have as few,
+            which says how many it stands for; 0: none.
         title: by default the task and the model; "" for none.
         legend: explain colours, line styles and arrowheads.
         roles: components by role, like `{"induction": ("a5.h5",)}`, which then share a fill; None: those of the
@@ -84,8 +87,8 @@ def draw(
     """
     format = _format(path, format)
     diagram = make_diagram(
-        circuit, get_style(style), truth=truth, detail=detail, max_edges=max_edges, title=title, legend=legend,
-        roles=roles,
+        circuit, get_style(style), truth=truth, detail=detail, max_edges=max_edges, fold=fold, title=title,
+        legend=legend, roles=roles,
     )  # fmt: skip
     note = ""
     if format in ("dot", "tikz"):

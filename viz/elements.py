@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import unicodedata
+from collections.abc import Iterable
 from typing import Literal
 
 from acdc.viz.layout import Box, Point
@@ -58,23 +60,71 @@ class DiagramText:
     bold: bool = False
 
 
-def line_width(score: float | None, strongest: float, style: Style) -> float:
-    """The square root of the score's size: weak edges stay visible beside strong ones."""
-    thin, thick = style.line
-    if score is None or not strongest:
-        return thin + 0.15 * (thick - thin)
-    return thin + (thick - thin) * (abs(score) / strongest) ** 0.5
+MOST_BY_SIZE = 60
+"""Of more lines than this, width and colour go by rank: by size all but a few would look alike."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """How strong each line looks: by the square root of its score's size, or where there are many, by its rank.
+
+    Attributes:
+        sizes: sizes of the scores drawn, the least first.
+    """
+
+    sizes: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: Iterable[float | None]) -> Weights:
+        return cls(tuple(sorted(abs(score) for score in scores if score is not None)))
+
+    @property
+    def strongest(self) -> float:
+        return self.sizes[-1] if self.sizes else 0.0
+
+    @property
+    def ranked(self) -> bool:
+        return len(self.sizes) > MOST_BY_SIZE
+
+    def strength(self, score: float | None) -> float:
+        """From 0 to 1, that of the strongest."""
+        if score is None or not self.strongest:
+            return 0.15
+        if not self.ranked:
+            return (abs(score) / self.strongest) ** 0.5  # weak edges stay visible beside strong ones
+        at_most = bisect.bisect_right(self.sizes, abs(score))
+        return (at_most / len(self.sizes)) ** 3.0
+
+    def width(self, score: float | None, style: Style) -> float:
+        thin, thick = style.line
+        return thin + (thick - thin) * self.strength(score)
+
+    def faded(self, color: str, score: float | None, style: Style) -> str:
+        """The colour, towards the ground where lines are many and this one is weak."""
+        if not self.ranked or score is None:
+            return color
+        return self.toward(color, style.background, 0.35 + 0.65 * self.strength(score) ** 0.5)
+
+    @staticmethod
+    def toward(color: str, ground: str, share: float) -> str:
+        """A share of a colour, and for the rest the ground."""
+        parts = ((int(color[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5))
+        return "#" + "".join(f"{round(share * own + (1 - share) * other):02x}" for own, other in parts)
 
 
 def make_node(
-    name: str, kind: str, verdict: Verdict, box: Box, style: Style, *, fill: str | None = None
+    name: str, kind: str, verdict: Verdict, box: Box, style: Style, *, fill: str | None = None, heads: int = 1
 ) -> DiagramNode:
-    """The box of a component; its fill is that of its kind, or that of its role if it has one."""
+    """The box of a component; its fill is that of its kind, or that of its role if it has one.
+
+    Args:
+        heads: how many heads it stands for.
+    """
     fills = {"input": style.end_fill, "logits": style.end_fill, "mlp": style.mlp_fill}
     fill = fill or fills.get(kind, style.head_fill)
     return DiagramNode(
         name=name,
-        label=name,
+        label=name if heads == 1 else f"{name} ×{heads}",
         box=box,
         rounded=kind == "head",
         fill=style.background if verdict == "missed" else fill,

@@ -13,8 +13,8 @@ from acdc.viz.elements import (
     DiagramNode,
     DiagramText,
     Head,
+    Weights,
     clean,
-    line_width,
     make_node,
     number,
     text_width,
@@ -69,7 +69,7 @@ class Legend:
 
 def make_legend(
     reduced: Reduced,
-    strongest: float,
+    weights: Weights,
     style: Style,
     *,
     left: float,
@@ -80,7 +80,7 @@ def make_legend(
     """The legend for what is drawn; its `y` is where it ends.
 
     Args:
-        strongest: the largest |score| drawn.
+        weights: how strong lines look.
         roles: fills of the roles that occur.
     """
     legend = Legend(style, left, right, left, top - 1.2 * style.font_size)
@@ -94,11 +94,15 @@ def make_legend(
         legend.line(meanings[1], style.negative, middle)
     if 0 in signs and len(signs) > 1:
         legend.line("no sign" if reduced.signs == "score" else "both or neither", style.unsigned, middle)
-    if strongest:
+    if strongest := weights.strongest:
         legend.line(f"|score| {number(strongest)}", style.unsigned, thick)
         if sum(edge.kept for edge in reduced.edges) > 1:
-            weak = strongest / 25
-            legend.line(number(weak), style.unsigned, line_width(weak, strongest, style))
+            shown = (
+                [weights.sizes[len(weights.sizes) // 2], weights.sizes[0]] if weights.ranked else [strongest / 25]
+            )
+            for weak in shown:
+                color = weights.faded(style.unsigned, weak, style)
+                legend.line(number(weak), color, weights.width(weak, style))
     ports = {edge.port for edge in reduced.edges}
     if ports & {"q", "k"}:
         legend.new_line()
@@ -113,7 +117,7 @@ def make_legend(
     if "false" in verdicts:
         legend.line("not in the true circuit", style.unsigned, middle, head=HEADS["false"])
     if "missed" in verdicts:
-        legend.line("missed", style.absent, line_width(None, 0.0, style), head=HEADS["missed"])
+        legend.line("missed", style.absent, weights.width(None, style), head=HEADS["missed"])
     legend.new_line()
     if "false" in reduced.nodes.values():
         legend.box("node not in the true circuit", "false")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal
 
 import networkx as nx
 import numpy as np
 
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_whole, unknown
 from acdc.graph import LOGITS, BoolArray, Graph
 from acdc.methods.signs import Signs, edge_signs
 
@@ -58,6 +59,7 @@ class Reduced:
     Attributes:
         nodes: verdict of each component, in execution order; names are those of `graph.nodes`.
         left_out: number of drawn-level edges left out, the weakest.
+        folded: how many heads a node stands for that several heads of a layer were folded into, by its name.
         signs: where the edges' signs are from (`acdc.methods.signs.Signs.source`).
     """
 
@@ -66,26 +68,53 @@ class Reduced:
     detail: Detail
     left_out: int
     signs: str = ""
+    folded: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def reduce(circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int) -> Reduced:
-    """The edges to draw: coarser than asked for, then the strongest only, if there are more than `max_edges`."""
+def reduce(
+    circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int, fold: int = 0
+) -> Reduced:
+    """The edges to draw: coarser than asked for, then the strongest only, if there are more than `max_edges`.
+
+    Args:
+        fold: heads with at most so many edges are one node with the others of their layer that have as few.
+    """
     if detail not in DETAILS:
         raise unknown("detail", str(detail), DETAILS)
     if max_edges < 1:
         raise AcdcError(f"expected max_edges of at least 1, got {max_edges}")
-    true = _truth(circuit, truth)
-    edges = _edges(circuit, true, detail)
+    check_whole("a number of edges to fold by", fold, least=0)
+    true, graph = _truth(circuit, truth), circuit.graph
+    own = {name: name for name in graph.nodes}
+    shown_as, folded = _folding(circuit, true, fold) if fold and detail != "layer" else (own, {})
+    edges = _edges(circuit, true, detail, shown_as)
     if len(edges) > max_edges and detail == "port":
         detail = "head"
-        edges = _edges(circuit, true, detail)
+        edges = _edges(circuit, true, detail, shown_as)
     if len(edges) > max_edges and circuit.scores is None and detail == "head":
-        detail = "layer"  # nothing says which edges matter
-        edges = _edges(circuit, true, detail)
-    graph = circuit.graph
+        detail, folded = "layer", {}  # nothing says which edges matter
+        edges = _edges(circuit, true, detail, own)
     drawn = edges if len(edges) <= max_edges else _strongest(graph, edges, max_edges)
     nodes = _nodes(graph, drawn, true is not None) if drawn else _ends(graph)
-    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn), edge_signs(circuit).source)
+    folded = {name: n for name, n in folded.items() if name in nodes}
+    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn), edge_signs(circuit).source, folded)
+
+
+def _folding(circuit: Circuit, true: BoolArray | None, fold: int) -> tuple[dict[str, str], dict[str, int]]:
+    """What each node is shown as, and how many heads each node stands for that several became."""
+    graph, degree = circuit.graph, dict[str, int]()
+    for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
+        for name in (graph.sources[s], graph.destination_nodes[d]):
+            degree[name] = degree.get(name, 0) + 1
+    few: dict[str, list[str]] = {}
+    for name, n in degree.items():
+        node = graph.nodes[name]
+        if node.kind == "head" and not node.shared and n <= fold:
+            few.setdefault(node.sublayer, []).append(name)
+    several = {sublayer: names for sublayer, names in few.items() if len(names) > 1}
+    shown_as = {name: name for name in graph.nodes}
+    shown_as |= {name: sublayer for sublayer, names in several.items() for name in names}
+    return shown_as, {sublayer: len(names) for sublayer, names in several.items()}
 
 
 def _ends(graph: Graph) -> dict[str, Verdict]:
@@ -119,15 +148,18 @@ def _truth(circuit: Circuit, truth: Circuit | BoolArray | None) -> BoolArray | N
     return edges & circuit.graph.valid
 
 
-def _edges(circuit: Circuit, true: BoolArray | None, detail: Detail) -> list[DrawnEdge]:
+def _edges(
+    circuit: Circuit, true: BoolArray | None, detail: Detail, shown_as: Mapping[str, str]
+) -> list[DrawnEdge]:
     """All edges at a level of detail, in array order of the first edge each stands for."""
     graph, values = circuit.graph, circuit.scores.values if circuit.scores is not None else None
     signs = edge_signs(circuit)
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
         ends = (graph.sources[s], graph.destination_nodes[d])
-        source, destination = (graph.nodes[end].sublayer for end in ends) if detail == "layer" else ends
-        key = (source, destination, graph.destination_ports[d] if detail == "port" else "")
+        source, destination = (graph.nodes[end].sublayer if detail == "layer" else shown_as[end] for end in ends)
+        apart = detail == "port" and destination == ends[1]
+        key = (source, destination, graph.destination_ports[d] if apart else "")
         groups.setdefault(key, []).append((int(d), int(s)))
     drawn = []
     for (source, destination, port), members in groups.items():

@@ -16,6 +16,7 @@ _SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "·": r"$\cdot$",
+    "×": r"$\times$",
     "…": r"\ldots{}",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 

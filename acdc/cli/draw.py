@@ -30,6 +30,18 @@ def draw(
         Literal["port", "head", "layer"],
         typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
     ] = "port",
+    fold: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="One box for the heads of a layer with at most N edges each; 0: none."
+        ),
+    ] = 0,
+    max_edges: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then the weakest left out."
+        ),
+    ] = 120,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
     ] = None,
@@ -37,7 +49,7 @@ def draw(
 ) -> None:
     """Draw a circuit.
 
-    Example: acdc draw runs/ioi --style slides -o ioi.pdf
+    Example: acdc draw runs/ioi --fold 3 --style slides -o ioi.pdf
     """
     if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
         cli_view.view(run, out=out, force=force, no_open=True)
@@ -49,7 +61,10 @@ def draw(
         path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
         replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
         edges = _true_edges(circuit) if truth else None
-        picture = viz.draw(circuit, path, format=format, truth=edges, style=style, detail=detail, replace=replace)
+        picture = viz.draw(
+            circuit, path, format=format, truth=edges, style=style, detail=detail, fold=fold, max_edges=max_edges,
+            replace=replace,
+        )  # fmt: skip
     report.show_note(picture)
     terminal.print_line(path)
 

@@ -21,7 +21,8 @@ from acdc.graph import Graph
 from acdc.viz import FORMATS, STYLES, draw
 from acdc.viz.diagram import make_diagram
 from acdc.viz.elements import clean
-from acdc.viz.style import Style
+from acdc.viz.reduce import reduce
+from acdc.viz.style import Style, get_style
 
 PAPER = STYLES["paper"]
 RENDERERS = [
@@ -227,6 +228,28 @@ def test_no_legend_and_no_title(circuit: Circuit) -> None:
     shown = svg_text(draw(circuit, renderer="matplotlib", legend=False, title="").content)
     assert "score > 0" not in shown
     assert "gpt2" not in shown
+
+
+def test_of_many_lines_the_strong_stand_out_and_a_folded_box_says_what_it_is() -> None:
+    graph = Graph(8, 8)
+    values = np.random.default_rng(0).lognormal(sigma=3, size=graph.valid.shape)
+    circuit = Scores(graph, values, "").top(150)
+    diagram = make_diagram(circuit, get_style("paper"), max_edges=300, fold=6)
+    lines = {edge.name: edge for edge in diagram.edges if edge.name}
+    scores = {edge.name: edge.score for edge in reduce(circuit, None, "port", 300, 6).edges}
+    order = sorted(lines, key=lambda name: -abs(scores[name]))
+    widths = [lines[name].width for name in order]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 1.3 * widths[len(widths) // 2]
+    light = [sum(int(lines[name].color[i : i + 2], 16) for i in (1, 3, 5)) for name in order]
+    assert light == sorted(light)
+    assert light[0] < light[-1]
+    boxes = {node.name: node.label for node in diagram.nodes if node.name}
+    folded = reduce(circuit, None, "port", 300, 6).folded
+    assert folded
+    assert all(boxes[name] == f"{name} ×{n}" for name, n in folded.items())
+    assert f"({sum(folded.values())} in all)" in diagram.caption
+    assert "×" not in make_diagram(circuit, get_style("paper"), max_edges=300).caption
 
 
 def test_tikz_is_balanced_and_escaped(circuit: Circuit) -> None:

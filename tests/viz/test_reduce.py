@@ -86,6 +86,26 @@ def test_the_cap_merges_ports_before_it_leaves_edges_out() -> None:
     assert cut.left_out == 2
 
 
+@given(circuits(), st.integers(1, 4), st.sampled_from(("port", "head")))
+def test_heads_of_few_edges_are_one_node_that_says_how_many_it_is(circuit: Circuit, fold: int, detail: str) -> None:
+    reduced = reduce(circuit, None, detail, MANY, fold)
+    assert sum(edge.count for edge in reduced.edges) == circuit.n_edges
+    degree: dict[str, int] = {}
+    for name in circuit.edge_names():
+        source, _, destination = name.partition("->")
+        for end in (source, destination.partition("<")[0]):
+            degree[end] = degree.get(end, 0) + 1
+    few = {name for name, n in degree.items() if n <= fold and circuit.graph.nodes[name].kind == "head"}
+    few = {name for name in few if not circuit.graph.nodes[name].shared}
+    layers = [circuit.graph.nodes[name].sublayer for name in few]
+    assert reduced.folded == {layer: layers.count(layer) for layer in set(layers) if layers.count(layer) > 1}
+    if circuit.n_edges:
+        alone = {
+            name for name in degree if name not in few or layers.count(circuit.graph.nodes[name].sublayer) == 1
+        }
+        assert set(reduced.nodes) == alone | set(reduced.folded)
+
+
 def test_bad_input() -> None:
     circuit = Circuit.from_names(Graph(1, 1), ["input->m0"])
     with pytest.raises(AcdcError, match="did you mean layer"):
