@@ -23,6 +23,7 @@ def test_the_reference_is_that_of_the_registries(name: str) -> None:
 
 def test_every_page_of_the_navigation_is_there() -> None:
     made = {"index.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    made |= {f"notebooks/{path.stem}.md" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")}
     named = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert [page for page in named if page not in made and not (ROOT / "docs" / page).is_file()] == []
 
