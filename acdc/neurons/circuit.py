@@ -23,12 +23,14 @@ from acdc.store.writing import write_atomically
 NAME = "neurons.json"
 SHOWN = 12
 """Neurons of an MLP that are named in a table."""
+_MOST = 10_000_000
+"""Hidden units of the largest MLP that is read."""
 
 
 class KeptUnits(pydantic.BaseModel, frozen=True, extra="forbid"):
     """The hidden units of an MLP that stay, by number, of how many."""
 
-    hidden: int = pydantic.Field(ge=1)
+    hidden: int = pydantic.Field(ge=1, le=_MOST)
     kept: tuple[int, ...]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from acdc.engine.circuits import Measured, measure_prompts
 from acdc.engine.neurons import NeuronReferences
 from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
 from acdc.evaluation.judging import NAN, intervals, over_the_vocabulary
 from acdc.graph import BoolArray, FloatArray
 from acdc.metrics import NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
@@ -69,9 +70,18 @@ def measure_neurons(
     seed: int,
     confidence: float | None,
 ) -> NeuronEvaluation:
-    """Measure on a problem's prompts; arguments as of `evaluate_neurons`."""
+    """Measure on a problem's prompts; arguments as of `evaluate_neurons`.
+
+    Raises:
+        AcdcError: the model's MLPs have other numbers of hidden units.
+    """
     references = NeuronReferences(problem)
     number = {hidden.mlp: hidden.layer for hidden in references.hidden}
+    widths = {hidden.mlp: hidden.width for hidden in references.hidden}
+    for mlp, units in kept.items():
+        if widths.get(mlp) != len(units):
+            there = f"{widths[mlp]} hidden units" if mlp in widths else "no such MLP"
+            raise AcdcError(f"these are neurons of another model: of {len(units)} in {mlp}, and there are {there}")
     own = {number[mlp]: units for mlp, units in kept.items()}
     rng = np.random.default_rng(seed)
     drawn = {layer: rng.permuted(np.tile(units, (random_neurons, 1)), axis=1) for layer, units in own.items()}

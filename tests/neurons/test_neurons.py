@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -216,12 +217,18 @@ def test_neurons_are_kept_in_a_file_beside_the_circuit(tmp_path: Any) -> None:
     assert (again.budget, again.method) == (found.budget, "nap-ig")
     with pytest.raises(AcdcError, match="exists"):
         found.save(tmp_path / "run")
+    wider = dataclasses.replace(again, kept={"m0": np.ones(7, dtype=bool)})
+    with pytest.raises(AcdcError, match="of 7 in m0, and there are 96"):
+        evaluate_neurons(model, prompts, wider)
     other = acdc.Circuit.from_names(circuit.graph, ["input->m0", "m0->logits"])
     with pytest.raises(AcdcError, match="another circuit"):
         NeuronCircuit.load(tmp_path / "run", other)
     text = path.read_text()
     path.write_text(text.replace('"m0"', '"m9"'))
     with pytest.raises(AcdcError, match="there are not"):
+        NeuronCircuit.load(tmp_path / "run")
+    path.write_text(text.replace('"hidden": 96', '"hidden": 96000000000'))
+    with pytest.raises(AcdcError, match="hidden"):
         NeuronCircuit.load(tmp_path / "run")
     path.write_text(text.replace("acdc-neurons", "neurons"))
     with pytest.raises(AcdcError, match="format"):
