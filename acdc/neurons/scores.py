@@ -22,7 +22,7 @@ from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import TaskError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray
-from acdc.methods import METHODS, get_method
+from acdc.methods import get_method
 from acdc.methods.aggregates import sums
 from acdc.methods.attribution import STEPS, Gradients, path, refuse_bad_gradient
 from acdc.methods.method import helpfulness, refuse_metric
@@ -141,7 +141,7 @@ def score_neurons(
         raise unknown("method for neurons", str(method), get_args(Method))
     alphas = {"nap": [1.0], "nap-ig": path(steps), "exact": []}[method]
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    refuse_metric(get_method(method), dataset.metric, METHODS.values())
+    refuse_metric(get_method(method), dataset.metric, [get_method(name) for name in get_args(Method)])
     limit = None if memory is None else bytes_of(memory)
     problem = Problem(
         model, model.graph(), dataset.discovery, dataset.metric, dataset.ablation, batch_size, progress=progress,

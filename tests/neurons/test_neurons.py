@@ -155,6 +155,8 @@ def test_score_takes_neurons_and_discover_says_where_they_are_found() -> None:
         acdc.score(model, prompts, "eap", units="neuron")
     with pytest.raises(AcdcError, match="unknown option"):
         acdc.score(model, prompts, "nap-ig", units="neuron", step=3)
+    with pytest.raises(AcdcError, match="where nap takes it; use nap-ig or exact"):
+        score_neurons(model, prompts, "nap", metric="kl")
     with pytest.raises(AcdcError, match="corrupted prompts are the clean"):
         score_neurons(model, acdc.Prompts.from_tokens(prompts.clean, prompts.clean, prompts.answers[:, 0, 0]))
 
