@@ -180,6 +180,46 @@ def test_a_head_shows_where_it_attends(open_page: Open, found: Any) -> None:
     assert f"direct effect on answer\n+{float(f'{direct:.3g}'):g}" in page.inner_text("#panel-body")
 
 
+def test_hovering_a_line_tells_where_its_head_attends(open_page: Open, found: Any) -> None:
+    _, findings, path = found
+    page = open_page(file=path, address='#only="a0.h3->a1.h1<v>"&example=1')
+    x, y = between(page, "a0.h3", "a1.h1")
+    for dx in range(-160, 161, 5):  # the line bends
+        page.mouse.move(x + dx, y)
+        if "a0.h3 → a1.h1" in page.inner_text("#tip"):
+            break
+    tokens = [token for token in findings.patterns.tokens[1] if token]
+    weights = findings.patterns.examples[findings.patterns.heads.index("a1.h1"), 1, len(tokens) - 1, : len(tokens)]
+    best = int(weights.argmax())
+    told = page.inner_text("#tip")
+    assert "a1.h1 attends, prompt 2" in told
+    assert f"{tokens[-1]} → {tokens[best]} {weights[best]:.2f}" in told
+
+
+def test_only_the_paths_through_a_node_are_drawn_and_all_again(open_page: Open, found: Any) -> None:
+    circuits, _, path = found
+    page = open_page(file=path, address='#sel="a0.h1"&tab="selection"')
+    page.click("text=only its paths")
+    network = nx.DiGraph()
+    for name in circuits["eap-ig"].edge_names():
+        source, _, destination = name.partition("->")
+        network.add_edge(source, destination.partition("<")[0])
+    through = nx.ancestors(network, "a0.h1") | nx.descendants(network, "a0.h1") | {"a0.h1"}
+    above, below = nx.descendants(network, "a0.h1") | {"a0.h1"}, nx.ancestors(network, "a0.h1") | {"a0.h1"}
+    expected = [
+        name
+        for name in circuits["eap-ig"].edge_names()
+        for source, destination in [(name.partition("->")[0], name.partition("->")[2].partition("<")[0])]
+        if {source, destination} <= above or {source, destination} <= below
+    ]
+    assert sorted(lines(page)) == sorted(expected)
+    assert set(nodes(page)) <= through
+    assert len(expected) < circuits["eap-ig"].n_edges
+    assert state(page)["only"] == "a0.h1"
+    page.click("#only-off")
+    assert sorted(lines(page)) == sorted(circuits["eap-ig"].edge_names())
+
+
 def test_the_logit_lens_shows_what_each_layer_would_say(open_page: Open, found: Any) -> None:
     _, findings, path = found
     page = open_page(file=path)

@@ -55,6 +55,7 @@ function lineDetails(data, view, line, store, actions) {
       button("from", () => actions.goTo(line.source), "Select where it comes from"),
       button("to", () => actions.goTo(line.destination), "Select where it leads"),
       button("pin", () => store.toggle("pins", line.id), "Keep its paths lit", store.state.pins.includes(line.id)),
+      onlyButton(line.id, store),
     ),
     section(
       "Line",
@@ -89,6 +90,7 @@ function nodeDetails(data, view, node, store, actions) {
       "div",
       { class: "actions" },
       button("pin", () => store.toggle("pins", node.id), "Keep it and its paths lit", state.pins.includes(node.id)),
+      node.outside ? null : onlyButton(node.id, store),
       node.outside
         ? null
         : button(
@@ -142,6 +144,11 @@ function button(text, action, title, pressed) {
     { class: "small", title, onclick: action, "aria-pressed": pressed === undefined ? null : String(pressed) },
     text,
   );
+}
+
+function onlyButton(id, store) {
+  const on = store.state.only === id;
+  return button("only its paths", () => store.set({ only: on ? null : id }), "Draw the paths through it alone", on);
 }
 
 function nameEntry(node, store) {

@@ -47,6 +47,19 @@ export function headView(data, head, store) {
   );
 }
 
+/** Where the head at a line's end (or else its start) attends from the prompt's last token, as a fact for the tooltip. */
+export function attendsTo(data, line, example) {
+  const { patterns } = data;
+  const head = [line.destination, line.source].find((name) => patterns !== null && name in patterns.mean);
+  if (head === undefined || !patterns.tokens.length) return [];
+  const prompt = Math.min(Math.max(example, 0), patterns.tokens.length - 1);
+  const names = patterns.tokens[prompt];
+  const last = unpack.u8(patterns.examples[head][prompt]).slice(-names.length);
+  const most = [...last.keys()].sort((a, b) => last[b] - last[a]).slice(0, 2);
+  const keys = most.map((k) => `${token(names[k], 12)} ${(last[k] / 255).toFixed(2)}`);
+  return [[`${head} attends, prompt ${prompt + 1}`, `${token(names.at(-1), 12)} → ${keys.join(", ")}`]];
+}
+
 /** The largest weight of each query. */
 function rowMost(weights, size) {
   return Array.from({ length: size }, (_, q) => weights.subarray(q * size, (q + 1) * size).reduce((a, b) => Math.max(a, b), 0));

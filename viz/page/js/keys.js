@@ -62,7 +62,7 @@ export function bindKeys({ stage, store, actions }) {
     "=": () => stage.zoomBy(1.35),
     "-": () => stage.zoomBy(1 / 1.35),
     0: () => stage.fit(),
-    Escape: () => store.set(store.state.sel === null ? { pins: [] } : { sel: null }),
+    Escape: () => store.set(store.state.only !== null ? { only: null } : store.state.sel === null ? { pins: [] } : { sel: null }),
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;

@@ -4,6 +4,7 @@ import { readData } from "./data.js";
 import { byId, el, fill } from "./dom.js";
 import { download, drawSvg, fileName, pngOf, svgText, viewRecord } from "./exporting.js";
 import { count, counted, short } from "./format.js";
+import { attendsTo } from "./heads.js";
 import { bindKeys } from "./keys.js";
 import { Panel } from "./panel.js";
 import { Search } from "./search.js";
@@ -49,12 +50,15 @@ function select(id) {
 function hover(thing, event) {
   if (thing === null) showTip(null);
   else if (thing.node) showTip(short(thing.node.label, 60), nodeFacts(data, view, thing.node), event);
-  else showTip(short(lineTitle(view, thing), 80), lineFacts(view, thing), event);
+  else {
+    const attends = attendsTo(data, thing, store.state.example);
+    showTip(short(lineTitle(view, thing), 80), [...lineFacts(view, thing), ...attends], event);
+  }
 }
 
 // ---- showing the state ----
 
-const STRUCTURE = ["a", "b", "n", "hidden", "folded", "roles", "labels", "ports", "stable", "pins"];
+const STRUCTURE = ["a", "b", "n", "hidden", "folded", "roles", "labels", "ports", "stable", "pins", "only"];
 
 function show(state, changed) {
   if (changed.has("theme")) applyTheme(state);
@@ -65,7 +69,9 @@ function show(state, changed) {
     search.show(view);
     sizebar.show(view);
     byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
-    byId("left-out").hidden = !view.leftOut;
+    byId("only-off").hidden = view.only === null;
+    byId("only-off").textContent = `only paths through ${short(view.only ?? "", 30)} ×`;
+    byId("left-out").hidden = !view.leftOut || view.only !== null;
     fill(
       byId("left-out"),
       `the ${count(view.lines.length)} strongest lines drawn, ${counted(view.leftOut, "weaker one")} left out`,
@@ -117,6 +123,7 @@ byId("circuit").addEventListener("change", (event) => {
   const a = Number(event.target.value);
   store.set({ a, b: store.state.b === a ? -1 : store.state.b });
 });
+byId("only-off").addEventListener("click", () => store.set({ only: null }));
 byId("compare").addEventListener("change", (event) => {
   const b = Number(event.target.value);
   store.set({ b: b === store.state.a ? -1 : b });

@@ -6,6 +6,7 @@ export const DEFAULTS = Object.freeze({
   n: null, // edges of the ranking; null: the circuit as found
   sel: null, // selected node, or edge by its name
   pins: [],
+  only: null, // the node or line whose paths alone are drawn
   hidden: [],
   folded: [], // `a3`: the heads of a layer; `role:NAME`
   roles: null, // nodes by role; null: those the page came with
@@ -24,6 +25,7 @@ const TYPES = {
   n: (x) => x === null || (Number.isInteger(x) && x >= 0),
   sel: (x) => x === null || typeof x === "string",
   pins: isTexts,
+  only: (x) => x === null || typeof x === "string",
   hidden: isTexts,
   folded: isTexts,
   roles: (x) => x === null || (isRecord(x) && Object.values(x).every(isTexts)),

@@ -17,7 +17,7 @@ export function makeView(data, state, roles) {
   const hidden = new Set(state.hidden);
   const lines = collect(data, state, a, b, maskA, maskB, shownAs, hidden);
   const drawn = lines.length <= MOST_LINES ? lines : strongest(lines);
-  return {
+  const view = {
     a,
     b,
     edgesA: countEdges(maskA),
@@ -27,6 +27,19 @@ export function makeView(data, state, roles) {
     leftOut: lines.length - drawn.length,
     strongest: drawn.reduce((most, line) => Math.max(most, Math.abs(line.score ?? 0)), 0),
     nodes: collectNodes(data, state, drawn, roleOf, shownAs, hidden),
+  };
+  return onlyPaths(data, view, state.only);
+}
+
+/** Of a view, the paths through a node or line; all of it where that is not drawn. */
+function onlyPaths(data, view, through) {
+  const paths = through === null ? null : pathsThrough(data, view, through);
+  if (paths === null) return { ...view, only: null };
+  return {
+    ...view,
+    only: through,
+    lines: view.lines.filter((line) => paths.lines.has(line)),
+    nodes: view.nodes.filter((node) => paths.nodes.has(node.id)),
   };
 }
 
