@@ -103,6 +103,7 @@ class Pruning:
             setattr(self, name, saved[name].copy())
         self.phase, self.share = int(saved["numbers"][0]), float(saved["numbers"][1])
         self.search = Groups(measures, kept=saved["kept"])
+        self.search.without = np.where(self.kept, self.search.value + self.without, 0.0)
         return self
 
     def note(self) -> None:
@@ -110,8 +111,13 @@ class Pruning:
         self.problem.resume.save(
             values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise,
             kept=self.search.kept, fresh=self.fresh, gone=self.gone, distances=self.distances, circuit=self.circuit,
-            without=self.without, numbers=np.array([self.phase, self.share]),
+            without=self.without if self.phase == CERTIFIED else self._changes(),
+            numbers=np.array([self.phase, self.share]),
         )  # fmt: skip
+
+    def _changes(self) -> FloatArray:
+        """How the metric changes without each kept edge, when that was last tested."""
+        return np.where(self.kept, self.search.without - self.search.value, 0.0)
 
     def say(self, text: str) -> None:
         kept = int(self.search.kept.sum())
@@ -211,7 +217,7 @@ class Pruning:
             self._certify()
             if self.kept.sum() > swaps or not self._swap():
                 self.phase, self.share, self.circuit = CERTIFIED, LAST_SHARE, self.kept.copy()
-                self.without = np.where(self.kept, self.search.without - self.search.value, 0.0)
+                self.without = self._changes()
             self.note()
 
     def _certify(self) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +89,67 @@ def test_interrupted_again_and_again_it_ends_with_the_same_circuit(
             np.testing.assert_allclose(ours, whole_one, atol=1e-12)
     assert last.forward < whole.forward
     assert not file.exists()
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """The process that does some work and ends, as it is now."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("method", "options", "kills"),
+    [("guided", {"faithfulness": 0.8}, 10), ("acdc", {"threshold": 0.02}, 5), ("eap-ig", {"edges": 9}, 5)],
+)
+def test_killed_at_any_moment_it_ends_with_the_same_result(
+    method: str, options: dict[str, Any], kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same call after a kill, at a random moment: edges, scores and order to the bit.
+
+    Distances that guided pruning measured on its way come from activations that are made again: but for rounding.
+    """
+    monkeypatch.setattr(resuming, "LEAST_SECONDS", 0.0)
+    model, pairs = families.tiny("gpt2-scaled-by-layer"), prompts()
+    file, result = tmp_path / "progress", tmp_path / "result.npz"
+    rounded = ("removal", "front") if method == "guided" else ()
+
+    def work() -> None:
+        found = acdc.discover(model, pairs, method, resume=file, **options)
+        assert found.scores is not None
+        names = ("values", "removal", "absolute", "order", "front")
+        arrays = {name: array for name in names if (array := getattr(found.scores, name)) is not None}
+        np.savez(result, edges=found.edges, **arrays)
+
+    def wait(child: int) -> float:
+        start = time.perf_counter()
+        os.waitpid(child, 0)
+        return time.perf_counter() - start
+
+    seconds = wait(in_a_child(work))
+    whole = dict(np.load(result))
+    dice, gone_on = random.Random(0), 0
+    for _ in range(kills):
+        result.unlink()
+        child = in_a_child(work)
+        time.sleep(dice.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        wait(child)
+        gone_on += file.exists()
+        wait(in_a_child(work))
+        again = dict(np.load(result))
+        assert again.keys() == whole.keys()
+        for name, array in again.items():
+            np.testing.assert_allclose(
+                array, whole[name], rtol=0, atol=1e-5 if name in rounded else 0, err_msg=name
+            )
+    assert gone_on or method == "eap-ig"  # which notes nothing
 
 
 EXPECTED: Expected = {"kept": ((2, 2), np.bool_), "stage": ((1,), np.int64), "scores": ((2,), np.float64)}
