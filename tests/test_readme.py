@@ -70,7 +70,7 @@ def test_files_of_prompts_are_read(language: str, tmp_path: Path) -> None:
     path = tmp_path / f"prompts.{language}"
     path.write_text(block)
     task = acdc.tasks.load(path, metric="kl")
-    assert task.description.startswith(f"{3 if language == 'json' else 1} prompt pairs")
+    assert task.description.startswith("3 prompt pairs" if language == "json" else "1 prompt pair of")
 
 
 def test_files_it_points_to_are_there() -> None:
