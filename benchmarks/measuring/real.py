@@ -218,7 +218,7 @@ def markdown(cells: Sequence[Cell], missing: Sequence[tuple[str, str, str]], com
         f"""# Real language models
 
 How faithful are circuits of each size, on models that people trained? Each method ranks all edges on one set of
-prompts; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. Of a
+prompts, by the task's own metric; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. Of a
 search these are the circuits on its way, of one search by KL. KL is in nats from the full model; |1 − f| is the
 distance of the faithfulness from 1 by the task's own metric; in brackets are 95% intervals over the prompts, where
 there is one (docs/intervals.md). The models had 4-bit weights, dequantised: their numbers are not those of the full
