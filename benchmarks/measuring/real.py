@@ -53,6 +53,7 @@ TASKS = {
 }
 """The tasks that each model does on most held-out prompts, by `acdc tasks check`."""
 RULES = {"mean-absolute": "mean \\|·\\|", "signed": "\\|mean\\|"}
+RULES |= {f"{name}, kl": f"{shown}, by KL" for name, shown in RULES.items()}
 """How tables name what ranks the edges."""
 FRONT = "front"
 """What circuits on the way of a search are chosen by, in place of an aggregate."""
@@ -63,7 +64,7 @@ class Size:
     """The circuit of one share of the edges, on held-out prompts; an interval is (low, high), NaN if there is none.
 
     Attributes:
-        aggregate: how the prompts' scores were put together; "front" of a search.
+        aggregate: how the prompts' scores were put together, with ", kl" where they are of KL; "front" of a search.
         n_edges: left after pruning.
         kl: nats from the full model; unfaithfulness: |1 − faithfulness|; same_answer: share of read positions.
     """
@@ -180,7 +181,14 @@ def _cuts(
         order = found.scores.order
         return {FRONT: found.scores.sizes() if order is None else order}, cost
     scores, cost = measure(lambda: acdc.score(model, data, method), model.device)
-    return {aggregate: scores.sizes(aggregate) for aggregate in dict.fromkeys((scores.aggregate, "signed"))}, cost
+    rankings = {"": scores}
+    if get_method(method).gradient == "path":  # at the clean prompt alone that of KL is zero
+        rankings[", kl"] = acdc.score(model, data, method, metric="kl")
+    return {
+        f"{aggregate}{by}": ranked.sizes(aggregate)
+        for by, ranked in rankings.items()
+        for aggregate in dict.fromkeys((ranked.aggregate, "signed"))
+    }, cost
 
 
 def _from_one(interval: tuple[float, float]) -> tuple[float, float]:
@@ -218,11 +226,11 @@ def markdown(cells: Sequence[Cell], missing: Sequence[tuple[str, str, str]], com
         f"""# Real language models
 
 How faithful are circuits of each size, on models that people trained? Each method ranks all edges on one set of
-prompts, by the task's own metric; the best share of the edges, those on no path left out, is a circuit, measured on as many other prompts. Of a
-search these are the circuits on its way, of one search by KL. KL is in nats from the full model; |1 − f| is the
-distance of the faithfulness from 1 by the task's own metric; in brackets are 95% intervals over the prompts, where
-there is one (docs/intervals.md). The models had 4-bit weights, dequantised: their numbers are not those of the full
-models.
+prompts, by the task's own metric and, where it has a gradient there, by KL; the best share of the edges, those on no
+path left out, is a circuit, measured on as many other prompts. Of a search these are the circuits on its way, of one
+search by KL. KL is in nats from the full model; |1 − f| is the distance of the faithfulness from 1 by the task's own
+metric; in brackets are 95% intervals over the prompts, where there is one (docs/intervals.md). The models had 4-bit
+weights, dequantised: their numbers are not those of the full models.
 
 Made by `{command}`, which goes on where it was stopped. Cells that were not run:
 {_listed(missing)}."""

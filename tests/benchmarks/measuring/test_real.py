@@ -33,6 +33,17 @@ def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
     assert signed[-1].kl < signed[0].kl
 
 
+def test_a_ranking_that_can_goes_by_kl_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
+    model = acdc.load("tiny-tasks-gqa")
+    cell = real.compute(model, "ioi", "clean-corrupted", size=8, resume=Path("unused"))
+    assert cell.aggregates == ("mean-absolute", "signed", "mean-absolute, kl", "signed, kl")
+    data = acdc.tasks.load("ioi", size=8).prepare(model)
+    scores = acdc.score(model, data, "clean-corrupted", metric="kl")
+    curve = acdc.curve(model, data, scores, shares=real.SHARES, aggregate="mean-absolute")
+    np.testing.assert_allclose([size.kl for size in cell.sizes if size.aggregate == "mean-absolute, kl"], curve.kl)
+
+
 @pytest.mark.filterwarnings("ignore:.*prompts:UserWarning")
 def test_a_cell_of_a_search_is_its_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
