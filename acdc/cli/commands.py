@@ -11,20 +11,30 @@ class Command(TyperCommand):
     """A command whose flags are shown without `<bool>`, which nobody can type."""
 
     def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)
-        for param in params:
-            if getattr(param, "is_flag", False):
-                param.display_type_rich = _no_type  # type: ignore[attr-defined]
-        return params
+        return _without_types(super().get_params(ctx))
 
 
-class Named(TyperGroup):
+class Group(TyperGroup):
+    """The same for the options of a group."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+class Named(Group):
     """A group in which an argument that is no command goes to the command `show`: `acdc tasks ioi`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["show", *args]
         return super().resolve_command(ctx, args)
+
+
+def _without_types(params: Any) -> Any:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.display_type_rich = _no_type
+    return params
 
 
 def _no_type(ctx: Any = None) -> None:

@@ -14,7 +14,7 @@ import time
 import warnings
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ from acdc.cli.acting import run
 from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
-from acdc.cli.commands import Command
+from acdc.cli.commands import Command, Group
 from acdc.cli.compare import compare
 from acdc.cli.draw import draw
 from acdc.cli.exchange import export, import_circuit
@@ -70,10 +70,8 @@ from acdc.cli.trace import trace
 from acdc.errors import AcdcError, unknown
 from acdc.shown import are, counted
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
+    cls=Group,
     help="Find, judge, draw and exchange circuits in transformer language models.",
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -98,7 +96,6 @@ def common(
     pass
 
 
-@app.command()
 def discover(
     context: typer.Context,
     model: ModelName,
@@ -295,7 +292,6 @@ def discover(
     report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
 
 
-@app.command()
 def evaluate(
     run: Run,
     task: TaskName = None,
@@ -405,29 +401,23 @@ def evaluate(
         report.show_minimality(more["minimality"])
 
 
-for command in (
-    draw,
-    benchmark,
-    cli_view.view,
-    methods,
-    metrics,
-    trace,
-    export,
-    run,
-    audit,
-    questions.ablate,
-    questions.patch_path,
-    questions.roles,
-    positions,
-    cli_neurons.neurons,
-    certify,
-    verify,
-    compare,
-):
-    app.command()(command)
-app.command("import")(import_circuit)
-app.add_typer(models, name="models")
-app.add_typer(tasks, name="tasks")
+COMMANDS = {
+    "Find and judge": (discover, evaluate, compare, benchmark),
+    "Trust": (audit, certify, verify),
+    "Look inside": (
+        draw, cli_view.view, trace, positions, cli_neurons.neurons, questions.roles, questions.ablate,
+        questions.patch_path,
+    ),
+    "Take elsewhere": (run, export, import_circuit),
+    "What there is": (methods, metrics),
+}  # fmt: skip
+"""By the panel of the help that they stand in."""
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        name = "import" if command is import_circuit else None  # otherwise the function's own
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(models, name="models", rich_help_panel=panel)
+app.add_typer(tasks, name="tasks", rich_help_panel=panel)
 for group in (app, models, tasks):
     for registered in group.registered_commands:
         registered.cls = Command

@@ -88,4 +88,7 @@ def test_flags_have_no_type_and_shells_complete(command: Command, monkeypatch: p
         shown = command(*words, "--help").out
         assert "<bool>" not in shown
         assert "--json" in shown or "--accept-terms" in shown
+    whole = command("--help").out
+    assert "<bool>" not in whole
+    assert "Find and judge" in whole
     assert "complete" in command("--show-completion", "bash").out
