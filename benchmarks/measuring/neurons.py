@@ -104,8 +104,8 @@ def witnessed(data: Dataset, model: acdc.Model, truth: TrueNeurons, *, seed: int
 
 def flags(found: NeuronCircuit, truth: TrueNeurons) -> BoolArray:
     """Neurons that stay, of all layers in a row; none in MLPs that the circuit does not keep."""
-    none = [np.zeros(len(units), dtype=bool) for units in truth.kept]
-    return np.concatenate([found.kept.get(f"m{i}", units) for i, units in enumerate(none)])
+    mlps = zip(found.circuit.graph.names("mlp"), truth.kept, strict=True)
+    return np.concatenate([found.kept.get(mlp, np.zeros(len(units), dtype=bool)) for mlp, units in mlps])
 
 
 def _rows(names: list[str]) -> Iterator[Recovery]:
