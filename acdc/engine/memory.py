@@ -41,7 +41,7 @@ OVERHEAD = 4e6
 """Bytes of Python's own, which count where somebody has said how many there may be."""
 
 DIRECTIONS = 5
-"""In which guided pruning knows how a metric that is a distance curves; of others it needs one."""
+"""In which a quadratic model knows how a metric that is a distance curves; of others it needs one."""
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}
 """Tokens that fill the machine: methods run as many circuits at once as have so many, but at least one."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from acdc.engine.measure import Measure, Measures
+from acdc.engine.memory import DIRECTIONS
 from acdc.engine.patching import Patching
 from acdc.errors import TaskError
 from acdc.graph import BoolArray, FloatArray, IntArray
@@ -30,8 +31,6 @@ from acdc.methods.attribution import gradient_of, refuse_bad_gradient
 from acdc.metrics import Outcome
 from acdc.model import passes
 
-DIRECTIONS = 5
-"""Directions of the logits at each position read."""
 DAMPING = 10.0
 """How many times an edge's own curvature is counted."""
 ATTRIBUTED = 0.01

@@ -22,7 +22,7 @@ from acdc.engine.measure import Measures
 from acdc.engine.patching import Patching
 from acdc.engine.problem import NeedText, Problem
 from acdc.errors import AcdcError
-from acdc.methods import METHODS, Target, quadratic
+from acdc.methods import METHODS, Target
 from acdc.methods.groups import Groups
 from acdc.methods.quadratic import Quadratic
 from acdc.metrics import OUTCOMES
@@ -103,7 +103,6 @@ def test_the_quadratic_model_of_guided_pruning_takes_no_more_than_was_said(
     assert (search.kept == valid).all()
     assert found[0] < needed(problem, "search").of(6, 0)
     assert found[0] > 0.3 * needed(problem, "search").of(6, 0)
-    assert memory.DIRECTIONS == quadratic.DIRECTIONS
 
 
 def test_a_search_that_does_not_fit_at_once_comes_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ OTHERS = {
     "acdc/tracing/positional_circuit.py": "the same",
     "acdc/cli/positions.py": "the same",
     "acdc/cli/certificates.py": "what is smoothed",
+    "acdc/neurons/scores.py": "scores of neurons, which are called as those of nodes",
+    "acdc/neurons/search.py": "the same",
+    "acdc/cli/neurons.py": "the same",
     "acdc/cli/main.py": "help that shows names",
 }
 """Files that may name methods, and for what."""
