@@ -20,7 +20,7 @@ from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import bind
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.evaluation.judging import is_numerical
-from acdc.graph import FloatArray
+from acdc.graph import BoolArray, FloatArray
 from acdc.inspection.ablate import along
 from acdc.inspection.direct import direct_effects
 from acdc.inspection.runs import judged, plain_runs
@@ -63,7 +63,8 @@ STEEP = {"positional": 0.95, "copying": 0.9, "suppressing": 0.9}
 STEERS = 0.3
 """Share of a head's effect through the queries of movers, from which it is said to inhibit."""
 MATTERS = 0.03
-"""Share of the metric's separation that replacing a head has to change, for labels of what heads do to others."""
+"""Share of the metric's separation that replacing a head has to change, for labels of what heads do to others; for
+movers also the share of the model's logit difference that they write, since others may stand in for one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,23 +176,22 @@ def head_roles(
     apart = ends.full.mean() - ends.circuits.mean()
     effect = -change / apart if apart else np.zeros(len(heads))
     scores = {name: mean[name] for name in RULES} | {"positional": alike.score(len(heads))}
-    towards = _towards(model, dataset, heads, batch_size, memory)
+    towards, whole = _towards(model, dataset, heads, batch_size, memory)
+    matters = (np.abs(effect) >= MATTERS) | (np.abs(towards) >= MATTERS * whole)
     scores["mover"] = np.where(towards > 0, mean["answer"], np.nan)
     scores["negative mover"] = np.where(towards < 0, mean["answer"], np.nan)
     scores["copying"], scores["suppressing"] = mean["copying"], -mean["copying"]
-    movers = [
-        heads[i] for i in np.flatnonzero((np.nan_to_num(mean["answer"]) >= THRESHOLD) & (np.abs(effect) >= MATTERS))
-    ]
+    movers = [heads[i] for i in np.flatnonzero((np.nan_to_num(mean["answer"]) >= THRESHOLD) & matters)]
     scores["inhibition"] = _inhibition(problem, heads, movers, effect, change)
     table = np.stack([scores[label] for label in LABELS], axis=1)
-    roles = tuple(_roles(heads, scores, effect, towards, movers))
+    roles = tuple(_roles(heads, scores, matters, towards, movers))
     return HeadRoles(dataset.name, model.name, heads, tuple(LABELS), table, effect, roles, len(problem.prompts))
 
 
 def _roles(
     heads: Sequence[str],
     scores: Mapping[str, FloatArray],
-    effect: FloatArray,
+    matters: BoolArray,
     towards: FloatArray,
     movers: Sequence[str],
 ) -> list[Role]:
@@ -202,30 +202,34 @@ def _roles(
         rules.sort(key=lambda name: -scores[name][i])
         if "induction" in rules and "previous token" in rules:  # what follows its like is then the token before
             rules.remove("induction")
-        own += [(name, f"{scores[name][i]:.0%} of its attention") for name in rules]
+        own += [(name, f"{scores[name][i]:.0%} of its attention") for name in rules if name != "sink"]
         if not rules and scores["positional"][i] >= STEEP["positional"]:
             own.append(("positional", "it attends alike on all prompts"))
-        matters = abs(effect[i]) >= MATTERS
         for name in ("mover", "negative mover"):
-            if matters and scores[name][i] >= THRESHOLD:
+            if matters[i] and scores[name][i] >= THRESHOLD:
                 own.append((name, f"writes {towards[i]:+.3g} to the answer's logit less the wrong one's"))
         if scores["inhibition"][i] >= STEERS:
             own.append(("inhibition", f"through the queries of {', '.join(movers)}"))
         for name in ("copying", "suppressing"):
             if scores[name][i] >= STEEP[name]:
                 own.append((name, "what it writes of a token, by the token's own logit"))
+        if scores["sink"][i] >= THRESHOLD:  # last: heads of large models rest there where they have nothing to do
+            own.append(("sink", f"{scores['sink'][i]:.0%} of its attention"))
         found += [Role(head, name, float(scores[name][i]), evidence) for name, evidence in own]
     return found
 
 
 def _towards(
     model: Model, dataset: Dataset, heads: Sequence[str], batch_size: int | None, memory: str | None
-) -> FloatArray:
-    """What each head writes to the answer's logit less the wrong one's, mean over the prompts; NaN for programs."""
+) -> tuple[FloatArray, float]:
+    """What each head writes to the answer's logit less the wrong one's, mean over the prompts, and how large that is in
+    all; NaN for programs."""
     if model.program is not None or is_numerical(model):
-        return np.full(len(heads), np.nan)
-    found = direct_effects(model, dataset, batch_size=batch_size, memory=memory).mean()
-    return np.array([found[head] for head in heads])
+        return np.full(len(heads), np.nan), np.nan
+    effects = direct_effects(model, dataset, batch_size=batch_size, memory=memory)
+    found = effects.mean()
+    constant = effects.constant_answer - (0.0 if effects.constant_wrong is None else effects.constant_wrong)
+    return np.array([found[head] for head in heads]), abs(sum(found.values()) + float(constant.mean()))
 
 
 def _inhibition(

@@ -10,7 +10,7 @@ import torch
 
 import acdc
 from acdc.engine.problem import no_progress
-from acdc.inspection import ablate, attention_patterns, head_roles, patch_path
+from acdc.inspection import ablate, attention_patterns, head_roles, patch_path, roles
 from acdc.inspection.roles import RULES, _inhibition
 from acdc.inspection.runs import judged
 from command_line import Command
@@ -99,6 +99,21 @@ def test_inhibition_is_the_share_that_goes_through_a_movers_query() -> None:
         through = patch_path(model, prompts, [head, "a2.h1<q>", "logits"]).effect
         assert found[heads.index(head)] == pytest.approx(through / ablate(model, prompts, head).effect)
     assert np.isnan(found[heads.index("a2.h0")])
+
+
+def test_a_mover_that_others_stand_in_for_is_one_and_where_heads_rest_comes_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two heads that write the same answer neither is missed alone."""
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    movers = {role.head for role in head_roles(model, task).roles if role.label == "mover"}
+    assert movers
+    monkeypatch.setattr(roles, "node_effects", lambda problem: np.zeros(problem.graph.n_sources))
+    found = head_roles(model, task)
+    assert {role.head for role in found.roles if role.label == "mover"} & movers
+    for head in found.heads:
+        labels = [role.label for role in found.of(head)]
+        assert "sink" not in labels[:-1]
 
 
 def test_effects_are_those_of_ablating_each_head() -> None:
