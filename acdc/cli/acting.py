@@ -5,35 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json as to_json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust, load_again, load_task
+from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust, as_found
 from acdc.errors import AcdcError
-
-if TYPE_CHECKING:
-    from acdc.circuit import Circuit
-    from acdc.model.model import Model
-    from acdc.tasks import Task
 
 EXPORTS = ("checkpoint", "circuit-model", "lists")
 """What `acdc export --to` makes with the model."""
-
-
-def _opened(
-    run: Path, ablation: str | None, device: str, dtype: str, trust_remote_code: bool
-) -> tuple[Circuit, Model, Task]:
-    from acdc import Circuit
-
-    circuit = Circuit.load(run)
-    made = circuit.provenance
-    ablation = ablation or made.ablation or None
-    task = load_task(
-        made.task, dict(made.task_options), metric=made.metric or None, ablation=ablation, seed=made.seed or 0
-    )
-    return circuit, load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code), task
 
 
 def run(
@@ -64,7 +45,9 @@ def run(
         from acdc.acting import CircuitModel, say
         from acdc.acting.saying import go_on
 
-        circuit, model, task = _opened(run, ablation, device, dtype, trust_remote_code)
+        circuit, model, task = as_found(
+            run, ablation=ablation, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
         subject = CircuitModel.of(model, task, circuit, ablation=ablation)
         said = say(subject, text, corrupted=corrupted, top=top)
         further = go_on(subject, text, generate, corrupted=corrupted) if generate else {}
@@ -92,7 +75,7 @@ def export_with_model(run: Path, to: str, out: Path | None, force: bool, ablatio
 
     if to != "lists" and out is None:
         raise AcdcError(f"{to} is a folder: say where with -o/--out")
-    circuit, model, task = _opened(run, ablation, "cpu", "float32", trust_remote_code=False)
+    circuit, model, task = as_found(run, ablation=ablation, device="cpu", dtype="float32")
     if to == "lists":
         text = to_json.dumps(lists(model, circuit), indent=1) + "\n"
         if out is None:

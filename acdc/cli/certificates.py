@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust, load_again, load_task
+from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust, as_found
 from acdc.errors import AcdcError
-
-if TYPE_CHECKING:
-    from acdc.circuit import Circuit
 
 
 def certify(
@@ -49,8 +46,8 @@ def certify(
         folder = certificates.files_of(run)
         if (folder / record.NAME).exists() and not force:
             raise AcdcError(f"{folder / record.NAME} exists: replace it with --force")
-        circuit, subject, recipe = _again(
-            run, memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        circuit, subject, recipe = as_found(
+            run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         with terminal.progress_bar() as progress:
             certificate = certificates.certify(
@@ -81,8 +78,8 @@ def verify(
         from acdc.certificates import record
 
         certificate = record.load(certificates.files_of(run))
-        circuit, subject, recipe = _again(
-            run, memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        circuit, subject, recipe = as_found(
+            run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         started = time.perf_counter()
         with terminal.progress_bar() as progress:
@@ -99,19 +96,3 @@ def verify(
             ("seconds", f"{seconds:.3g}"),
         ]
     )
-
-
-def _again(run: Any, memory: str | None, **options: Any) -> tuple[Circuit, Any, Any]:
-    """The circuit of a run, its model, and its task as it was found on."""
-    from acdc import Circuit
-
-    circuit = Circuit.load(run)
-    made = circuit.provenance
-    for what, name in (("of which model", made.model), ("for which task", made.task)):
-        if not name:
-            raise AcdcError(f"{run} does not say {what} the circuit is, so nothing can be certified of it")
-    recipe = load_task(
-        made.task, dict(made.task_options), metric=made.metric or None, ablation=made.ablation or None,
-        seed=made.seed or 0, memory=memory,
-    )  # fmt: skip
-    return circuit, load_again(made, **options), recipe

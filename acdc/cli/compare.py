@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Device, Dtype, Json, Trust, load_again, load_task
+from acdc.cli.options import Device, Dtype, Json, Trust, load_again, task_again
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def compare(
             key = (made.model, made.revision)
             if key not in models:
                 models[key] = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-            settings = {"metric": made.metric or None, "ablation": made.ablation or None, "seed": made.seed or 0}
-            return models[key], load_task(made.task, dict(made.task_options), **settings)
+            return models[key], task_again(made)
 
         found = compared(circuits, [str(run) for run in runs], opened=None if only_edges else opened)
     if json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
-from acdc.cli.options import Force, Run, load_again, load_task
+from acdc.cli.options import Force, Run, load_again, task_again
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     from acdc.engine.belonging import changes
 
     made = circuit.provenance
-    settings: dict[str, Any] = dict(made.task_options)
-    recipe = load_task(made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0)
-    model = load_again(made)
+    recipe, model = task_again(made), load_again(made)
     data = recipe.prepare(model)
     for line in changes(made, model, data).values():
         terminal.warn(line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import BatchSize, Device, Dtype, Force, Json, Memory, Run, Trust, load_again, load_task
+from acdc.cli.options import BatchSize, Device, Dtype, Force, Json, Memory, Run, Trust, as_found
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def neurons(
     Example: acdc neurons runs/ioi --faithfulness 0.9
     """
     with terminal.quiet_libraries():
-        from acdc import Circuit
         from acdc.engine.belonging import changes
         from acdc.neurons import discover_neurons, evaluate_neurons
         from acdc.neurons.circuit import NAME
@@ -58,18 +57,11 @@ def neurons(
             )
         path = (run.parent if run.is_file() else run) / NAME
         terminal.check_new_file(path, force=force)
-        circuit = Circuit.load(run)
-        made = circuit.provenance
-        for what, name in (("of which model", made.model), ("for which task", made.task)):
-            if not name:
-                raise AcdcError(f"{run} does not say {what} the circuit is, so its neurons cannot be found")
-        recipe = load_task(
-            made.task, dict(made.task_options), metric=made.metric or None, ablation=made.ablation or None,
-            seed=made.seed or 0, memory=memory,
-        )  # fmt: skip
-        subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        circuit, subject, recipe = as_found(
+            run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
         data = recipe.prepare(subject)
-        for warning in (*data.warnings, *changes(made, subject, data).values()):
+        for warning in (*data.warnings, *changes(circuit.provenance, subject, data).values()):
             terminal.warn(warning)
         with terminal.progress_bar() as progress:
             how: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}

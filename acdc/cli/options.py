@@ -13,9 +13,10 @@ from acdc.cli import terminal
 from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
-    from acdc.circuit import Provenance
+    from acdc.circuit import Circuit, Provenance
     from acdc.model.model import Model
     from acdc.tasks import Task
+    from acdc.tasks.task import Dataset
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
 
@@ -177,6 +178,50 @@ def load_model(name: str, **options: Any) -> Model:
 def load_again(made: Provenance, **options: Any) -> Model:
     """The model that a result is of, at its revision and with its tokenizer."""
     return load_model(made.model, revision=made.revision, tokenizer=made.tokenizer, **options)
+
+
+def task_again(made: Provenance, *, ablation: str | None = None, memory: str | None = None) -> Task:
+    """The task that a result is of, with the settings it was found with, but for what is given."""
+    return load_task(
+        made.task, dict(made.task_options), metric=made.metric or None,
+        ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
+    )  # fmt: skip
+
+
+def as_found(
+    run: Path, *, ablation: str | None = None, memory: str | None = None, **loading: Any
+) -> tuple[Circuit, Model, Task]:
+    """The circuit of a run, its model, and its task as it was found on.
+
+    Raises:
+        AcdcError: the run does not say of which model or for which task it is.
+    """
+    from acdc import Circuit
+
+    circuit = Circuit.load(run)
+    made = circuit.provenance
+    for what, name in (("of which model", made.model), ("for which task", made.task)):
+        if not name:
+            raise AcdcError(f"{run} does not say {what} the circuit is, so neither can be loaded again")
+    task = task_again(made, ablation=ablation, memory=memory)  # before the long work
+    return circuit, load_again(made, **loading), task
+
+
+def prepared(
+    model: str, task: str | None, settings: dict[str, Any], *, loading: dict[str, Any], **chosen: Any
+) -> tuple[Model, Dataset]:
+    """A model, and its task's prompts, with what is to be said of these said.
+
+    Args:
+        task: None: the model's own.
+        loading: of the model; chosen: metric, ablation, seed and memory.
+    """
+    recipe = load_task(task or own_task(model), settings, **chosen)
+    subject = load_model(model, **loading)
+    data = recipe.prepare(subject)
+    for warning in data.warnings:
+        terminal.warn(warning)
+    return subject, data
 
 
 def own_task(model: str) -> str:

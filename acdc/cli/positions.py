@@ -32,10 +32,8 @@ from acdc.cli.options import (
     Trust,
     given,
     listed,
-    load_model,
-    load_task,
     options,
-    own_task,
+    prepared,
 )
 
 
@@ -89,17 +87,11 @@ def positions(
             terminal.check_new_file(out, force=force)
         named = None if spans is None else listed(spans, "spans")
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
-        recipe = load_task(
-            task or own_task(model), settings | options(task_option), metric=metric, ablation=ablation, seed=seed,
-            memory=memory,
+        subject, data = prepared(
+            model, task, settings | options(task_option), metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
+                     "trust_remote_code": trust_remote_code},
         )  # fmt: skip
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        data = recipe.prepare(subject)
-        for warning in data.warnings:
-            terminal.warn(warning)
         with terminal.progress_bar() as progress:
             circuit = discover_positions(
                 subject, data, by=by, spans=named, units=units, faithfulness=faithfulness, method=method, runs=runs,

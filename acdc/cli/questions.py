@@ -29,10 +29,8 @@ from acdc.cli.options import (
     Tokenizer,
     Trust,
     given,
-    load_model,
-    load_task,
     options,
-    own_task,
+    prepared,
 )
 from acdc.errors import AcdcError
 
@@ -173,17 +171,11 @@ def roles(
         from acdc.inspection import head_roles, score_attribution
 
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
-        recipe = load_task(
-            task or own_task(model), settings | options(task_option), metric=metric, ablation=ablation, seed=seed,
-            memory=memory,
+        subject, data = prepared(
+            model, task, settings | options(task_option), metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
+                     "trust_remote_code": trust_remote_code},
         )  # fmt: skip
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
-        data = recipe.prepare(subject)
-        for warning in data.warnings:
-            terminal.warn(warning)
         with terminal.progress_bar() as progress:
             if head is not None:
                 why = score_attribution(
@@ -226,11 +218,7 @@ def _ask(
     json: bool,
 ) -> None:
     with terminal.quiet_libraries():
-        recipe = load_task(task or own_task(model), settings, **chosen)
-        subject = load_model(model, **loading)
-        data = recipe.prepare(subject)
-        for warning in data.warnings:
-            terminal.warn(warning)
+        subject, data = prepared(model, task, settings, loading=loading, **chosen)
         with terminal.progress_bar() as progress:
             found = question(
                 subject, data, parts, batch_size=batch_size, memory=chosen["memory"], progress=progress

@@ -37,10 +37,9 @@ from acdc.cli.options import (
     command_digest,
     given,
     listed,
-    load_model,
-    load_task,
     options,
     own_task,
+    prepared,
     short,
 )
 
@@ -122,14 +121,11 @@ def trace(
         )
         settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
         settings |= options(task_option)
-        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
+        subject, data = prepared(
+            model, name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
+                     "trust_remote_code": trust_remote_code},
         )  # fmt: skip
-        data = recipe.prepare(subject)
-        for warning in data.warnings:
-            terminal.warn(warning)
         with terminal.progress_bar() as progress:
             found = [
                 acdc.trace(

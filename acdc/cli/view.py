@@ -7,7 +7,7 @@ import os
 import tempfile
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ from acdc.cli.options import (
     Run,
     Trust,
     load_again,
-    load_task,
+    task_again,
 )
 from acdc.errors import AcdcError
 
@@ -181,10 +181,7 @@ def _investigate(
     made = first.provenance
     if sizes is not None and any(size > first.graph.n_edges for size in sizes):
         raise _BadRequest(f"expected sizes of at most {first.graph.n_edges}, the edges there are, got {max(sizes)}")
-    settings: dict[str, Any] = dict(made.task_options)
-    recipe = load_task(
-        made.task, settings, metric=made.metric, ablation=made.ablation, seed=made.seed or 0, memory=memory
-    )
+    recipe = task_again(made, memory=memory)
     model = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
