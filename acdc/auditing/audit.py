@@ -101,7 +101,7 @@ def audit(
         memory=None if memory is None else bytes_of(memory), batch_size=batch_size, progress=progress, size=size,
         other=shift, until=None if limit is None else time.monotonic() + limit,
     )  # fmt: skip
-    key = _key(subject, shift)
+    key = _key(subject)
     known = _noted(notes, key)
     if set(known) >= {check.name for check in chosen}:
         return _report(subject, key, [known[check.name] for check in chosen], complete=True)
@@ -185,13 +185,14 @@ def _report(subject: Subject, key: str, findings: Sequence[Finding], *, complete
 # ---- notes ------------------------------------------------------------------------------------------------------
 
 
-def _key(subject: Subject, shift: Any) -> str:
+def _key(subject: Subject) -> str:
     """A digest of all that the findings depend on."""
     dataset = subject.dataset
     values = [
         VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), prompts_digest(subject.fresh),
         repr(subject.graph), hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name,
-        dataset.ablation, subject.claim, subject.level, subject.seed, str(shift)[:200],
+        dataset.ablation, subject.claim, subject.level, subject.seed,
+        None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 

@@ -19,7 +19,6 @@ from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.errors import AcdcError
 from acdc.metrics.hypotheses import any_of, mean_exceeds
-from acdc.tasks import as_dataset
 from acdc.tasks.generate import GeneratedTask
 from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.prompts import Prompts
@@ -87,9 +86,8 @@ def _variants(subject: Subject) -> Iterator[tuple[str, Prompts]]:
                     drawn = dataclasses.replace(changed_program, size=size).prepare(model).discovery
                     yield f"{distribution} inputs", drawn
                     break
-    if subject.other is not None:
-        data = as_dataset(subject.other, model, metric=subject.dataset.metric, ablation=subject.dataset.ablation)
-        yield f"{data.name} (given)", data.discovery
+    if subject.shifted is not None:
+        yield f"{subject.shifted.name} (given)", subject.shifted.discovery
     lengths = subject.fresh.mask.sum(1)
     middle = float(lengths.float().median())
     for name, chosen in (("shorter prompts", lengths < middle), ("longer prompts", lengths > middle)):

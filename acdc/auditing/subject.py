@@ -27,6 +27,7 @@ from acdc.evaluation.reproduction import SAME_OUTPUT
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.model.model import Model
+from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset
 
@@ -115,6 +116,13 @@ class Subject:
     @property
     def where(self) -> str:
         return self._drawn[1]
+
+    @cached_property
+    def shifted(self) -> Dataset | None:
+        """The user's further prompts, judged by this task's metric and ablation."""
+        if self.other is None:
+            return None
+        return as_dataset(self.other, self.model, metric=self.dataset.metric, ablation=self.dataset.ablation)
 
     def problem(self, prompts: Prompts | None = None, **changes: Any) -> Problem:
         """Prompts (None: the fresh ones) as a problem of the circuit's graph."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,24 @@ def test_checks_are_read_together_by_holm() -> None:
     report = acdc.audit(case.model, case.task, Circuit(case.graph, edges), checks=names, size=64)
     p = [finding.p for finding in report.findings]
     assert [finding.verdict == "fail" for finding in report.findings] == holm([x for x in p if x is not None], 0.05)
+
+
+def test_notes_are_of_the_shifted_prompts_too(tmp_path: Path) -> None:
+    """Further prompts that were changed under the same name are measured again."""
+    case = Case.load("tracr-hist", 0)
+    circuit, further = (
+        Circuit(case.graph, case.truth),
+        [case.task.prepare(case.model).discovery[i::2] for i in (0, 1)],
+    )
+    assert str(further[0]) == str(further[1])
+    first, same, other = (
+        acdc.audit(
+            case.model, case.task, circuit, checks=["shift"], size=64, shift=prompts, notes=tmp_path / "notes"
+        )
+        for prompts in (further[0], further[0], further[1])
+    )
+    assert first.findings == same.findings
+    assert other.key != first.key
 
 
 def test_fresh_prompts_are_new() -> None:
