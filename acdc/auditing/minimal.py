@@ -104,13 +104,14 @@ def _groups(subject: Subject, places: IntArray, effects: FloatArray, p_edges: Fl
     """Pairs, all or those of the least effects, and all edges out of a component, of edges needed alone."""
     needed = np.flatnonzero(p_edges > 0.05)
     order = needed[np.argsort(effects[needed].mean(axis=1), kind="stable")]
-    pairs = itertools.islice(itertools.combinations(order.tolist(), 2), None)
     most = MOST_PAIRS if subject.small else 64
-    chosen = sorted(pairs, key=lambda pair: max(pair[0], pair[1])) if len(order) ** 2 < 2 * most else None
-    if chosen is None:
+    if len(order) ** 2 < 2 * most:
+        chosen = sorted(itertools.combinations(order.tolist(), 2), key=max)
+    else:
         width = int((2 * most) ** 0.5)
         chosen = list(itertools.combinations(order[:width].tolist(), 2))
-        chosen += [pair for pair in _parallel(places, order) if pair not in set(chosen)][:most]
+        known = set(chosen)
+        chosen += [pair for pair in _parallel(places, order) if pair not in known][:most]
     found = [places[list(pair)] for pair in chosen]
     for source in np.unique(places[needed, 1]):
         own = places[needed][places[needed, 1] == source]

@@ -6,8 +6,6 @@ rounding; what bfloat16 does to it is said, and is no fault of the circuit.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,8 @@ import torch
 
 from acdc.auditing.record import Check, Result
 from acdc.auditing.subject import Scale, Subject
+from acdc.engine.precision import converted
 from acdc.errors import AcdcError
-from acdc.model.load import load
-from acdc.model.model import Model
 
 SAME = 0.01
 """Share of the separation that rounding may move a prompt's output by."""
@@ -37,7 +34,7 @@ def _rounding(subject: Subject) -> Result:
         if dtype == subject.model.dtype or (name == "bfloat16" and not subject.small):
             continue
         try:
-            other = Scale(subject.problem(prompts, model=_converted(subject.model, dtype)), exact=False)
+            other = Scale(subject.problem(prompts, model=converted(subject.model, dtype)), exact=False)
             found = other.shares(circuits)[0]
         except (AcdcError, RuntimeError) as error:  # not every model runs in every precision
             moved[name] = f"could not be run: {str(error).splitlines()[0]:.120}"
@@ -62,13 +59,6 @@ def _rounding(subject: Subject) -> Result:
             "mean share": {str(subject.model.dtype).removeprefix("torch."): float(base.mean())} | values,
         },
     )
-
-
-def _converted(model: Model, dtype: torch.dtype) -> Model:
-    """The same weights in another precision."""
-    module = copy.deepcopy(model.module).to(dtype)
-    found = load(module, tokenizer=model.tokenizer)
-    return dataclasses.replace(found, name=model.name)
 
 
 ROUNDING = Check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from acdc.cli.options import (
     TaskName,
     TaskOption,
     Trust,
+    listed,
     load_again,
     load_task,
     options,
@@ -93,7 +95,7 @@ def audit(
         from acdc.errors import unknown
         from acdc.store.writing import write_atomically
 
-        names = None if checks is None else [name.strip() for name in checks.split(",") if name.strip()]
+        names = None if checks is None else listed(checks, "checks")
         for name in names or ():
             if name not in CHECKS:
                 raise unknown("check", name, CHECKS)
@@ -128,8 +130,6 @@ def audit(
             )  # fmt: skip
         write_atomically(folder / "audit.html", page(report))
     if json:
-        import sys
-
         sys.stdout.write(report_json(report))
         return
     terminal.print_table(

@@ -38,7 +38,7 @@ def searched(problem: Problem) -> Problem:
             "in float32, on a copy of the weights",
             stacklevel=3,
         )
-        return dataclasses.replace(problem, model=float32_copy(model))
+        return dataclasses.replace(problem, model=converted(model, torch.float32))
     error = rounding(problem)
     warnings.warn(
         f"{model.name} is in {dtype}, and a float32 copy for the search does not fit in memory: rounding alone moves "
@@ -59,9 +59,10 @@ def fits(problem: Problem) -> bool:
     return weights + 2 * search.of(problem.batch_of("search"), 0) < free
 
 
-def float32_copy(model: Model) -> Model:
-    """The same weights in float32."""
-    return load(copy.deepcopy(model.module).float(), tokenizer=model.tokenizer)
+def converted(model: Model, dtype: torch.dtype) -> Model:
+    """A copy of the same weights in another precision."""
+    copied = load(copy.deepcopy(model.module).to(dtype), tokenizer=model.tokenizer)
+    return dataclasses.replace(copied, name=model.name)
 
 
 @torch.no_grad()
