@@ -27,6 +27,10 @@ class EmptyCircuitError(AcdcError):
     """A search or a selection keeps no edge at all; the message says why, and what to change."""
 
 
+class UnknownGraphError(AcdcError):
+    """A file does not say which graph its edges belong to, and nobody else did."""
+
+
 def check_type(what: str, given: object, kind: type | tuple[type, ...]) -> None:
     """Refuse an argument of another type.
 

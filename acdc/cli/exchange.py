@@ -31,7 +31,7 @@ from acdc.cli.options import (
     options,
     own_task,
 )
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, UnknownGraphError
 
 
 def export(
@@ -148,18 +148,16 @@ def import_circuit(
         name = task or own_task(model)
         settings = given(format=task_format) | options(task_option)
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
-        theirs = formats.import_circuit(source, format) if format in _SAY_THEIR_GRAPH else None
+        try:
+            theirs = formats.import_circuit(source, format)
+        except UnknownGraphError:  # then it is the model's
+            theirs = None
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
         if theirs is None:
-            try:
-                theirs = formats.import_circuit(source, format)
-            except AcdcError as error:
-                if "does not say which graph" not in str(error):
-                    raise
-                theirs = formats.import_circuit(source, format, subject.graph())
+            theirs = formats.import_circuit(source, format, subject.graph())
         graph = theirs.graph
         expected = subject.graph(qkv=graph.qkv, group_kv=graph.group_kv, inputs=graph.inputs)
         if graph != expected:
@@ -178,6 +176,3 @@ def import_circuit(
         )  # fmt: skip
         dataclasses.replace(theirs, provenance=made).save(out, force=force)
     terminal.print_line(out)
-
-
-_SAY_THEIR_GRAPH = ("mib", "eap-pt", "mib-submission")

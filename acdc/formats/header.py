@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pydantic
 
 from acdc.circuit import Circuit, Provenance, folder
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, UnknownGraphError
 from acdc.graph import Graph, Unit, units_of
 from acdc.store.reading import complaints
 
@@ -40,7 +40,7 @@ def from_header(value: Any, graph: Graph | None, what: str) -> Header:
     """
     if value is None:
         if graph is None:
-            raise AcdcError(
+            raise UnknownGraphError(
                 f"{what} does not say which graph its edges belong to: give `graph`, like model.graph()"
             )
         return Header(graph)
