@@ -13,13 +13,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from acdc.engine import memory
-from acdc.engine.plain_run import input_sources
 from acdc.engine.problem import Progress, no_progress
-from acdc.engine.stages import stages_of
 from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, Graph
-from acdc.inspection.runs import judged, most_likely, plain_runs
-from acdc.model import forward
+from acdc.inspection.runs import judged, most_likely, plain_runs, written
 from acdc.model.forward import Context
 from acdc.model.model import Model
 from acdc.model.trace import Trace
@@ -86,7 +83,9 @@ def direct_effects(
         targets = [_direction(model, context, trace, prompts, which) for which in ("answers", "wrong")]
         directions = [target for target in targets if target is not None]
         assert trace.final_input is not None
-        outputs, constant = _outputs(model, graph, context, trace)
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        own, rest = written(model, graph, context, trace, at=context.at_read)
+        outputs, constant = [x.to(dtype) for x in own], rest.to(dtype)
         scale = _final_scale(model, context.at_read(trace.final_input[0]))  # [B, P, 1]
         norm = model.decomposition.final_norm
         shift = None if norm is None else norm.module(torch.zeros_like(outputs[0]))  # the norm's bias
@@ -115,21 +114,6 @@ def direct_effects(
         constant_answer=fixed[0],
         constant_wrong=fixed[1] if has_wrong else None,
     )
-
-
-def _outputs(model: Model, graph: Graph, context: Context, trace: Trace) -> tuple[list[Tensor], Tensor]:
-    """What each source writes at the read positions, `[B, P, D]` each, and what belongs to none."""
-    dtype = torch.promote_types(model.dtype, torch.float32)
-    inputs, rest = input_sources(graph, forward.embed(model.decomposition, context))
-    outputs = [context.at_read(x[0]) for x in inputs]
-    constant = torch.zeros_like(outputs[0])
-    if isinstance(rest, Tensor):
-        constant = constant + context.at_read(rest[0].expand_as(inputs[0][0]))
-    for stage in stages_of(model, graph):
-        outputs += list(stage.write(context.at_read(stage.output(trace)))[:, 0])  # [B, P, D] each
-        shift = stage.constant()
-        constant = constant if shift is None else constant + shift
-    return [x.to(dtype) for x in outputs], constant.to(dtype)
 
 
 def _final_scale(model: Model, x: Tensor) -> Tensor:

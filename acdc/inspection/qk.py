@@ -18,14 +18,12 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from acdc.engine import memory
-from acdc.engine.plain_run import input_sources
 from acdc.engine.problem import Progress, no_progress
-from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, UnsupportedModelError, unknown
-from acdc.graph import FloatArray, Graph
+from acdc.graph import FloatArray
 from acdc.inspection.attention import pattern_of
 from acdc.inspection.parts import place_of
-from acdc.inspection.runs import judged, plain_runs
+from acdc.inspection.runs import judged, plain_runs, written
 from acdc.model import forward
 from acdc.model.architecture import Attention, HeadNorm
 from acdc.model.backward import FrozenNorm
@@ -33,7 +31,6 @@ from acdc.model.forward import Context
 from acdc.model.gradients import FrozenScale
 from acdc.model.model import Model
 from acdc.model.reading.matching import Unread, read_norm
-from acdc.model.trace import Trace
 from acdc.shown import Shown, rounded
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -150,10 +147,10 @@ def score_attribution(
             visible = (context.bias_for(attention, read=False) == 0) & prompts.mask[:, None, :]
             pairs = pairs - pairs.sum(-1, keepdim=True) * visible / visible.sum(-1, keepdim=True).clamp(min=1)
         score, slopes = _slopes(attention, context, trace.attention_input[row.layer], row.layer, row.number, pairs)
-        outputs, constant = _written(model, graph, context, trace, row.layer)
+        outputs, constant = written(model, graph, context, trace, before=row.layer)
         x, found = trace.attention_input[row.layer][0], [score, attended]
         for slope in slopes:
-            own = torch.stack([(slope * source).sum((1, 2)) for source in outputs()])
+            own = torch.stack([(slope * source).sum((1, 2)) for source in outputs])
             found += [own, score - (slope * x).sum((1, 2)) + (slope * constant).sum((1, 2))]
         pieces.append(found)
         first += len(prompts)
@@ -219,28 +216,6 @@ def _slopes(
         value = (scores * pairs).sum((1, 2))
         slopes = torch.autograd.grad(value.sum(), [at_query, at_key])
     return value.detach(), (slopes[0][0], slopes[1][0])
-
-
-def _written(
-    model: Model, graph: Graph, context: Context, trace: Trace, layer: int
-) -> tuple[Callable[[], Sequence[Tensor]], Tensor]:
-    """What each source before a layer writes, `[B, T, D]`, and what belongs to none."""
-    inputs, rest = input_sources(graph, forward.embed(model.decomposition, context))
-    constant = torch.zeros_like(inputs[0][0])
-    if isinstance(rest, Tensor):
-        constant = constant + rest[0]
-    stages = [stage for stage in stages_of(model, graph) if stage.sublayer.layer < layer]
-    for stage in stages:
-        shift = stage.constant()
-        constant = constant if shift is None else constant + shift
-
-    def every() -> Sequence[Tensor]:
-        found = [x[0] for x in inputs]
-        for stage in stages:
-            found += list(stage.write(stage.output(trace))[:, 0])
-        return found
-
-    return every, constant
 
 
 def _linear(attention: Attention, layer: int) -> Attention:

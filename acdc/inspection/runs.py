@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
-from acdc.engine.plain_run import plain_run
+from acdc.engine.plain_run import input_sources, plain_run
 from acdc.engine.problem import Problem, Progress, no_progress
+from acdc.engine.stages import stages_of
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import Graph
 from acdc.model import forward
@@ -48,6 +50,34 @@ def plain_runs(
         prompts = some.to(problem.model.device)
         yield prompts, *plain_run(problem.model, prompts)
     problem.progress(len(problem.prompts), len(problem.prompts), what)
+
+
+def written(
+    model: Model,
+    graph: Graph,
+    context: Context,
+    trace: Trace,
+    *,
+    before: int | None = None,
+    at: Callable[[Tensor], Tensor] = lambda x: x,
+) -> tuple[list[Tensor], Tensor]:
+    """What each source writes, `[B, T, D]` each, and what belongs to none, in a plain run.
+
+    Args:
+        before: sources of earlier layers than this one; None: all.
+        at: takes some positions.
+    """
+    inputs, rest = input_sources(graph, forward.embed(model.decomposition, context))
+    outputs = [at(x[0]) for x in inputs]
+    constant = torch.zeros_like(outputs[0])
+    if isinstance(rest, Tensor):
+        constant = constant + at(rest[0].expand_as(inputs[0][0]))
+    for stage in stages_of(model, graph):
+        if before is None or stage.sublayer.layer < before:
+            outputs += list(stage.write(at(stage.output(trace)))[:, 0])
+            shift = stage.constant()
+            constant = constant if shift is None else constant + shift
+    return outputs, constant
 
 
 def most_likely(model: Model, context: Context, trace: Trace) -> Tensor:
