@@ -57,7 +57,8 @@ def slide(page: Page, size: int, most: int) -> None:
     """Move the slider to the place of a size."""
     step = round(1000 * np.log(size) / np.log(most))
     page.evaluate(
-        "step => { const s = document.getElementById('size'); s.value = step; s.dispatchEvent(new Event('input')); }",
+        "step => { const s = document.getElementById('size'); s.value = step;"
+        " s.dispatchEvent(new Event('input')); s.dispatchEvent(new Event('change')); }",
         step,
     )
 

@@ -263,6 +263,58 @@ def test_scores_that_rank_nothing_are_shown_but_not_cut(open_page: Open) -> None
     assert "rank" not in page.inner_text("#tip")
 
 
+def test_everything_is_folded_at_once_and_lines_between_groups_are_one(open_page: Open, found: Any) -> None:
+    page = open_page(file=found[2])
+    circuit = found[0]["eap-ig"]
+    assert page.eval_on_selector_all("#folding option", "all => all.map(one => one.value)") == [
+        "nothing", "layers", "roles", "supernodes",
+    ]  # fmt: skip
+    page.select_option("#folding", "layers")
+    assert not [name for name in nodes(page) if ".h" in name]
+    drawn = record(page)["edges"]
+    ends = [(edge["source"], edge["destination"]) for edge in drawn]
+    assert len(ends) == len(set(ends))  # q, k and v are one line into a box of several heads
+    assert sum(edge["stands_for"] for edge in drawn) == circuit.n_edges
+    layer = next(edge for edge in drawn if edge["destination"] == "a1" and edge["stands_for"] > 1)
+    assert layer["size"] >= abs(layer["score"])  # what flows, where scores of both signs cancel
+    page.select_option("#folding", "supernodes")
+    assert {"role:induction", "role:previous token"} <= set(nodes(page))
+    page.click(node("role:induction"))
+    page.click(".actions >> text=unfold")
+    assert page.input_value("#folding") == "some"
+    page.select_option("#folding", "nothing")
+    assert "folded" not in state(page)
+    assert page.get_attribute(node("a0.h1"), "aria-label").startswith("a0.h1, previous token")
+    assert "previous token" in page.text_content(node("a0.h1"))
+
+
+def test_the_picture_alone_and_its_layers(open_page: Open, found: Any) -> None:
+    page = open_page(file=found[2])
+    labels = page.locator("#layers text")
+    assert labels.all_text_contents() == ["layer 0", "layer 1"]
+    first = page.locator(f"{node('a0.h1')} .box").bounding_box()
+    beside = labels.nth(0).bounding_box()
+    assert abs(beside["y"] + beside["height"] / 2 - first["y"] - first["height"] / 2) < 6
+    narrow = page.locator("#stage").bounding_box()["width"]
+    page.click("#wide")
+    assert not page.is_visible("aside")
+    assert not page.is_visible("footer")
+    assert page.locator("#stage").bounding_box()["width"] > narrow + 300
+    assert state(page)["wide"] is True
+    page.keyboard.press("m")
+    assert page.is_visible("aside")
+
+
+def test_picture_and_panel_are_side_by_side_in_a_small_window(open_page: Open, found: Any) -> None:
+    page = open_page(file=found[2])
+    page.set_viewport_size({"width": 900, "height": 700})
+    stage, panel, size = (page.locator(name).bounding_box() for name in ("#stage", "aside", "#size"))
+    assert panel["x"] >= stage["x"] + stage["width"] - 1
+    assert stage["height"] > 400
+    assert size["y"] + size["height"] <= 700
+    assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
 def test_a_circuit_of_32491_edges(open_page: Open) -> None:
     graph = Graph(12, 12)
     scores = Scores(graph, np.random.default_rng(0).lognormal(size=graph.valid.shape))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from acdc.inspection import AttentionPatterns, DirectEffects, LogitLens, RemovalEffects
 
 VERSION = 2
-MOST_EDGES = 120_000
+MOST_EDGES = 250_000
 """Edges in a page, of a graph that has more: those of the circuits, and the strongest."""
 
 

@@ -1,10 +1,11 @@
 // Lines on a canvas: grouped by their looks into paths that are made once a view and only stroked when it moves.
 
-import { DASHES, arrow, lineColour, lineWidth } from "./looks.js";
+import { DASHES, arrow, lineColour, lineOpacity, lineWidth } from "./looks.js";
 import { SIZES } from "./layout.js";
 
 const FAINT = 0.09;
 const WIDTHS = 5; // lines are drawn in so many different widths
+export const MOST_COUNTED = 120;
 const MOST_DASHED = 900; // dashes of more lines than this are neither seen apart nor quick to draw
 
 export class Painter {
@@ -26,6 +27,7 @@ export class Painter {
   /** Take a view's lines; `lit` is the set of those that are not faint, or null for all. */
   prepare(view, lit, colours) {
     this.view = view;
+    this.lit = lit;
     this.colours = colours;
     const groups = new Map();
     const dashed = view.lines.length <= MOST_DASHED;
@@ -42,18 +44,19 @@ export class Painter {
           colour,
           dash: DASHES[dash],
           width: 0,
+          opacity: 0,
           n: 0,
           path: new Path2D(),
           heads: new Path2D(),
         });
       const group = groups.get(key);
       group.width += (width - group.width) / ++group.n;
+      group.opacity += (lineOpacity(line, view) - group.opacity) / group.n;
       trace(group.path, line.points);
       const [x0, y0, x1, y1, x2, y2] = arrow(line, SIZES.arrow);
       group.heads.moveTo(x0, y0);
       group.heads.lineTo(x1, y1);
       group.heads.lineTo(x2, y2);
-      group.heads.closePath();
     }
     this.groups = [...groups.values()].sort((a, b) => b.faint - a.faint || a.width - b.width);
     this.samples = null;
@@ -62,12 +65,32 @@ export class Painter {
   draw({ k, x, y }) {
     const context = this.clear(this.canvas, k, x, y);
     for (const group of this.groups) {
-      context.globalAlpha = group.faint ? FAINT : this.view.lines.length > 600 ? 0.75 : 0.92;
+      context.globalAlpha = group.faint ? FAINT : group.opacity;
       context.strokeStyle = context.fillStyle = group.colour;
       context.lineWidth = group.width;
       context.setLineDash(group.dash);
       context.stroke(group.path);
       if (!group.faint) context.fill(group.heads);
+    }
+    this.drawCounts(context);
+  }
+
+  /** How many edges each line stands for, where some stand for several and there is room to say so. */
+  drawCounts(context) {
+    if (this.view.lines.length > MOST_COUNTED) return;
+    context.globalAlpha = 1;
+    context.setLineDash([]);
+    context.font = "9px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.lineWidth = 3;
+    for (const line of this.view.lines) {
+      if (line.edges.length < 2 || (this.lit !== null && !this.lit.has(line))) continue;
+      const [x, y] = middleOf(line.points);
+      context.strokeStyle = this.colours.ground;
+      context.strokeText(`×${line.edges.length}`, x, y);
+      context.fillStyle = lineColour(line, this.colours);
+      context.fillText(`×${line.edges.length}`, x, y);
     }
   }
 
@@ -130,6 +153,17 @@ function trace(path, points) {
   for (let i = 2; i + 5 < points.length; i += 6) {
     path.bezierCurveTo(points[i], points[i + 1], points[i + 2], points[i + 3], points[i + 4], points[i + 5]);
   }
+}
+
+/** The point half way along a line, by its pieces. */
+export function middleOf(points) {
+  const pieces = (points.length - 2) / 6;
+  const i = 6 * Math.floor((pieces - 1) / 2);
+  const t = pieces % 2 ? 0.5 : 1,
+    u = 1 - t;
+  const at = (j) =>
+    u * u * u * points[i + j] + 3 * t * u * u * points[i + 2 + j] + 3 * t * t * u * points[i + 4 + j] + t * t * t * points[i + 6 + j];
+  return [at(0), at(1)];
 }
 
 function sampled(points) {

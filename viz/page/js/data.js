@@ -27,7 +27,7 @@ export function readData(text) {
     const node = nodes.get(ends[d].node);
     if (node.kind === "group") node.heads = sources.map((s) => graph.sources[s]);
   });
-  const data = {
+  return {
     raw,
     title: raw.title,
     notes: raw.notes,
@@ -47,9 +47,6 @@ export function readData(text) {
     direct: raw.direct,
     lens: raw.lens,
   };
-  data.edgeNumber = new Map();
-  for (let e = 0; e < edgeSource.length; e++) data.edgeNumber.set(edgeName(data, e), e);
-  return data;
 }
 
 function readCircuit(raw, index, edges) {

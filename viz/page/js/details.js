@@ -216,7 +216,8 @@ function effectWords(data, node) {
 /** The lines into or out of a node, the strongest first. */
 function linesOf(view, title, lines, end, actions) {
   if (!lines.length) return null;
-  const size = (line) => Math.abs(line.score ?? line.otherScore ?? 0);
+  const size = (line) => line.size ?? 0;
+  const most = view.sizes.at(-1) ?? 0;
   const sorted = [...lines].sort((x, y) => size(y) - size(x));
   const label = (id) => view.nodes.find((node) => node.id === id)?.label ?? id;
   const row = (line) =>
@@ -236,7 +237,7 @@ function linesOf(view, title, lines, end, actions) {
           class: line.score < 0 ? "bar negative" : "bar positive",
           css: {
             background: `var(--${["negative", "unsigned", "positive"][lineSign(line) + 1]})`,
-            width: `${view.strongest ? (50 * size(line)) / view.strongest : 0}%`,
+            width: `${most ? (50 * size(line)) / most : 0}%`,
           },
         }),
       ),

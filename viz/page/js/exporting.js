@@ -1,8 +1,9 @@
 // The picture as a file: SVG, PNG made of that SVG, or JSON of what is shown.
 
+import { MOST_COUNTED, middleOf } from "./canvas.js";
 import { svgEl } from "./dom.js";
 import { count, counted, short } from "./format.js";
-import { arrow, DASHES, legendOf, legendSample, lineColour, lineWidth, nodeFill, palette } from "./looks.js";
+import { arrow, DASHES, legendOf, legendSample, lineColour, lineOpacity, lineWidth, nodeFill, palette } from "./looks.js";
 import { SIZES } from "./layout.js";
 
 const FONT = "Helvetica, Arial, sans-serif";
@@ -35,12 +36,14 @@ export function drawSvg(data, view, stage, roles) {
         fill: "none",
         stroke: colour,
         "stroke-width": lineWidth(line, view).toFixed(2),
+        "stroke-opacity": lineOpacity(line, view).toFixed(2),
         "stroke-dasharray": DASHES[line.port].join(" ") || null,
       }),
       svgEl("path", {
         d: `M${ax.toFixed(2)} ${ay.toFixed(2)}L${bx.toFixed(2)} ${by.toFixed(2)}L${cx.toFixed(2)} ${cy.toFixed(2)}Z`,
         fill: colour,
       }),
+      line.edges.length > 1 && view.lines.length <= MOST_COUNTED ? countOf(line, colour, colours) : null,
     );
   });
   const nodes = view.nodes.map((node) => {
@@ -116,6 +119,13 @@ export function drawSvg(data, view, stage, roles) {
   );
 }
 
+/** How many edges a line stands for, half way along it. */
+function countOf(line, colour, colours) {
+  const [x, y] = middleOf(line.points).map((value) => value.toFixed(1));
+  const halo = { "paint-order": "stroke", stroke: colours.ground, "stroke-width": 3 };
+  return svgEl("text", { x, y, "font-size": 9, "text-anchor": "middle", fill: colour, ...halo }, `×${line.edges.length}`);
+}
+
 function legendRows(legend, width) {
   const placed = [];
   let x = 0,
@@ -150,6 +160,7 @@ export function viewRecord(data, view, state, roles) {
       destination: line.destination,
       port: line.port,
       score: line.score,
+      size: line.size,
       in: line.side || "a",
       stands_for: line.edges.length,
     })),

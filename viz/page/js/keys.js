@@ -11,6 +11,7 @@ const HELP = [
   ["P", "pin it: its paths stay lit"],
   ["H", "hide it"],
   ["F", "fold its layer into one node, or unfold it"],
+  ["M", "nothing but the picture, or all again"],
   ["N", "name it"],
   ["G", "give it a role"],
   ["+ − 0", "zoom in, out, to the whole picture"],
@@ -62,6 +63,7 @@ export function bindKeys({ stage, store, actions }) {
     "=": () => stage.zoomBy(1.35),
     "-": () => stage.zoomBy(1 / 1.35),
     0: () => stage.fit(),
+    m: () => store.set({ wide: !store.state.wide }),
     Escape: () => store.set(store.state.only !== null ? { only: null } : store.state.sel === null ? { pins: [] } : { sel: null }),
   };
   document.addEventListener("keydown", (event) => {

@@ -1,11 +1,12 @@
 // How lines look, on the canvas and in exported pictures: one channel, one meaning.
 //
 // Colour is the sign, measured if it was, else the score's if that has one, or, in a comparison, the circuit; width the
-// size of the score; dashes the port.
+// size of the score, or its rank where lines are many; dashes the port.
 
 import { svgEl } from "./dom.js";
 
 export const DASHES = { q: [5, 3], k: [1.3, 2.6], v: [], "": [] };
+const MOST_BY_SIZE = 60; // lines, beyond which they go by rank
 export const SIDES = { both: "in both", a: "only in A", b: "only in B" };
 
 /** The colours of the theme in force. */
@@ -45,12 +46,26 @@ export function lineSign(line) {
   return line.sign || (line.scored ? Math.sign(line.score ?? 0) : 0);
 }
 
-/** The root of the score's size, so that weak lines stay visible; thinner if there are many. */
+/** Whether lines are so many that their looks go by rank, and weak ones fade; as in diagrams for papers. */
+export function isRanked(view) {
+  return view.sizes.length > MOST_BY_SIZE;
+}
+
+/** From 0 to 1: the root of the size of its score, so that weak lines stay visible, or by rank where lines are many. */
+function strength(line, view) {
+  if (line.size === null || !view.sizes.at(-1)) return 0.15;
+  if (!isRanked(view)) return Math.sqrt(line.size / view.sizes.at(-1));
+  return (globalThis.d3.bisectRight(view.sizes, line.size) / view.sizes.length) ** 3;
+}
+
+/** Thinner if there are many. */
 export function lineWidth(line, view) {
-  const score = line.score ?? line.otherScore;
-  const thick = 1.1 + 3 * Math.min(1, Math.sqrt(60 / Math.max(1, view.lines.length)));
-  if (score === null || !view.strongest) return 1.2;
-  return 0.8 + (thick - 0.8) * Math.sqrt(Math.min(1, Math.abs(score) / view.strongest));
+  const thick = 1.1 + 3 * Math.min(1, Math.sqrt(MOST_BY_SIZE / Math.max(1, view.lines.length)));
+  return 0.8 + (thick - 0.8) * strength(line, view);
+}
+
+export function lineOpacity(line, view) {
+  return isRanked(view) ? 0.3 + 0.65 * Math.sqrt(strength(line, view)) : 0.95;
 }
 
 /** The three corners of a line's arrowhead. */

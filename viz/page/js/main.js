@@ -5,6 +5,7 @@ import { byId, el, fill } from "./dom.js";
 import { download, drawSvg, fileName, pngOf, svgText, viewRecord } from "./exporting.js";
 import { count, counted, short } from "./format.js";
 import { attendsTo } from "./heads.js";
+import { foldingOf, foldings } from "./folding.js";
 import { bindKeys } from "./keys.js";
 import { Panel } from "./panel.js";
 import { Search } from "./search.js";
@@ -58,9 +59,12 @@ function hover(thing, event) {
 
 // ---- showing the state ----
 
+const SETTLED = 120; // milliseconds
+let settling;
 const STRUCTURE = ["a", "b", "n", "hidden", "folded", "roles", "labels", "ports", "stable", "pins", "only"];
 
-function show(state, changed) {
+/** Show what has changed; what no one reads while it keeps changing, when it has stopped. */
+function show(state, changed, passing = false) {
   if (changed.has("theme")) applyTheme(state);
   const structure = STRUCTURE.some((key) => changed.has(key));
   if (structure) {
@@ -68,7 +72,6 @@ function show(state, changed) {
     stage.show(view, state, store.roles);
     search.show(view);
     sizebar.show(view);
-    byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
     byId("only-off").hidden = view.only === null;
     byId("only-off").textContent = `only paths through ${short(view.only ?? "", 30)} ×`;
     byId("left-out").hidden = !view.leftOut || view.only !== null;
@@ -80,14 +83,32 @@ function show(state, changed) {
     stage.restyle(state, store.roles);
     if (changed.has("theme")) sizebar.draw();
   }
-  if (structure || ["sel", "tab", "example", "theme"].some((key) => changed.has(key))) panel.show(view);
-  showControls(state);
+  if (structure || ["sel", "tab", "example", "theme"].some((key) => changed.has(key))) {
+    clearTimeout(settling);
+    if (passing) settling = setTimeout(settle, SETTLED);
+    else settle();
+  }
+  if (!passing) showControls(state);
+}
+
+function settle() {
+  panel.show(view);
+  byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
 }
 
 function showControls(state) {
   byId("circuit").value = String(state.a);
   byId("compare").value = String(state.b);
   byId("ports").checked = state.ports;
+  const ways = Object.keys(foldings(data, store.roles));
+  const way = foldingOf(data, store.roles, state.folded) ?? "some";
+  fill(
+    byId("folding"),
+    [...ways, ...(way === "some" ? ["some"] : [])].map((name) => el("option", { value: name }, name)),
+  );
+  byId("folding").value = way;
+  document.body.classList.toggle("wide", state.wide);
+  byId("wide").setAttribute("aria-pressed", String(state.wide));
   byId("stable").checked = state.stable;
 }
 
@@ -128,6 +149,10 @@ byId("compare").addEventListener("change", (event) => {
   const b = Number(event.target.value);
   store.set({ b: b === store.state.a ? -1 : b });
 });
+byId("folding").addEventListener("change", (event) => {
+  store.set({ folded: foldings(data, store.roles)[event.target.value] ?? store.state.folded, sel: null });
+});
+byId("wide").addEventListener("click", () => store.set({ wide: !store.state.wide }));
 byId("ports").addEventListener("change", (event) => store.set({ ports: event.target.checked }));
 byId("stable").addEventListener("change", (event) => store.set({ stable: event.target.checked }));
 byId("theme").addEventListener("click", () => store.set({ theme: isDark() ? "light" : "dark" }));
@@ -171,6 +196,6 @@ applyTheme(store.state);
 const start = store.state;
 show(start, new Set(Object.keys(start).filter((key) => key !== "zoom")));
 if (start.zoom !== null) stage.goTo(start.zoom);
-store.listen((state, changed) => show(state, changed));
+store.listen(show);
 window.addEventListener("hashchange", () => stage.goTo(store.state.zoom));
 document.documentElement.dataset.ready = "true";

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 import { count, counted, number, short, signed } from "./format.js";
-import { legendOf, legendSample, palette, SIDES } from "./looks.js";
+import { isRanked, legendOf, legendSample, palette, SIDES } from "./looks.js";
 import { factList } from "./tooltip.js";
 
 const MOST_BARS = 14;
@@ -19,11 +19,13 @@ export function makeOverview(data, view, store, actions) {
             { class: "legend" },
             legend.map((entry) => el("li", {}, legendSample(entry, colours), short(entry.meaning, 60))),
           ),
-          view.b === null && view.a.scores !== null
+          view.b === null && view.sizes.length
             ? el(
                 "p",
                 { class: "quiet" },
-                `Width is the size of the score; the widest is ${number(view.strongest)}.`,
+                isRanked(view)
+                  ? `Width and opacity go by the rank of the score's size; the largest is ${number(view.sizes.at(-1))}.`
+                  : `Width is the size of the score; the widest is ${number(view.sizes.at(-1))}.`,
               )
             : null,
         )

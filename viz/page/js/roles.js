@@ -1,6 +1,7 @@
 // The tab on roles: groups of nodes that share a colour and can be folded into one.
 
 import { el } from "./dom.js";
+import { layersOf } from "./folding.js";
 import { palette, roleColour } from "./looks.js";
 import { section } from "./overview.js";
 
@@ -58,12 +59,6 @@ export function makeRoles(data, view, store, actions) {
         el("button", { class: "link", id: "unfold-all", onclick: () => store.set({ folded: [] }) }, "none"),
       ),
     ),
-  ];
-}
-
-function layersOf(data) {
-  return [
-    ...new Set([...data.nodes.values()].filter((node) => node.kind === "head").map((node) => node.sublayer)),
   ];
 }
 

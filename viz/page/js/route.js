@@ -5,12 +5,16 @@
 export function routeCurves(lines, boxes, sizes, around) {
   const { starts, ends } = portsOf(lines, boxes);
   const levels = new Map();
-  for (const box of boxes.values()) levels.set(box.y, [...(levels.get(box.y) ?? []), box]);
+  for (const box of boxes.values()) {
+    if (levels.has(box.y)) levels.get(box.y).push(box);
+    else levels.set(box.y, [box]);
+  }
   for (const row of levels.values()) row.sort((a, b) => a.x - b.x);
   const heights = [...levels.keys()].sort((a, b) => a - b);
   const taken = new Map(heights.map((y) => [y, []]));
-  const span = (line) => boxes.get(line.destination).y - boxes.get(line.source).y;
-  const order = lines.map((line, i) => i).sort((i, j) => span(lines[i]) - span(lines[j]) || i - j);
+  const spans = lines.map((line) => boxes.get(line.destination).y - boxes.get(line.source).y);
+  const order = [...lines.keys()];
+  if (around) order.sort((i, j) => spans[i] - spans[j] || i - j);
   for (const i of order) {
     const source = boxes.get(lines[i].source),
       destination = boxes.get(lines[i].destination);
@@ -20,7 +24,11 @@ export function routeCurves(lines, boxes, sizes, around) {
       lines[i].points = sideways(start, end, sizes); // only between folded nodes
       continue;
     }
-    const between = around ? heights.filter((y) => y > source.y && y < destination.y) : [];
+    if (!around) {
+      lines[i].points = straight(start, end);
+      continue;
+    }
+    const between = heights.filter((y) => y > source.y && y < destination.y);
     lines[i].points = upward(start, end, between, levels, taken, sizes);
   }
 }
@@ -116,6 +124,12 @@ function smooth(through) {
     );
   }
   return points;
+}
+
+/** The same where nothing is in the way. */
+function straight([x0, y0], [x1, y1]) {
+  const third = ((y1 - y0) / 3) * 1.35;
+  return [x0, y0, x0, y0 + third, x1, y1 - third, x1, y1];
 }
 
 function sideways([x0, y0], [x1, y1], sizes) {

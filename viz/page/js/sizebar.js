@@ -17,7 +17,8 @@ export class Sizebar {
     this.slider = byId("size");
     this.entry = byId("size-number");
     this.chart = byId("chart");
-    this.slider.addEventListener("input", () => this.choose(this.sizeAt(Number(this.slider.value))));
+    this.slider.addEventListener("input", () => this.choose(this.sizeAt(Number(this.slider.value)), { passing: true }));
+    this.slider.addEventListener("change", () => store.write());
     this.entry.addEventListener("change", () => this.choose(Math.round(Number(this.entry.value))));
     byId("as-found").addEventListener("click", () => store.set({ n: null }));
     new ResizeObserver(() => this.draw()).observe(this.chart);
@@ -35,8 +36,8 @@ export class Sizebar {
     return this.most > 1 ? Math.round((STEPS * Math.log(Math.max(1, size))) / Math.log(this.most)) : 0;
   }
 
-  choose(n) {
-    if (Number.isFinite(n)) this.store.set({ n: Math.max(0, Math.min(this.most, n)) });
+  choose(n, how = {}) {
+    if (Number.isFinite(n)) this.store.set({ n: Math.max(0, Math.min(this.most, n)) }, how);
   }
 
   show(view) {
@@ -54,7 +55,8 @@ export class Sizebar {
     byId("as-found").setAttribute("aria-pressed", String(n === null));
     fill(byId("size-total"), `of ${count(this.data.total)} edges`);
     fill(byId("size-says"), this.says(view, n, ranked));
-    this.draw();
+    if (this.drawn?.a === view.a && this.drawn.b === view.b) this.moveCursor();
+    else this.draw();
   }
 
   /** What is known of the circuit at its size. */
@@ -138,7 +140,8 @@ export class Sizebar {
     const y = d3.scaleLinear([low, high], [HEIGHT - 18, 7]).clamp(true);
     const kls = curves.flatMap((circuit) => circuit.curve.kl ?? []).filter((value) => value !== null);
     const z = d3.scaleLinear([0, Math.max(1e-9, ...kls)], [HEIGHT - 18, 7]).clamp(true);
-    const n = this.store.state.n ?? a.asked;
+    this.drawn = { a, b, x };
+    this.cursor = svgEl("line", { class: "cursor", y1: 4, y2: HEIGHT - 18 });
     const tens = x.ticks(3).filter((t) => Number.isInteger(Math.log10(t)));
     fill(
       this.chart,
@@ -172,7 +175,7 @@ export class Sizebar {
               count(t),
             ),
           ),
-        this.most > 1 && n >= 1 && svgEl("line", { class: "cursor", x1: x(n), x2: x(n), y1: 4, y2: HEIGHT - 18 }),
+        this.most > 1 && this.cursor,
         curves.map((circuit) => this.series(circuit, circuit === b, x, y, z)),
         found !== undefined && this.most > 1 && a.asked >= 1
           ? svgEl(
@@ -194,6 +197,16 @@ export class Sizebar {
             ),
       ),
     );
+    this.moveCursor();
+  }
+
+  /** To the size that is shown. */
+  moveCursor() {
+    const n = this.store.state.n ?? this.view.a.asked;
+    const at = this.drawn.x(Math.max(1, n));
+    this.cursor.setAttribute("x1", at);
+    this.cursor.setAttribute("x2", at);
+    this.cursor.setAttribute("visibility", n >= 1 ? "visible" : "hidden");
   }
 
   series(circuit, other, x, y, z) {

@@ -3,19 +3,25 @@
 import { byId, fill, svgEl } from "./dom.js";
 import { Painter } from "./canvas.js";
 import { layOut } from "./layout.js";
-import { nodeFill, palette } from "./looks.js";
+import { palette } from "./looks.js";
+import { looksOf, makeNode } from "./nodes.js";
 import { pathsThrough } from "./view.js";
-import { counted, short } from "./format.js";
 
 const d3 = globalThis.d3;
+const MARGIN = 28;
+const LAYERS = 44; // room for their names
+const LAYER_GAP = 13;
 
 export class Stage {
   /** `on` has what happens: select(id), toggle(key, id), hover(thing, x, y) and zoomed([k, x, y]). */
   constructor(data, on) {
     this.data = data;
-    this.on = on;
+    this.on = { ...on, focus: (id) => (this.focused = id) };
     this.root = byId("stage");
     this.nodeLayer = byId("nodes");
+    this.layerLayer = byId("layers");
+    this.layers = [];
+    this.drawn = new Map();
     this.painter = new Painter(byId("lines"), byId("marks"));
     this.transform = d3.zoomIdentity;
     this.lit = null;
@@ -24,6 +30,10 @@ export class Stage {
     this.zoom = d3
       .zoom()
       .scaleExtent([0.05, 6])
+      .extent(() => [
+        [0, 0],
+        [this.size?.width ?? 1, this.size?.height ?? 1],
+      ])
       .on("zoom", (event) => this.onZoom(event));
     this.zoom.filter(
       (event) => !event.target.closest("button") && !event.button && (!event.ctrlKey || event.type === "wheel"),
@@ -42,6 +52,7 @@ export class Stage {
     this.extent = layOut(this.data, view, state);
     this.paths(state);
     this.drawNodes(state);
+    this.drawLayers();
     if (!this.moved) this.fit();
     else this.draw();
   }
@@ -69,67 +80,61 @@ export class Stage {
     const active = document.activeElement?.dataset?.node;
     const tabbable =
       this.view.nodes.find((node) => node.id === (state.sel ?? this.focused)) ?? this.view.nodes.at(-1);
-    fill(
-      this.nodeLayer,
-      this.view.nodes.map((node) => this.drawNode(node, state, node === tabbable)),
-    );
-    if (active) this.nodeElement(active)?.focus({ preventScroll: true });
+    const before = this.drawn;
+    this.drawn = new Map(this.view.nodes.map((node) => [node.id, this.nodeOf(node, state, before.get(node.id))]));
+    for (const [id, { element }] of before) if (this.drawn.get(id)?.element !== element) element.remove();
+    const elements = [...this.drawn.values()].map(({ element }) => element);
+    this.nodeLayer.append(...elements.filter((element) => element.parentNode === null));
+    for (const element of elements) {
+      const index = element.dataset.node === tabbable?.id ? "0" : "-1";
+      if (element.getAttribute("tabindex") !== index) element.setAttribute("tabindex", index);
+    }
+    if (active && document.activeElement?.dataset?.node !== active) this.nodeElement(active)?.focus({ preventScroll: true });
   }
 
-  drawNode(node, state, tabbable) {
-    const { x, y, width, height } = node.box;
-    const selected = node.id === state.sel || node.members.includes(state.sel);
-    const pinned = node.members.some((name) => state.pins.includes(name)) || state.pins.includes(node.id);
-    const classes = [
-      "node",
-      node.kind,
-      selected && "selected",
-      pinned && "pinned",
-      this.litNodes && !this.litNodes.has(node.id) && "faint",
-    ];
-    const round = node.kind === "mlp" || node.kind === "input" || node.kind === "logits" ? 2 : 7;
-    const most = Math.max(3, Math.floor((width - 8) / 6.8));
-    const folds = node.kind === "layer" || node.kind === "role";
-    return svgEl(
-      "g",
-      {
-        class: classes.filter(Boolean).join(" "),
-        transform: `translate(${x},${y})`,
-        tabindex: tabbable ? 0 : -1,
-        role: "button",
-        "aria-pressed": String(selected),
-        "aria-label": `${node.label}${node.role ? `, ${node.role}` : ""}${folds ? `, ${counted(node.members.length, "node")}` : ""}${pinned ? ", pinned" : ""}`,
-        "data-node": node.id,
-        onclick: (event) => {
-          event.stopPropagation();
-          this.on.select(node.id);
-        },
-        ondblclick: () => this.on.toggle("pins", node.id),
-        onfocus: () => (this.focused = node.id),
-      },
-      folds &&
-        svgEl("rect", {
-          class: "behind",
-          x: -width / 2 + 3,
-          y: -height / 2 - 3,
-          width,
-          height,
-          rx: round,
-          fill: nodeFill(node, this.roles, this.colours),
-        }),
-      svgEl("rect", {
-        class: "box",
-        x: -width / 2,
-        y: -height / 2,
-        width,
-        height,
-        rx: round,
-        fill: nodeFill(node, this.roles, this.colours),
-      }),
-      svgEl("text", { y: 4.2 }, short(node.label, most)),
-      pinned && svgEl("circle", { class: "pin", cx: width / 2 - 1, cy: -height / 2 + 1, r: 4 }),
-    );
+  /** A node's element: the one that is there, if it looks the same but for its place. */
+  nodeOf(node, state, before) {
+    const faint = this.litNodes !== null && !this.litNodes.has(node.id);
+    const looks = looksOf(node, { state, faint, roles: this.roles, colours: this.colours });
+    const key = JSON.stringify(looks);
+    const place = `translate(${node.box.x},${node.box.y})`;
+    const element = before?.key === key ? before.element : makeNode(looks, this.on);
+    if (before?.element !== element || before.place !== place) element.setAttribute("transform", place);
+    return { element, key, place };
   }
+
+  // ---- layers ----
+
+  /** The names of the layers, at the left of the picture beside their first rows. */
+  drawLayers() {
+    const heights = new Map();
+    for (const node of this.view.nodes) {
+      const inside = node.kind !== "input" && node.kind !== "logits" && node.kind !== "role";
+      if (inside) heights.set(node.layer, Math.max(heights.get(node.layer) ?? -Infinity, node.box.y));
+    }
+    this.layers = [...heights].map(([layer, y]) => ({ layer, y })).sort((one, other) => other.y - one.y);
+    fill(
+      this.layerLayer,
+      this.layers.map(({ layer }) => svgEl("text", {}, `layer ${layer}`)),
+    );
+    this.placeLayers();
+  }
+
+  placeLayers() {
+    let last = Infinity;
+    const left = Math.max(12, this.transform.applyX(this.extent?.left ?? 0) - 64);
+    this.layers.forEach(({ y }, i) => {
+      const [, at] = this.transform.apply([0, y]);
+      const label = this.layerLayer.children[i];
+      const fits = last - at >= LAYER_GAP;
+      label.setAttribute("x", left.toFixed(1));
+      label.setAttribute("y", (at + 3.5).toFixed(1));
+      label.setAttribute("visibility", fits ? "visible" : "hidden");
+      if (fits) last = at;
+    });
+  }
+
+  // ---- finding nodes ----
 
   nodeElement(id) {
     return [...this.nodeLayer.children].find((child) => child.dataset.node === id) ?? null;
@@ -184,13 +189,12 @@ export class Stage {
   fit() {
     if (this.size === undefined || this.view === undefined) return;
     const { left, right, top, bottom } = this.extent;
-    const margin = 28;
     const k = Math.min(
       1.6,
-      (this.size.width - 2 * margin) / (right - left),
-      (this.size.height - 2 * margin) / (bottom - top),
+      (this.size.width - 2 * MARGIN - LAYERS) / (right - left),
+      (this.size.height - 2 * MARGIN) / (bottom - top),
     );
-    const x = this.size.width / 2 - (k * (left + right)) / 2;
+    const x = (this.size.width + LAYERS) / 2 - (k * (left + right)) / 2;
     const y = this.size.height / 2 - (k * (top + bottom)) / 2;
     this.fitting = true;
     this.surface.call(this.zoom.transform, d3.zoomIdentity.translate(x, y).scale(k));
@@ -231,6 +235,7 @@ export class Stage {
   draw() {
     if (this.size === undefined) return;
     this.nodeLayer.setAttribute("transform", this.transform.toString());
+    this.placeLayers();
     this.painter.draw(this.transform);
     this.painter.mark(this.marked ?? null, this.transform);
   }

@@ -13,6 +13,7 @@ export const DEFAULTS = Object.freeze({
   labels: {}, // names the reader gave
   ports: true, // queries, keys and values apart
   stable: false, // every node keeps its place
+  wide: false, // nothing but the picture
   theme: null,
   tab: "circuit",
   example: -1, // -1: the mean over the prompts
@@ -32,6 +33,7 @@ const TYPES = {
   labels: (x) => isRecord(x) && Object.values(x).every((y) => typeof y === "string"),
   ports: (x) => typeof x === "boolean",
   stable: (x) => typeof x === "boolean",
+  wide: (x) => typeof x === "boolean",
   theme: (x) => x === null || x === "light" || x === "dark",
   tab: (x) => typeof x === "string",
   example: Number.isInteger,
@@ -88,15 +90,16 @@ export class Store {
     this.listeners.push(listener);
   }
 
-  set(changes) {
+  /** Change the state; `passing`: it will change again at once, so that the address can wait. */
+  set(changes, { passing = false } = {}) {
     const changed = new Set();
     for (const [key, value] of Object.entries(changes)) {
       if (JSON.stringify(this.state[key]) !== JSON.stringify(value)) changed.add(key);
     }
     if (!changed.size) return;
     this.state = { ...this.state, ...changes };
-    for (const listener of this.listeners) listener(this.state, changed);
-    this.write();
+    for (const listener of this.listeners) listener(this.state, changed, passing);
+    if (!passing) this.write();
   }
 
   /** Add a name to a list of the state, or take it out. */

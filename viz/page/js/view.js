@@ -1,9 +1,9 @@
 // What is drawn: the chosen edges between the nodes that are left when some are folded into one and some hidden.
 
 import { edgeName } from "./data.js";
+import { folding } from "./folding.js";
+import { collectLines } from "./lines.js";
 import { chooseEdges, countEdges } from "./select.js";
-
-export const MOST_LINES = 2500;
 
 /** The nodes and lines of a state, without places. */
 export function makeView(data, state, roles) {
@@ -15,18 +15,17 @@ export function makeView(data, state, roles) {
   for (const [role, names] of Object.entries(roles)) for (const name of names) roleOf.set(name, role);
   const shownAs = folding(data, state, roleOf);
   const hidden = new Set(state.hidden);
-  const lines = collect(data, state, a, b, maskA, maskB, shownAs, hidden);
-  const drawn = lines.length <= MOST_LINES ? lines : strongest(lines);
+  const { lines, leftOut } = collectLines(data, state, { a, b, maskA, maskB }, shownAs, hidden);
   const view = {
     a,
     b,
     edgesA: countEdges(maskA),
     edgesB: maskB === null ? 0 : countEdges(maskB),
     shared: maskB === null ? 0 : maskA.reduce((n, kept, e) => n + (kept & maskB[e]), 0),
-    lines: drawn,
-    leftOut: lines.length - drawn.length,
-    strongest: drawn.reduce((most, line) => Math.max(most, Math.abs(line.score ?? 0)), 0),
-    nodes: collectNodes(data, state, drawn, roleOf, shownAs, hidden),
+    lines,
+    leftOut,
+    sizes: Float64Array.from(lines.map((line) => line.size).filter((size) => size !== null)).sort(),
+    nodes: collectNodes(data, state, lines, roleOf, shownAs, hidden),
   };
   return onlyPaths(data, view, state.only);
 }
@@ -43,71 +42,6 @@ function onlyPaths(data, view, through) {
   };
 }
 
-/** Which node on the page stands for a node of the graph. */
-function folding(data, state, roleOf) {
-  const folded = new Set(state.folded);
-  return (name) => {
-    const role = roleOf.get(name);
-    if (role !== undefined && folded.has(`role:${role}`)) return `role:${role}`;
-    const node = data.nodes.get(name);
-    return folded.has(node.sublayer) ? node.sublayer : name;
-  };
-}
-
-function collect(data, state, a, b, maskA, maskB, shownAs, hidden) {
-  const sourceAs = data.sources.map(shownAs);
-  const endAs = data.ends.map((end) => shownAs(end.node));
-  const found = new Map();
-  for (let e = 0; e < maskA.length; e++) {
-    const inA = maskA[e],
-      inB = maskB === null ? 0 : maskB[e];
-    if (!inA && !inB) continue;
-    const source = sourceAs[data.edgeSource[e]],
-      destination = endAs[data.edgeDestination[e]];
-    if (source === destination || hidden.has(source) || hidden.has(destination)) continue;
-    const port = state.ports && !destination.startsWith("role:") ? data.ends[data.edgeDestination[e]].port : "";
-    const id = `${source}->${destination}${port && `<${port}>`}`;
-    let line = found.get(id);
-    if (line === undefined) {
-      line = {
-        id,
-        source,
-        destination,
-        port,
-        score: null,
-        otherScore: null,
-        sign: null,
-        mixed: false,
-        scored: a.scoreSigns,
-        rank: Infinity,
-        edges: [],
-        inA: 0,
-        inB: 0,
-      };
-      found.set(id, line);
-    }
-    line.edges.push(e);
-    line.mixed ||= line.sign !== null && line.sign !== a.signs[e]; // measured for single edges, and they disagree
-    line.sign = line.mixed ? 0 : a.signs[e];
-    line.inA += inA;
-    line.inB += inB;
-    if (a.scores !== null) {
-      line.score = (line.score ?? 0) + a.scores[e];
-      if (a.rank !== null) line.rank = Math.min(line.rank, a.rank[e]);
-    }
-    if (b !== null && b.scores !== null) line.otherScore = (line.otherScore ?? 0) + b.scores[e];
-  }
-  const lines = [...found.values()];
-  for (const line of lines) line.side = b === null ? "" : line.inA && line.inB ? "both" : line.inA ? "a" : "b";
-  return lines;
-}
-
-function strongest(lines) {
-  const size = (line) => Math.abs(line.score ?? line.otherScore ?? 0);
-  const chosen = new Set([...lines].sort((x, y) => size(y) - size(x)).slice(0, MOST_LINES));
-  return lines.filter((line) => chosen.has(line));
-}
-
 function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
   const names = new Set(lines.flatMap((line) => [line.source, line.destination]));
   for (const name of state.pins) if (data.nodes.has(name)) names.add(shownAs(name));
@@ -115,7 +49,9 @@ function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
   const members = new Map();
   for (const name of data.nodes.keys()) {
     const id = shownAs(name);
-    if (names.has(id) && !hidden.has(id)) members.set(id, [...(members.get(id) ?? []), name]);
+    if (!names.has(id) || hidden.has(id)) continue;
+    if (members.has(id)) members.get(id).push(name);
+    else members.set(id, [name]);
   }
   const nodes = [...members].map(([id, inside]) => {
     const role = id.startsWith("role:") ? id.slice(5) : inside.length === 1 ? roleOf.get(inside[0]) : undefined;
@@ -143,12 +79,8 @@ function placeOf(data, id, members) {
 
 /** Lines and nodes on the paths through a node or line, up and down; null if it is not drawn. */
 export function pathsThrough(data, view, selected) {
-  const into = new Map(),
-    out = new Map();
-  for (const line of view.lines) {
-    into.set(line.destination, [...(into.get(line.destination) ?? []), line]);
-    out.set(line.source, [...(out.get(line.source) ?? []), line]);
-  }
+  const into = grouped(view.lines, "destination"),
+    out = grouped(view.lines, "source");
   const groupsOf = new Map(),
     headsOf = new Map();
   for (const node of data.nodes.values()) {
@@ -183,6 +115,15 @@ export function pathsThrough(data, view, selected) {
   walk(line === undefined ? node.id : line.source, into, "source", groupsOf);
   walk(line === undefined ? node.id : line.destination, out, "destination", headsOf);
   return { lines, nodes };
+}
+
+function grouped(lines, end) {
+  const found = new Map();
+  for (const line of lines) {
+    if (found.has(line[end])) found.get(line[end]).push(line);
+    else found.set(line[end], [line]);
+  }
+  return found;
 }
 
 /** The graph's edges that a line stands for, by name. */
