@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 import acdc
-from acdc.benchmarks.measuring import real
+from acdc.benchmarks.measuring.real import __main__ as command
+from acdc.benchmarks.measuring.real import cells as real
+from acdc.benchmarks.measuring.real import rivals
+from acdc.benchmarks.measuring.real.report import RULES, markdown, nearest
+from acdc.engine.circuits import measure_circuits
+from acdc.engine.problem import Problem
+from acdc.metrics import OUTCOMES
 from acdc.model.pretrained import PRETRAINED
 
 
@@ -58,8 +64,8 @@ def test_a_cell_of_a_search_is_its_front(tmp_path: Path, monkeypatch: pytest.Mon
     np.testing.assert_allclose([size.kl for size in cell.sizes], [result.kl for result in results])
     assert cell.seconds > 0
     assert not resume.exists()
-    assert real.RULES.get(real.FRONT) is None
-    assert "| guided |" in real.markdown([cell], [], "")
+    assert RULES.get(real.FRONT) is None
+    assert "| guided |" in markdown([cell], [], "")
 
 
 def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
@@ -76,21 +82,95 @@ def test_a_cell_survives_its_file(cell: real.Cell, tmp_path: Path) -> None:
 def test_the_command_goes_on_and_names_what_is_missing(
     cell: real.Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(real, "TASKS", {cell.model: ("ioi", "sva")})
+    monkeypatch.setattr(command, "TASKS", {cell.model: ("ioi", "sva")})
     monkeypatch.setitem(PRETRAINED, cell.model, next(iter(PRETRAINED.values())))
     computed: list[tuple[str, str]] = []
 
-    def compute(model: acdc.Model, task: str, method: str, *, size: int, resume: Path) -> real.Cell:
+    def compute(
+        model: acdc.Model, task: str, method: str, *, size: int, resume: Path, given: float | None
+    ) -> real.Cell:
         computed.append((task, method))
         if task == "sva":
             raise KeyboardInterrupt
         return dataclasses.replace(cell, method=method)
 
-    monkeypatch.setattr(real, "compute", compute)
+    monkeypatch.setattr(command, "compute", compute)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            real.main(["--models", cell.model, "--methods", "eap", "random", "-o", str(tmp_path)])
+            command.main(["--models", cell.model, "--methods", "eap", "random", "-o", str(tmp_path)])
     assert computed == [("ioi", "eap"), ("ioi", "random"), ("sva", "eap"), ("sva", "eap")]
     text = (tmp_path / "README.md").read_text()
     assert f"## ioi on {cell.model}" in text
-    assert f"ioi on {cell.model} (guided, eap-ig, clean-corrupted); sva on {cell.model} (guided, eap" in text
+    rest = ", ".join(method for method in real.METHODS if method not in ("eap", "random"))
+    assert f"ioi on {cell.model} ({rest}); sva on {cell.model} (guided, eap" in text
+
+
+def test_whole_components_go_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a loop of whole-circuit runs."""
+    monkeypatch.setattr(rivals, "LEVELS", (0.01, 0.5))
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("ioi", size=8).prepare(model)
+    graph = model.graph()
+    problem = Problem(model, graph, data.discovery, OUTCOMES["kl"], data.ablation)
+    _, weakness, sizes = rivals._scored(model, data)
+    kept = np.ones(graph.n_sources, dtype=bool)
+    separation = measure_circuits(problem, [np.zeros_like(graph.valid)])[1][0]
+    inner = np.arange(graph.n_inputs, graph.n_sources)
+    expected, old = [graph.valid], 0.0
+    for level in [*(share * separation for share in rivals.LEVELS), np.inf]:
+        for source in inner[np.argsort(weakness[inner], kind="stable")]:
+            fewer = kept.copy()
+            fewer[source] = False
+            new = measure_circuits(problem, [graph.edges_from_sources(fewer)])[1][0]
+            if kept[source] and new - old <= level:
+                kept, old = fewer, new
+                expected.append(graph.prune(graph.edges_from_sources(kept)))
+    order = rivals.components(model, data, rivals.Clock(np.inf))
+    last = [circuit for circuit in expected if circuit.any()]
+    for circuit in last[1:]:
+        assert order[circuit].min() > order[graph.valid & ~circuit].max()
+    assert np.array_equal(np.argsort(order[last[-1]]), np.argsort(sizes[last[-1]]))
+
+
+@pytest.mark.parametrize("name", rivals.RIVALS)
+def test_a_rival_stops_when_its_time_is_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "FEW_STEPS", (1, 2))
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("ioi", size=8).prepare(model)
+    if name in rivals.MASKS:
+        with pytest.raises(acdc.AcdcError, match="collapsed"):  # two steps decide nothing, and that is not a result
+            rivals.RIVALS[name](model, data, rivals.Clock(-1.0))
+        return
+    order = rivals.RIVALS[name](model, data, rivals.Clock(-1.0))
+    assert sorted(order.ravel()) == list(range(1, order.size + 1))
+
+
+def test_a_rival_needs_the_time_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "TASKS", {"tiny-tasks-gqa": ("ioi",)})
+    monkeypatch.setitem(PRETRAINED, "tiny-tasks-gqa", next(iter(PRETRAINED.values())))
+    command.main(["--models", "tiny-tasks-gqa", "--methods", "ugs", "-o", str(tmp_path)])
+    assert "first measure guided" in capsys.readouterr().out
+    assert list((tmp_path / "cells").glob("*.json")) == []
+
+
+def test_nearest_counts_sizes_and_what_prompts_tell_apart(cell: real.Cell) -> None:
+    """A search that is a hair better on every prompt is surely nearer; one better on the mean alone is not."""
+
+    def against(kls: np.ndarray) -> str:
+        ours = dataclasses.replace(
+            cell, method="guided", sizes=tuple(dataclasses.replace(size, kls=tuple(kls)) for size in cell.sizes[:8])
+        )
+        (line,) = (line for line in nearest([ours, other]).splitlines() if line.startswith("| tiny-tasks-gqa"))
+        return line.split("|")[3:5]
+
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(1, 2, 32)
+    other = dataclasses.replace(
+        cell, sizes=tuple(dataclasses.replace(size, kls=tuple(theirs)) for size in cell.sizes)
+    )
+    assert against(theirs - rng.uniform(0.01, 0.02, 32)) == [" 8 of 8 ", " 8 of 8 "]
+    noise = rng.normal(size=32)
+    assert against(theirs - 1e-3 - (noise - noise.mean())) == [" 8 of 8 ", " 0 of 8 "]
+    assert against(theirs + 0.01) == [" 0 of 8 ", " 0 of 8 "]
