@@ -4,8 +4,8 @@
 
 On single prompts, each edge's effect when it alone is removed is compared with what each method estimates of it:
 Pearson's correlation (is it the number?) and Spearman's (is it the order?), within each class of destination, as a mean
-over prompts. Every row is a file, so that an interrupted run goes on where it was. Of a large model, the edges into one
-destination of each class stand for all, and nodes are left out.
+over prompts. Every row is a file, so that an interrupted run goes on where it was. Of a large model, a fixed sample of
+edges drawn at random from each class stands for all.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import scipy.stats
 import torch
 
 import acdc
-from acdc.engine.measure import bind
+from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.methods import METHODS
-from acdc.methods.exact import exact_scores
+from acdc.methods.groups import Groups
 from acdc.methods.method import helpfulness
 from acdc.store.writing import write_atomically
 
@@ -61,8 +61,8 @@ FEW = 3
 """Prompts of a large model."""
 LARGE = 20_000
 """Edges from which on a sample is taken."""
-EACH = 1
-"""Destinations of each class in a sample."""
+EACH = 100
+"""Edges of each class in a sample."""
 CLASSES = {"queries": "<q>", "keys": "<k>", "values": "<v>", "MLPs": "m", "logits": "logits"}
 
 
@@ -87,14 +87,15 @@ def classes(graph: Graph) -> dict[str, BoolArray]:
     return found
 
 
-def sample(graph: Graph) -> list[int]:
-    """The destinations whose edges are measured."""
+def sample(graph: Graph) -> BoolArray:
+    """`[n_destinations, n_sources]`: the edges that are measured."""
     if graph.n_edges < LARGE:
-        return list(range(graph.n_destinations))
-    rng = np.random.default_rng(0)
-    return sorted(
-        int(d) for chosen in classes(graph).values() for d in rng.permutation(np.flatnonzero(chosen))[:EACH]
-    )
+        return graph.valid
+    rng, found = np.random.default_rng(0), np.zeros_like(graph.valid)
+    for chosen in classes(graph).values():
+        of_class = np.flatnonzero(graph.valid & chosen[:, None])
+        found.flat[rng.permutation(of_class)[:EACH]] = True
+    return found
 
 
 def exact(problems: list[Problem], file: Path) -> Exact:
@@ -104,21 +105,26 @@ def exact(problems: list[Problem], file: Path) -> Exact:
             return Exact(held["edges"], held["nodes"])
     edges, nodes = [], []
     for i, problem in enumerate(problems):
-        graph, chosen = problem.graph, sample(problem.graph)
-        (patching,) = problem.batches("exact")
-        found = exact_scores(patching, bind(problem.outcome, patching), destinations=chosen)[0]
-        known = graph.valid & np.isin(np.arange(graph.n_destinations), chosen)[:, None]
-        edges.append(np.where(known, helpfulness(problem, found), np.nan))
-        if graph.n_edges < LARGE:
-            score = METHODS["exact"].score
-            assert score is not None
-            nodes.append(score(dataclasses.replace(problem, unit="node")).values)
+        score, chosen = METHODS["exact"].score, sample(problem.graph)
+        assert score is not None
+        if (chosen == problem.graph.valid).all():
+            edges.append(np.where(chosen, score(problem).values, np.nan))
         else:
-            nodes.append(np.full(graph.n_sources, np.nan))
+            edges.append(effects(problem, chosen))
+        nodes.append(score(dataclasses.replace(problem, unit="node")).values)
         print(f"exact, prompt {i + 1} of {len(problems)}", file=sys.stderr)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, edges=np.stack(edges), nodes=np.stack(nodes))
     return Exact(np.stack(edges), np.stack(nodes))
+
+
+def effects(problem: Problem, chosen: BoolArray) -> FloatArray:
+    """What each of some edges does when it alone is removed, `[n_destinations, n_sources]`, NaN at the others."""
+    whole = Groups(Measures(problem.outcome, problem.searched()))
+    found = np.full(chosen.shape, np.nan)
+    _, without = whole.measure_without([np.array([edge]) for edge in np.flatnonzero(chosen)])
+    found[chosen] = helpfulness(problem, without - whole.value)
+    return found
 
 
 def correlations(found: list[tuple[FloatArray, FloatArray]]) -> dict[str, float]:
@@ -142,11 +148,7 @@ def row(problems: list[Problem], truth: Exact, way: str) -> dict[str, Any]:
     by_class: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
     for i, problem in enumerate(problems):
         edges = score(problem, **options).values
-        nodes = (
-            score(dataclasses.replace(problem, unit="node"), **options).values
-            if graph.n_edges < LARGE
-            else edges[0]
-        )
+        nodes = score(dataclasses.replace(problem, unit="node"), **options).values
         known = ~np.isnan(truth.edges[i])
         for name, chosen in {"all edges": np.ones(graph.n_destinations, dtype=bool), **classes(graph)}.items():
             where = known & chosen[:, None]
