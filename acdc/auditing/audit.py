@@ -58,6 +58,7 @@ def audit(
     ablation: str | None = None,
     shift: Task | Dataset | Prompts | None = None,
     size: int | None = None,
+    searches: int | None = None,
     limit: float | None = None,
     batch_size: int | None = None,
     memory: str | None = None,
@@ -75,6 +76,8 @@ def audit(
         metric, ablation: instead of the task's own.
         shift: a second task, or prompts, that the circuit ought to hold on too.
         size: fresh prompts to draw; None: 512 for small models, 64 for others.
+        searches: how often the check `stability` searches again, on other samples of prompts, to tell how often each
+            edge is kept; None: 3 at level "full", else 0.
         limit: seconds; checks that will not end in time are left out, and say how long they would take.
         notes: a JSON file where each check's finding is noted, and from which the same audit goes on.
 
@@ -91,6 +94,8 @@ def audit(
         raise AcdcError(f"expected a limit above 0 seconds, got {limit}")
     if size is not None:
         check_whole("a number of prompts", size, least=FEWEST)
+    if searches is not None:
+        check_whole("a number of searches", searches, least=0)
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
@@ -99,7 +104,7 @@ def audit(
     subject = Subject(
         model, task, dataset, circuit, own if faithfulness is None else faithfulness, level, seed=seed,
         memory=None if memory is None else bytes_of(memory), batch_size=batch_size, progress=progress, size=size,
-        other=shift, until=None if limit is None else time.monotonic() + limit,
+        other=shift, searches=searches, until=None if limit is None else time.monotonic() + limit,
     )  # fmt: skip
     key = _key(subject)
     known = _noted(notes, key)
@@ -191,7 +196,7 @@ def _key(subject: Subject) -> str:
     values = [
         VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), prompts_digest(subject.fresh),
         repr(subject.graph), hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name,
-        dataset.ablation, subject.claim, subject.level, subject.seed,
+        dataset.ablation, subject.claim, subject.level, subject.seed, subject.searches,
         None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()

@@ -3,7 +3,8 @@
 A ranking's scores add over prompts (`acdc.methods.by_prompt`), so that the ranking on a thousand resamples costs no
 run. Told are the overlap of what they keep at the circuit's size, the correlation of ranks, how often each edge of the
 circuit is kept, and the core that always is. A circuit that a search found is judged by the ranking of EAP-IG at its
-size: the search itself on other prompts is part of a full audit.
+size. How often that search itself keeps each edge on other samples of prompts is told where it is asked for, and in a
+full audit (`searches`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 
 from acdc.auditing.prompts import fresh_prompts
 from acdc.auditing.record import Check, NotApplicable, Result
@@ -28,7 +30,7 @@ RESAMPLES = 1000
 LEAST_OVERLAP = 0.5
 CORE = 0.95
 AGAIN = 3
-"""Searches on other prompts in a full audit."""
+"""Searches on other prompts in a full audit, unless told otherwise."""
 MOST_KEPT = 60
 
 
@@ -73,8 +75,18 @@ def _stability(subject: Subject) -> Result:
             zip(names[:MOST_KEPT], frequency[:MOST_KEPT].round(3).tolist(), strict=True)
         ),
     }  # fmt: skip
-    if subject.level == "full":
-        details["searches on other prompts"] = _again(subject)
+    again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
+    told = ""
+    if again:
+        try:
+            found = searches(subject, again)
+        except AcdcError as error:
+            found = {"not run": str(error)}
+        else:
+            told = (
+                f"; searches on {again} other samples keep {found['always']} edges always and {found['ever']} ever"
+            )
+        details["searches on other prompts"] = found
     low, high = np.quantile(overlaps, [0.025, 0.975]).tolist()
     value = float(overlaps.mean())
     return Result(
@@ -85,7 +97,7 @@ def _stability(subject: Subject) -> Result:
         p=float((1 + (overlaps >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)),
         found=(
             f"on resampled prompts EAP-IG keeps {value:.0%} of the same {n_edges} edges; "
-            f"{core} of the circuit's edges are always kept"
+            f"{core} of the circuit's edges are always kept{told}"
         ),
         advice="take more prompts, or report only the edges that are always kept",
         details=details,
@@ -96,30 +108,61 @@ def _overlap(a: BoolArray | FloatArray, b: BoolArray | FloatArray) -> float:
     return jaccard(np.asarray(a, dtype=bool), np.asarray(b, dtype=bool))
 
 
-def _again(subject: Subject) -> dict[str, Any]:
-    """The circuit's own method, with its own options, on prompts of other seeds."""
-    made = subject.circuit.provenance
-    amounts = {k: v for k, v in made.selection.items() if k in ("edges", "faithfulness", "threshold")}
-    amount = dict(list(amounts.items())[:1])
+def searches(subject: Subject, n: int) -> dict[str, Any]:
+    """How often the circuit's own method keeps each edge on other samples of as many prompts.
+
+    The samples have no prompt in common, with each other or with the circuit's own, where there are enough; else each
+    is drawn from all there are.
+
+    Args:
+        n: samples.
+
+    Returns:
+        By name: the samples and what they are; the overlap (Jaccard) of each circuit with the one under audit, and the
+        mean of two of them; how many edges are kept always, and ever, and their ratio; the share of searches that keep
+        each edge, from the most.
+    """
+    made, own, size = subject.circuit.provenance, subject.edges, len(subject.dataset.discovery)
+    how = dict(made.selection)
+    if "threshold" not in how and "budget" in how:
+        how["threshold"] = how["budget"]
+    amount = dict([(k, how[k]) for k in ("edges", "faithfulness", "threshold") if how.get(k) is not None][:1])
+    pool, where = fresh_prompts(subject.task, subject.model, subject.dataset, n * size, seed=subject.seed + 1)
+    if len(pool) < size:
+        raise AcdcError(f"there are {len(pool)} other prompts, and the circuit was found on {size}")
+    disjoint = len(pool) >= n * size
+    rng = np.random.default_rng(subject.seed)
     found: list[BoolArray] = []
-    for again in range(AGAIN):
+    for again in range(n):
         subject.check_time(400, "stability")
-        prompts, _ = fresh_prompts(
-            subject.task, subject.model, subject.dataset, len(subject.dataset.discovery), seed=again + 1
-        )
+        subject.progress(again, n, "searching on other prompts")
+        rows = np.arange(again * size, (again + 1) * size) if disjoint else rng.permutation(len(pool))[:size]
+        prompts = pool[torch.as_tensor(np.sort(rows), device=pool.clean.device)]
         data = dataclasses.replace(subject.dataset, discovery=prompts, held_out=None)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                circuit = discover(
-                    subject.model, data, made.method or "guided", graph=subject.graph, seed=again + 1,
-                    units=subject.circuit.unit, **amount, **made.options,  # type: ignore[arg-type]
-                )  # fmt: skip
-        except AcdcError as error:
-            return {"not run": str(error)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            circuit = discover(
+                subject.model, data, made.method or "guided", graph=subject.graph, seed=subject.seed,
+                units=subject.circuit.unit, **amount, **made.options,  # type: ignore[arg-type]
+            )  # fmt: skip
         found.append(circuit.edges)
-    with_own = [jaccard(edges, subject.edges) for edges in found]
-    return {"overlap with the circuit": with_own, "core": int(np.all([*found, subject.edges], axis=0).sum())}
+    share = np.mean(found, axis=0)
+    always, ever = int((share == 1).sum()), int((share > 0).sum())
+    pairs = [_overlap(a, b) for i, a in enumerate(found) for b in found[:i]]
+    names, shares = subject.graph.edge_names(share > 0), share[share > 0]
+    order = np.argsort(-shares, kind="stable")
+    return {
+        "searches": n,
+        "samples": f"{'disjoint' if disjoint else f'drawn from {len(pool)}'} {where}, {size} each",
+        "edges": [int(edges.sum()) for edges in found],
+        "overlap with the circuit": [_overlap(edges, own) for edges in found],
+        "overlap of two": float(np.mean(pairs)) if pairs else 1.0,
+        "always": always,
+        "ever": ever,
+        "always / ever": always / ever if ever else 1.0,
+        "of the circuit, always": int((share == 1)[own].sum()),
+        "how often each edge is kept": {names[i]: round(float(shares[i]), 3) for i in order},
+    }
 
 
 STABILITY = Check(

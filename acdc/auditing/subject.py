@@ -49,6 +49,7 @@ class Subject:
         claim: faithfulness that the circuit is held to.
         fresh: prompts it was not found on; where: what they are, in words.
         other: a second task of the user's, whose prompts are a shift of this one's.
+        searches: on other samples of prompts; None: as many as the level says.
         until: `time.monotonic()` at which the audit is to end; None: never.
     """
 
@@ -64,6 +65,7 @@ class Subject:
     progress: Progress = no_progress
     size: int | None = None
     other: Any = None
+    searches: int | None = None
     until: float | None = None
 
     # ---- what it is --------------------------------------------------------------------------------------------

@@ -63,6 +63,14 @@ def audit(
         typer.Option(metavar="FILE", help="Further prompts that it ought to hold on.", rich_help_panel=PROMPTS),
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Fresh prompts to draw.", rich_help_panel=PROMPTS)] = None,
+    searches: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Search again on so many other samples of prompts: how often is each edge kept? (3 with --full)",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
@@ -125,8 +133,8 @@ def audit(
         with terminal.progress_bar() as progress:
             report = acdc.audit(
                 subject, recipe, circuit, level="quick" if quick else "full" if full else "usual", checks=names,
-                faithfulness=faithfulness, shift=other, size=size, limit=seconds, batch_size=batch_size, memory=memory,
-                seed=seed, notes=where, progress=progress,
+                faithfulness=faithfulness, shift=other, size=size, searches=searches, limit=seconds,
+                batch_size=batch_size, memory=memory, seed=seed, notes=where, progress=progress,
             )  # fmt: skip
         write_atomically(folder / "audit.html", page(report))
     if json:

@@ -35,6 +35,12 @@ NOTES = "## What this says"
 """Heading of the part of the page that is written by hand."""
 SEEDS = range(5)
 METHODS = ("guided", "acdc", "eap-ig", "eap", "clean-corrupted", "exact", "random")
+SEARCHES = ("guided",)
+"""Methods that search again on other samples."""
+TRAINED_CASES = [
+    ("induction-2l", "induction"),
+    *((model, task) for model in ("tiny-tasks", "tiny-tasks-gqa") for task in TRAINED),
+]
 DISTRIBUTIONS = ("fixed", "mixed", "permuted", "varied")
 
 
@@ -43,10 +49,11 @@ class Row:
     """One audit, or one proof.
 
     Attributes:
-        part: "fault", "truth", "proof" or "trained".
+        part: "fault", "truth", "proof", "trained" or "search".
         name: of the fault, the level of the audit, the distribution, or the method; case: of the model (and task).
         ok: whether it is as it ought to be: found, without an alarm, proved or not refuted, passing all.
-        value: of the check, or the share of changed outputs; passed, judged: numbers of checks, or of pairs.
+        value: of the check, the share of changed outputs, or the mean overlap of two searches; passed, judged: numbers
+            of checks, of pairs, or of edges that searches keep always and ever.
         said: checks that failed, or what was found.
         seconds: of wall time.
     """
@@ -165,8 +172,7 @@ def proofs(known: Rows, most_pairs: int) -> Iterator[Row]:
 
 def trained(known: Rows, level: str) -> Iterator[Row]:
     """Circuits that methods find in trained models."""
-    cases = [("induction-2l", "induction"), *((m, t) for m in ("tiny-tasks", "tiny-tasks-gqa") for t in TRAINED)]
-    for model_name, task_name in cases:
+    for model_name, task_name in TRAINED_CASES:
         for method in METHODS:
             case = f"{model_name} {task_name}"
             if ("trained", method, case, 0) in known:
@@ -180,6 +186,23 @@ def trained(known: Rows, level: str) -> Iterator[Row]:
             yield _audited("trained", method, case, 0, lambda m=model, t=task, c=circuit: acdc.audit(  # type: ignore[misc]
                 m, t, c, level=level, size=64,  # type: ignore[arg-type]
             ))  # fmt: skip
+
+
+def searches(known: Rows, n: int) -> Iterator[Row]:
+    """How often each edge is kept when the search sees other prompts."""
+    for model_name, task_name in TRAINED_CASES:
+        for method in SEARCHES:
+            case = f"{model_name} {task_name}"
+            if ("search", method, case, 0) in known:
+                continue
+            started = time.perf_counter()
+            model, task = acdc.load(model_name), acdc.tasks.load(task_name)
+            circuit = acdc.discover(model, task, method)
+            report = acdc.audit(model, task, circuit, checks=["stability"], searches=n, size=64)
+            found = report.findings[0].details["searches on other prompts"]
+            seconds = time.perf_counter() - started
+            overlap, always, ever = found["overlap of two"], found["always"], found["ever"]
+            yield Row("search", method, case, 0, True, overlap, always, ever, seconds, found["samples"])
 
 
 def _audited(part: str, name: str, case: str, seed: int, run: Callable[[], AuditReport]) -> Row:
@@ -204,11 +227,12 @@ def _audited(part: str, name: str, case: str, seed: int, run: Callable[[], Audit
 def main(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the table.")],
     part: Annotated[
-        str, typer.Option(help="faults, truths, proofs, trained, or none to write the page alone.")
+        str, typer.Option(help="faults, truths, proofs, trained, searches, or none to write the page alone.")
     ] = "all",
     n: Annotated[int, typer.Option("--circuits", help="Circuits of each kind of fault.")] = 60,
     pairs: Annotated[int, typer.Option(help="Pairs of inputs of each proof, at most.")] = 1_000_000,
     level: Annotated[str, typer.Option(help="Of the audits of truths.")] = "quick",
+    again: Annotated[int, typer.Option("--searches", help="On other samples of prompts, of each circuit.")] = 20,
 ) -> None:
     """Measure what is missing."""
     out.mkdir(parents=True, exist_ok=True)
@@ -219,6 +243,7 @@ def main(
         "truths": lambda: truths(known, level),
         "proofs": lambda: proofs(known, pairs),
         "trained": lambda: trained(known, "quick"),
+        "searches": lambda: searches(known, again),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -22,7 +22,7 @@ def page(rows: Collection[Row], notes: str = "") -> str:
     Args:
         notes: what was written by hand, which stays.
     """
-    parts = [_INTRODUCTION, _faults(rows), _truths(rows), _proofs(rows), _trained(rows)]
+    parts = [_INTRODUCTION, _faults(rows), _truths(rows), _proofs(rows), _trained(rows), _searches(rows)]
     return "\n\n".join(part for part in (*parts, notes) if part).rstrip() + "\n"
 
 
@@ -150,4 +150,21 @@ def _trained(rows: Collection[Row]) -> str:
         "## Circuits of trained models\n\nThe quick audit of what each method finds at its defaults (the task's "
         "faithfulness of 0.95), held to that faithfulness prompt by prompt.\n\n"
         + _table(("method", "circuits", "edges, median", "checks passed, mean", "failed: how many circuits"), lines)
+    )
+
+
+def _searches(rows: Collection[Row]) -> str:
+    own = [row for row in rows if row.part == "search"]
+    if not own:
+        return ""
+    lines = [
+        (row.name, row.case, row.said, f"{row.value:.2f}", row.passed, row.judged, f"{row.passed / row.judged:.2f}")
+        for row in own
+        if row.judged
+    ]
+    head = ("method", "case", "samples", "overlap of two", "edges kept always", "ever", "always / ever")
+    return (
+        "## Searches on other prompts\n\nThe same search on other samples of prompts: the mean overlap (Jaccard) of "
+        "two circuits, and how many edges all of them keep, and any. `acdc audit RUN --checks stability --searches 20` "
+        "tells it of a circuit, edge by edge.\n\n" + _table(head, lines)
     )

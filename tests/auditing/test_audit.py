@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import acdc
+from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import fresh_prompts, without
 from acdc.auditing.subject import Scale
@@ -20,6 +22,7 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.metrics import OUTCOMES
 from acdc.metrics.hypotheses import holm
+from acdc.tasks.prompts import Prompts
 
 WHERE = {
     "of another program": "tracr-count",
@@ -135,3 +138,46 @@ def test_bad_arguments() -> None:
         acdc.audit(model, data.discovery[:4], good, metric="l2")
     assert len(CHECKS) == 12
     assert OUTCOMES["l2"].is_distance
+
+
+def test_searches_on_other_samples_say_how_often_each_edge_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same searches made by hand, on samples that share no prompt."""
+    model, task = acdc.load("tiny-tasks-gqa"), acdc.tasks.load("ioi", size=8)
+    data = task.prepare(model)
+    circuit = acdc.discover(model, data, "eap", edges=40)
+    seen: list[Prompts] = []
+
+    def discover(model: acdc.Model, data: acdc.tasks.Dataset, method: str, **settings: Any) -> Circuit:
+        seen.append(data.discovery)
+        return acdc.discover(model, data, method, **settings)
+
+    monkeypatch.setattr(stability, "discover", discover)
+    report = acdc.audit(model, task, circuit, checks=["stability"], size=16, searches=3)
+    found = report["stability"].details["searches on other prompts"]
+    rows = [set(map(tuple, prompts.clean.tolist())) for prompts in (data.discovery, *seen)]
+    assert [len(set.intersection(a, b)) for i, a in enumerate(rows) for b in rows[:i]] == [0] * 6
+    again = [
+        acdc.discover(model, dataclasses.replace(data, discovery=prompts, held_out=None), "eap", edges=40).edges
+        for prompts in seen
+    ]
+    share = np.mean(again, axis=0)
+    assert (found["always"], found["ever"]) == (int((share == 1).sum()), int((share > 0).sum()))
+    assert found["always / ever"] == found["always"] / found["ever"] < 1
+    assert found["edges"] == [40, 40, 40]
+    graph = circuit.graph
+    kept = {name: round(float(share[graph.edge(name)]), 3) for name in graph.edge_names(share > 0)}
+    assert found["how often each edge is kept"] == kept
+    assert found["overlap with the circuit"] == [acdc.metrics.jaccard(edges, circuit.edges) for edges in again]
+    assert "keep" in report["stability"].found
+
+
+def test_a_search_that_has_no_other_prompts_says_so() -> None:
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("ioi", size=32).prepare(model)
+    few = dataclasses.replace(data, held_out=data.held_out[:16] if data.held_out is not None else None)
+    circuit = acdc.discover(model, few, "eap", edges=40)
+    report = acdc.audit(model, few, circuit, checks=["stability"], size=16, searches=2)
+    said = report["stability"].details["searches on other prompts"]
+    assert said == {"not run": "there are 16 other prompts, and the circuit was found on 32"}
+    with pytest.raises(AcdcError, match="number of searches"):
+        acdc.audit(model, few, circuit, searches=-1)

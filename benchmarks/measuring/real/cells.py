@@ -214,8 +214,8 @@ def read(values: dict[str, Any]) -> Cell:
         lists = bounds | {"kls", "values"}
         sizes.append(Size(**size | {name: tuple(_number(value) for value in size[name]) for name in lists}))
     unknown = {name: _number(values[name]) for name in ("seconds", "processor_seconds")}
-    lists = {name: tuple(_number(value) for value in values[name]) for name in ("full", "empty")}
-    return Cell(**values | unknown | lists | {"sizes": tuple(sizes)})
+    ends = {name: tuple(_number(value) for value in values[name]) for name in ("full", "empty")}
+    return Cell(**values | unknown | ends | {"sizes": tuple(sizes)})
 
 
 def _number(value: float | None) -> float:

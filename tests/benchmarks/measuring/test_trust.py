@@ -22,6 +22,7 @@ def test_rows_come_back_and_are_counted(tmp_path: Path) -> None:
         row("proof", "fixed", "tracr-hist", True, "proof: all pairs"),
         row("proof", "mixed", "tracr-sort", False, "no proof: some, drawn"),
         row("trained", "guided", "tiny-tasks ioi", False, "held-out matrix"),
+        row("search", "guided", "tiny-tasks sva", True, "disjoint fresh prompts, 64 each"),
     ]
     path = tmp_path / "results.csv"
     for one in rows:
@@ -33,6 +34,7 @@ def test_rows_come_back_and_are_counted(tmp_path: Path) -> None:
     assert "| quick | tracr | 1 of 1 | adversary 1" in text
     assert "`tracr-sort`, mixed inputs: 1 of 4 pairs" in text
     assert "| guided | 1 |" in text
+    assert "| guided | tiny-tasks sva | disjoint fresh prompts, 64 each | 0.50 | 3 | 4 | 0.75 |" in text
     assert text.endswith("by hand\n")
 
 
