@@ -17,6 +17,7 @@ from acdc.circuit.rules import Rule
 from acdc.engine import memory, ranks
 from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits
+from acdc.engine.neurons import NO_CONSTANTS
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
@@ -100,6 +101,8 @@ def score(
     if units == "neuron":
         if graph is not None or resume is not None:
             raise AcdcError("neurons are scored without a graph and without a resume file: leave these out")
+        if ablation == "optimal":  # before constants are learned
+            raise AcdcError(NO_CONSTANTS)
         with ranks.sharing_if(False):
             return score_neurons(
                 model, task, method, metric=metric, ablation=ablation, batch_size=batch_size,  # type: ignore[arg-type]
@@ -289,6 +292,7 @@ def _scores(
         rms=None if rms is None else units.spread(rms),
         unit=problem.unit,
         signs=signs_are(get_method(method), problem.outcome),
+        constants=problem.constants,
     )
     if searched is None:
         return scores

@@ -332,7 +332,7 @@ def _curves(subject: Subject, scores: Scores, memory: str | None) -> dict[str, A
         sizes = SIZES
         counts = [min(math.ceil(size * int(subject.truth.sum())), graph.n_edges) for size in sizes]
         circuits = [selection.top_pruned(graph, scores.sizes(), count) for count in counts]
-        problem = judging_problem(model, data, graph, memory=memory)
+        problem = judging_problem(model, data, graph, found=scores, memory=memory)
         full, (empty, *means) = measure_circuits(problem, [np.zeros_like(graph.valid), *circuits])
         values = tuple(faithfulness(mean, full=full, empty=empty) for mean in means)
     points = [list(sizes), [None if math.isnan(value) else round(value, 6) for value in values]]
@@ -353,7 +353,7 @@ def _reasons(subject: Subject, circuit: Circuit) -> dict[str, Any]:
     """
     assert subject.truth is not None
     data, graph = subject.data, subject.graph
-    problem = Problem(subject.model, graph, data.discovery, data.metric, data.ablation)
+    problem = Problem(subject.model, graph, data.discovery, data.metric, data.ablation, constants=circuit.constants)
     patching = problem.patching()
     measured = bind(data.metric, patching)
 

@@ -1,8 +1,8 @@
 """A circuit of whole nodes as a checkpoint that any program opens: the model with the other nodes silenced.
 
 A head that is left out has zeros where it is read out, an MLP writes nothing; under mean ablation what they write on
-average goes into the bias, where the family has one there. That is exact, and it is measured to be: the copy's logits
-are compared with those of the patched model before anything is written.
+average (under optimal, their constant) goes into the bias, where the family has one there. That is exact, and it is
+measured to be: the copy's logits are compared with those of the patched model before anything is written.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from acdc.acting.circuit_model import CircuitModel
-from acdc.engine.references import mean_references, zero_references
+from acdc.acting.circuit_model import CircuitModel, references_on_discovery
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, units_of
@@ -56,17 +55,17 @@ def silenced(
     """A copy of the model in which all nodes outside the circuit write their reference.
 
     Args:
-        ablation: "zero" or "mean"; None: the one that the circuit was found with.
+        ablation: "zero", "mean" or "optimal"; None: the one that the circuit was found with.
 
     Raises:
         AcdcError: the circuit is not of whole nodes, the ablation depends on the prompt, the family cannot hold it, or
             the copy's logits are not those of the patched model.
     """
     dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
-    if dataset.ablation not in ("zero", "mean"):
+    if dataset.ablation not in ("zero", "mean", "optimal"):
         raise AcdcError(
             f"removed edges carry {dataset.ablation!r}, which differs from prompt to prompt or place to place, and a "
-            f"checkpoint holds zero or mean (--ablation mean); {_INSTEAD}"
+            f"checkpoint holds zero, mean or optimal constants (--ablation mean); {_INSTEAD}"
         )
     kept, graph = nodes_of(circuit), circuit.graph
     if not kept[: graph.n_inputs].all():
@@ -74,10 +73,7 @@ def silenced(
     if model.program is not None or any(layer.mixer is not None for layer in model.decomposition.layers):
         raise AcdcError(f"{model.name} is no decoder of heads and MLPs that transformers opens; {_INSTEAD}")
     with torch.no_grad():
-        if dataset.ablation == "zero":
-            references = zero_references(model, graph)
-        else:
-            references = mean_references(model, graph, dataset.discovery, per_position=False, batch_size=16)
+        references = references_on_discovery(model, dataset, circuit)
         module = copy.deepcopy(model.module)
         made = load(module, tokenizer=model.tokenizer)
         for stage, reference in zip(stages_of(model, graph), references.outputs, strict=True):

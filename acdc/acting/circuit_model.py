@@ -19,9 +19,11 @@ from torch import Tensor
 
 from acdc.circuit import Circuit
 from acdc.engine.belonging import weights_digest
+from acdc.engine.optimal import references_of
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references, zero_references
 from acdc.errors import AcdcError
+from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray
 from acdc.model.check import refuse_unfit
 from acdc.model.load import load
@@ -38,6 +40,19 @@ if TYPE_CHECKING:
 
 NAME, ARRAYS = "circuit-model.json", "circuit-model.safetensors"
 _LARGEST = 2**30
+
+
+@torch.no_grad()
+def references_on_discovery(model: Model, dataset: Dataset, circuit: Circuit) -> References:
+    """What edges outside a circuit carry where that does not depend on the prompt, from a task's discovery prompts."""
+    graph, ablation = circuit.graph, dataset.ablation
+    if ablation == "zero":
+        return zero_references(model, graph)
+    if ablation == "optimal":
+        constants = judging_problem(model, dataset, graph, found=circuit).constants
+        assert constants is not None
+        return references_of(constants, model, graph)
+    return mean_references(model, graph, dataset.discovery, per_position=ablation == "mean-position", batch_size=16)
 
 
 class CircuitModel(torch.nn.Module):
@@ -75,20 +90,15 @@ class CircuitModel(torch.nn.Module):
             AcdcError: the circuit is not of this model, or the prompts do not fit it.
         """
         dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
-        prompts, graph = dataset.discovery, circuit.graph
+        prompts = dataset.discovery
         references, donors = None, []
-        with torch.no_grad():
-            if dataset.ablation == "zero":
-                references = zero_references(model, graph)
-            elif dataset.ablation != "resample":
-                references = mean_references(
-                    model, graph, prompts, per_position=dataset.ablation == "mean-position", batch_size=16
-                )
-            else:
-                mask = prompts.mask if prompts.corrupted_mask is None else prompts.corrupted_mask
-                if prompts.branch is not None:
-                    mask = mask & (prompts.branch == 0)
-                donors = [row[real].tolist() for row, real in zip(prompts.corrupted, mask, strict=True)]
+        if dataset.ablation != "resample":
+            references = references_on_discovery(model, dataset, circuit)
+        else:
+            mask = prompts.mask if prompts.corrupted_mask is None else prompts.corrupted_mask
+            if prompts.branch is not None:
+                mask = mask & (prompts.branch == 0)
+            donors = [row[real].tolist() for row, real in zip(prompts.corrupted, mask, strict=True)]
         return cls(model, circuit, dataset.ablation, references, donors)
 
     # ---- running -----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ ablation asks another question, and its cells are told, and not judged.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ METRICS = ("logit-difference", "probability", "kl", "l2", "projection")
 JUDGED = ("probability", "kl")
 """Metrics that ask what the circuit does, beside its own; the others ask how logits come about, and are told."""
 MOST_PROMPTS = 128
+_TOLD = tuple(kind for kind in ABLATIONS if kind != "optimal")  # whose constants would have to be learned
 
 
 def _matrix(subject: Subject) -> Result:
@@ -35,7 +35,7 @@ def _matrix(subject: Subject) -> Result:
     own = subject.dataset.ablation
     prompts = subject.fresh[:MOST_PROMPTS]
     metrics = list(dict.fromkeys([subject.dataset.metric.name, *METRICS]))
-    kinds = ABLATIONS if subject.level != "quick" else [own]
+    kinds = _ablations(subject)
     for ablation in kinds:
         row: dict[str, float] = {}
         for name in metrics:
@@ -90,8 +90,13 @@ def _denoised(subject: Subject, outcome: Outcome) -> FloatArray:
 
 
 def _passes(subject: Subject) -> float:
-    kinds: Any = ABLATIONS if subject.level != "quick" else [subject.dataset.ablation]
-    return 4.0 * len(METRICS) * len(kinds)
+    return 4.0 * len(METRICS) * len(_ablations(subject))
+
+
+def _ablations(subject: Subject) -> list[str]:
+    """The circuit's own, and at other levels than "quick" all those for which nothing has to be learned."""
+    own = subject.dataset.ablation
+    return [own] if subject.level == "quick" else [kind for kind in ABLATIONS if kind in (own, *_TOLD)]
 
 
 MATRIX = Check(

@@ -19,6 +19,7 @@ import numpy as np
 from acdc.auditing.prompts import FEWEST, fresh_prompts
 from acdc.auditing.record import Level, NotApplicable
 from acdc.circuit import Circuit
+from acdc.circuit.constants import Constants
 from acdc.engine.batches import Batches
 from acdc.engine.circuits import Measured, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
@@ -128,12 +129,23 @@ class Subject:
 
     def problem(self, prompts: Prompts | None = None, **changes: Any) -> Problem:
         """Prompts (None: the fresh ones) as a problem of the circuit's graph."""
+        if changes.get("ablation", self.dataset.ablation) == "optimal":
+            changes["constants"] = self._constants
         given: dict[str, Any] = {
             "model": self.model, "graph": self.graph, "prompts": self.fresh if prompts is None else prompts,
             "outcome": self.dataset.metric, "ablation": self.dataset.ablation, "batch_size": self.batch_size,
             "seed": self.seed, "memory_limit": self.memory,
         }  # fmt: skip
         return Problem(**(given | changes))
+
+    @cached_property
+    def _constants(self) -> Constants | None:
+        """Of optimal ablation: the circuit's own, or learned on the discovery prompts, never on those that judge."""
+        if self.circuit.constants is not None:
+            return self.circuit.constants
+        return Problem(
+            self.model, self.graph, self.dataset.discovery, self.dataset.metric, "optimal", self.batch_size
+        ).constants
 
     @cached_property
     def on_fresh(self) -> Scale:

@@ -133,7 +133,7 @@ def _of(task: ProgramTask, dataset: Dataset) -> ProgramTask:
 def _problem(model: Model, dataset: Dataset, circuit: Circuit, limit: str | None, progress: Progress) -> Problem:
     return Problem(
         model, circuit.graph, dataset.discovery, dataset.metric, dataset.ablation, progress=progress,
-        memory_limit=None if limit is None else bytes_of(limit),
+        memory_limit=None if limit is None else bytes_of(limit), constants=circuit.constants,
     )  # fmt: skip
 
 

@@ -58,6 +58,11 @@ def enumerate_pairs(
     Raises:
         AcdcError: the task's inputs are not a program's.
     """
+    if task.ablation == "optimal":
+        raise AcdcError(
+            "all inputs cannot be enumerated under optimal ablation, whose constants are learned on some of them: "
+            "certify without --enumerate"
+        )
     program, record = _program(model, task)
     mixed, permuted = task.distribution in ("mixed", "varied"), task.distribution in ("permuted", "varied")
     n = number_of_inputs(program.program, mixed=mixed)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float64
 from acdc.circuit import folder as files
 from acdc.circuit import rules, selection
 from acdc.circuit.checks import checked_array, checked_front, checked_removal, frozen, other_graph, warn_of_size
+from acdc.circuit.constants import Constants, taken_out
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.folder import SignsAre
 from acdc.circuit.provenance import Provenance
@@ -52,6 +53,8 @@ class Scores(Shown):
             circuit that a search found, on its prompts; NaN for edges outside it. None where that was not measured.
         unit: what was scored, "edge" or "node". An edge has the score of its unit; node scores are in `nodes` too.
         signs: what the signs of `values` are (`acdc.methods.signs`); None, of older files: as the method's record says.
+        constants: what removed edges carry under optimal ablation, as learned on the prompts that these scores are of;
+            None under other ablations.
     """
 
     graph: Graph
@@ -66,6 +69,7 @@ class Scores(Shown):
     order: Float64[FloatArray, "destination source"] | None = None
     front: Float64[FloatArray, "point 2"] | None = None
     signs: SignsAre | None = None
+    constants: Constants | None = None
 
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
@@ -298,6 +302,11 @@ class Circuit(Shown):
         return int(units_of(self.graph, self.unit).of_edges(self.edges).sum())
 
     @property
+    def constants(self) -> Constants | None:
+        """What removed edges carry under optimal ablation, if it was found under that (`Scores.constants`)."""
+        return None if self.scores is None else self.scores.constants
+
+    @property
     def aggregate(self) -> selection.Aggregate:
         """The aggregate of scores that it was chosen by; "signed" if unknown, or if the scores no longer hold it."""
         chosen = self.provenance.selection.get("aggregate")
@@ -464,7 +473,8 @@ class Circuit(Shown):
             unit, made = saved.unit, saved.scores_provenance
             circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance, unit=unit)
             if saved.arrays:
-                fields: dict[str, Any] = {**saved.arrays, "unit": unit, "signs": saved.signs}
+                arrays, constants = taken_out(saved.arrays)
+                fields: dict[str, Any] = {**arrays, "unit": unit, "signs": saved.signs, "constants": constants}
                 scores = Scores(saved.graph, method=saved.method, provenance=made, **fields)
                 circuit = cls(saved.graph, circuit.edges, scores, saved.provenance, unit)
             saved.check(circuit._node_scores(), circuit.edge_scores())
@@ -478,6 +488,8 @@ class Circuit(Shown):
             return files.Saved(*known, unit=self.unit)
         found = {name: getattr(scores, name) for name in files.ARRAYS}
         arrays = {name: array for name, array in found.items() if array is not None}
+        if scores.constants is not None:
+            arrays |= scores.constants.arrays()
         return files.Saved(*known, arrays, scores.method, scores.provenance, unit=self.unit, signs=scores.signs)
 
     def _node_scores(self) -> dict[str, float | None]:

@@ -29,6 +29,7 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
+from acdc.circuit.constants import taken_out
 from acdc.circuit.provenance import Provenance
 from acdc.errors import AcdcError, unknown
 from acdc.graph import FloatArray, Graph, Unit
@@ -42,13 +43,16 @@ VERSION = (1, 3)
 _DIGESTED_SINCE = 1
 """Minor version from which a file has a digest of itself."""
 ARRAYS = ("values", "nodes", "removal", "absolute", "rms", "order", "front")
-"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.3."""
+"""Arrays of `Scores` in scores.safetensors, of which only the first must be there; the last two since version 1.3, as
+the constants of optimal ablation beside them (`constants`)."""
 SignsAre = Literal["measured", "estimated", "none"]
 """What the signs of scores are: measured by removing each edge from the full model, a first-order estimate of that, or
 nothing that says whether an edge helps."""
 _GRAPH = pydantic.TypeAdapter(Graph)
 _LARGEST = 2**30
 """Bytes of the mask of edges of the largest graph that is read; one of 126 layers with 128 heads takes 0.8e9."""
+_WIDEST = 2**20
+"""Largest d_model that is believed."""
 _LARGEST_HEADER = 100_000
 """Bytes of scores.safetensors beside its numbers."""
 
@@ -208,7 +212,8 @@ def load(folder: str | Path) -> Saved:
     if record.scores is None:
         return Saved(graph, *known, what=what, unit=record.units)
     try:
-        arrays = _arrays(record.scores, graph, placed(folder, SCORES))
+        width = record.provenance.d_model or 0
+        arrays = _arrays(record.scores, graph, placed(folder, SCORES), width=width)
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None
     made = record.scores
@@ -259,8 +264,9 @@ def _remove(value: Any, location: tuple[int | str, ...]) -> None:
     del value[location[-1]]
 
 
-def _arrays(stored: ScoresFile, graph: Graph, path: Path) -> dict[str, FloatArray]:
-    n_bytes = 8 * (7 * graph.valid.size + graph.n_sources)
+def _arrays(stored: ScoresFile, graph: Graph, path: Path, *, width: int) -> dict[str, FloatArray]:
+    constants = graph.n_sources * min(max(0, width), _WIDEST)
+    n_bytes = 8 * (7 * graph.valid.size + graph.n_sources + constants)
     content = read(path, largest=n_bytes + _LARGEST_HEADER)
     if hashlib.sha256(content).hexdigest() != stored.sha256:
         raise AcdcError(f"{SCORES} is damaged, or belongs to another circuit (its digest differs)")
@@ -268,7 +274,7 @@ def _arrays(stored: ScoresFile, graph: Graph, path: Path) -> dict[str, FloatArra
         tensors = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise AcdcError(f"{SCORES} cannot be read: {error}") from None
-    known = "values" in tensors and tensors.keys() <= set(ARRAYS)
+    known = "values" in tensors and taken_out(tensors)[0].keys() <= set(ARRAYS)
     if not known or any(not np.issubdtype(t.dtype, np.floating) for t in tensors.values()):
         raise AcdcError(f"{SCORES}: expected a floating-point tensor 'values', got {sorted(tensors)}")
     return tensors

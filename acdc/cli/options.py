@@ -54,7 +54,7 @@ MetricName = Annotated[
 AblationName = Annotated[
     str | None,
     typer.Option(
-        help="What removed edges carry: resample, zero, mean or mean-position; otherwise the task's.",
+        help="What removed edges carry: resample, zero, mean, mean-position or optimal; otherwise the task's.",
         rich_help_panel=PROMPTS,
     ),
 ]

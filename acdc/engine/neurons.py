@@ -18,12 +18,15 @@ from acdc.engine.patching import Patching
 from acdc.engine.plain_run import plain_run
 from acdc.engine.problem import Problem
 from acdc.engine.references import References, means_over
+from acdc.errors import AcdcError
 from acdc.graph import BoolArray
 from acdc.model.architecture import Layer
 from acdc.model.forward import Context
 from acdc.model.hidden import Hidden, hidden_layers, mlp_with, read_by
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
+
+NO_CONSTANTS = "optimal ablation has constants for what nodes write, and none for neurons: use ablation 'mean'"
 
 Kept = Mapping[int, BoolArray]
 """By layer, the hidden units that are kept: `[H]`, or `[C, H]` for C circuits. MLPs that it lacks are whole."""
@@ -78,6 +81,8 @@ class NeuronReferences:
     """
 
     def __init__(self, problem: Problem) -> None:
+        if problem.ablation == "optimal":
+            raise AcdcError(NO_CONSTANTS)
         self.problem, self.hidden = problem, hidden_layers(problem.model)
         self._last: tuple[Prompts, list[Tensor]] | None = None
 

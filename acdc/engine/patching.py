@@ -65,6 +65,8 @@ class Patching:
         self.model, self.graph, self.ablation, self.direction = model, graph, ablation, direction
         prompts = prompts.to(model.device)
         self.prompts = prompts.swapped() if direction == "denoise" else prompts
+        if references is None and ablation == "optimal":
+            raise AcdcError("optimal ablation learns what removed edges carry: give references, or make a Problem")
         if references is None and ablation != "resample":
             references = (
                 zero_references(model, graph)

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 
-from acdc.engine import memory, precision, ranks
+from acdc.circuit.constants import Constants
+from acdc.engine import memory, optimal, precision, ranks
 from acdc.engine.batches import Batches
 from acdc.engine.branches import refuse_branches
 from acdc.engine.patching import Patching
@@ -40,6 +41,9 @@ NOTED = 1e8
 """Bytes below which nobody needs to know."""
 
 
+_MOST_ROWS = 64
+
+
 def no_progress(done: int, total: int | None, text: str) -> None:
     """Report nothing."""
 
@@ -55,6 +59,8 @@ class Problem:
         unit: what one switch is, "edge" or "node" (`acdc.graph.units`).
         resume: where a long method notes how far it is, and goes on from.
         memory_limit: bytes that may be used beside the weights; None: what is free.
+        constants: what removed edges carry under optimal ablation, learned on the prompts of a circuit's discovery;
+            None: learned on these prompts when the problem is made. Copies with other prompts keep them.
 
     Raises:
         AcdcError: the graph is not the model's.
@@ -72,6 +78,7 @@ class Problem:
     resume: ResumeFile = dataclasses.field(default_factory=ResumeFile)
     unit: Unit = "edge"
     memory_limit: float | None = None
+    constants: Constants | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None:
@@ -88,6 +95,8 @@ class Problem:
         refuse_unfit(self.model)
         refuse_branches(self.model, self.prompts)
         check_prompts(self.model, self.prompts[: self.batch_of("circuits")])
+        if self.ablation == "optimal" and self.constants is None:
+            object.__setattr__(self, "constants", optimal.learned(self))
 
     @cached_property
     def units(self) -> Units:
@@ -96,6 +105,9 @@ class Problem:
 
     @cached_property
     def _references(self) -> References | None:
+        if self.ablation == "optimal":
+            assert self.constants is not None
+            return optimal.references_of(self.constants, self.model, self.graph)
         if not self.ablation.startswith("mean"):
             return None
         return mean_references(
@@ -144,6 +156,13 @@ class Problem:
         else:
             at_once = max(1, int(self._room / (prompts * need.row)))
         return at_once if self.batch_size is None else max(1, min(at_once, self.batch_size // prompts))
+
+    def rows_at_once(self, work: memory.Work) -> int:
+        """How many runs of a batch fit in the memory of the work, as one batch of so many times its prompts."""
+        prompts = self.batch_of(work)
+        fitting = self._need(work).fitting(self._room, _MOST_ROWS * prompts, 0)
+        most = fitting if self.batch_size is None else min(fitting, self.batch_size)
+        return max(1, most // prompts)
 
     def _tokens_at_once(self, work: memory.Work) -> int:
         """Tokens that a method is to run at once, of as many circuits on one batch as have so many."""

@@ -25,6 +25,7 @@ ABLATIONS = {
     "zero": "removed edges carry zero",
     "mean": "removed edges carry the mean over the clean prompts and their positions",
     "mean-position": "removed edges carry the mean over the clean prompts' first tokens, second tokens, and so on",
+    "optimal": "removed edges carry the constant that does least harm when their source alone is replaced by it",
 }
 
 

@@ -128,7 +128,7 @@ def completeness(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = circuit.graph
     problem = judging_problem(
-        model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+        model, dataset, graph, found=circuit, batch_size=batch_size, memory=memory, seed=seed, progress=progress
     )
     components = np.flatnonzero(circuit.edges.any(axis=0) & (graph.source_stage > 0))
     rng = np.random.default_rng(seed)

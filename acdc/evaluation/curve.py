@@ -133,7 +133,7 @@ def curve(
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
     problem = judging_problem(
-        model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+        model, dataset, graph, found=scores, batch_size=batch_size, memory=memory, seed=seed, progress=progress
     )
     ranked, how = scores.ranked(by, aggregate)
     circuits = [selection.top_pruned(graph, ranked, int(share * graph.n_edges), by="signed") for share in shares]

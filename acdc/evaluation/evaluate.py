@@ -226,7 +226,14 @@ def evaluate(
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
             warnings.warn(line, stacklevel=5)
     problem = judging_problem(
-        model, dataset, circuit.graph, batch_size=batch_size, memory=memory, seed=seed, progress=progress
+        model,
+        dataset,
+        circuit.graph,
+        found=circuit,
+        batch_size=batch_size,
+        memory=memory,
+        seed=seed,
+        progress=progress,
     )
     work = [dataset.metric.name, problem.ablation, batch_size, random_circuits, seed, circuit.edges]
     ranks.current().agree([*work, *vars(problem.prompts).values(), weights_digest(model)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from acdc.circuit import Circuit, selection
+from acdc.circuit import Circuit, Scores, selection
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, Graph, units_of
@@ -18,6 +18,7 @@ from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
 
 if TYPE_CHECKING:
+    from acdc.tasks.prompts import Prompts
     from acdc.tasks.task import Dataset
 
 
@@ -29,17 +30,32 @@ def judging_problem(
     dataset: Dataset,
     graph: Graph,
     *,
+    found: Circuit | Scores | None = None,
     batch_size: int | None = None,
     memory: str | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Problem:
-    """The prompts a circuit is judged on: the held-out ones, or the discovery prompts if there are no others."""
-    judged = dataset.held_out if dataset.held_out is not None else dataset.discovery
+    """The prompts a circuit is judged on: the held-out ones, or the discovery prompts if there are no others.
+
+    Args:
+        found: what is judged. Under optimal ablation its constants count; where it has none, they are learned on the
+            discovery prompts, and never on those that it is judged on.
+    """
     limit = None if memory is None else bytes_of(memory)
-    return Problem(
-        model, graph, judged, dataset.metric, dataset.ablation, batch_size, seed, progress, memory_limit=limit
-    )
+    constants = None if found is None else found.constants
+
+    def on(prompts: Prompts) -> Problem:
+        return Problem(
+            model, graph, prompts, dataset.metric, dataset.ablation, batch_size, seed, progress, memory_limit=limit,
+            constants=constants,
+        )  # fmt: skip
+
+    if dataset.held_out is None:
+        return on(dataset.discovery)
+    if dataset.ablation == "optimal" and constants is None:
+        constants = on(dataset.discovery).constants
+    return on(dataset.held_out)
 
 
 def over_the_vocabulary(model: Model) -> list[Outcome]:

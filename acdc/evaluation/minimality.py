@@ -117,7 +117,9 @@ def minimality(
         else:
             progress(done * batches + step, runs * batches, "knocking out edges")
 
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, seed=seed, progress=tell)
+    problem = judging_problem(
+        model, dataset, graph, found=circuit, batch_size=batch_size, memory=memory, seed=seed, progress=tell
+    )
     batches = -(-len(problem.prompts) // problem.batch_of("circuits"))
     (measured,) = measure_prompts(problem, [np.zeros_like(graph.valid), circuit.edges])
     full, (empty, whole) = measured.full, measured.circuits  # [prompt]

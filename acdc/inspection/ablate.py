@@ -123,7 +123,10 @@ def ablate(
     """
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = (parts.graph if isinstance(parts, Circuit) else model.graph()) if graph is None else graph
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, progress=progress)
+    circuit = parts if isinstance(parts, Circuit) else None
+    problem = judging_problem(
+        model, dataset, graph, found=circuit, batch_size=batch_size, memory=memory, progress=progress
+    )
     if isinstance(parts, Circuit):
         names, edges, places = parts.edge_names(), parts.edges, None
     else:

@@ -73,7 +73,9 @@ def removal_effects(
         stack = np.repeat(circuit.edges[None], len(some), axis=0)
         stack[np.arange(len(some)), some[:, 0], some[:, 1]] = False
         stacks.append(stack)
-    problem = judging_problem(model, dataset, graph, batch_size=batch_size, memory=memory, progress=progress)
+    problem = judging_problem(
+        model, dataset, graph, found=circuit, batch_size=batch_size, memory=memory, progress=progress
+    )
     (measured,) = measure_prompts(problem, [np.zeros_like(circuit.edges), circuit.edges, *stacks])
     empty, whole, *without = measured.circuits.mean(axis=1).tolist()
     return RemovalEffects(

@@ -190,7 +190,7 @@ def load(
         seed: of the prompts drawn, and of the split.
         held_out: file of held-out prompts, for a file.
         split: or the fraction of a file's prompts to hold out.
-        ablation: "resample", "zero", "mean" or "mean-position"; None: the task's own.
+        ablation: "resample", "zero", "mean", "mean-position" or "optimal"; None: the task's own.
         padding: the side on which shorter prompts are filled up, "right" or "left".
         only_correct: leave out the prompts that the model gets wrong; memory: how much may be used to find out, beside
             the weights, like "4GB".

@@ -24,7 +24,7 @@ from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, sta
 
 FAITHFULNESS = 0.95
 """What a circuit should reach where nobody says: 1 is the full model, 0 the circuit without edges."""
-Ablation = Literal["resample", "zero", "mean", "mean-position"]
+Ablation = Literal["resample", "zero", "mean", "mean-position", "optimal"]
 MetricFunction = Callable[[Tensor, Targets], Tensor]
 Metric = str | Outcome | MetricFunction | Callable[[Tensor], Tensor]
 """The name of an outcome metric, an `Outcome`, or a function of the logits, or of logits and targets."""

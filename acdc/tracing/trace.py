@@ -96,6 +96,10 @@ def trace(
     if not chosen:
         raise AcdcError("expected at least one site to trace, got none")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    if dataset.ablation == "optimal":
+        raise AcdcError(
+            "optimal ablation has constants for what nodes write, and none for values at sites: use ablation 'mean'"
+        )
     if direction == "denoise" and dataset.ablation != "resample":
         raise AcdcError(
             f"denoising restores clean values in the corrupted run, and takes no {dataset.ablation} values"
