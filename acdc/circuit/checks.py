@@ -26,6 +26,19 @@ def checked_array(
     return array.astype(dtype, copy=False)
 
 
+def checked_scores(given: npt.ArrayLike, graph: Graph, name: str) -> npt.NDArray[Any]:
+    """Finite scores, 0 where there is no edge, and at least 0 unless they are "values"; nobody can write to them."""
+    values = checked_array(given, graph.valid.shape, np.float64, "scores", "destinations, sources")
+    values = np.where(graph.valid, values, 0.0)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        edge = graph.edge_name(*bad[0])
+        raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
+    if name != "values" and (values < 0).any():
+        raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
+    return frozen(values)
+
+
 def checked_front(given: npt.ArrayLike) -> npt.NDArray[Any]:
     """A search's front, its shape checked; nobody can write to it."""
     front = np.array(given, dtype=np.float64)

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from acdc.circuit import checks, rules, selection
 from acdc.circuit import folder as files
-from acdc.circuit import rules, selection
-from acdc.circuit.checks import checked_array, checked_front, checked_removal, frozen, other_graph, warn_of_size
 from acdc.circuit.constants import Constants, taken_out
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.folder import SignsAre
@@ -74,28 +73,19 @@ class Scores(Shown):
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
         for name in ("values", "absolute", "rms", "order"):
-            if (given := getattr(self, name)) is None:
-                continue
-            values = checked_array(given, self.graph.valid.shape, np.float64, "scores", "destinations, sources")
-            values = np.where(self.graph.valid, values, 0.0)
-            bad = np.argwhere(~np.isfinite(values))
-            if len(bad):
-                edge = self.graph.edge_name(*bad[0])
-                raise AcdcError(f"{len(bad)} scores are NaN or infinite, the first that of {edge!r}")
-            if name != "values" and (values < 0).any():
-                raise AcdcError(f"expected {name} scores of at least 0, got {values.min():g}")
-            object.__setattr__(self, name, frozen(values))
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, checks.checked_scores(given, self.graph, name))
         if self.signs is not None and self.signs not in get_args(SignsAre):
             raise unknown("kind of signs", str(self.signs), get_args(SignsAre))
         if self.front is not None:
-            object.__setattr__(self, "front", checked_front(self.front))
+            object.__setattr__(self, "front", checks.checked_front(self.front))
         if self.nodes is not None:
-            nodes = checked_array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
+            nodes = checks.checked_array(self.nodes, (self.graph.n_sources,), np.float64, "node scores", "sources")
             if not np.isfinite(nodes).all():
                 raise AcdcError("some node scores are NaN or infinite")
-            object.__setattr__(self, "nodes", frozen(nodes.copy()))
+            object.__setattr__(self, "nodes", checks.frozen(nodes.copy()))
         if self.removal is not None:
-            object.__setattr__(self, "removal", checked_removal(self.removal, self.graph))
+            object.__setattr__(self, "removal", checks.checked_removal(self.removal, self.graph))
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -223,7 +213,7 @@ class Scores(Shown):
             return self._circuit(edges, {"select": select, self._units.plural: n, **how, "prune": prune})
         edges = rules.cut(self, values, n, rule, prune=prune, prompts=prompts)
         if rule.number is None:
-            warn_of_size(self.graph, edges, n)
+            checks.warn_of_size(self.graph, edges, n)
         return self._circuit(edges, {"select": select, "edges": n, **how, "prune": prune})
 
     def threshold(
@@ -273,7 +263,7 @@ class Circuit(Shown):
 
     def __post_init__(self) -> None:
         units_of(self.graph, self.unit)
-        edges = checked_array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
+        edges = checks.checked_array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
         bad = np.argwhere(edges & ~self.graph.valid)
         if len(bad):
             raise AcdcError(
@@ -281,8 +271,8 @@ class Circuit(Shown):
                 "its source is not executed before its destination"
             )
         if self.scores is not None and self.scores.graph != self.graph:
-            raise AcdcError(other_graph("the circuit's scores", self.scores.graph, self.graph))
-        object.__setattr__(self, "edges", frozen(edges.copy()))
+            raise AcdcError(checks.other_graph("the circuit's scores", self.scores.graph, self.graph))
+        object.__setattr__(self, "edges", checks.frozen(edges.copy()))
 
     @classmethod
     def from_names(cls, graph: Graph, names: list[str], **fields: Any) -> Circuit:
@@ -351,8 +341,7 @@ class Circuit(Shown):
         return self.n_edges
 
     def __bool__(self) -> bool:
-        """A circuit without edges is a circuit still."""
-        return True
+        return True  # a circuit without edges is a circuit still
 
     def __iter__(self) -> Iterator[str]:
         """Names of the kept edges, in array order."""
@@ -438,7 +427,7 @@ class Circuit(Shown):
         if not isinstance(other, Circuit):
             return NotImplemented
         if self.graph != other.graph:
-            raise AcdcError(other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
+            raise AcdcError(checks.other_graph(f"the circuit on the right of {sign!r}", other.graph, self.graph))
         mine, its = dict(self.provenance), dict(other.provenance)
         shared = {name: value for name, value in mine.items() if value == its[name]}
         for name in ("measured", "selection", "command"):  # these belong to the operands
@@ -474,8 +463,8 @@ class Circuit(Shown):
             circuit = cls.from_names(saved.graph, list(saved.edges), provenance=saved.provenance, unit=unit)
             if saved.arrays:
                 arrays, constants = taken_out(saved.arrays)
-                fields: dict[str, Any] = {**arrays, "unit": unit, "signs": saved.signs, "constants": constants}
-                scores = Scores(saved.graph, method=saved.method, provenance=made, **fields)
+                fields: dict[str, Any] = {**arrays, "unit": unit, "signs": saved.signs, "provenance": made}
+                scores = Scores(saved.graph, method=saved.method, constants=constants, **fields)
                 circuit = cls(saved.graph, circuit.edges, scores, saved.provenance, unit)
             saved.check(circuit._node_scores(), circuit.edge_scores())
         except AcdcError as error:
