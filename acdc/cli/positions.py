@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,11 @@ from acdc.cli.options import (
     prepared,
 )
 
+if TYPE_CHECKING:
+    from acdc.model.model import Model
+    from acdc.tasks.task import Dataset
+    from acdc.tracing import PositionalCircuit
+
 
 def positions(
     model: ModelName,
@@ -50,10 +55,15 @@ def positions(
     faithfulness: Annotated[
         float | None, typer.Option(help="Or the fewest that are so faithful; otherwise the task's.")
     ] = None,
-    method: Annotated[Literal["eap", "eap-ig"], typer.Option(help="What scores edges at places.")] = "eap-ig",
+    method: Annotated[
+        Literal["eap", "eap-ig", "exact"], typer.Option(help="What scores edges at places.")
+    ] = "eap-ig",
     runs: Annotated[
         int, typer.Option(min=0, help="Most runs of whole circuits to find what can go; 0: cut the ranking.")
     ] = 400,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Test each alone, the weakest first, and no groups.")
+    ] = False,
     task_option: TaskOption = None,
     metric: MetricName = None,
     ablation: AblationName = None,
@@ -95,18 +105,45 @@ def positions(
         with terminal.progress_bar() as progress:
             circuit = discover_positions(
                 subject, data, by=by, spans=named, units=units, faithfulness=faithfulness, method=method, runs=runs,
-                batch_size=batch_size, memory=memory, progress=progress,
+                one_by_one=one_by_one, batch_size=batch_size, memory=memory, progress=progress,
             )  # fmt: skip
             found = evaluate_positions(
                 subject, data, circuit, batch_size=batch_size, memory=memory, progress=progress
             )
         if out is not None:
             circuit.save(out, replace=force)
+        true = truth_beside(subject, data, circuit)
     if json:
         record = {"units": circuit.names(), "n_units": circuit.n_units, "places": circuit.places, "file": out}
-        terminal.print_json(record | dataclasses.asdict(found))
+        terminal.print_json(record | dataclasses.asdict(found) | true)
         return
     terminal.print_table(*circuit.table())
     print()
     facts = circuit.facts() | found.facts()
+    if true:
+        facts["true circuit"] = (
+            f"{true['true_units_found']} of {true['true_units']} true units found, {true['false_units']} false"
+            + ("" if true["defined"] else "; not the one true circuit: others do as well")
+        )
     terminal.print_facts([*facts.items(), *([("file", str(out))] if out is not None else [])])
+
+
+def truth_beside(model: Model, data: Dataset, circuit: PositionalCircuit) -> dict[str, Any]:
+    """How many of a compiled program's true units a circuit has, to print as JSON; empty where no truth is derived."""
+    from acdc.tasks.programs.positions import ALIGNED, true_positions
+    from acdc.tasks.programs.truth import TrueCircuit
+
+    known = data.truth
+    if model.program is None or circuit.by != "position" or not isinstance(known, TrueCircuit):
+        return {}
+    if known.distribution not in ALIGNED:
+        return {}
+    truth = true_positions(model.program, ablation=data.ablation, distribution=known.distribution)
+    true = truth.mask(circuit.graph)
+    found = circuit.kept & true
+    return {
+        "true_units": int(true.sum()),
+        "true_units_found": int(found.sum()),
+        "false_units": int((circuit.kept & ~true).sum()),
+        "defined": truth.defined,
+    }

@@ -33,6 +33,7 @@ def exact_scores(
     measure: Measure,
     *,
     destinations: Sequence[int] | None = None,
+    places: Tensor | None = None,
     first: int = 0,
     tokens: int | None = None,
     save: Callable[[int, FloatArray], None] | None = None,
@@ -42,6 +43,7 @@ def exact_scores(
 
     Args:
         destinations: those whose edges to score; None: all. The others' scores are 0.
+        places: `[place, B, W]` bool: each edge is replaced at one place alone, and scores are `[3, place, …]`.
         first: number of prompts before these, for messages.
         tokens: how many to run at once, as so many sources; None: as many as fill the machine.
         save: called with each destination that is done and the scores so far.
@@ -53,17 +55,20 @@ def exact_scores(
     stage_of = {port: stage for stage in patching.stages for port in stage.sublayer.every_port}
     whole = measure.value(patching.clean_logits(measure.rows))
     refuse_non_finite(whole, measure.outcome, "for the full model", first=first)
-    scores = np.zeros((3, *graph.valid.shape))
+    n = () if places is None else (len(places),)
+    scores = np.zeros((3, *n, *graph.valid.shape))
     chosen = range(graph.n_destinations) if destinations is None else destinations
     done, total = 0, int(graph.valid[list(chosen)].sum())
     B, T = patching.prompts.clean.shape
-    size = max(1, (tokens or tokens_at_once(model.device)) // (B * (T - patching.start)))
+    size = max(1, (tokens or tokens_at_once(model.device)) // (B * (T - patching.start) * (n or (1,))[0]))
     for destination in chosen:
         ports = np.flatnonzero(graph.port_destination == destination)
         stage = stage_of.get(int(ports[0]))
         sources = np.flatnonzero(graph.valid[destination])  # contiguous, since sources are in execution order
         for chunk in np.array_split(sources, -(-len(sources) // size)):
             change = differences[int(chunk[0]) : int(chunk[-1]) + 1]
+            if places is not None:
+                change = (change * places[:, None, ..., None]).flatten(0, 1)  # [place · source, B, W, D]
             if stage is None:  # the logits
                 x = context.at_read(state.final_x + change)
             else:
@@ -72,7 +77,8 @@ def exact_scores(
                 x = stage.rest(model, context, trace, written)
             value = measure.value(forward.readout(model.decomposition, x, measure.rows))
             refuse_non_finite(value, measure.outcome, "for the model without one edge", first=first)
-            scores[:, destination, chunk] = sums(value.double() - whole.double())
+            effects = sums(value.double() - whole.double())
+            scores[..., destination, chunk] = effects.reshape(3, *n, len(chunk))
             done += len(chunk)
             if progress is not None:
                 progress(done, total)

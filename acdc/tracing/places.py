@@ -59,7 +59,10 @@ def places_of(
     if spans is not None and by != "span":
         raise AcdcError(f"spans were named, and the places are by {by}: ask for them by span")
     if prompts.corrupted_mask is not None and not torch.equal(prompts.corrupted_mask, prompts.mask):
-        raise TaskError("clean and corrupted prompts are padded at different positions, so that none correspond")
+        raise TaskError(
+            "clean and corrupted prompts are padded at different positions, so that none correspond: take pairs of one "
+            "length (of a compiled program, distribution=fixed)"
+        )
     if by == "all":
         return [Place("all", prompts.mask)]
     if prompts.branch is not None:  # answers of several tokens go on behind the prompt, and are not replaced

@@ -5,7 +5,8 @@ is where the key stands, for a query where the query does. So "previous token â†
 `a0.h1->a1.h1<k>` at the token that follows. A unit's name says all that: `a0.h1->a1.h1<k>@answer`.
 
 Scores come from the backward pass that EAP makes anyway (position-aware edge attribution, Haklay et al. 2025, arXiv
-2502.04577): only the sum over positions is taken place by place.
+2502.04577): only the sum over positions is taken place by place. Or each edge is replaced at each place alone, and the
+metric is measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from acdc.engine import memory
+from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, TaskError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.inspection.runs import input_texts
 from acdc.methods.attribution import STEPS, Gradients, path, refuse_bad_gradient
+from acdc.methods.exact import exact_scores
 from acdc.methods.method import helpfulness
 from acdc.model.backward import Flow, Rule
 from acdc.model.model import Model
@@ -39,7 +42,7 @@ from acdc.tracing.places import By, places_of
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
-Method = Literal["eap", "eap-ig"]
+Method = Literal["eap", "eap-ig", "exact"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,8 @@ def score_positions(
     """Score every edge at every place of the task's discovery prompts.
 
     Args:
-        method: "eap" or "eap-ig"; the sum of a score over all places is the edge's.
+        method: "eap" or "eap-ig", the sum of whose scores over all places is the edge's; or "exact", the metric without
+            each edge at each place alone (a partial run a unit).
         by, spans: the places, as for `acdc.trace`.
         steps: gradients of eap-ig.
         others: as for `acdc.score`.
@@ -172,7 +176,7 @@ def score_positions(
     """
     if method not in get_args(Method):
         raise unknown("method for edges at positions", str(method), get_args(Method))
-    alphas = [1.0] if method == "eap" else path(steps)
+    alphas = {"eap": [1.0], "eap-ig": path(steps), "exact": []}[method]
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     limit = None if memory is None else bytes_of(memory)
     problem = Problem(
@@ -187,14 +191,24 @@ def score_positions(
 
 
 def _scores(problem: Problem, where: Placing, alphas: Sequence[float]) -> tuple[FloatArray, FloatArray]:
-    """Means over the prompts of scores and of their absolute values, `[place, n_destinations, n_sources]`."""
+    """Means over the prompts of scores and of their absolute values, `[place, n_destinations, n_sources]`.
+
+    Args:
+        alphas: where gradients are taken; none: each unit is replaced alone.
+    """
     graph, n = problem.graph, len(where.labels)
     total = np.zeros((2, n, *graph.valid.shape))
     destination = torch.as_tensor(graph.port_destination)
-    for first, patching in problem.batches("gradients").after(0):
-        problem.progress(first, len(problem.prompts), "attribution")
+    batches = problem.batches("gradients" if alphas else "exact")
+    for first, patching in batches.after(0):
+        problem.progress(first, len(problem.prompts), "attribution" if alphas else "each edge at each place")
         B = len(patching.prompts)
         numbers = where.numbers[first : first + B, patching.start :].to(patching.model.device)
+        if not alphas:
+            every = torch.stack([numbers == place for place in range(n)])
+            measure = bind(problem.outcome, patching)
+            total += exact_scores(patching, measure, places=every, first=first, tokens=batches.tokens)[:2]
+            continue
         run = Gradients(patching, problem.outcome, Flow(patching.model, Rule()), first=first)
         scores = run.clean.new_zeros(B, n, graph.n_ports, graph.n_sources)
         for alpha in sorted(alphas, reverse=True):

@@ -214,8 +214,10 @@ def discover_positions(
     faithfulness: float | None = None,
     method: Method = "eap-ig",
     runs: int = MOST_RUNS,
+    one_by_one: bool = False,
     metric: Metric | None = None,
     ablation: str | None = None,
+    graph: Graph | None = None,
     batch_size: int | None = None,
     memory: str | None = None,
     progress: Progress = no_progress,
@@ -226,8 +228,10 @@ def discover_positions(
         by, spans: the places, as for `acdc.trace`.
         units: keep so many of the best; None: as few as are faithful enough.
         faithfulness: to be reached on the discovery prompts; None: the task's.
-        method: that scores them, "eap" or "eap-ig".
+        method: that scores them, "eap", "eap-ig" or "exact".
         runs: most runs of whole circuits to find units that can go; 0: the ranking is cut and no more.
+        one_by_one: from all units, each is tested alone and goes if it can, the weakest first, as ACDC does with edges;
+            otherwise the ranking is cut first, and groups go together.
         others: as for `acdc.discover`.
 
     Raises:
@@ -241,8 +245,9 @@ def discover_positions(
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     scores = score_positions(
-        model, dataset, method, by=by, spans=spans, batch_size=batch_size, memory=memory, progress=progress
-    )
+        model, dataset, method, by=by, spans=spans, graph=graph, batch_size=batch_size, memory=memory,
+        progress=progress,
+    )  # fmt: skip
     if not (scores.absolute > 0).any():
         raise EmptyCircuitError(f"{method} scores every edge 0 at every place: nothing matters on these prompts")
     problem = dataclasses.replace(
@@ -254,8 +259,11 @@ def discover_positions(
     else:
         target = dataset.faithfulness if faithfulness is None else faithfulness
         judge = _Judge(problem, placing(model, dataset.discovery, by, spans).numbers)
-        kept = fewest(lambda some: judge(some) >= target, scores.absolute)
-        kept, _ = pruned(lambda some: judge(some) >= target, kept, scores.absolute, runs)
+        if one_by_one:
+            kept = np.broadcast_to(scores.graph.valid, scores.absolute.shape)
+        else:
+            kept = fewest(lambda some: judge(some) >= target, scores.absolute)
+        kept, _ = pruned(lambda some: judge(some) >= target, kept, scores.absolute, runs, one_by_one=one_by_one)
     return PositionalCircuit(
         graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
         metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,

@@ -19,6 +19,7 @@ from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import OUTCOMES
 from acdc.tracing import PositionalCircuit, discover_positions, evaluate_positions, score_positions
+from acdc.tracing.positional import placing
 from command_line import Command
 from problems import make_prompts, tiny
 
@@ -56,6 +57,50 @@ def test_a_score_is_what_a_small_removal_there_changes(family: str) -> None:
                 values.append(float(measure.value(logits).mean()))
             change = (values[0] - values[1]) / (2 * step)
             assert -found.values[place, d, s] == pytest.approx(change, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+def test_an_exact_score_is_the_metric_without_the_unit(family: str, ablation: Any) -> None:
+    model, prompts = tiny(family), make_prompts(padding="left", reads=2, shared=2)
+    found = score_positions(model, prompts, "exact", by="position", ablation=ablation, batch_size=2)
+    patching = Patching(model, model.graph(), prompts, ablation=ablation)
+    measure = bind(OUTCOMES["logit-difference"], patching)
+    where = placing(model, prompts, "position")
+    whole = np.concatenate((np.repeat(patching.graph.valid[None], len(where.labels), 0), [patching.graph.valid]))
+    full = measure.value(patching.clean_logits(measure.rows))
+    rng = np.random.default_rng(0)
+    for d, s in [*rng.permutation(np.argwhere(patching.graph.valid))[:8], (patching.graph.n_destinations - 1, 1)]:
+        for place in range(len(where.labels)):
+            less = whole.copy()
+            less[place, d, s] = False
+            with torch.no_grad():
+                change = measure.value(patching.logits(less, rows=measure.rows, places=where.numbers)[0]) - full
+            assert found.values[place, d, s] == pytest.approx(-float(change.mean()), abs=1e-9)
+            assert found.absolute[place, d, s] == pytest.approx(float(change.abs().mean()), abs=1e-9)
+
+
+def test_one_by_one_is_a_plain_loop_from_the_weakest_up() -> None:
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=4)
+    found = discover_positions(model, task, by="position", faithfulness=0.7, runs=10**6, one_by_one=True)
+    scores, prompts = score_positions(model, task, by="position"), task.prepare(model).discovery
+    patching = Patching(model, model.graph(), prompts)
+    measure = bind(OUTCOMES["l2"], patching)
+    where = placing(model, prompts, "position")
+    valid = patching.graph.valid
+    kept = np.concatenate((np.repeat(valid[None], len(where.labels), 0), [np.zeros_like(valid)]))
+
+    def value(units: Any) -> float:
+        with torch.no_grad():
+            return float(measure.value(patching.logits(units, rows=measure.rows, places=where.numbers)).mean())
+
+    full, empty = value(kept), value(np.zeros_like(kept))
+    for unit in [unit for unit in np.argsort(scores.absolute, axis=None, kind="stable") if kept.flat[unit]]:
+        kept.flat[unit] = False
+        if (value(kept) - empty) / (full - empty) < 0.7:
+            kept.flat[unit] = True
+    np.testing.assert_array_equal(found.kept, kept[:-1])
+    assert 0 < found.n_units < 20
 
 
 def test_the_key_of_an_induction_head_reads_the_token_before_where_the_answer_stands() -> None:

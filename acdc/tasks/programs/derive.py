@@ -155,17 +155,28 @@ def written_values(model: TracrModel, tokens: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolArray | None = None) -> Tensor:
+def edge_effects(
+    model: TracrModel,
+    pairs: Pairs,
+    *,
+    ablation: str,
+    only: BoolArray | None = None,
+    position: int | None = None,
+) -> Tensor:
     """`[n_destinations, n_sources, B]`: how far replacing each edge alone moves the output, at most.
 
     Args:
         only: `[n_destinations, n_sources]` the edges to replace; the others are 0. None: all.
+        position: the one at which destinations read the replacement; None: every one.
     """
     runner = Runner(model)
     graph = runner.graph
     mask = pairs.clean_mask
     clean = runner.sources(pairs.clean, pairs.clean_positions, mask)
     reference = runner.reference(pairs, ablation)
+    if position is not None:
+        here = torch.arange(mask.shape[1])[:, None] == position
+        reference = [torch.where(here, there, own) for there, own in zip(reference, clean, strict=True)]
     total = torch.stack(clean).cumsum(0)  # [n_sources, B, T, D]: the residual stream after each source
     outputs = runner.logits(total[-1])
     ignored = ~read_positions(model, mask)
@@ -203,7 +214,11 @@ def edge_effects(model: TracrModel, pairs: Pairs, *, ablation: str, only: BoolAr
 
 @torch.no_grad()
 def circuit_outputs(model: TracrModel, pairs: Pairs, edges: BoolArray, *, ablation: str) -> tuple[Tensor, Tensor]:
-    """Outputs `[B, T, O]` of the full model and of the circuit that keeps only these edges of the finest graph."""
+    """Outputs `[B, T, O]` of the full model and of the circuit that keeps only these edges of the finest graph.
+
+    Args:
+        edges: `[n_destinations, n_sources]`, or `[position, n_destinations, n_sources]` where they are read.
+    """
     runner = Runner(model)
     graph = runner.graph
     mask = pairs.clean_mask
@@ -211,9 +226,11 @@ def circuit_outputs(model: TracrModel, pairs: Pairs, edges: BoolArray, *, ablati
     reference = runner.reference(pairs, ablation)
     current = runner.inputs(pairs.clean, pairs.clean_positions)
 
+    kept = torch.as_tensor(edges if edges.ndim == 3 else edges[None])  # [position or 1, D, S]
+
     def read(d: int) -> Tensor:
-        pieces = [current[s] if edges[d, s] else reference[s] for s in np.flatnonzero(graph.valid[d])]
-        return torch.stack(pieces).sum(0)
+        sources = map(int, np.flatnonzero(graph.valid[d]))
+        return torch.stack([torch.where(kept[:, d, s, None], current[s], reference[s]) for s in sources]).sum(0)
 
     for layer in range(graph.n_layers):
         heads, (mlp_port,) = graph.layer_heads(layer), graph.layer_mlp(layer).every_port

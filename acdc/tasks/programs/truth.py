@@ -98,16 +98,7 @@ class TrueCircuit(pydantic.BaseModel, frozen=True, extra="forbid"):
             AcdcError: the graph is of a model with other layers, heads or MLPs.
         """
         finest = Graph(graph.n_layers, graph.n_heads, mlp=graph.mlp, parallel=graph.parallel, inputs="split")
-        fine = finest.edges_from_names(list(self.edges))  # [port, finest source]
-        ports = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
-        # A single input is both; with "token", positions are a constant and have no edge.
-        token_and_position = ["input.token", "input.position"][: 2 if graph.inputs == "single" else 1]
-        for s, name in enumerate(graph.sources):
-            parts = [name] if name in finest.source_index else token_and_position
-            ports[:, s] = fine[:, [finest.source_index[part] for part in parts]].any(axis=1)
-        mask = np.zeros((graph.n_destinations, graph.n_sources), dtype=bool)
-        np.logical_or.at(mask, graph.port_destination, ports)
-        return mask
+        return carried_over(finest.edges_from_names(list(self.edges)), graph)
 
 
 class TrueCircuits(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -145,6 +136,20 @@ class TrueCircuits(pydantic.BaseModel, frozen=True, extra="forbid"):
             return read_record(path, cls)
         except AcdcError as error:
             raise AcdcError(f"the true circuits at {str(path)!r} cannot be read: {error}") from None
+
+
+def carried_over(fine: BoolArray, graph: Graph) -> BoolArray:
+    """Edges of the finest graph, `[port, finest source]`, in another: true where any that an edge contains is."""
+    finest = Graph(graph.n_layers, graph.n_heads, mlp=graph.mlp, parallel=graph.parallel, inputs="split")
+    ports = np.zeros((graph.n_ports, graph.n_sources), dtype=bool)
+    # A single input is both; with "token", positions are a constant and have no edge.
+    token_and_position = ["input.token", "input.position"][: 2 if graph.inputs == "single" else 1]
+    for s, name in enumerate(graph.sources):
+        parts = [name] if name in finest.source_index else token_and_position
+        ports[:, s] = fine[:, [finest.source_index[part] for part in parts]].any(axis=1)
+    mask = np.zeros((graph.n_destinations, graph.n_sources), dtype=bool)
+    np.logical_or.at(mask, graph.port_destination, ports)
+    return mask
 
 
 def derive_truth(model: TracrModel, *, seed: int = 0) -> TrueCircuits:
