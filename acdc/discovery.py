@@ -86,7 +86,8 @@ def score(
         metric, ablation: instead of the task's own; `metric` may be a function (`acdc.tasks.resolve_metric`).
         graph: whose edges to score; None: `model.graph()`.
         units: what is switched as one: "edge", "node" (what a component writes reaches everybody or nobody), or
-            "neuron" (a hidden unit of an MLP: by "nap", "nap-ig" or "exact", see `acdc.neurons.score_neurons`).
+            "neuron" (a hidden unit of an MLP, or with inside="heads" or "both" a dimension of a head: by "nap",
+            "nap-ig" or "exact", see `acdc.neurons.score_neurons`).
         batch_size: prompts a batch; None: what fits in memory.
         memory: how much of it may be used beside the weights, like "4GB"; None: what is free.
         progress: called with (done, total, text).
@@ -103,9 +104,10 @@ def score(
             raise AcdcError("neurons are scored without a graph and without a resume file: leave these out")
         if ablation == "optimal":  # before constants are learned
             raise AcdcError(NO_CONSTANTS)
+        inside = options.pop("inside", "mlps")
         with ranks.sharing_if(False):
             return score_neurons(
-                model, task, method, metric=metric, ablation=ablation, batch_size=batch_size,  # type: ignore[arg-type]
+                model, task, method, inside=inside, metric=metric, ablation=ablation, batch_size=batch_size,  # type: ignore[arg-type]
                 memory=memory, progress=progress or no_progress, **get_method(method).options_from(options, "score"),
             )  # fmt: skip
     record = get_method(method)

@@ -137,8 +137,9 @@ def discover(
     ] = "split",
     units: Annotated[
         Literal["edge", "node", "neuron"],
-        typer.Option(help="What is kept or removed as one; neuron: edges, then neurons in the MLPs that stay."),
+        typer.Option(help="What is kept or removed as one; neuron: edges, then neurons in the nodes that stay."),
     ] = "edge",
+    inside: cli_neurons.InsideName = "mlps",
     inputs: Annotated[
         Literal["single", "split", "token"],
         typer.Option(help="Token and position together, apart, or tokens alone."),
@@ -188,8 +189,8 @@ def discover(
         from acdc import viz
         from acdc.certificates import record
         from acdc.circuit.selection import AGGREGATES
+        from acdc.engine.neurons import inner_of
         from acdc.methods import DEFAULT_SEARCH, METHODS, check_options
-        from acdc.model.hidden import hidden_layers
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
@@ -221,7 +222,7 @@ def discover(
         for warning in data.warnings:
             terminal.warn(warning)
         if units == "neuron":
-            hidden_layers(subject)  # refused before the search, where there are none
+            inner_of(subject, subject.graph(), inside)  # refused before the search, where there are none
         if METHODS[method].search is not None and not data.exact and len(data.discovery) < report.FEW_PROMPTS:
             terminal.warn(report.few_prompts(len(data.discovery)))
         with terminal.progress_bar() as progress:
@@ -247,7 +248,9 @@ def discover(
                     terminal.warn(str(error))
             inner = None
             if units == "neuron":
-                inner = cli_neurons.inside(subject, data, circuit, faithfulness, batch_size, memory, progress)
+                inner = cli_neurons.inside(
+                    subject, data, circuit, inside, faithfulness, batch_size, memory, progress
+                )
         dangling = circuit.provenance.selection.get("dangling")
         if isinstance(dangling, int) and dangling:
             terminal.say(

@@ -1,4 +1,4 @@
-"""`acdc neurons`: the neurons that stay inside the MLPs of a circuit; also of `acdc discover --units neuron`."""
+"""`acdc neurons`: the neurons that stay inside the nodes of a circuit; also of `acdc discover --units neuron`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
+    from acdc.engine.neurons import Inside
     from acdc.engine.problem import Progress
     from acdc.model.model import Model
     from acdc.neurons import NeuronCircuit, NeuronEvaluation
     from acdc.tasks.task import Dataset
 
 
+InsideName = Annotated[
+    Literal["mlps", "heads", "both"],
+    typer.Option("--inside", help="Hidden units of MLPs, dimensions of heads, or both."),
+]
+
+
 def neurons(
     run: Run,
+    inside: InsideName = "mlps",
     method: Annotated[
         Literal["nap", "nap-ig", "exact"], typer.Option(help="What ranks neurons: which are tried first.")
     ] = "nap-ig",
@@ -41,7 +49,7 @@ def neurons(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Prune neurons inside the MLPs that a circuit keeps, judge it, and write neurons.json beside it.
+    """Prune neurons inside the MLPs (and heads) that a circuit keeps, judge it, and write neurons.json beside it.
 
     Example: acdc neurons runs/ioi --faithfulness 0.9
     """
@@ -70,6 +78,7 @@ def neurons(
                 data,
                 circuit,
                 method=method,
+                inside=inside,
                 faithfulness=faithfulness,
                 runs=runs,
                 one_by_one=one_by_one,
@@ -85,25 +94,25 @@ def neurons(
 
 
 def inside(
-    model: Model, data: Dataset, circuit: Circuit, faithfulness: float | None, batch_size: int | None,
-    memory: str | None, progress: Progress,
+    model: Model, data: Dataset, circuit: Circuit, nodes: Inside, faithfulness: float | None,
+    batch_size: int | None, memory: str | None, progress: Progress,
 ) -> tuple[NeuronCircuit, NeuronEvaluation] | None:  # fmt: skip
-    """The neurons of a circuit that was just found, and what it is worth with them; None, said, if it keeps no MLP."""
+    """The neurons of a circuit that was just found, and what it is worth with them; None, said, if it has no nodes."""
     from acdc.neurons import discover_neurons, evaluate_neurons
-    from acdc.neurons.search import kept_mlps
+    from acdc.neurons.search import NOTHING_INSIDE, kept_nodes
 
-    if not kept_mlps(circuit):
-        terminal.say("note", "the circuit keeps no MLP, so no neurons are in it", "bold")
+    if not kept_nodes(circuit, nodes):
+        terminal.say("note", f"{NOTHING_INSIDE[nodes]}, so no neurons are in it", "bold")
         return None
     how: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
-    found = discover_neurons(model, data, circuit, faithfulness=faithfulness, **how)
+    found = discover_neurons(model, data, circuit, inside=nodes, faithfulness=faithfulness, **how)
     return found, evaluate_neurons(model, data, found, seed=data.seed, **how)
 
 
 def record(found: NeuronCircuit, evaluation: NeuronEvaluation) -> dict[str, Any]:
     """What is printed as JSON."""
-    kept = {mlp: {"hidden": len(units), "kept": units.nonzero()[0].tolist()} for mlp, units in found.kept.items()}
-    sizes = {"n_neurons": found.n_neurons, "n_neurons_of_kept_mlps": found.n_whole, "budget": found.budget}
+    kept = {node: {"hidden": len(units), "kept": units.nonzero()[0].tolist()} for node, units in found.kept.items()}
+    sizes = {"n_neurons": found.n_neurons, "n_neurons_of_kept_nodes": found.n_whole, "budget": found.budget}
     return {"neurons": kept} | sizes | {"neuron_evaluation": dataclasses.asdict(evaluation)}
 
 

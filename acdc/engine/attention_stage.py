@@ -109,6 +109,9 @@ class AttentionStage(Stage):
         x = self._inputs(run, heads, [own[active] for own in ports], changed, read=read)
         q, k, v = (self._projection(run, i, heads, changed[i], x[i], read=read and i == 0) for i in range(3))
         z = forward.attend(attention, q, k, v, context, heads=self._some(heads), read=read)
+        neurons, layer = run.plan.neurons, self.sublayer.layer
+        if neurons is not None and layer in neurons.heads:
+            z = neurons.heads[layer].switch(heads, z, context, read=read)
         z = forward.scaled_by_post_norm(attention, z)
         reference = take(state.output, heads)
         if read:

@@ -55,7 +55,7 @@ def measure_prompts(
         batches: the problem's batches, kept from before with their clean and corrupted runs; None: made anew.
         places: `[prompt, position]` numbers; then a circuit has an axis of them before those of the edges, as for
             `Patching.logits`.
-        inside: hidden units of MLPs that are kept in the i-th of `circuits` (perhaps several sets of them, one after
+        inside: units inside nodes that are kept in the i-th of `circuits` (perhaps several sets of them, one after
             the other in what is returned); None: all.
 
     Returns:

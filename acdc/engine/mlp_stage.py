@@ -41,7 +41,7 @@ class MlpStage(WholeStage):
                 return []
             x = base[None]
         neurons, index = run.plan.neurons, self.sublayer.layer
-        if neurons is not None and index in neurons.kept:
+        if neurons is not None and index in neurons.mlps:
             new = neurons.mlp(self.layer, index, x[0], run.context, read=read)
         else:
             new = forward.mlp(self.layer, x[0])

@@ -208,7 +208,7 @@ class Patching:
             by_prompt: `edges` is one circuit with shares of its own on each prompt, `[B, …]`.
             places: `[B, T]`, a number for each position: then `edges` is `[C, place, n_destinations, n_sources]` (or
                 without C), and what is kept depends on the position at which a destination reads. No gradients.
-            neurons: hidden units of MLPs that are kept; None: all. One circuit of edges may be run with C sets of them.
+            neurons: units inside nodes that are kept; None: all. One circuit of edges may be run with C sets of them.
 
         Returns:
             `[C, B, P, R]`; C is 1 by prompt.

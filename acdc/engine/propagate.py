@@ -51,7 +51,7 @@ class Plan:
         demand: `[n_sources]`: where each source's output is needed.
         places: the place of each position of the window `[B, W]`, and of each read position `[B, P]`; None: all have
             the same weights.
-        neurons: hidden units of MLPs that are kept; None: all.
+        neurons: units inside nodes that are kept; None: all.
     """
 
     weights: Tensor

@@ -1,4 +1,4 @@
-"""A circuit and the neurons that stay in the MLPs it keeps; on disk, `neurons.json` beside `circuit.json`."""
+"""A circuit and the neurons that stay in the nodes it keeps; on disk, `neurons.json` beside `circuit.json`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from jaxtyping import Bool
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
+from acdc.graph.names import names_an_mlp
 from acdc.neurons.evaluation import NeuronEvaluation
-from acdc.shown import Shown
+from acdc.neurons.scores import neuron_name
+from acdc.shown import Shown, counted
 from acdc.store.reading import read_record
 from acdc.store.resume import digest
 from acdc.store.writing import write_atomically
@@ -28,7 +30,7 @@ _MOST = 10_000_000
 
 
 class KeptUnits(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """The hidden units of an MLP that stay, by number, of how many."""
+    """The hidden units of an MLP, or dimensions of a head, that stay, by number, of how many."""
 
     hidden: int = pydantic.Field(ge=1, le=_MOST)
     kept: tuple[int, ...]
@@ -49,16 +51,17 @@ class NeuronFile(pydantic.BaseModel, frozen=True, extra="forbid"):
     distance: float
     tested_alone: bool
     mlps: dict[str, KeptUnits]
+    heads: dict[str, KeptUnits] = {}
     evaluation: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class NeuronCircuit(Shown):
-    """Neurons that stay in the MLPs of a circuit.
+    """Neurons that stay in the MLPs of a circuit, and dimensions that stay in its heads.
 
     Attributes:
         circuit: its edges.
-        kept: by MLP that the circuit keeps, `[hidden unit]`.
+        kept: by node that the circuit keeps, and that was looked inside of, `[unit]`.
         model, task, metric, ablation: it was found with.
         method: that ranked the neurons.
         budget: largest distance from the full model that was allowed, in the metric's units (mean over the discovery
@@ -84,32 +87,38 @@ class NeuronCircuit(Shown):
 
     @property
     def n_whole(self) -> int:
-        """Neurons of the MLPs that the circuit keeps."""
+        """Neurons of the nodes that the circuit keeps."""
         return sum(len(units) for units in self.kept.values())
 
     def names(self) -> list[str]:
-        """Names like `m3.n17`."""
-        return [f"{mlp}.n{i}" for mlp, units in self.kept.items() for i in np.flatnonzero(units)]
+        """Names like `m3.n17` and `a3.h1.d5`."""
+        return [neuron_name(node, int(i)) for node, units in self.kept.items() for i in np.flatnonzero(units)]
+
+    @property
+    def _nodes(self) -> str:
+        mlps = sum(names_an_mlp([node]) for node in self.kept)
+        parts = {"MLP": mlps, "head": len(self.kept) - mlps}
+        return " and ".join(counted(n, name) for name, n in parts.items() if n)
 
     def _summary(self) -> str:
-        return f"{self.n_neurons} of {self.n_whole} neurons in {len(self.kept)} MLPs, {self.task} in {self.model}"
+        return f"{self.n_neurons} of {self.n_whole} neurons in {self._nodes}, {self.task} in {self.model}"
 
     def facts(self) -> dict[str, str]:
         """Sizes, and within what they were found."""
         alone = "none of them can go alone" if self.tested_alone else "not each of them was tested alone"
         return {
-            "neurons kept": f"{self.n_neurons} of {self.n_whole} in {len(self.kept)} MLPs; {alone}",
+            "neurons kept": f"{self.n_neurons} of {self.n_whole} in {self._nodes}; {alone}",
             "distance": f"{self.distance:.4g} from the full model in {self.metric}, {self.budget:.4g} allowed",
         }
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
-        """A row an MLP."""
+        """A row a node."""
         rows: list[Sequence[str]] = []
-        for mlp, units in self.kept.items():
+        for node, units in self.kept.items():
             numbers = np.flatnonzero(units)
             some = ", ".join(map(str, numbers[:SHOWN])) + ", …" * (len(numbers) > SHOWN)
-            rows.append((mlp, f"{len(numbers)} of {len(units)}", some))
-        return ("MLP", "kept", "neurons"), rows
+            rows.append((node, f"{len(numbers)} of {len(units)}", some))
+        return ("node", "kept", "neurons"), rows
 
     def save(self, path: str | Path, *, evaluation: NeuronEvaluation | None = None, replace: bool = False) -> Path:
         """Write `neurons.json`, or a file of another name, whole or not at all.
@@ -124,12 +133,16 @@ class NeuronCircuit(Shown):
         made = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("circuit", "kept")
         }
-        mlps = {
-            mlp: KeptUnits(hidden=len(units), kept=tuple(np.flatnonzero(units).tolist()))
-            for mlp, units in self.kept.items()
+        parts = {
+            kind: {
+                node: KeptUnits(hidden=len(units), kept=tuple(np.flatnonzero(units).tolist()))
+                for node, units in self.kept.items()
+                if names_an_mlp([node]) == (kind == "mlps")
+            }
+            for kind in ("mlps", "heads")
         }
         record = NeuronFile(
-            edges_digest=_edges_digest(self.circuit), mlps=mlps, **made,
+            edges_digest=_edges_digest(self.circuit), mlps=parts["mlps"], heads=parts["heads"], **made,
             evaluation=None if evaluation is None else dataclasses.asdict(evaluation),
         )  # fmt: skip
         place = _place(path)
@@ -154,11 +167,12 @@ class NeuronCircuit(Shown):
         if record.edges_digest != _edges_digest(circuit):
             raise AcdcError(f"{str(place)!r} holds neurons of another circuit: find them again with acdc neurons")
         kept = {}
-        for mlp, units in record.mlps.items():
-            if mlp not in circuit.graph.names("mlp") or any(not 0 <= i < units.hidden for i in units.kept):
-                raise AcdcError(f"{str(place)!r} is damaged: it names neurons of {mlp!r} that there are not")
-            kept[mlp] = np.zeros(units.hidden, dtype=bool)
-            kept[mlp][list(units.kept)] = True
+        there = {"mlp": record.mlps, "head": record.heads}
+        for kind, node, units in ((kind, *item) for kind, part in there.items() for item in part.items()):
+            if node not in circuit.graph.names(kind) or any(not 0 <= i < units.hidden for i in units.kept):
+                raise AcdcError(f"{str(place)!r} is damaged: it names neurons of {node!r} that there are not")
+            kept[node] = np.zeros(units.hidden, dtype=bool)
+            kept[node][list(units.kept)] = True
         names = [f.name for f in dataclasses.fields(cls) if f.name not in ("circuit", "kept")]
         return cls(circuit=circuit, kept=kept, **{name: getattr(record, name) for name in names})
 

@@ -13,6 +13,7 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.evaluation.judging import NAN, intervals, over_the_vocabulary
 from acdc.graph import BoolArray, FloatArray
+from acdc.graph.names import names_an_mlp
 from acdc.metrics import NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
 from acdc.shown import in_brackets, rounded
@@ -23,8 +24,8 @@ class NeuronEvaluation:
     """How a circuit does with the neurons that stay; means over the prompts, fields as of `acdc.Evaluation`.
 
     Attributes:
-        circuit, faithfulness, kl: with the neurons that stay; whole…: with all neurons of the MLPs that are kept.
-        random_faithfulness: with as many random neurons in each MLP instead.
+        circuit, faithfulness, kl: with the neurons that stay; whole…: with all of the nodes that are kept.
+        random_faithfulness: with as many random ones in each node instead.
     """
 
     prompts: str
@@ -51,7 +52,7 @@ class NeuronEvaluation:
         }
         if self.random_faithfulness:
             mean, best = float(np.mean(self.random_faithfulness)), max(self.random_faithfulness)
-            found["random neurons"] = f"{rounded(mean)} on average, {rounded(best)} at best (as many in each MLP)"
+            found["random neurons"] = f"{rounded(mean)} on average, {rounded(best)} at best (as many in each node)"
         if self.kl is not None and self.kl_interval is not None and self.whole_kl is not None:
             found["divergence"] = (
                 f"{self.kl:.3g}{in_brackets(self.kl_interval)} nats from the full model ({self.whole_kl:.3g} with all "
@@ -75,16 +76,16 @@ def measure_neurons(
     Raises:
         AcdcError: the model's MLPs have other numbers of hidden units.
     """
-    references = NeuronReferences(problem)
-    number = {hidden.mlp: hidden.layer for hidden in references.hidden}
-    widths = {hidden.mlp: hidden.width for hidden in references.hidden}
-    for mlp, units in kept.items():
-        if widths.get(mlp) != len(units):
-            there = f"{widths[mlp]} hidden units" if mlp in widths else "no such MLP"
-            raise AcdcError(f"these are neurons of another model: of {len(units)} in {mlp}, and there are {there}")
-    own = {number[mlp]: units for mlp, units in kept.items()}
+    heads = {name for name in kept if not names_an_mlp([name])}
+    references = NeuronReferences(problem, "mlps" if not heads else "heads" if len(heads) == len(kept) else "both")
+    widths = references.widths
+    for node, units in kept.items():
+        if widths.get(node) != len(units):
+            there = f"{widths[node]} units" if node in widths else "no such node"
+            raise AcdcError(f"these are neurons of another model: of {len(units)} in {node}, and there are {there}")
+    own = dict(kept)
     rng = np.random.default_rng(seed)
-    drawn = {layer: rng.permuted(np.tile(units, (random_neurons, 1)), axis=1) for layer, units in own.items()}
+    drawn = {node: rng.permuted(np.tile(units, (random_neurons, 1)), axis=1) for node, units in own.items()}
     nothing = np.zeros_like(edges)
     runs, sets = [nothing, edges, edges], [None, None, own]
     if random_neurons and drawn:

@@ -1,4 +1,4 @@
-"""From coarse to fine: neurons are pruned inside the MLPs that a circuit keeps, under the same metric and budget.
+"""From coarse to fine: neurons are pruned inside the nodes that a circuit keeps, under the same metric and budget.
 
 A ranking in the whole model says which neurons to try first, runs of the circuit decide: the fewest best that stay
 within the budget, and then groups of them, and at last each alone, go if they can.
@@ -15,7 +15,7 @@ import torch
 from acdc.circuit import Circuit
 from acdc.engine import memory
 from acdc.engine.circuits import measure_prompts
-from acdc.engine.neurons import NeuronReferences
+from acdc.engine.neurons import Inside, NeuronReferences
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_type, check_whole
 from acdc.evaluation.judging import check_counts, judging_problem
@@ -44,6 +44,7 @@ def discover_neurons(
     circuit: Circuit,
     *,
     method: Method = "nap-ig",
+    inside: Inside = "mlps",
     faithfulness: float | None = None,
     runs: int = MOST_RUNS,
     one_by_one: bool = False,
@@ -53,7 +54,7 @@ def discover_neurons(
     memory: str | None = None,
     progress: Progress = no_progress,
 ) -> NeuronCircuit:
-    """Find the neurons that are enough inside the MLPs that a circuit keeps.
+    """Find the neurons that are enough inside the nodes that a circuit keeps.
 
     The distance from the full model (mean over the discovery prompts) stays within a budget: that of the search which
     found the circuit, if it was under this metric and ablation and had one; otherwise 1 − `faithfulness` of what
@@ -62,6 +63,7 @@ def discover_neurons(
 
     Args:
         method: that ranks neurons, "nap", "nap-ig" or "exact" (`score_neurons`).
+        inside: "mlps" (their hidden units), "heads" (the dimensions of their attention results) or "both".
         faithfulness: for the budget; None: the search's budget, or the task's faithfulness.
         runs: most runs of the circuit to find neurons that can go; 0: the ranking is cut and no more.
         one_by_one: from all neurons, each is tested alone and goes if it can, the weakest first, as ACDC does with
@@ -70,7 +72,7 @@ def discover_neurons(
         others: as for `acdc.discover`.
 
     Raises:
-        AcdcError: the circuit keeps no MLP, or is of another model; a number that cannot be.
+        AcdcError: the circuit keeps no MLP (no head, neither), or is of another model; a number that cannot be.
         UnsupportedModelError: the hidden layer of some MLP cannot be found; says which, and why.
     """
     check_type("a Circuit", circuit, Circuit)
@@ -82,13 +84,14 @@ def discover_neurons(
         judging_problem(model, dataset, circuit.graph, batch_size=batch_size, memory=memory),
         prompts=dataset.discovery,
     )
-    mlps = kept_mlps(circuit)
-    if not mlps:
-        raise AcdcError(
-            "the circuit keeps no MLP, so there are no neurons to prune; edges and heads are all there is"
-        )
-    scores = score_neurons(model, dataset, method, batch_size=batch_size, memory=memory, progress=progress)
-    judge = _Judge(problem, circuit, {mlp: len(scores.values[mlp]) for mlp in mlps}, progress)
+    nodes = kept_nodes(circuit, inside)
+    if not nodes:
+        raise AcdcError(NOTHING_INSIDE[inside] + ": there is nothing to prune inside of")
+    scores = score_neurons(
+        model, dataset, method, inside=inside, batch_size=batch_size, memory=memory, progress=progress
+    )
+    widths = {node: len(scores.values[node]) for node in nodes if node in scores.values}
+    judge = _Judge(problem, circuit, widths, inside, progress)
     every = np.ones(sum(judge.widths.values()), dtype=bool)
     share = dataset.faithfulness if faithfulness is None else faithfulness
     budget = (1 - share) * judge.separation
@@ -97,7 +100,7 @@ def discover_neurons(
     if faithfulness is None and same and isinstance(found := made.selection.get("budget"), float):
         budget = found
     budget = max(budget, judge(every) * (1 + 1e-6))
-    sizes = np.concatenate([scores.absolute[mlp] for mlp in mlps])
+    sizes = np.concatenate([scores.absolute[node] for node in widths])
     ranks = np.empty(len(sizes))
     ranks[np.argsort(sizes, kind="stable")] = np.arange(1, len(sizes) + 1)  # those of score 0 are ranked too
     kept = every if one_by_one else fewest(lambda some: judge(some) <= budget, ranks)
@@ -116,23 +119,31 @@ def discover_neurons(
     )
 
 
-def kept_mlps(circuit: Circuit) -> list[str]:
-    """MLPs that something in the circuit reads."""
+NOTHING_INSIDE: dict[Inside, str] = {
+    "mlps": "the circuit keeps no MLP", "heads": "the circuit keeps no head", "both": "the circuit keeps no node",
+}  # fmt: skip
+
+
+def kept_nodes(circuit: Circuit, inside: Inside = "mlps") -> list[str]:
+    """MLPs, heads or both that something in the circuit reads."""
     graph = circuit.graph
-    return [mlp for mlp in graph.names("mlp") if circuit.edges[:, graph.source_index[mlp]].any()]
+    kinds = {"mlps": ("mlp",), "heads": ("head",), "both": ("mlp", "head")}[inside]
+    names = [name for kind in kinds for name in graph.names(kind)]
+    return [node for node in names if circuit.edges[:, graph.source_index[node]].any()]
 
 
 class _Judge:
     """Distance from the full model of a circuit with some of its neurons.
 
     Attributes:
-        widths: hidden units of each MLP that is kept; separation: of the full model from no edge.
+        widths: units of each node that is kept; separation: of the full model from no edge.
     """
 
-    def __init__(self, problem: Problem, circuit: Circuit, widths: dict[str, int], progress: Progress) -> None:
+    def __init__(
+        self, problem: Problem, circuit: Circuit, widths: dict[str, int], inside: Inside, progress: Progress
+    ) -> None:
         self._problem, self._edges, self.widths = problem, circuit.edges, widths
-        self._batches, self._references = problem.batches(), NeuronReferences(problem)
-        self._number = {hidden.mlp: hidden.layer for hidden in self._references.hidden}
+        self._batches, self._references = problem.batches(), NeuronReferences(problem, inside)
         self._progress, self._runs = progress, 0
         (empty,) = measure_prompts(problem, [np.zeros_like(circuit.edges)], batches=self._batches)
         self.separation = abs(float((empty.circuits[0] - empty.full).mean()))
@@ -140,7 +151,7 @@ class _Judge:
     def __call__(self, kept: BoolArray) -> float:
         self._runs += 1
         self._progress(self._runs, None, "pruning neurons")
-        own = {self._number[mlp]: units for mlp, units in split(kept, self.widths).items()}
+        own = split(kept, self.widths)
         (found,) = measure_prompts(
             self._problem, [self._edges], batches=self._batches,
             inside=lambda patching, _: self._references.keeping(patching, own),

@@ -24,6 +24,13 @@ def test_a_run_says_which_neurons_stay(command: Command) -> None:
     assert "of 12" in again.out
     assert "random neurons" in again.out
     assert command("evaluate", "run").status == 0
+    both = command("neurons", "run", "--force", "--inside", "both", "--json")
+    assert both.status == 0, both.err
+    kept = json.loads(both.out)["neurons"]
+    assert {node[0] for node in kept} == {"a", "m"}
+    heads = json.loads(Path("run/neurons.json").read_text())["heads"]
+    assert heads
+    assert all(kept[node]["kept"] == x["kept"] for node, x in heads.items())
 
 
 def test_mistakes_are_one_line(command: Command) -> None:

@@ -32,19 +32,21 @@ def down(module: Any, layer: int) -> torch.nn.Module:
     return block.mlp.c_proj if module.config.model_type == "gpt2" else block.mlp.down_proj
 
 
-def units(module: Any, prompts: acdc.Prompts, layer: int) -> torch.Tensor:
-    """Hidden units of the plain module on the clean prompts, `[B, T, H]`."""
-    return hook_loop.run(module, prompts, hook_loop.Point(down(module, layer), True, slice(None)))[1]
+def inner(model: acdc.Model) -> dict[str, Any]:
+    """Where the plain module holds the units of each node, by name."""
+    heads = [model.graph().component(name) for name in model.graph().names("head")]
+    points = {head.name: hook_loop.point(model.module, "head", head.layer, head.number) for head in heads}
+    return points | {
+        f"m{i}": hook_loop.Point(down(model.module, i), True, slice(None)) for i in range(model.n_layers)
+    }
 
 
-def replacement(module: Any, prompts: acdc.Prompts, layer: int, ablation: str) -> torch.Tensor:
-    """What removed neurons carry, `[B, T, H]`."""
-    clean = units(module, prompts, layer)
+def values_at(module: Any, prompts: acdc.Prompts, at: Any, ablation: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Units of a node on the clean prompts, and what removed ones carry, `[B, T, X]`."""
+    clean = hook_loop.run(module, prompts, at)[1]
     if ablation == "resample":
-        return units(module, prompts.swapped(), layer)
-    if ablation == "zero":
-        return torch.zeros_like(clean)
-    return clean[prompts.mask].mean(0).expand_as(clean)
+        return clean, hook_loop.run(module, prompts.swapped(), at)[1]
+    return clean, torch.zeros_like(clean) if ablation == "zero" else clean[prompts.mask].mean(0).expand_as(clean)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,27 +54,30 @@ def replacement(module: Any, prompts: acdc.Prompts, layer: int, ablation: str) -
 def test_a_neuron_alone_is_replaced_as_by_a_hook(family: str, ablation: str) -> None:
     model, prompts = tiny(family), make_prompts(padding="left", reads=2, shared=2)
     module = model.module
-    found = score_neurons(model, prompts, "exact", ablation=ablation, batch_size=2)
-    slope = score_neurons(model, prompts, "nap", ablation=ablation)
+    found = score_neurons(model, prompts, "exact", inside="both", ablation=ablation, batch_size=2)
+    slope = score_neurons(model, prompts, "nap", inside="both", ablation=ablation)
     everywhere = torch.ones_like(prompts.mask)
     whole = hook_loop.logit_difference(hook_loop.run(module, prompts)[0], prompts)
-    rng = np.random.default_rng(0)
-    for layer in range(model.n_layers):
-        clean, new = units(module, prompts, layer), replacement(module, prompts, layer, ablation)
-        for i in rng.choice(clean.shape[-1], 3, replace=False).tolist():
-            at = hook_loop.Point(down(module, layer), True, slice(i, i + 1))
+    rng, points = np.random.default_rng(0), inner(model)
+    assert set(found.values) == set(points)
+    for name, place in points.items():
+        clean, new = values_at(module, prompts, place, ablation)
+        assert len(found.values[name]) == clean.shape[-1]
+        for i in rng.choice(clean.shape[-1], 2, replace=False).tolist():
+            first = place.part.start or 0
+            at = place._replace(part=slice(first + i, first + i + 1))
 
             def value(share: float, at: Any = at, i: int = i, clean: Any = clean, new: Any = new) -> torch.Tensor:
                 own, other = clean[..., i : i + 1], new[..., i : i + 1]
                 logits, _ = hook_loop.run(module, prompts, at, own + share * (other - own), everywhere)
                 return hook_loop.logit_difference(logits, prompts)
 
-            change, name = value(1.0) - whole, f"m{layer}"
+            change = value(1.0) - whole
             assert found.values[name][i] == pytest.approx(-float(change.mean()), abs=1e-9)
             assert found.absolute[name][i] == pytest.approx(float(change.abs().mean()), abs=1e-9)
-            first = (value(1e-5) - value(-1e-5)) / 2e-5
-            assert slope.values[name][i] == pytest.approx(-float(first.mean()), rel=1e-4, abs=1e-8)
-            assert slope.absolute[name][i] == pytest.approx(float(first.abs().mean()), rel=1e-4, abs=1e-8)
+            first_order = (value(1e-5) - value(-1e-5)) / 2e-5
+            assert slope.values[name][i] == pytest.approx(-float(first_order.mean()), rel=1e-4, abs=1e-8)
+            assert slope.absolute[name][i] == pytest.approx(float(first_order.abs().mean()), rel=1e-4, abs=1e-8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,9 +87,10 @@ def test_a_circuit_with_some_neurons_is_the_slow_one(family: str, ablation: Any)
     module, graph, rng = model.module, model.graph(), np.random.default_rng(1)
     problem = Problem(model, graph, prompts, OUTCOMES["logit-difference"], ablation)
     patching = Patching(model, graph, prompts, ablation=ablation)
-    references = NeuronReferences(problem)
+    references = NeuronReferences(problem, "both")
     edges = graph.valid & (rng.random(graph.valid.shape) < 0.7)
-    kept = {each.layer: rng.random((3, each.width)) < 0.5 for each in references.hidden[1:]}
+    some = [name for name in references.widths if name not in ("m0", "a1.h0")]
+    kept = {name: rng.random((3, references.widths[name])) < 0.5 for name in some}
     with torch.no_grad():
         found = patching.logits(edges, neurons=references.keeping(patching, kept))
     other = prompts.swapped()
@@ -93,14 +99,19 @@ def test_a_circuit_with_some_neurons_is_the_slow_one(family: str, ablation: Any)
     if ablation != "resample":
         means = {s: x[prompts.mask].mean(0).expand_as(x) for s, x in clean.items()}
         sources = means if ablation == "mean" else {s: torch.zeros_like(x) for s, x in clean.items()}
-    carried = {layer: replacement(module, prompts, layer, ablation) for layer in kept}
+    points = inner(model)
+    carried = {name: values_at(module, prompts, points[name], ablation)[1] for name in kept}
     for c in range(3):
         with contextlib.ExitStack() as stack:
-            for layer, chosen in kept.items():
-                own = torch.as_tensor(chosen[c])
-                oracle._pre_hook(
-                    stack, down(module, layer), lambda x, own=own, layer=layer: torch.where(own, x, carried[layer])
-                )
+            for name, chosen in kept.items():
+                own, part = torch.as_tensor(chosen[c]), points[name].part
+
+                def instead(x: torch.Tensor, own: Any = own, part: slice = part, name: str = name) -> torch.Tensor:
+                    x = x.clone()
+                    x[..., part] = torch.where(own, x[..., part], carried[name])
+                    return x
+
+                oracle._pre_hook(stack, points[name].module, instead)
             slow = oracle.patched_logits(module, graph, edges, prompts.clean, prompts.mask, None, sources)
         read = prompts.positions.clamp(min=0)
         slow = slow.gather(1, read[..., None].expand(-1, -1, slow.shape[-1]))
@@ -113,7 +124,8 @@ def test_all_neurons_are_the_circuit_and_none_the_circuit_without_the_mlp() -> N
     graph = model.graph()
     patching = Patching(model, graph, prompts)
     references = NeuronReferences(Problem(model, graph, prompts, OUTCOMES["logit-difference"]))
-    sets = {0: np.stack([np.ones(references.hidden[0].width, bool), np.zeros(references.hidden[0].width, bool)])}
+    width = references.widths["m0"]
+    sets = {"m0": np.stack([np.ones(width, bool), np.zeros(width, bool)])}
     without = graph.valid.copy()
     without[:, graph.source_index["m0"]] = False
     with torch.no_grad():
@@ -173,9 +185,8 @@ def test_what_is_pruned_stays_within_the_budget_and_needs_each_neuron() -> None:
     references = NeuronReferences(Problem(model, circuit.graph, prompts, OUTCOMES["logit-difference"]))
 
     def distance(kept: dict[str, Any]) -> float:
-        own = {int(mlp[1:]): chosen for mlp, chosen in kept.items()}
         with torch.no_grad():
-            logits = patching.logits(circuit.edges, neurons=references.keeping(patching, own))[0]
+            logits = patching.logits(circuit.edges, neurons=references.keeping(patching, kept))[0]
             full = patching.clean_logits()
         gap = hook_loop.logit_difference(logits, prompts) - hook_loop.logit_difference(full, prompts)
         return float(gap.abs().mean())
@@ -185,14 +196,51 @@ def test_what_is_pruned_stays_within_the_budget_and_needs_each_neuron() -> None:
     scores = score_neurons(model, prompts, "nap-ig")
     kept = {mlp: np.ones(len(x), dtype=bool) for mlp, x in scores.values.items()}
     for row in reversed(scores.rows()):  # a plain loop, the weakest first
-        kept[row["mlp"]][row["neuron"]] = False
+        kept[row["node"]][row["neuron"]] = False
         if distance(kept) > one_by_one.budget:
-            kept[row["mlp"]][row["neuron"]] = True
+            kept[row["node"]][row["neuron"]] = True
     for mlp, chosen in kept.items():
         np.testing.assert_array_equal(one_by_one.kept[mlp], chosen)
     judged = evaluate_neurons(model, prompts, one_by_one, random_neurons=3)
     assert judged.whole_faithfulness == pytest.approx(1)
     assert len(judged.random_faithfulness) == 3
+
+
+def test_dimensions_of_heads_are_pruned_and_kept_in_the_file(tmp_path: Any) -> None:
+    model, prompts = tiny("llama"), make_prompts(size=4)
+    circuit = acdc.Circuit(model.graph(), model.graph().valid)
+    found = discover_neurons(model, prompts, circuit, inside="both", faithfulness=0.7, runs=100)
+    heads = model.graph().names("head")
+    assert {*found.kept} == {*heads, *model.graph().names("mlp")}
+    assert 0 < sum(found.kept[head].sum() for head in heads) < sum(len(found.kept[head]) for head in heads)
+    assert any(name.startswith(f"{heads[0]}.d") for name in found.names())
+    assert f"in {model.n_layers} MLPs and {len(heads)} heads" in found.facts()["neurons kept"]
+    circuit.save(tmp_path / "run")
+    found.save(tmp_path / "run")
+    again = NeuronCircuit.load(tmp_path / "run")
+    assert again.names() == found.names()
+    judged, same = (evaluate_neurons(model, prompts, each, random_neurons=2) for each in (found, again))
+    assert judged.faithfulness == same.faithfulness
+    alone = discover_neurons(model, prompts, circuit, inside="heads", faithfulness=0.7, runs=0)
+    assert {*alone.kept} == {*heads}
+    assert evaluate_neurons(model, prompts, alone).circuit != judged.circuit
+    with pytest.raises(AcdcError, match="unknown choice of nodes to look inside of 'head': did you mean heads"):
+        score_neurons(model, prompts, "nap", inside="head")  # type: ignore[arg-type]
+    assert acdc.score(model, prompts, "nap", units="neuron", inside="heads").values.keys() == {*heads}
+
+
+def test_all_dimensions_are_the_circuit_and_none_the_circuit_without_heads() -> None:
+    model, prompts = tiny("llama"), make_prompts()
+    graph = model.graph()
+    patching = Patching(model, graph, prompts)
+    references = NeuronReferences(Problem(model, graph, prompts, OUTCOMES["logit-difference"]), "heads")
+    kept = {head: np.stack([np.ones(n, bool), np.zeros(n, bool)]) for head, n in references.widths.items()}
+    without = graph.valid.copy()
+    without[:, [graph.source_index[head] for head in kept]] = False
+    with torch.no_grad():
+        every, none = patching.logits(graph.valid, neurons=references.keeping(patching, kept))
+        torch.testing.assert_close(every, patching.logits(graph.valid)[0])
+        torch.testing.assert_close(none, patching.logits(without)[0])
 
 
 def test_circuits_without_an_mlp_and_numbers_that_cannot_be_are_refused() -> None:
@@ -201,6 +249,9 @@ def test_circuits_without_an_mlp_and_numbers_that_cannot_be_are_refused() -> Non
     heads = acdc.Circuit.from_names(graph, ["input->a0.h0<v>", "a0.h0->logits"])
     with pytest.raises(AcdcError, match="keeps no MLP"):
         discover_neurons(model, prompts, heads)
+    mlps = acdc.Circuit.from_names(graph, ["input->m0", "m0->logits"])
+    with pytest.raises(AcdcError, match="keeps no head"):
+        discover_neurons(model, prompts, mlps, inside="heads")
     whole = acdc.Circuit(graph, graph.valid)
     with pytest.raises(AcdcError, match="faithfulness above 0"):
         discover_neurons(model, prompts, whole, faithfulness=0)
