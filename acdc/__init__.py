@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from acdc.evaluation.curve import Curve, curve
     from acdc.evaluation.evaluate import Evaluation, evaluate
     from acdc.evaluation.minimality import Minimality, minimality
+    from acdc.evaluation.missed import Missed, missed
     from acdc.graph import Graph
     from acdc.inspection import ablate, patch_path
     from acdc.model.load import builtin_models
@@ -55,6 +56,7 @@ _WHERE = {
     "Evaluation": "acdc.evaluation.evaluate",
     "Graph": "acdc.graph",
     "Minimality": "acdc.evaluation.minimality",
+    "Missed": "acdc.evaluation.missed",
     "Model": "acdc.model.model",
     "Prompts": "acdc.tasks.prompts",
     "Provenance": "acdc.circuit",
@@ -73,6 +75,7 @@ _WHERE = {
     "evaluate": "acdc.evaluation.evaluate",
     "load": "acdc.acting.opening",
     "minimality": "acdc.evaluation.minimality",
+    "missed": "acdc.evaluation.missed",
     "patch_path": "acdc.inspection",
     "score": "acdc.discovery",
     "trace": "acdc.tracing",
@@ -94,6 +97,7 @@ __all__ = [
     "Evaluation",
     "Graph",
     "Minimality",
+    "Missed",
     "Model",
     "Prompts",
     "Provenance",
@@ -113,6 +117,7 @@ __all__ = [
     "evaluate",
     "load",
     "minimality",
+    "missed",
     "patch_path",
     "score",
     "tasks",

@@ -92,7 +92,7 @@ def score(
         memory: how much of it may be used beside the weights, like "4GB"; None: what is free.
         progress: called with (done, total, text).
         resume: a file in which long work notes how far it is. The same call goes on from there, and removes the
-            file when it is done; a file of other work is overwritten.
+            file when it is done; a file of other work, or a damaged one, is refused.
         options: of the method.
 
     Raises:

@@ -203,17 +203,25 @@ def _key(subject: Subject) -> str:
 
 
 def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
-    """The findings of this audit that a file holds; none if it is of another audit, or damaged."""
+    """The findings of this audit that a file holds; none if it is of another audit.
+
+    Raises:
+        AcdcError: the file is damaged, or something else.
+    """
     if notes is None or not Path(notes).is_file():
         return {}
     try:
         value = read_json(Path(notes))
-        if value["format"] != FORMAT or value["key"] != key:
+        if value["format"] == FORMAT and value["key"] != key:
             return {}
+        if value["format"] != FORMAT:
+            raise ValueError
         known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
     except (AcdcError, KeyError, TypeError, ValueError):
-        warnings.warn(f"the notes of an audit in {notes} are damaged: starting over", stacklevel=3)
-        return {}
+        raise AcdcError(
+            f"{notes} is damaged, or not of an audit: expected the findings that an audit notes; delete it to begin "
+            "anew, or choose another"
+        ) from None
     return {name: finding for name, finding in known.items() if name in CHECKS}
 
 

@@ -198,7 +198,7 @@ class Scores(Shown):
                 the best edge into a component that is already in; "ilp", "pnr", "bootstrap": see `acdc.circuit.rules`.
             prune: False: the `n` best edges as they are, on a path or not.
             aggregate: what "absolute" is, see `sizes`.
-            prompts: that the scores are means over, for "bootstrap".
+            prompts: that the scores are means over, for "bootstrap"; None: as many as the provenance says.
 
         Raises:
             EmptyCircuitError: the edges only connect in circuits of more than `n`.
@@ -211,7 +211,7 @@ class Scores(Shown):
             edges = self._units.mask(selection.top_units(self._units, self._units.values_of(values), n))
             edges = self.graph.prune(edges)
             return self._circuit(edges, {"select": select, self._units.plural: n, **how, "prune": prune})
-        edges = rules.cut(self, values, n, rule, prune=prune, prompts=prompts)
+        edges = rules.cut(self, values, n, rule, prune=prune, prompts=prompts or self.provenance.n_prompts)
         if rule.number is None:
             checks.warn_of_size(self.graph, edges, n)
         return self._circuit(edges, {"select": select, "edges": n, **how, "prune": prune})

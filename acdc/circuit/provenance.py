@@ -54,6 +54,7 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
         d_model: its width, which peers' file formats ask for.
         task: name of the task.
         task_options: how it was loaded, if not by its defaults (size, split, its own options).
+        n_prompts: how many it was found on; None if unknown, as in older files.
         prompts_sha256, held_out_sha256: of the prompts' tokens, answers and positions; empty if unknown, or if there
             are none.
         method: name of the method.
@@ -74,6 +75,7 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
     d_model: int | None = None
     task: Name = ""
     task_options: Record = {}
+    n_prompts: int | None = None
     prompts_sha256: str = ""
     held_out_sha256: str = ""
     method: str = ""

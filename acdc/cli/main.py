@@ -315,6 +315,10 @@ def evaluate(
         bool, typer.Option("--completeness", help="Knock the same parts out of circuit and model, and compare.")
     ] = False,
     minimality: Annotated[bool, typer.Option("--minimality", help="What each kept edge is worth.")] = False,
+    missed: Annotated[
+        bool,
+        typer.Option("--missed", help="Bound what any edge that was left out does alone, by random sets of them."),
+    ] = False,
     batch_size: BatchSize = None,
     memory: Memory = None,
     device: Device = "cpu",
@@ -387,12 +391,18 @@ def evaluate(
                 more["minimality"] = acdc.minimality(
                     subject, data, circuit, batch_size=batch_size, memory=memory, seed=data.seed, progress=progress
                 )
+            if missed:
+                more["missed"] = acdc.missed(
+                    subject, data, circuit, batch_size=batch_size, memory=memory, seed=data.seed, progress=progress
+                )
     if team.rank:
         return
     if out is not None:
         cli_curve.write(more["curve"], out, name=circuit.provenance.method or "circuit", force=force)
     if json:
-        found = {name: dataclasses.asdict(value) for name, value in more.items()}
+        found = {
+            name: value.record() if name == "missed" else dataclasses.asdict(value) for name, value in more.items()
+        }
         terminal.print_json(report.record(circuit) | dataclasses.asdict(evaluation) | found)
         return
     report.show_evaluation(evaluation, found_here=found_here)
@@ -402,6 +412,8 @@ def evaluate(
         report.show_completeness(more["completeness"])
     if minimality:
         report.show_minimality(more["minimality"])
+    if missed:
+        report.show_missed(more["missed"])
 
 
 COMMANDS = {

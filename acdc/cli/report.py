@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from acdc.evaluation.curve import Curve
     from acdc.evaluation.evaluate import Evaluation
     from acdc.evaluation.minimality import Minimality
+    from acdc.evaluation.missed import Missed
     from acdc.tasks.check import TaskReport
     from acdc.viz import Drawing
 
@@ -116,6 +117,19 @@ def show_completeness(found: Completeness, most: int = 10) -> None:
     if not math.isnan(found.random_mean):
         worst += f", {rounded(found.random_mean)} of random sets"
     terminal.print_facts([("incompleteness", worst)])
+
+
+def show_missed(found: Missed) -> None:
+    share = f" ({found.bound / found.separation:.1%} of full less empty)" if found.separation else ""
+    terminal.print_facts(
+        [
+            (
+                "missed",
+                f"at most {found.bound:.3g} {found.metric}{share} by any one of {found.outside:,} outside the circuit",
+            ),
+            ("", f"most by {found.unit}: {found.samples} random sets, {found.confidence:.0%}, if removals add up"),
+        ]
+    )
 
 
 def show_minimality(found: Minimality, most: int = 10) -> None:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import os
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,11 +68,12 @@ def prompts_digest(prompts: Prompts | None) -> str:
     return digest.hexdigest()
 
 
-def belonging(model: Model, dataset: Dataset) -> dict[str, str]:
+def belonging(model: Model, dataset: Dataset) -> dict[str, Any]:
     """The fields of `Provenance` that say what a result belongs to."""
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
         "weights_sha256": weights_digest(model),
+        "n_prompts": len(dataset.discovery),
         "prompts_sha256": prompts_digest(dataset.discovery),
         "held_out_sha256": prompts_digest(dataset.held_out),
     }

@@ -8,25 +8,21 @@ without the edge, and only what follows the head is taken to be linear: Σ (z(wi
 out of the way back, and the absolute scores of all of them averaged; the layer that an edge leads into (a node is in)
 is passed over, since without it nothing is left.
 
-`missed` bounds what a ranking overlooked: random sets of edges below a rank are removed together.
+What a circuit of the best edges then leaves out is bounded by `acdc.missed`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
 from acdc.engine.attention_stage import AttentionStage
-from acdc.engine.circuits import measure_circuits
 from acdc.engine.memory import tokens_at_once
 from acdc.engine.patching import Patching
 from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError, UnsupportedModelError, check_whole
+from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.graph import FloatArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import Gradients, refuse_bad_gradient
@@ -149,88 +145,6 @@ def fix_queries_and_keys(
             effect = torch.einsum("hcbte,rhbte->rbhc", moved, every)
             for own, each in zip(scores, effect, strict=True):
                 own[:, ports.start : ports.stop, chunk] = each
-
-
-@dataclasses.dataclass(frozen=True)
-class Missed:
-    """What a ranking may have overlooked.
-
-    Attributes:
-        bound: with this confidence no unit below the rank changes the metric by more, if removals add up; in the
-            metric's units.
-        unit: the name of that which the bound is of.
-        effects: estimate of each unit's effect of removal, NaN for verified ones, as an array over units; bounds: the
-            same, upper bounds of its size.
-    """
-
-    bound: float
-    unit: str
-    effects: FloatArray
-    bounds: FloatArray
-
-
-def missed(
-    problem: Problem,
-    sizes: FloatArray,
-    *,
-    verified: int,
-    samples: int = 100,
-    share: float = 0.05,
-    confidence: float = 0.95,
-) -> Missed:
-    """Bound what a ranking overlooked, by removing random sets of what it ranks low (Kramár et al. 2024, section 3.3).
-
-    Each sample removes each unit below the rank with probability `share`. A unit's effect is estimated by the mean
-    effect of the samples with it less that of those without, and bounded by Welch's t at a confidence that is shared
-    among the units (Bonferroni).
-
-    Args:
-        sizes: an array over units, as the ranking has it.
-        verified: so many of the best are taken to be known by exact runs.
-        samples: sets of units to remove, one run each.
-        share: of the units, in a set.
-        confidence: of the bound.
-
-    Raises:
-        AcdcError: nothing is left below the rank, or too few samples for each unit to be in two and out of two.
-    """
-    check_whole("a number of verified units", verified, least=0)
-    check_whole("a number of samples", samples, least=4)
-    units = problem.units
-    flat = np.flatnonzero(units.valid)
-    rest = flat[np.argsort(-sizes.ravel()[flat], kind="stable")][verified:]
-    if not len(rest):
-        raise AcdcError(f"all {units.n} {units.plural} are verified: nothing was missed")
-    if not 0 < share < 1 or not 0 < confidence < 1:
-        raise AcdcError(f"expected a share and a confidence between 0 and 1, got {share} and {confidence}")
-    rng = np.random.default_rng(problem.seed)
-    chosen = rng.random((samples, len(rest))) < share
-    counts = chosen.sum(0)
-    if counts.min() < 2 or counts.max() > samples - 2:
-        raise AcdcError(
-            f"{samples} samples of {share:.3g} of the {units.plural} do not hold and lack each one twice; take more"
-        )
-    kept = np.repeat(units.valid[None], samples, axis=0)
-    for circuit, removed in zip(kept, chosen, strict=True):
-        circuit.ravel()[rest[removed]] = False
-    full, values = measure_circuits(problem, list(units.mask(kept)))
-    change = np.asarray(values) - full
-    inside, outside = ((change[:, None] * part).sum(0) / part.sum(0) for part in (chosen, ~chosen))
-    spread_in, spread_out = (
-        (np.square(change[:, None] - mean) * part).sum(0) / (part.sum(0) - 1) / part.sum(0)
-        for mean, part in ((inside, chosen), (outside, ~chosen))
-    )
-    error = np.sqrt(spread_in + spread_out)
-    freedom = np.square(spread_in + spread_out) / np.maximum(
-        np.square(spread_in) / (counts - 1) + np.square(spread_out) / (samples - counts - 1), 1e-300
-    )
-    quantile = scipy.stats.t.ppf(1 - (1 - confidence) / (2 * len(rest)), np.maximum(freedom, 1.0))
-    effects, bounds = np.full(units.shape, np.nan), np.full(units.shape, np.nan)
-    effects.ravel()[rest] = inside - outside
-    bounds.ravel()[rest] = np.abs(inside - outside) + quantile * error
-    worst = int(rest[np.argmax(bounds.ravel()[rest])])
-    name = units.names[int(np.searchsorted(flat, worst))]
-    return Missed(float(bounds.ravel()[worst]), name, effects, bounds)
 
 
 ATP_STAR = Method(

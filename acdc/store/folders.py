@@ -351,6 +351,8 @@ def _take(path: Path, claim: Claim, command: str) -> int:
                 f"{claim.folder} has the progress of an interrupted command, which goes on when it is given again: "
                 "choose another folder with -o/--out, or give that progress up with --force"
             )
+        if record.get("command", command) != command:  # given up by force, or nothing to lose
+            claim.progress.unlink(missing_ok=True)
         os.ftruncate(descriptor, 0)
         write_all(descriptor, json.dumps({"command": command, **this_process()}).encode())
     except _TakenError:

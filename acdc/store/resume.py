@@ -1,7 +1,8 @@
 """Where long work notes how far it is, so that the same work, started again, goes on from there.
 
-A resume file belongs to one piece of work: its key is a digest of all that the result depends on, and a file with
-another key is not looked at. The method says what it needs to go on, as named arrays.
+A resume file belongs to one piece of work: its key is a digest of all that the result depends on. A file with another
+key, or one that is damaged, is refused and left alone: it may be the only trace of long work. The method says what it
+needs to go on, as named arrays.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Expected = Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]]
 
 LEAST_SECONDS = 5.0
 """Between two notes."""
+_INSTEAD = "delete it to begin anew, or choose another"
 
 
 @dataclasses.dataclass
@@ -48,20 +50,27 @@ class ResumeFile:
     _fails: bool = dataclasses.field(default=False, repr=False)
 
     def load(self, expected: Expected, *, endless: Collection[str] = ()) -> Arrays:
-        """What was noted last; empty if there is nothing, or nothing that this work can go on from.
+        """What was noted last; empty if there is nothing.
 
         Args:
             expected: every array there must be. A number is an array `[1]`.
             endless: names of the arrays that may hold infinity; none may hold NaN.
+
+        Raises:
+            AcdcError: there is something else than notes of this work, or they are damaged.
         """
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not self.path.exists():
             return {}
+        if self.path.is_dir():
+            raise AcdcError(f"{self.path} is a folder: expected a file to note progress in; choose another")
         try:
             with safe_open(self.path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
-                    warnings.warn(f"the progress file {self.path} is of other work: starting over", stacklevel=2)
-                    return {}
+                    raise AcdcError(
+                        f"the progress file {self.path} is of other work (of another method, other options, prompts or "
+                        f"weights, or of another program): {_INSTEAD}"
+                    )
                 found = {
                     name: file.get_tensor(name)
                     for name, (shape, _) in expected.items()
@@ -75,8 +84,11 @@ class ResumeFile:
             whole = whole and array.dtype == expected[name][1]
             whole = whole and not (np.isnan(array) if name in endless else ~np.isfinite(array)).any()
         if not whole:
-            warnings.warn(f"the progress file {self.path} is damaged: starting over", stacklevel=2)
-        return found if whole else {}
+            raise AcdcError(
+                f"the progress file {self.path} is damaged: expected whole notes of this work, and it was cut short or "
+                f"changed, or is none; {_INSTEAD}"
+            )
+        return found
 
     def save(self, **arrays: npt.ArrayLike) -> None:
         """Note how far the work is, unless that was done a moment ago; it goes on if that cannot be done."""

@@ -26,6 +26,7 @@ API = {
         "acdc.evaluation.curve.curve",
         "acdc.evaluation.completeness.completeness",
         "acdc.evaluation.minimality.minimality",
+        "acdc.evaluation.missed.missed",
     ),
     "What they give": ("acdc.circuit.circuit.Scores", "acdc.circuit.circuit.Circuit", "acdc.graph.graph.Graph"),
     "Models": ("acdc.acting.opening.load", "acdc.model.load.builtin_models"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from acdc.circuit import Scores, rules
+from acdc.circuit import Circuit, Provenance, Scores, rules
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import Graph
 
@@ -66,6 +68,15 @@ def test_the_share_of_resamples_that_keep_a_sign() -> None:
     assert np.abs(found - expected)[graph.valid].max() < 0.04
     circuit = made.top(12, select="bootstrap=0.9", prompts=40)
     assert (found[circuit.edges] >= 0.9).all()
+
+
+def test_scores_that_were_saved_are_still_resampled(tmp_path: Path) -> None:
+    made, _ = scores(Graph(n_layers=2, n_heads=3), prompts=40)
+    made = dataclasses.replace(made, provenance=Provenance(n_prompts=40))
+    made.top(12).save(tmp_path / "run")
+    again = Circuit.load(tmp_path / "run").scores
+    assert again is not None
+    assert again.top(12, select="bootstrap=0.9") == made.top(12, select="bootstrap=0.9", prompts=40)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from acdc.engine.measure import Measure
 from acdc.engine.patching import Patching
 from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError, UnsupportedModelError
+from acdc.errors import UnsupportedModelError
 from acdc.graph import FloatArray
 from acdc.methods import METHODS, Estimates
-from acdc.methods.atp_star import missed
 from acdc.metrics import OUTCOMES
 from acdc.model import forward
 
@@ -110,29 +109,3 @@ def test_heads_that_share_a_norm_are_refused_the_qk_fix() -> None:
     with pytest.raises(UnsupportedModelError, match="qk_fix=false"):
         estimates(patching)
     assert np.abs(estimates(patching, qk_fix=False).values).max() > 0
-
-
-def test_the_bound_is_above_the_largest_effect_that_was_missed() -> None:
-    model, prompts = problems.tiny("gpt2"), problems.make_prompts()
-    problem = Problem(model, model.graph(), prompts, OUTCOMES["logit-difference"], unit="node")
-    exact = METHODS["exact"].score
-    assert exact is not None
-    effects = np.abs(exact(problem).values)
-    largest = effects.max()
-    wrong = -effects  # the worst ranking there is: the most important node comes last
-    found = missed(problem, wrong, verified=2, samples=60, share=0.2)
-    assert found.bound >= largest
-    assert found.unit in model.graph().sources
-    assert np.isnan(found.effects).sum() == 2
-
-
-def test_a_bound_needs_samples_and_something_to_miss() -> None:
-    model, prompts = problems.tiny("gpt2"), problems.make_prompts()
-    problem = Problem(model, model.graph(), prompts, OUTCOMES["logit-difference"], unit="node")
-    sizes = np.ones(problem.units.shape)
-    with pytest.raises(AcdcError, match="nothing was missed"):
-        missed(problem, sizes, verified=problem.units.n)
-    with pytest.raises(AcdcError, match="take more"):
-        missed(problem, sizes, verified=0, samples=4)
-    with pytest.raises(AcdcError, match="between 0 and 1"):
-        missed(problem, sizes, verified=0, share=1.5)

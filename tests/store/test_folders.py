@@ -105,6 +105,8 @@ def test_another_command_does_not_lose_the_progress_of_a_killed_one() -> None:
         run("runs/x", command="another")
     with claimed(None, default=Path("runs/x"), command=COMMAND, force=False) as claim:
         assert claim.progress.read_text() == "far"
+    with claimed(Path("runs/x"), default=Path("runs/x"), command="another", force=True) as claim:
+        assert not claim.progress.exists()  # given up
     assert run("runs/x", command="another", force=True) == Path("runs/x")
     assert set(os.listdir("runs")) == {"x", "x-2"}
 

@@ -18,6 +18,7 @@ import torch
 import acdc
 import families
 import problems
+from acdc.errors import AcdcError
 from acdc.model import passes
 from acdc.store import resume as resuming
 from acdc.store.resume import Expected, ResumeFile, digest
@@ -171,8 +172,11 @@ def test_what_was_noted_is_for_the_same_work_only(tmp_path: Path) -> None:
     same = ResumeFile(file, "a").load(EXPECTED)
     assert (same["kept"] == np.eye(2)).all()
     assert same["stage"].item() == 3
-    with pytest.warns(UserWarning, match="other work"):
-        assert ResumeFile(file, "b").load(EXPECTED) == {}
+    with pytest.raises(AcdcError, match=r"of other work .*delete it to begin anew, or choose another"):
+        ResumeFile(file, "b").load(EXPECTED)
+    with pytest.raises(AcdcError, match="is a folder"):
+        ResumeFile(file.parent, "a").load(EXPECTED)
+    assert file.exists()
     assert ResumeFile().load(EXPECTED) == {}
     assert ResumeFile(tmp_path / "none", "a").load(EXPECTED) == {}
 
@@ -183,12 +187,24 @@ def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None
     whole = file.read_bytes()
     for position in range(len(whole)):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :])
-        with pytest.warns(UserWarning, match=r"starting over"):
-            assert ResumeFile(file, "a").load(EXPECTED) == {}
+        with pytest.raises(AcdcError, match="delete it to begin anew"):
+            ResumeFile(file, "a").load(EXPECTED)
     for length in (0, 7, 100, len(whole) - 1):
         file.write_bytes(whole[:length])
-        with pytest.warns(UserWarning, match="damaged: starting over"):
-            assert ResumeFile(file, "a").load(EXPECTED) == {}
+        with pytest.raises(AcdcError, match="is damaged: expected"):
+            ResumeFile(file, "a").load(EXPECTED)
+    assert file.read_bytes() == whole[: len(whole) - 1]  # left alone
+
+
+@pytest.mark.parametrize("method", ["acdc", "guided", "exact"])
+def test_work_does_not_begin_over_a_file_that_is_not_its_own(method: str, tmp_path: Path) -> None:
+    """A file of another program is refused, and left as it is."""
+    model, file = families.tiny("gpt2-scaled-by-layer", torch.float64), tmp_path / "progress"
+    options: dict[str, Any] = {"edges": 9} if method == "exact" else {"threshold": 0.02}
+    file.write_bytes(b"my thesis")
+    with pytest.raises(AcdcError, match="is damaged: expected whole notes"):
+        acdc.discover(model, prompts(), method, resume=file, **options)
+    assert file.read_bytes() == b"my thesis"
 
 
 @pytest.mark.usefixtures("at_once")
@@ -206,8 +222,8 @@ def test_a_file_with_any_flipped_bit_is_not_gone_on_from(tmp_path: Path) -> None
 )
 def test_arrays_of_other_kinds_are_not_gone_on_from(tmp_path: Path, changed: dict[str, Any]) -> None:
     file = noted(tmp_path / "progress", **changed)
-    with pytest.warns(UserWarning, match="damaged: starting over"):
-        assert ResumeFile(file, "a").load(EXPECTED) == {}
+    with pytest.raises(AcdcError, match="is damaged: expected"):
+        ResumeFile(file, "a").load(EXPECTED)
     file = noted(tmp_path / "progress", scores=[1.0, math.inf])
     assert ResumeFile(file, "a").load(EXPECTED, endless=["scores"])["scores"][1] == math.inf
 
