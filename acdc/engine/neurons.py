@@ -9,7 +9,7 @@ any neuron writes its reference under `resample`, and its last bias under `zero`
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -51,8 +51,11 @@ class Inner:
     hidden: Hidden | None = None
 
 
-def inner_of(model: Model, graph: Graph, inside: Inside) -> tuple[Inner, ...]:
-    """All nodes whose units are switched: MLPs, then heads.
+def inner_of(model: Model, graph: Graph, inside: Inside, nodes: Collection[str] | None = None) -> tuple[Inner, ...]:
+    """Nodes whose units are switched: MLPs, then heads.
+
+    Args:
+        nodes: layers without any of these are left away; None: all are there.
 
     Raises:
         AcdcError: another `inside`.
@@ -66,7 +69,7 @@ def inner_of(model: Model, graph: Graph, inside: Inside) -> tuple[Inner, ...]:
         if block.mixer is None:
             names = tuple(head.name for head in graph.layer_heads(layer).components)
             found.append(Inner(names, layer, block.attention.w_o.shape[1]))
-    return tuple(found)
+    return tuple(each for each in found if nodes is None or not set(nodes).isdisjoint(each.names))
 
 
 def inner_values(
@@ -133,17 +136,20 @@ class Neurons:
 class NeuronReferences:
     """What removed units carry on the prompts of a problem.
 
+    Args:
+        nodes: as for `inner_of`.
+
     Attributes:
-        inner: all nodes whose units are switched.
+        inner: the nodes whose units are switched.
 
     Raises:
         UnsupportedModelError: the hidden units of some MLP cannot be found.
     """
 
-    def __init__(self, problem: Problem, inside: Inside = "mlps") -> None:
+    def __init__(self, problem: Problem, inside: Inside = "mlps", nodes: Collection[str] | None = None) -> None:
         if problem.ablation == "optimal":
             raise AcdcError(NO_CONSTANTS)
-        self.problem, self.inner = problem, inner_of(problem.model, problem.graph, inside)
+        self.problem, self.inner = problem, inner_of(problem.model, problem.graph, inside, nodes)
         self._last: tuple[Prompts, list[Tensor]] | None = None
 
     @property

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RULES = {
     "previous token": "mean attention to the token before the query",
     "self": "mean attention to the query's own position",
-    "sink": "mean attention to the first token",
+    "sink": "share of queries that rest on the first token: most of their attention is there",
     "duplicate token": "mean attention to other positions with the query's token, where there are any",
     "induction": "mean attention to what followed earlier occurrences of the query's token, where there are any",
 }
@@ -58,6 +58,9 @@ LABELS = {
 
 THRESHOLD = 0.6
 """Of a score, for a label."""
+RESTS = 0.6
+"""Attention of a query to the first token, from which it rests there. A head that counts tokens gives it as much as
+each of them: that is much on average, and yet no rest."""
 STEEP = {"positional": 0.95, "copying": 0.9, "suppressing": 0.9}
 """The same for scores that are high by chance."""
 STEERS = 0.3
@@ -152,7 +155,8 @@ def head_roles(
     for prompts, context, trace in plain_runs(problem, "what heads do"):
         weights = all_weights(model, context, trace)  # [head, B, query, key]
         for name, keys in rules_of(prompts).items():
-            add_attention(sums[name], weights, keys, prompts.mask)
+            at_least = RESTS if name == "sink" else None
+            add_attention(sums[name], weights, keys, prompts.mask, at_least=at_least)
         read = torch.zeros_like(prompts.mask)
         read[torch.arange(len(read), device=read.device)[:, None], prompts.positions.clamp(min=0)] = True
         for name, ids in (("answer", prompts.answers), ("wrong", prompts.wrong)):
@@ -214,7 +218,7 @@ def _roles(
             if scores[name][i] >= STEEP[name]:
                 own.append((name, "what it writes of a token, by the token's own logit"))
         if scores["sink"][i] >= THRESHOLD:  # last: heads of large models rest there where they have nothing to do
-            own.append(("sink", f"{scores['sink'][i]:.0%} of its attention"))
+            own.append(("sink", f"{scores['sink'][i]:.0%} of its queries"))
         found += [Role(head, name, float(scores[name][i]), evidence) for name, evidence in own]
     return found
 

@@ -35,10 +35,18 @@ def rules_of(prompts: Prompts) -> dict[str, Tensor]:
     }
 
 
-def add_attention(total: FloatArray, weights: Tensor, keys: Tensor, mask: Tensor) -> None:
-    """Add attention on keys, summed over the queries that have any, and the number of these: `[head, 2]`."""
+def add_attention(
+    total: FloatArray, weights: Tensor, keys: Tensor, mask: Tensor, *, at_least: float | None = None
+) -> None:
+    """Add attention on keys, summed over the queries that have any, and the number of these: `[head, 2]`.
+
+    Args:
+        at_least: count the queries that have so much on them instead.
+    """
     queries = keys.any(-1) & mask  # [B, query]
     on = (weights * keys).sum(-1)[:, queries]
+    if at_least is not None:
+        on = on >= at_least
     total[:, 0] += on.double().sum(1).cpu().numpy()
     total[:, 1] += int(queries.sum())
 

@@ -7,7 +7,7 @@ summed over positions (node attribution patching, at the hidden layer): one back
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -127,6 +127,7 @@ def score_neurons(
     method: Method = "nap-ig",
     *,
     inside: Inside = "mlps",
+    nodes: Collection[str] | None = None,
     steps: int = STEPS,
     metric: Metric | None = None,
     ablation: str | None = None,
@@ -138,6 +139,7 @@ def score_neurons(
 
     Args:
         inside: "mlps", "heads" (every dimension of every head's attention result instead) or "both".
+        nodes: layers without any of these are not scored, which spares memory; None: all are.
         method: "nap" (one gradient, at the clean prompt), "nap-ig" (the mean over gradients from the corrupted to the
             clean embedding) or "exact" (the metric without each neuron alone: a partial run a neuron).
         steps: gradients of nap-ig.
@@ -159,7 +161,7 @@ def score_neurons(
     )  # fmt: skip
     if dataset.ablation == "resample" and torch.equal(problem.prompts.clean, problem.prompts.corrupted):
         raise TaskError(f"{dataset.name}: the corrupted prompts are the clean ones again")
-    references = NeuronReferences(problem, inside)
+    references = NeuronReferences(problem, inside, nodes)
     total = [np.zeros((len(each.names), 3, each.width)) for each in references.inner]
     for first, patching in problem.batches("gradients" if alphas else "exact").after(0):
         progress(first, len(problem.prompts), "neurons")

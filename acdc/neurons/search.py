@@ -88,7 +88,7 @@ def discover_neurons(
     if not nodes:
         raise AcdcError(NOTHING_INSIDE[inside] + ": there is nothing to prune inside of")
     scores = score_neurons(
-        model, dataset, method, inside=inside, batch_size=batch_size, memory=memory, progress=progress
+        model, dataset, method, inside=inside, nodes=nodes, batch_size=batch_size, memory=memory, progress=progress
     )
     widths = {node: len(scores.values[node]) for node in nodes if node in scores.values}
     judge = _Judge(problem, circuit, widths, inside, progress)
@@ -143,7 +143,7 @@ class _Judge:
         self, problem: Problem, circuit: Circuit, widths: dict[str, int], inside: Inside, progress: Progress
     ) -> None:
         self._problem, self._edges, self.widths = problem, circuit.edges, widths
-        self._batches, self._references = problem.batches(), NeuronReferences(problem, inside)
+        self._batches, self._references = problem.batches(), NeuronReferences(problem, inside, widths)
         self._progress, self._runs = progress, 0
         (empty,) = measure_prompts(problem, [np.zeros_like(circuit.edges)], batches=self._batches)
         self.separation = abs(float((empty.circuits[0] - empty.full).mean()))

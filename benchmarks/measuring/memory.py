@@ -221,12 +221,12 @@ def under_budget(name: str, *, whole: bool) -> dict[str, float]:
     problem = dataclasses.replace(problem, memory_limit=limit, batch_size=size)
     few = dataclasses.replace(problem, prompts=problem.prompts[:2], memory_limit=None, batch_size=None)
     measure_circuits(few, [few.graph.valid])  # libraries
-    before, start = _reset_peak(), time.process_time()
+    before, start = reset_peak(), time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case.work(problem)
     batch = problem.batch_of("gradients" if case.method == "eap-ig" else "search")
-    return {"batch": batch, "peak": _status("VmHWM") - before, "seconds": time.process_time() - start}
+    return {"batch": batch, "peak": process_bytes("VmHWM") - before, "seconds": time.process_time() - start}
 
 
 def budget_table(found: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> str:
@@ -253,23 +253,24 @@ def measured(shape: str, name: str) -> dict[str, float]:
     need: Need = problem._need(WORKS[name])
     few = dataclasses.replace(problem, prompts=problem.prompts[:2], batch_size=None)
     work(few, "circuits")  # libraries
-    before = _reset_peak()
+    before = reset_peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         work(problem, name)
     weights = sum(p.numel() * p.element_size() for p in problem.model.module.parameters())
-    peak = max(1.0, _status("VmHWM") - before)
+    peak = max(1.0, process_bytes("VmHWM") - before)
     return {"expected": need.of(len(problem.prompts)), "measured": peak, "weights": weights}
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Set the peak back to what the process holds, in bytes."""
     give_back()
     Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return process_bytes("VmRSS")
 
 
-def _status(name: str) -> float:
+def process_bytes(name: str) -> float:
+    """What the system (Linux) says of this process: "VmRSS" is what it holds, "VmHWM" the most since `reset_peak`."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return 1024.0 * int(found[1])
