@@ -64,6 +64,12 @@ def positions(
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Test each alone, the weakest first, and no groups.")
     ] = False,
+    inside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="A finished run: its edges alone, no farther from the model than they are."
+        ),
+    ] = None,
     task_option: TaskOption = None,
     metric: MetricName = None,
     ablation: AblationName = None,
@@ -91,6 +97,7 @@ def positions(
     Example: acdc positions tiny-tasks --task ioi --faithfulness 0.9 -o ioi.json
     """
     with terminal.quiet_libraries():
+        from acdc.circuit import Circuit
         from acdc.tracing import discover_positions, evaluate_positions
 
         if out is not None:
@@ -102,10 +109,12 @@ def positions(
             loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
                      "trust_remote_code": trust_remote_code},
         )  # fmt: skip
+        circuit_inside = None if inside is None else Circuit.load(inside)
         with terminal.progress_bar() as progress:
             circuit = discover_positions(
                 subject, data, by=by, spans=named, units=units, faithfulness=faithfulness, method=method, runs=runs,
-                one_by_one=one_by_one, batch_size=batch_size, memory=memory, progress=progress,
+                one_by_one=one_by_one,
+                inside=circuit_inside, batch_size=batch_size, memory=memory, progress=progress,
             )  # fmt: skip
             found = evaluate_positions(
                 subject, data, circuit, batch_size=batch_size, memory=memory, progress=progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from acdc.circuit import Circuit
 from acdc.circuit.provenance import library_versions
 from acdc.engine import memory
-from acdc.engine.circuits import measure_prompts
+from acdc.engine.circuits import Measured, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
 from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
@@ -29,6 +30,7 @@ from acdc.methods.halving import fewest, pruned
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
+from acdc.neurons.evaluation import distances
 from acdc.shown import Shown, counted, in_brackets, rounded
 from acdc.store.reading import read_text, strict_json
 from acdc.store.writing import write_atomically
@@ -215,6 +217,7 @@ def discover_positions(
     method: Method = "eap-ig",
     runs: int = MOST_RUNS,
     one_by_one: bool = False,
+    inside: Circuit | None = None,
     metric: Metric | None = None,
     ablation: str | None = None,
     graph: Graph | None = None,
@@ -232,6 +235,9 @@ def discover_positions(
         runs: most runs of whole circuits to find units that can go; 0: the ranking is cut and no more.
         one_by_one: from all units, each is tested alone and goes if it can, the weakest first, as ACDC does with edges;
             otherwise the ranking is cut first, and groups go together.
+        inside: a circuit whose edges alone are looked at, from coarse to fine. Without `units` and `faithfulness`, its
+            distance from the full model (mean over the discovery prompts) is then not exceeded, so that prompts do not
+            make up for each other.
         others: as for `acdc.discover`.
 
     Raises:
@@ -243,11 +249,17 @@ def discover_positions(
     check_whole("a number of runs", runs, least=0)
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
+    if inside is not None:
+        check_type("a Circuit", inside, Circuit)
+        graph = inside.graph
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     scores = score_positions(
         model, dataset, method, by=by, spans=spans, graph=graph, batch_size=batch_size, memory=memory,
         progress=progress,
     )  # fmt: skip
+    edges = scores.graph.valid if inside is None else inside.edges
+    every = np.repeat(edges[None], len(scores.places), axis=0)
+    scores = dataclasses.replace(scores, absolute=np.where(every, scores.absolute, 0.0))
     if not (scores.absolute > 0).any():
         raise EmptyCircuitError(f"{method} scores every edge 0 at every place: nothing matters on these prompts")
     problem = dataclasses.replace(
@@ -257,13 +269,14 @@ def discover_positions(
     if units is not None:
         kept = scores.top(units)
     else:
-        target = dataset.faithfulness if faithfulness is None else faithfulness
         judge = _Judge(problem, placing(model, dataset.discovery, by, spans).numbers)
-        if one_by_one:
-            kept = np.broadcast_to(scores.graph.valid, scores.absolute.shape)
-        else:
-            kept = fewest(lambda some: judge(some) >= target, scores.absolute)
-        kept, _ = pruned(lambda some: judge(some) >= target, kept, scores.absolute, runs, one_by_one=one_by_one)
+        enough = (
+            judge.within(every)
+            if inside is not None and faithfulness is None
+            else judge.reaching(dataset.faithfulness if faithfulness is None else faithfulness)
+        )
+        kept = every if one_by_one else fewest(enough, scores.absolute)
+        kept, _ = pruned(enough, kept, scores.absolute, runs, one_by_one=one_by_one)
     return PositionalCircuit(
         graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
         metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,
@@ -271,26 +284,44 @@ def discover_positions(
 
 
 class _Judge:
-    """Faithfulness of circuits with places on all prompts, and how many were run."""
+    """Circuits with places run on all prompts: whether they are good enough, and how many were run."""
 
     def __init__(self, problem: Problem, numbers: torch.Tensor) -> None:
         self._problem = dataclasses.replace(problem, progress=no_progress)
         self._batches, self._numbers, self.runs = self._problem.batches(), numbers, 0
         self.progress = problem.progress
 
-    def __call__(self, kept: BoolArray) -> float:
-        self.runs += 1
-        self.progress(self.runs, None, "running circuits")
-        graph = self._problem.graph
-        whole = np.concatenate((kept & graph.valid, kept[:1] & False))  # at no place, nothing is kept
-        nothing = np.zeros_like(whole)
-        (found,) = measure_prompts(self._problem, [nothing, whole], batches=self._batches, places=self._numbers)
+    def reaching(self, target: float) -> Callable[[BoolArray], bool]:
+        """Whether a circuit is so faithful."""
+        return lambda kept: self.faithfulness(kept) >= target
+
+    def within(self, kept: BoolArray) -> Callable[[BoolArray], bool]:
+        """Whether a circuit is no farther from the full model, on average over the prompts, than this one."""
+
+        def distance(kept: BoolArray) -> float:
+            return float(distances(self._problem, self._measured(kept))[1])
+
+        budget = distance(kept) * (1 + 1e-6)
+        return lambda kept: distance(kept) <= budget
+
+    def faithfulness(self, kept: BoolArray) -> float:
+        found = self._measured(kept)
         full, (empty, value) = found.full.mean(), found.circuits.mean(axis=1)
         if full == empty:
             raise EmptyCircuitError(
                 f"the metric is {full:.4g} for the full model and without any edge, so no circuit is more faithful"
             )
         return float(faithfulness(value, full=full, empty=empty))
+
+    def _measured(self, kept: BoolArray) -> Measured:
+        """Without any edge, and of the circuit."""
+        self.runs += 1
+        self.progress(self.runs, None, "running circuits")
+        graph = self._problem.graph
+        whole = np.concatenate((kept & graph.valid, kept[:1] & False))  # at no place, nothing is kept
+        nothing = np.zeros_like(whole)
+        (found,) = measure_prompts(self._problem, [nothing, whole], batches=self._batches, places=self._numbers)
+        return found
 
 
 @memory.explained

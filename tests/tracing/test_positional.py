@@ -103,6 +103,33 @@ def test_one_by_one_is_a_plain_loop_from_the_weakest_up() -> None:
     assert 0 < found.n_units < 20
 
 
+def test_positions_are_pruned_inside_a_circuit_within_its_own_distance() -> None:
+    model, task = acdc.load(INDUCTION[0]), acdc.tasks.load(INDUCTION[1], size=8)
+    circuit, data = acdc.discover(model, task, "eap-ig", edges=12), task.prepare(model)
+    found = discover_positions(model, task, inside=circuit, runs=60)
+    assert not (found.edges & ~circuit.edges).any()
+    assert found.n_units <= circuit.n_edges * len(found.places) / 2
+    patching = Patching(model, circuit.graph, data.discovery)
+    measure = bind(OUTCOMES[data.metric.name], patching)
+    numbers = placing(model, data.discovery, "span").numbers
+    everywhere = np.repeat(circuit.edges[None], len(found.places), 0)
+    full = measure.value(patching.clean_logits(measure.rows))
+
+    def distance(kept: Any) -> float:
+        whole = np.concatenate((kept, np.zeros_like(kept[:1])))
+        with torch.no_grad():
+            return float(
+                (measure.value(patching.logits(whole, rows=measure.rows, places=numbers)[0]) - full).abs().mean()
+            )
+
+    assert distance(found.kept) <= distance(everywhere) * (1 + 1e-5)
+    best = discover_positions(model, task, inside=circuit, units=5)
+    assert best.n_units == 5
+    assert not (best.edges & ~circuit.edges).any()
+    with pytest.raises(AcdcError, match="expected a Circuit"):
+        discover_positions(model, task, inside="runs/x")  # type: ignore[arg-type]
+
+
 def test_the_key_of_an_induction_head_reads_the_token_before_where_the_answer_stands() -> None:
     model, task = acdc.load(INDUCTION[0]), acdc.tasks.load(INDUCTION[1], size=32)
     circuit = discover_positions(model, task, faithfulness=0.9)
@@ -220,6 +247,9 @@ def test_on_the_command_line(command: Command) -> None:
     again = command("positions", "induction-2l", "--size", 8, "--units", 12, "-o", "c.json")
     assert again.status == 2
     assert "exists" in again.err
+    acdc.Circuit.from_names(acdc.load("induction-2l").graph(), ["input->a1.h1<v>", "a1.h1->logits"]).save("run")
+    inside = json.loads(command("positions", "induction-2l", "--size", 8, "--inside", "run", "--json").out)
+    assert {unit.split("@")[0] for unit in inside["units"]} <= {"input->a1.h1<v>", "a1.h1->logits"}
     bad = command("positions", "induction-2l", "--size", 8, "--spans", "IO")
     assert bad.status == 2
     assert "unknown span 'IO'" in bad.err.splitlines()[-1]
