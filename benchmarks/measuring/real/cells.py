@@ -39,7 +39,7 @@ EVERYWHERE = (SEARCH, *RANKINGS, "components")
 """What is measured on every task; the other rivals are on `RIVALS_ON`."""
 RIVALS_ON = "ioi"
 TASKS = {
-    "smollm2-135m-q4": ("ioi", "gendered-pronoun", "fact-recall", "sva"),
+    "smollm2-135m-q4": ("ioi", "gendered-pronoun", "fact-recall", "greater-than", "induction", "docstring"),
     "gemma-3-270m-q4": ("ioi", "greater-than", "induction", "gendered-pronoun", "fact-recall", "docstring"),
 }
 """The tasks that each model does on most held-out prompts, by `acdc tasks check`."""

@@ -38,7 +38,9 @@ Made by `{command}`, which goes on where it was stopped. Cells that were not run
         first = these[0]
         parts.append(
             f"## {task} on {model}\n\n{first.n_prompts} prompts, {first.n_held_out} held out, "
-            f"{first.n_edges_total:,} edges; metric {first.metric}."
+            f"{first.n_edges_total:,} edges; metric {first.metric}: on average {np.mean(first.full):.3g} of the full "
+            f"model, above 0 on {np.mean(np.array(first.full) > 0):.0%} of the held-out prompts, and "
+            f"{np.mean(first.empty):.3g} with no edge."
         )
         for title, name in (("KL", "kl"), ("\\|1 − f\\|", "unfaithfulness"), ("same answer", "same_answer")):
             head = [title, *(f"{share:.1%}" for share in SHARES)]
