@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from acdc.benchmarks.measuring.real.cells import RIVALS_ON, SEARCH, SHARES, Cell, Size
-from acdc.metrics import mean_interval, ratio_interval
+from acdc.metrics import mean_interval, ratio_interval, share_interval
 
 RULES = {"mean-absolute": "mean \\|·\\|", "signed": "\\|mean\\|"}
 RULES |= {f"{name}, kl": f"{shown}, by KL" for name, shown in RULES.items()}
@@ -82,31 +82,34 @@ def nearest(cells: Sequence[Cell]) -> str:
                     if cell.method != SEARCH
                 ]
                 best += all(mean < 0 for mean, _ in apart)
-                sure += all(high < 0 for _, high in apart)
+                sure += all(surely for _, surely in apart)
             row += [f"{best} of {len(SHARES)}", f"{sure} of {len(SHARES)}"]
         body.append(row)
-    head = ["model", "task", "least KL", "intervals apart", "least \\|1 − f\\|", "intervals apart"]
+    head = ["model", "task", "least KL", "surely", "least \\|1 − f\\|", "surely"]
     return (
         f"## {SEARCH.capitalize()} against the others\n\nAt how many sizes the search's circuit is nearer to the full "
-        "model than the circuit of every other row, and at how many the 95% interval of the difference, prompt by "
-        "prompt, says so against each of them; where few prompts decide there is no interval, and it counts as not "
-        f"apart.\n\n{_table(head, body)}"
+        "model than the circuit of every other row, and at how many surely so: against each of them the 95% interval "
+        "of the difference, prompt by prompt, lies below 0. Where a few prompts decide the mean of KL it has no "
+        "interval; then the circuit must be nearer on more than half of all prompts, by the interval of that share.\n\n"
+        f"{_table(head, body)}"
     )
 
 
-def _kl_apart(_: Cell, ours: Size, other: Size) -> tuple[float, float]:
-    """The difference of two circuits' KL, and the end of its interval."""
+def _kl_apart(_: Cell, ours: Size, other: Size) -> tuple[float, bool]:
+    """The difference of two circuits' KL, and whether the prompts tell that it is below 0."""
     apart = np.array(ours.kls) - np.array(other.kls)
-    return float(apart.mean()), mean_interval(apart)[1]
+    high = mean_interval(apart)[1]
+    nearer = high < 0 if np.isfinite(high) else share_interval(apart < 0)[0] > 0.5
+    return float(apart.mean()), bool(nearer and apart.mean() < 0)
 
 
-def _unfaithfulness_apart(cell: Cell, ours: Size, other: Size) -> tuple[float, float]:
+def _unfaithfulness_apart(cell: Cell, ours: Size, other: Size) -> tuple[float, bool]:
     """The same of |1 − f|."""
     full, empty = np.array(cell.full), np.array(cell.empty)
     mine, theirs = (full - np.array(size.values) for size in (ours, other))
     apart = np.copysign(1, mine.mean()) * mine - np.copysign(1, theirs.mean()) * theirs
     whole = full - empty
-    return float(apart.mean() / whole.mean()), ratio_interval(apart, whole)[1]
+    return float(apart.mean() / whole.mean()), ratio_interval(apart, whole)[1] < 0
 
 
 def _row_name(cell: Cell, aggregate: str) -> str:

@@ -15,7 +15,7 @@ from acdc.benchmarks.measuring.real import rivals
 from acdc.benchmarks.measuring.real.report import RULES, markdown, nearest
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem
-from acdc.metrics import OUTCOMES
+from acdc.metrics import OUTCOMES, mean_interval
 from acdc.model.pretrained import PRETRAINED
 
 
@@ -174,3 +174,7 @@ def test_nearest_counts_sizes_and_what_prompts_tell_apart(cell: real.Cell) -> No
     noise = rng.normal(size=32)
     assert against(theirs - 1e-3 - (noise - noise.mean())) == [" 8 of 8 ", " 0 of 8 "]
     assert against(theirs + 0.01) == [" 0 of 8 ", " 0 of 8 "]
+    assert np.isnan(mean_interval(-(np.arange(1.0, 33.0) ** 3))).all()
+    assert against(theirs - np.arange(1.0, 33.0) ** 3 / 1e4 - 1e-6) == [" 8 of 8 ", " 8 of 8 "], (
+        "nearer on every prompt"
+    )
