@@ -20,7 +20,7 @@ DEFAULT = ("eap", "eap-ig", "circuit", "curve", "acdc", "guided", "exact", "sele
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     works = "; ".join(f"{work.name}: {work.description}" for work in WORKS.values())
     parser = argparse.ArgumentParser(prog="python -m acdc.benchmarks.measuring.speed", description=works)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["S", "M"], help="S M L")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["S", "M"], help=" ".join(SHAPES))
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(DEFAULT), metavar="WORK")
     parser.add_argument("--pairs", type=int, default=16, help="pairs of prompts")
     parser.add_argument("--tokens", type=int, default=16, help="tokens a prompt")

@@ -1,4 +1,4 @@
-"""What is measured on: random-weight models of known shapes, random pairs, and the bare model's own passes."""
+"""What is measured on: models of known shapes, most with random weights, random pairs, and the bare model's passes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Shape:
         n_kv_heads: key/value heads of a Qwen2 model; None: a GPT-2 model, whose MLPs have 4 · d_model neurons.
         d_mlp: neurons of a Qwen2 model's MLPs.
         acdc_shares: about which shares of the edges ACDC is to keep.
+        weights: name of the trained model that it is (`acdc models`); None: random ones.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Shape:
     n_kv_heads: int | None = None
     d_mlp: int = 0
     acdc_shares: tuple[float, ...] = ()
+    weights: str | None = None
 
     @property
     def small(self) -> bool:
@@ -48,13 +50,17 @@ SHAPES = {
         Shape("S", 2, 4, 64, 500, acdc_shares=(0.5,)),
         Shape("M", 12, 12, 768, 50_257, acdc_shares=(0.03, 0.007)),
         Shape("L", 24, 14, 896, 151_936, n_kv_heads=2, d_mlp=4864),
+        Shape("SmolLM2", 30, 9, 576, 49_152, n_kv_heads=3, d_mlp=1536, weights="smollm2-135m-q4"),
+        Shape("Gemma", 18, 4, 640, 262_144, n_kv_heads=1, d_mlp=2048, weights="gemma-3-270m-q4"),
     )
 }
-"""S: a toy; M: GPT-2 small; L: Qwen2-0.5B."""
+"""S: a toy; M: GPT-2 small; L: Qwen2-0.5B; the last two are real."""
 
 
 def make_module(shape: Shape, *, n_positions: int = 1024, seed: int = 0) -> Any:
-    """A model of this shape with the random weights it is initialised with."""
+    """A model of this shape with the random weights it is initialised with, or the trained model of this shape."""
+    if shape.weights is not None:
+        return acdc.load(shape.weights).module
     torch.manual_seed(seed)
     if shape.n_kv_heads is None:
         config = transformers.GPT2Config(

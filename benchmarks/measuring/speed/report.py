@@ -93,8 +93,8 @@ def markdown(rows: Sequence[Row], commands: Sequence[str], *, plot: bool) -> str
         "above what the process held before. The error is the largest difference from the slow way in the same run,",
         "relative to the largest value: of a search, the distance it ends with against a fresh patched forward pass.",
         "Operations are the floating-point operations of matrix products, as the same ratio: what the time could be if",
-        "nothing else took any. Models have random weights: S has 2 layers of 4 heads and width 64, M is GPT-2 small's",
-        "shape, L Qwen2-0.5B's.",
+        "nothing else took any. S, M and L have random weights: S has 2 layers of 4 heads and width 64, M is GPT-2",
+        "small's shape, L Qwen2-0.5B's. SmolLM2 (135M) and Gemma (3, 270M) are the trained models; tokens are random.",
         "",
         "| work | model, pairs × tokens | threads | seconds | processor s | ratio | operations | to reach | memory | "
         "kept | error |",
