@@ -11,6 +11,8 @@ import dataclasses
 import textwrap
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from acdc.circuit import Circuit
 from acdc.graph import BoolArray, Graph, units_of
 from acdc.shown import counted
@@ -29,6 +31,9 @@ from acdc.viz.layout import Box, Point, Spacing, place, route
 from acdc.viz.legend import make_legend
 from acdc.viz.reduce import Detail, DrawnEdge, Reduced, reduce
 from acdc.viz.style import Style, role_fills
+
+MOST_NAMED = 8
+"""MLPs whose neurons are counted one by one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ def make_diagram(
     title: str | None = None,
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
+    neurons: Mapping[str, BoolArray] | None = None,
 ) -> Diagram:
     """The diagram of a circuit; arguments as for `acdc.viz.draw`."""
     spacing = Spacing().scaled(style.scale)
@@ -92,6 +98,8 @@ def make_diagram(
         edges = _guides(texts, boxes, style) + edges
     if texts:
         left -= 0.6 * spacing.width + 4.2 * style.font_size
+    inside = {name: units for name, units in (neurons or {}).items() if name in boxes}
+    edges += [mark for name, units in inside.items() for mark in _neuron_marks(units, boxes[name], style)]
     least = 37 * style.font_size
     if right - left < least:
         left, right = left - (least - (right - left)) / 2, right + (least - (right - left)) / 2
@@ -102,6 +110,8 @@ def make_diagram(
         entries = make_legend(reduced, weights, style, left=left, right=right, top=y, roles=fills)
         texts, edges, nodes, y = texts + entries.texts, edges + entries.edges, nodes + entries.nodes, entries.y
     caption = _caption(circuit, reduced)
+    if inside:
+        caption += f"; {_neurons_said(inside)}"
     for line in _wrapped(caption, right - left, style.font_size):
         y -= 1.35 * style.font_size
         texts.append(DiagramText(line, left, y, style.font_size, style.quiet))
@@ -215,6 +225,24 @@ def _guides(labels: list[DiagramText], boxes: dict[str, Box], style: Style) -> l
         points = tuple((start + (end - start) * k / 3, label.y) for k in range(4))
         if end > start:
             found.append(DiagramEdge("", points, points[-1], color, 0.5 * style.scale, "solid", "none"))
+    return found
+
+
+def _neurons_said(inside: Mapping[str, BoolArray]) -> str:
+    """ "35 of 768 neurons stay: m0 21, m3 14", for the caption."""
+    kept = {name: int(units.sum()) for name, units in inside.items()}
+    said = f"marks below an MLP: the {sum(kept.values()):,} of {sum(map(len, inside.values())):,} neurons that stay"
+    return said + f" ({', '.join(f'{name} {n:,}' for name, n in kept.items())})" * (len(kept) <= MOST_NAMED)
+
+
+def _neuron_marks(units: BoolArray, box: Box, style: Style) -> list[DiagramEdge]:
+    """Neurons that stay as marks below their MLP's box, which is as wide as all of them."""
+    places = (np.flatnonzero(units) + 0.5) / len(units) * box.width
+    xs = np.unique(np.round(places, 1)) + box.x - box.width / 2
+    found = []
+    for x in xs.tolist():
+        points = tuple((x, box.bottom - 0.35 * style.font_size * k / 3) for k in range(4))
+        found.append(DiagramEdge("", points, points[-1], style.positive, 0.6 * style.scale, "solid", "none"))
     return found
 
 

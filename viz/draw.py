@@ -64,6 +64,7 @@ def draw(
     roles: Mapping[str, Collection[str]] | None = None,
     renderer: str | None = None,
     replace: bool = True,
+    neurons: Mapping[str, BoolArray] | None = None,
 ) -> Drawing:
     """Draw a circuit from the input (bottom) to the logits (top).
 
@@ -84,11 +85,12 @@ def draw(
             published circuit of this task in this model, if there is one.
         renderer: "graphviz" or "matplotlib"; by default Graphviz if its program `neato` is installed.
         replace: whether a file that is there may be replaced.
+        neurons: which stay in each MLP, `[hidden unit]`, as `NeuronCircuit.kept`: marks along its box.
     """
     format = _format(path, format)
     diagram = make_diagram(
         circuit, get_style(style), truth=truth, detail=detail, max_edges=max_edges, fold=fold, title=title,
-        legend=legend, roles=roles,
+        legend=legend, roles=roles, neurons=neurons,
     )  # fmt: skip
     note = ""
     if format in ("dot", "tikz"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from acdc.cli import neurons as cli_neurons
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.options import Force, Run, load_again, task_again
@@ -63,7 +64,7 @@ def draw(
         edges = _true_edges(circuit) if truth else None
         picture = viz.draw(
             circuit, path, format=format, truth=edges, style=style, detail=detail, fold=fold, max_edges=max_edges,
-            replace=replace,
+            replace=replace, neurons=cli_neurons.beside(run, circuit),
         )  # fmt: skip
     report.show_note(picture)
     terminal.print_line(path)

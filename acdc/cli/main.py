@@ -273,7 +273,8 @@ def discover(
             if front:
                 write_atomically(place / "front.csv", report.front_csv(circuit))
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
-            picture = viz.draw(circuit, place / "circuit.svg", truth=truth)
+            kept = None if inner is None else inner[0].kept
+            picture = viz.draw(circuit, place / "circuit.svg", truth=truth, neurons=kept)
         folder = claim.folder
     report.show_note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}

@@ -12,9 +12,13 @@ from acdc.cli.options import BatchSize, Device, Dtype, Force, Json, Memory, Run,
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from acdc.circuit import Circuit
     from acdc.engine.neurons import Inside
     from acdc.engine.problem import Progress
+    from acdc.graph import BoolArray
     from acdc.model.model import Model
     from acdc.neurons import NeuronCircuit, NeuronEvaluation
     from acdc.tasks.task import Dataset
@@ -107,6 +111,21 @@ def inside(
     how: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
     found = discover_neurons(model, data, circuit, inside=nodes, faithfulness=faithfulness, **how)
     return found, evaluate_neurons(model, data, found, seed=data.seed, **how)
+
+
+def beside(run: Path, circuit: Circuit) -> Mapping[str, BoolArray] | None:
+    """Which neurons stay in each MLP of a run, if `acdc neurons` found them; None, said, if they are of another circuit."""
+    from acdc.neurons import NeuronCircuit
+    from acdc.neurons.circuit import NAME
+
+    folder = run.parent if run.is_file() else run
+    if not (folder / NAME).is_file():
+        return None
+    try:
+        return NeuronCircuit.load(folder, circuit).kept
+    except AcdcError as error:
+        terminal.warn(str(error))
+        return None
 
 
 def record(found: NeuronCircuit, evaluation: NeuronEvaluation) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from acdc.cli import neurons as cli_neurons
 from acdc.cli import terminal
 from acdc.cli.options import (
     MODEL,
@@ -141,7 +142,8 @@ def write(
                 terminal.warn(f"the page goes without what needs the model: {reason}")
                 note = f"Without curves, effects, attention and logit lens, which need the model: {reason}"
                 found, truth = Findings(notes=(note,)), None
-        return write_page(circuits, path, findings=found, truth=truth, replace=replace)
+        inside = cli_neurons.beside(run, next(iter(circuits.values())))
+        return write_page(circuits, path, findings=found, truth=truth, replace=replace, neurons=inside)
 
 
 class _BadRequest(AcdcError):

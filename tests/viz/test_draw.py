@@ -252,6 +252,19 @@ def test_of_many_lines_the_strong_stand_out_and_a_folded_box_says_what_it_is() -
     assert "×" not in make_diagram(circuit, get_style("paper"), max_edges=300).caption
 
 
+def test_neurons_that_stay_are_marks_below_their_mlp() -> None:
+    graph = Graph(2, 2)
+    circuit = Circuit.from_names(graph, ["input->m0", "m0->logits"])
+    kept = np.isin(np.arange(40), (0, 20, 39))
+    diagram = make_diagram(circuit, get_style("paper"), neurons={"m0": kept, "m1": kept}, legend=False)
+    (box,) = [node.box for node in diagram.nodes if node.name == "m0"]
+    marks = [edge for edge in diagram.edges if not edge.name]
+    places = [(mark.tip[0] - (box.x - box.width / 2)) / box.width for mark in marks]
+    np.testing.assert_allclose(places, [0.5 / 40, 20.5 / 40, 39.5 / 40], atol=0.01)
+    assert all(mark.points[0][1] == box.bottom > mark.tip[1] for mark in marks)
+    assert "the 3 of 40 neurons that stay (m0 3)" in diagram.caption
+
+
 def test_tikz_is_balanced_and_escaped(circuit: Circuit) -> None:
     hostile = Circuit(GRAPH, circuit.edges, circuit.scores, Provenance(task=r"\input{x} % & $ # _ ^ ~ } {"))
     text = draw(hostile, format="tikz").content.decode()

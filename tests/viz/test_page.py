@@ -67,13 +67,22 @@ def scored(graph: Graph = GRAPH, seed: int = 0, **provenance: Any) -> Circuit:
     return Scores(graph, values, made.method, made).top(20, select="greedy")
 
 
-def test_a_ranking_of_nodes_is_not_cut_by_edges() -> None:
+def test_a_ranking_of_nodes_is_cut_by_nodes() -> None:
     values = np.where(GRAPH.valid, np.arange(GRAPH.n_sources, dtype=float) + 1, 0.0)
     circuits = {unit: Scores(GRAPH, values, "exact", unit=unit).top(8) for unit in ("edge", "node")}  # type: ignore[arg-type]
     shown = {c["name"]: c for c in data_of(write_page(circuits).content)["circuits"]}
-    assert shown["edge"]["order"] is not None
-    assert shown["node"]["order"] is None
+    assert len(unpacked(shown["edge"]["order"], "<u4")) == GRAPH.n_edges
+    assert unpacked(shown["node"]["order"], "<u4").tolist() == [*range(GRAPH.n_sources)][::-1]
     assert shown["node"]["unit"] == "node"
+    assert shown["node"]["asked"] == GRAPH.n_sources
+
+
+def test_neurons_that_stay_are_with_their_mlp() -> None:
+    kept = np.isin(np.arange(32), (3, 17))
+    content = write_page(scored(), neurons={"m0": kept}).content
+    nodes = {node["name"]: node for node in data_of(content)["graph"]["nodes"]}
+    assert nodes["m0"]["neurons"] == {"hidden": 32, "kept": [3, 17]}
+    assert "neurons" not in nodes["m1"]
 
 
 def test_edges_scores_and_ranks_are_those_of_the_circuit() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import acdc
 from acdc.circuit import Circuit, Scores
-from acdc.graph import Graph
+from acdc.graph import Graph, units_of
 from acdc.viz import Findings
 from page_reader import between, lines, node, nodes, record, slide, state
 
@@ -81,6 +81,23 @@ def test_every_kind_of_graph_is_pruned_as_by_the_engine(open_page: Open, graph: 
 
 
 # ---- finding and reading ----------------------------------------------------------------------------------------
+
+
+def test_a_circuit_of_nodes_is_cut_by_nodes(open_page: Open) -> None:
+    graph = Graph(2, 3)
+    values = np.where(graph.valid, np.random.default_rng(2).normal(size=graph.n_sources), 0.0)
+    circuit = Scores(graph, values, "exact", unit="node").top(5)
+    units = units_of(graph, "node")
+    order = np.argsort(-np.abs(values).max(0), kind="stable")
+    page = open_page(circuit)
+    assert page.inner_text("#size-total") == f"of {graph.n_sources} nodes"
+    for n in (4, 7, 9):
+        page.fill("#size-number", str(n))
+        page.press("#size-number", "Enter")
+        kept = graph.prune(units.mask(np.isin(np.arange(units.n), order[:n])))
+        assert sorted(lines(page)) == sorted(graph.edge_names(kept))
+    page.click("#as-found")
+    assert sorted(lines(page)) == sorted(circuit.edge_names())
 
 
 def test_search_finds_selects_and_lights_all_paths(open_page: Open, found: Any) -> None:

@@ -40,6 +40,7 @@ def write_page(
     roles: Mapping[str, tuple[str, ...]] | None = None,
     title: str | None = None,
     replace: bool = True,
+    neurons: Mapping[str, BoolArray] | None = None,
 ) -> Page:
     """Make a page to explore a circuit, or several circuits of one graph and compare them.
 
@@ -52,6 +53,7 @@ def write_page(
             task in this model, if there is one.
         title: None: the task and the model.
         replace: whether a file that is there may be replaced.
+        neurons: which stay in each MLP, `[hidden unit]`, as `NeuronCircuit.kept`.
 
     Raises:
         AcdcError: there is no circuit, or the circuits are of different graphs.
@@ -76,6 +78,7 @@ def write_page(
         roles=roles,
         title=title,
         compare=several,
+        neurons=neurons,
     )
     content = make_html(data)
     written = None if path is None else write_atomically(path, content, replace=replace)

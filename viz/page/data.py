@@ -17,7 +17,7 @@ import numpy.typing as npt
 from acdc.circuit import Circuit
 from acdc.circuit.selection import rank_needed
 from acdc.evaluation.published import published
-from acdc.graph import Graph, IntArray, Node, split_destination
+from acdc.graph import BoolArray, Graph, IntArray, Node, split_destination, units_of
 from acdc.methods.signs import edge_signs, signs_of
 from acdc.viz.layout import rows_of
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
@@ -38,11 +38,13 @@ def page_data(
     roles: Mapping[str, Sequence[str]] | None,
     title: str | None,
     compare: bool = False,
+    neurons: Mapping[str, BoolArray] | None = None,
 ) -> dict[str, Any]:
     """All that the page shows, as values that JSON has; circuits are of one graph.
 
     Args:
         compare: whether it opens with the first circuit compared with the second.
+        neurons: which stay in each MLP, `[hidden unit]`.
     """
     first = next(iter(circuits.values()))
     made, graph, notes = first.provenance, first.graph, list(findings.notes)
@@ -63,7 +65,7 @@ def page_data(
         "version": VERSION,
         "title": title,
         "compare": 1 if compare else -1,
-        "graph": _graph(graph, edges),
+        "graph": _graph(graph, edges, neurons or {}),
         "circuits": [
             _circuit(name, circuit, edges, findings.curves.get(name), findings.effects.get(name))
             for name, circuit in circuits.items()
@@ -103,7 +105,13 @@ def _ranked(circuit: Circuit) -> IntArray:
     return np.argsort(-circuit.sizes()[circuit.graph.valid], kind="stable")
 
 
-def _graph(graph: Graph, edges: IntArray) -> dict[str, Any]:
+def _nodes_ranked(circuit: Circuit) -> IntArray:
+    """The graph's sources by number, the best first."""
+    units = units_of(circuit.graph, "node")
+    return np.argsort(-units.values_of(circuit.sizes()), kind="stable")
+
+
+def _graph(graph: Graph, edges: IntArray, neurons: Mapping[str, BoolArray]) -> dict[str, Any]:
     """Names, the edges' ends, and which components each destination feeds (`n_sources` stands for the logits).
 
     Nodes come with their row and column (`acdc.viz.layout`), from the input at the bottom up: the page draws some of
@@ -121,7 +129,9 @@ def _graph(graph: Graph, edges: IntArray) -> dict[str, Any]:
         "sources": list(graph.sources),
         "destinations": list(graph.destinations),
         "ends": ends,
-        "nodes": [_node(node, r, c) for r, row in enumerate(rows) for c, node in enumerate(row)],
+        "nodes": [
+            _node(node, r, c, neurons.get(node.name)) for r, row in enumerate(rows) for c, node in enumerate(row)
+        ],
         "feeds": feeds,
         "inputs": graph.n_inputs,
         "total": graph.n_edges,
@@ -130,10 +140,11 @@ def _graph(graph: Graph, edges: IntArray) -> dict[str, Any]:
     }
 
 
-def _node(node: Node, row: int, column: int) -> dict[str, Any]:
+def _node(node: Node, row: int, column: int, neurons: BoolArray | None) -> dict[str, Any]:
     kind = "group" if node.shared else node.kind
     where = {"layer": node.layer, "sublayer": node.sublayer, "row": row, "column": column}
-    return {"name": node.name, "kind": kind, **where}
+    inside = {} if neurons is None else {"hidden": len(neurons), "kept": np.flatnonzero(neurons).tolist()}
+    return {"name": node.name, "kind": kind, **where} | ({"neurons": inside} if inside else {})
 
 
 def _circuit(
@@ -149,6 +160,8 @@ def _circuit(
         left_out = np.flatnonzero(ranked < 0)
         if is_ranking(circuit.scores):
             order = _packed(ranked[: left_out[0]] if len(left_out) else ranked, "<u4")
+        elif circuit.scores.unit == "node":
+            order = _packed(_nodes_ranked(circuit), "<u4")
     facts = {
         "model": made.model,
         "task": made.task,
@@ -195,6 +208,11 @@ def _measured_signs(circuit: Circuit, effects: RemovalEffects | None) -> IntArra
 
 def _asked(circuit: Circuit) -> int:
     """Where the circuit stands on its ranking's scale: how many of the best edges it takes to have it connected."""
+    if circuit.scores is not None and circuit.unit == "node":
+        units, order = units_of(circuit.graph, "node"), _nodes_ranked(circuit)
+        first = (np.isin(np.arange(units.n), order[:n]) for n in range(units.n + 1))
+        enough = (units.of_edges(circuit.graph.prune(units.mask(kept))).sum() >= circuit.n_units for kept in first)
+        return next((n for n, yes in enumerate(enough) if yes), units.n)
     how = circuit.provenance.selection
     ranked = how.get("select") == "top" and how.get("by") == "absolute"
     if not ranked or circuit.scores is None:

@@ -50,9 +50,9 @@ export function readData(text) {
 }
 
 function readCircuit(raw, index, edges) {
-  const order = raw.order === null ? null : unpack.u32(raw.order);
+  const order = raw.order === null ? null : unpack.u32(raw.order); // of edges, or of the sources where nodes are ranked
   let rank = null;
-  if (order !== null) {
+  if (order !== null && raw.unit === "edge") {
     rank = new Uint32Array(edges).fill(0xffffffff);
     order.forEach((edge, i) => (rank[edge] = i + 1));
   }

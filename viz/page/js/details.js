@@ -4,11 +4,13 @@ import { el } from "./dom.js";
 import { PORTS, counted, number, signed } from "./format.js";
 import { headView } from "./heads.js";
 import { lineSign } from "./looks.js";
+import { neuronsOf } from "./nodes.js";
 import { section } from "./overview.js";
 import { directOf, factList, lineFacts, lineTitle, nodeFacts } from "./tooltip.js";
 import { edgeNames } from "./view.js";
 
 const MOST_ROWS = 12;
+const MOST_NEURONS = 200;
 
 export function makeDetails(data, view, store, actions) {
   const { sel } = store.state;
@@ -120,6 +122,7 @@ function nodeDetails(data, view, node, store, actions) {
       folds ? el("p", { class: "quiet" }, node.members.join(", ")) : null,
       effectWords(data, node),
     ),
+    node.neurons ? neuronList(node.neurons) : null,
     heads.length === 1 ? headView(data, heads[0], store) : null,
     linesOf(
       view,
@@ -136,6 +139,13 @@ function nodeDetails(data, view, node, store, actions) {
       actions,
     ),
   ];
+}
+
+/** The neurons of an MLP that the circuit keeps, by number. */
+function neuronList(neurons) {
+  const shown = neurons.kept.slice(0, MOST_NEURONS).join(", ");
+  const more = neurons.kept.length > MOST_NEURONS ? `, and ${counted(neurons.kept.length - MOST_NEURONS, "other")}` : "";
+  return section("Neurons", el("p", {}, `${neuronsOf(neurons)}: ${shown || "none"}${more}`));
 }
 
 function button(text, action, title, pressed) {

@@ -5,6 +5,7 @@ import { svgEl } from "./dom.js";
 import { count, counted, short } from "./format.js";
 import { arrow, DASHES, legendOf, legendSample, lineColour, lineOpacity, lineWidth, nodeFill, palette } from "./looks.js";
 import { SIZES } from "./layout.js";
+import { labelOf, neuronMarks } from "./nodes.js";
 
 const FONT = "Helvetica, Arial, sans-serif";
 
@@ -70,8 +71,10 @@ export function drawSvg(data, view, stage, roles) {
       svgEl(
         "text",
         { y: 4.2, "text-anchor": "middle", "font-size": 12, fill: colours.text },
-        short(node.label, Math.max(3, Math.floor((w - 8) / 6.8))),
+        labelOf({ ...node, width: w }),
       ),
+      node.neurons &&
+        svgEl("path", { d: neuronMarks(node.neurons, w, h), stroke: colours.accent, "stroke-width": 0.9, fill: "none" }),
     );
   });
   const below = bottom + margin;
@@ -168,6 +171,7 @@ export function viewRecord(data, view, state, roles) {
       name: node.id,
       label: node.label,
       role: node.role,
+      neurons: node.neurons?.kept ?? null,
       members: node.members,
       x: node.box.x,
       y: node.box.y,

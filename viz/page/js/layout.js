@@ -3,6 +3,7 @@
 //
 // Heights grow upwards in here and are turned round at the end, since on a screen y grows downwards.
 
+import { wholeLabel } from "./nodes.js";
 import { routeCurves } from "./route.js";
 
 export const SIZES = { width: 56, height: 24, clearance: 5, lane: 5, arrow: 7 };
@@ -72,7 +73,7 @@ function allRows(data, view) {
 }
 
 function widthOf(node, degree, room) {
-  const least = Math.max(SIZES.width, 14 + 7.2 * Math.min(22, Array.from(node.label).length));
+  const least = Math.max(SIZES.width, 14 + 7.2 * Math.min(22, Array.from(wholeLabel(node)).length));
   if (node.kind === "head" || node.kind === "group") return least;
   return Math.min(Math.max(least, 0.9 * room), Math.max(least, 1.25 * SIZES.lane * degree));
 }

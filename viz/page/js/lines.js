@@ -7,7 +7,7 @@ export const MOST_LINES = 2500;
 const kept = new WeakMap();
 
 /** The lines to draw, and how many weaker ones are left out; `maskB` null: no comparison. */
-export function collectLines(data, state, { a, b, maskA, maskB }, shownAs, hidden) {
+export function collectLines(data, state, { a, b, maskA, maskB, most }, shownAs, hidden) {
   const bundles = bundlesOf(data, state, shownAs, hidden);
   const { lineOf, total } = bundles;
   const scores = a.scores ?? b?.scores ?? null;
@@ -20,7 +20,7 @@ export function collectLines(data, state, { a, b, maskA, maskB }, shownAs, hidde
     counts[line] += 1;
     if (scores !== null) sizes[line] += Math.abs(scores[e]) || 0;
   }
-  const { chosen, present } = strongest(sizes, counts);
+  const { chosen, present } = strongest(sizes, counts, most);
   const lines = makeLines(data, bundles, { a, b, maskA, maskB }, chosen);
   for (const line of lines) {
     line.side = b === null ? "" : line.inA && line.inB ? "both" : line.inA ? "a" : "b";
@@ -31,10 +31,11 @@ export function collectLines(data, state, { a, b, maskA, maskB }, shownAs, hidde
 
 /** The number of each edge's line, -1 where it has none, and the lines' ends. */
 function bundlesOf(data, state, shownAs, hidden) {
-  const key = JSON.stringify([data.sources.map(shownAs), data.ends.map((end) => shownAs(end.node)), [...hidden], state.ports]);
+  const sourceAs = data.sources.map(shownAs),
+    endAs = data.ends.map((end) => shownAs(end.node));
+  const key = [...sourceAs, ...endAs, ...hidden, state.ports].join("\n");
   const before = kept.get(data);
   if (before?.key === key) return before;
-  const [sourceAs, endAs] = [data.sources.map(shownAs), data.ends.map((end) => shownAs(end.node))];
   const ids = new Map();
   const idOf = (name) => ids.get(name) ?? ids.set(name, ids.size).get(name);
   // into a box that stands for several, all lines from one place are one
@@ -67,13 +68,13 @@ function bundlesOf(data, state, shownAs, hidden) {
 }
 
 /** Which lines are drawn, 1 or 0, and how many there are. */
-function strongest(sizes, counts) {
+function strongest(sizes, counts, most) {
   const chosen = new Uint8Array(sizes.length);
   let present = 0;
   for (let line = 0; line < counts.length; line++) present += chosen[line] = counts[line] ? 1 : 0;
-  if (present <= MOST_LINES) return { chosen, present };
-  const least = kthLargest(sizes.filter((_, line) => counts[line]), MOST_LINES);
-  let room = MOST_LINES;
+  if (present <= most) return { chosen, present };
+  const least = kthLargest(sizes.filter((_, line) => counts[line]), most);
+  let room = most;
   for (let line = 0; line < sizes.length; line++) if (chosen[line] && sizes[line] > least) room -= 1;
   for (let line = 0; line < sizes.length; line++) {
     if (!chosen[line] || sizes[line] > least) continue;

@@ -7,6 +7,7 @@ import { count, counted, short } from "./format.js";
 import { attendsTo } from "./heads.js";
 import { foldingOf, foldings } from "./folding.js";
 import { bindKeys } from "./keys.js";
+import { MOST_LINES } from "./lines.js";
 import { Panel } from "./panel.js";
 import { Search } from "./search.js";
 import { Sizebar } from "./sizebar.js";
@@ -60,15 +61,16 @@ function hover(thing, event) {
 // ---- showing the state ----
 
 const SETTLED = 120; // milliseconds
+const MOST_PASSING = 1000; // lines
 let settling;
 const STRUCTURE = ["a", "b", "n", "hidden", "folded", "roles", "labels", "ports", "stable", "pins", "only"];
 
-/** Show what has changed; what no one reads while it keeps changing, when it has stopped. */
+/** Show what has changed; while it keeps changing, the strongest lines alone, and the rest when it has stopped. */
 function show(state, changed, passing = false) {
   if (changed.has("theme")) applyTheme(state);
   const structure = STRUCTURE.some((key) => changed.has(key));
   if (structure) {
-    view = makeView(data, state, store.roles);
+    view = makeView(data, state, store.roles, passing ? MOST_PASSING : MOST_LINES);
     stage.show(view, state, store.roles);
     search.show(view);
     sizebar.show(view);
@@ -85,15 +87,14 @@ function show(state, changed, passing = false) {
   }
   if (structure || ["sel", "tab", "example", "theme"].some((key) => changed.has(key))) {
     clearTimeout(settling);
-    if (passing) settling = setTimeout(settle, SETTLED);
-    else settle();
+    if (passing) {
+      settling = setTimeout(() => show(store.state, changed), SETTLED);
+      return;
+    }
+    panel.show(view);
+    byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
   }
-  if (!passing) showControls(state);
-}
-
-function settle() {
-  panel.show(view);
-  byId("status").textContent = `${counted(view.edgesA, "edge")}, ${counted(view.nodes.length, "node")} shown`;
+  showControls(state);
 }
 
 function showControls(state) {

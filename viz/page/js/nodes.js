@@ -4,7 +4,7 @@ import { svgEl } from "./dom.js";
 import { counted, short } from "./format.js";
 import { nodeFill } from "./looks.js";
 
-const NEURONS = 5; // height of the strip of neurons
+const NEURONS = 4; // height of the marks for these
 
 /** All that a node looks like but for its place, so that an element is made anew only where that has changed. */
 export function looksOf(node, { state, faint, roles, colours }) {
@@ -57,16 +57,20 @@ export function makeNode(looks, on) {
     folds && box({ class: "behind", x: -width / 2 + 3, y: -height / 2 - 3 }),
     box({ class: "box" }),
     svgEl("text", { y: 4.2 }, labelOf(looks)),
-    neurons && neuronStrip(neurons, width, height),
+    neurons && svgEl("path", { class: "neuron-marks", d: neuronMarks(neurons, width, height) }),
     role && svgEl("text", { class: "role-label", y: height / 2 + 9 }, short(role, 16)),
     pinned && svgEl("circle", { class: "pin", cx: width / 2 - 1, cy: -height / 2 + 1, r: 4 }),
   );
 }
 
-/** The text in a node's box. */
-export function labelOf({ label, neurons, width }) {
-  const text = neurons ? `${label} · ${neurons.kept.length}/${neurons.hidden}` : label;
-  return short(text, Math.max(3, Math.floor((width - 8) / 6.8)));
+/** The text in a node's box, as far as there is room. */
+export function labelOf(node) {
+  return short(wholeLabel(node), Math.max(3, Math.floor((node.width - 8) / 6.8)));
+}
+
+/** The same, where there is. */
+export function wholeLabel({ label, neurons }) {
+  return neurons ? `${label} · ${neurons.kept.length}/${neurons.hidden}` : label;
 }
 
 /** "12 of 512 neurons" */
@@ -74,12 +78,8 @@ export function neuronsOf({ kept, hidden }) {
   return `${kept.length} of ${counted(hidden, "neuron")}`;
 }
 
-/** A strip below an MLP's box as wide as all its neurons, with a mark for each that is kept. */
-export function neuronStrip({ kept, hidden }, width, height, attributes = {}) {
+/** The neurons that are kept as marks along the lower side of their MLP's box, which is as wide as all of them. */
+export function neuronMarks({ kept, hidden }, width, height) {
   const place = (unit) => Number((-width / 2 + ((unit + 0.5) / hidden) * width).toFixed(1));
-  const marks = [...new Set(kept.map(place))].map((x) => `M${x} ${height / 2 + 1}v${NEURONS}`);
-  return [
-    svgEl("rect", { class: "neuron-strip", x: -width / 2, y: height / 2 + 1, width, height: NEURONS, ...attributes.strip }),
-    svgEl("path", { class: "neuron-marks", d: marks.join(""), ...attributes.marks }),
-  ];
+  return [...new Set(kept.map(place))].map((x) => `M${x} ${height / 2}v${-NEURONS}`).join("");
 }

@@ -1,14 +1,24 @@
 // Which edges a circuit has: those it was found with, or the first of its ranking.
 
-/** The edges of a circuit as a mask; `n` null: as found, else the n with the largest scores, dangling parts dropped. */
+/** A circuit's edges as a mask; `n` null: as found, else the n units with the largest scores, dangling parts dropped. */
 export function chooseEdges(data, circuit, n) {
   const mask = new Uint8Array(data.edgeSource.length);
   if (n === null || circuit.order === null) {
     for (const edge of circuit.kept) mask[edge] = 1;
     return mask;
   }
+  if (circuit.unit === "node") return prune(data, betweenNodes(data, circuit.order.subarray(0, n)));
   for (let i = 0; i < Math.min(n, circuit.order.length); i++) mask[circuit.order[i]] = 1;
   return prune(data, mask);
+}
+
+/** The edges between some nodes: out of one of them, into what one of them or the logits read. */
+function betweenNodes(data, sources) {
+  const { edgeSource, edgeDestination, feeds } = data;
+  const kept = new Uint8Array(data.sources.length + 1);
+  for (const source of [...sources, data.sources.length]) kept[source] = 1;
+  const read = feeds.map((components) => components.some((component) => kept[component]));
+  return Uint8Array.from(edgeSource, (source, e) => (kept[source] && read[edgeDestination[e]] ? 1 : 0));
 }
 
 /** Without the edges on no path from the input to the logits. */
@@ -49,6 +59,12 @@ function spread(reached, queue, next) {
       }
     }
   }
+}
+
+/** How many of a circuit's units a mask has. */
+export function countUnits(data, circuit, mask) {
+  if (circuit.unit !== "node") return countEdges(mask);
+  return new Set(data.edgeSource.filter((_, e) => mask[e])).size;
 }
 
 /** How many edges a mask has. */

@@ -44,16 +44,18 @@ export class Sizebar {
     this.view = view;
     const { n } = this.store.state;
     const ranked = view.a.order !== null;
-    const shown = n === null || !ranked ? view.edgesA : n;
+    const shown = n === null || !ranked ? view.unitsA : n;
     this.slider.disabled = this.entry.disabled = !ranked;
     this.entry.max = this.most;
     this.entry.value = String(shown);
     const place = n === null ? view.a.asked : shown;
     if (document.activeElement !== this.slider || this.sizeAt(Number(this.slider.value)) !== place)
       this.slider.value = String(this.stepAt(place));
-    this.slider.setAttribute("aria-valuetext", counted(shown, "edge"));
+    this.slider.setAttribute("aria-valuetext", counted(shown, view.a.unit));
     byId("as-found").setAttribute("aria-pressed", String(n === null));
-    fill(byId("size-total"), `of ${count(this.data.total)} edges`);
+    const total = view.a.unit === "node" ? this.data.sources.length : this.data.total;
+    fill(byId("size-total"), `of ${counted(total, view.a.unit)}`);
+    this.entry.setAttribute("aria-label", `Number of ${view.a.unit}s`);
     fill(byId("size-says"), this.says(view, n, ranked));
     if (this.drawn?.a === view.a && this.drawn.b === view.b) this.moveCursor();
     else this.draw();
@@ -67,8 +69,8 @@ export class Sizebar {
       const why = ofNodes ? `A circuit of ${view.a.unit}s, as it was found.` : "There is no ranking to make it larger or smaller by.";
       parts.push(el("div", {}, why));
     }
-    if (n !== null && ranked && view.edgesA !== n) {
-      parts.push(el("div", {}, `${count(view.edgesA)} left; the others are on no path`));
+    if (n !== null && ranked && view.unitsA !== n) {
+      parts.push(el("div", {}, `${count(view.unitsA)} left; the others are on no path`));
     }
     if (view.b !== null)
       return [

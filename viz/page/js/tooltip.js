@@ -2,6 +2,7 @@
 
 import { byId, el, fill } from "./dom.js";
 import { PORTS, count, counted, number, percent, signed } from "./format.js";
+import { neuronsOf } from "./nodes.js";
 import { SIDES } from "./looks.js";
 
 /** Facts of a line: [name, value] pairs. */
@@ -61,6 +62,7 @@ export function nodeFacts(data, view, node) {
   facts.push(["is", kinds[node.kind] + (node.members.length > 1 ? ` (${count(node.members.length)})` : "")]);
   if (node.label !== node.id && node.kind !== "role") facts.push(["named by you; is", node.id]);
   if (node.role !== null) facts.push(["role", node.role]);
+  if (node.neurons) facts.push(["keeps", neuronsOf(node.neurons)]);
   facts.push(["reads from", counted(view.lines.filter((line) => line.destination === node.id).length, "line")]);
   facts.push(["feeds", counted(view.lines.filter((line) => line.source === node.id).length, "line")]);
   const effect = directOf(data, node);

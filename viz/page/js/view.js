@@ -3,10 +3,10 @@
 import { edgeName } from "./data.js";
 import { folding } from "./folding.js";
 import { collectLines } from "./lines.js";
-import { chooseEdges, countEdges } from "./select.js";
+import { chooseEdges, countEdges, countUnits } from "./select.js";
 
-/** The nodes and lines of a state, without places. */
-export function makeView(data, state, roles) {
+/** The nodes and at most so many lines of a state, without places. */
+export function makeView(data, state, roles, most) {
   const a = data.circuits[state.a];
   const b = state.b < 0 ? null : data.circuits[state.b];
   const maskA = chooseEdges(data, a, state.n);
@@ -15,11 +15,12 @@ export function makeView(data, state, roles) {
   for (const [role, names] of Object.entries(roles)) for (const name of names) roleOf.set(name, role);
   const shownAs = folding(data, state, roleOf);
   const hidden = new Set(state.hidden);
-  const { lines, leftOut } = collectLines(data, state, { a, b, maskA, maskB }, shownAs, hidden);
+  const { lines, leftOut } = collectLines(data, state, { a, b, maskA, maskB, most }, shownAs, hidden);
   const view = {
     a,
     b,
     edgesA: countEdges(maskA),
+    unitsA: countUnits(data, a, maskA),
     edgesB: maskB === null ? 0 : countEdges(maskB),
     shared: maskB === null ? 0 : maskA.reduce((n, kept, e) => n + (kept & maskB[e]), 0),
     lines,
@@ -60,6 +61,7 @@ function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
       id,
       members: inside,
       role: role ?? null,
+      neurons: inside.length === 1 ? (data.nodes.get(inside[0]).neurons ?? null) : null,
       label: state.labels[id] ?? (id.startsWith("role:") ? id.slice(5) : id),
       ...where,
     };
