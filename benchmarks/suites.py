@@ -135,14 +135,20 @@ def true_circuit(path: str | Path) -> Circuit:
 
 
 def own_suite(
-    model: str, task: str, *, truth: str | None = None, ablation: str | None = None, metric: str | None = None
+    model: str,
+    task: str,
+    *,
+    truth: str | None = None,
+    ablation: str | None = None,
+    metric: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
 ) -> Suite:
     """A suite of one case: a model and a task of one's own, in the same table as the others.
 
     The graph has the options (q, k and v, inputs) of the true circuit's, if there is one.
 
     Args:
-        model, task: as for `acdc.load` and `acdc.tasks.load`, names or files.
+        model, task, task_options: as for `acdc.load` and `acdc.tasks.load`, names or files.
         truth: the folder or file of a circuit that counts as the true one.
         ablation: instead of the task's.
         metric: what methods are given that see only its gradient at the clean prompt; None: the task's.
@@ -150,10 +156,10 @@ def own_suite(
     Raises:
         AcdcError: there is no such truth.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"task_options": dict(task_options or {})}
     if truth is not None:
         graph = true_circuit(truth).graph
-        options = {"qkv": graph.qkv, "inputs": graph.inputs}
+        options |= {"qkv": graph.qkv, "inputs": graph.inputs}
     words = re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}")
     case = Case("-".join(words), model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
     return Suite("own", f"{model} on {task}", (case,))

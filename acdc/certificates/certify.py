@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from acdc.certificates.enumeration import enumerate_pairs
-from acdc.certificates.record import STRENGTHS, Budget, Certificate, Minimality, Strength, edges_digest
+from acdc.certificates.record import STRENGTHS, Budget, Certificate, Minimality, Strength
 from acdc.certificates.smoothing import stability
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.circuit import Circuit
@@ -22,7 +22,7 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, check_type, unknown
-from acdc.graph import BoolArray, FloatArray
+from acdc.graph import BoolArray, FloatArray, names_digest
 from acdc.methods.groups import Groups
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
@@ -111,7 +111,7 @@ def certify(
     if stable is not None:
         votes = stability(problem, circuit.n_edges, method=method, radius=stable, seed=seed)
     return Certificate(
-        edges_sha256=edges_digest(names), n_edges=circuit.n_edges, model=model.name,
+        edges_sha256=names_digest(names), n_edges=circuit.n_edges, model=model.name,
         weights_sha256=weights_digest(model), dtype=str(model.dtype).removeprefix("torch."), task=dataset.name,
         prompts_sha256=prompts_digest(dataset.discovery), n_prompts=len(dataset.discovery), metric=dataset.metric.name,
         ablation=dataset.ablation, seed=seed, budget=measured, minimality=minimal, enumeration=found, stability=votes,
@@ -274,7 +274,7 @@ def verify(
     check_type("a Certificate", certificate, Certificate)
     dataset = as_dataset(task, model, **_as_found(circuit, task))
     about = {
-        "edges": (certificate.edges_sha256, edges_digest(circuit.edge_names())),
+        "edges": (certificate.edges_sha256, names_digest(circuit.edge_names())),
         "precision": (certificate.dtype, str(model.dtype).removeprefix("torch.")),
         "weights": (certificate.weights_sha256, weights_digest(model)),
         "prompts": (certificate.prompts_sha256, prompts_digest(dataset.discovery)),

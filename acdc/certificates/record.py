@@ -220,10 +220,5 @@ def files(folder: Path) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def edges_digest(names: list[str]) -> str:
-    """Of the names of a circuit's edges."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
 def _digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from typing import Any
 
@@ -71,6 +70,4 @@ def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def other_graph(what: str, given: Graph, expected: Graph) -> str:
     """Message for two graphs that should be one, naming what differs."""
-    pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
-    difference = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
-    return f"{what} is of another graph: {difference}"
+    return f"{what} is of another graph: {given.unlike(expected)}"

@@ -23,13 +23,14 @@ from acdc.cli.options import (
     Memory,
     MetricName,
     Run,
+    TaskFormatName,
     TaskName,
     TaskOption,
     Trust,
     listed,
     load_again,
     load_task,
-    options,
+    prompt_settings,
 )
 from acdc.errors import AcdcError
 
@@ -56,6 +57,7 @@ def audit(
     ] = None,
     task: TaskName = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     shift: Annotated[
@@ -121,7 +123,7 @@ def audit(
         where = folder / "audit.json"
         if force:
             where.unlink(missing_ok=True)
-        settings = options(task_option)
+        settings = prompt_settings(task_option, task_format=task_format)
         if task in (None, made.task):
             settings = made.task_options | settings
         recipe = load_task(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Memory
+from acdc.cli.options import Memory, TaskFormatName, given
 from acdc.errors import AcdcError
 from acdc.shown import counted
 
@@ -37,6 +37,7 @@ def benchmark(
         str | None, typer.Option(metavar="MODEL", help="A model of your own, instead of a suite, with --task.")
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="A task of it: a name, or a file.")] = None,
+    task_format: TaskFormatName = None,
     truth: Annotated[
         str | None, typer.Option(metavar="RUN", help="Folder or circuit.json of its true circuit, if it is known.")
     ] = None,
@@ -97,10 +98,10 @@ def benchmark(
 
     Example: acdc benchmark tracr --methods guided,acdc,eap-ig --workers 4 -o runs/tracr
     """
-    own = {"--model": model, "--task": task, "--truth": truth}
+    own = {"--model": model, "--task": task, "--truth": truth, "--task-format": task_format}
     if any(own.values()) and (suite or suite_option or cases or not (model and task)):
-        given = " and ".join(flag for flag, value in own.items() if value)
-        raise AcdcError(f"a model of your own takes --model and --task, and no suite or cases; got {given}")
+        flags = " and ".join(flag for flag, value in own.items() if value)
+        raise AcdcError(f"a model of your own takes --model and --task, and no suite or cases; got {flags}")
     name = "own" if model else suite or suite_option or "tracr"
     if suite_option not in (None, name):
         raise AcdcError(f"expected one suite, got {suite!r} and --suite {suite_option!r}")
@@ -116,7 +117,10 @@ def benchmark(
         from acdc.benchmarks.summary import leaderboard
 
         torch.set_num_threads(threads)
-        chosen = own_suite(model, task, truth=truth) if model and task else get_suite(name, cases=_split(cases))
+        if model and task:
+            chosen = own_suite(model, task, truth=truth, task_options=given(format=task_format))
+        else:
+            chosen = get_suite(name, cases=_split(cases))
         check_folder(folder)
         if slurm is not None:
             _write_script(slurm, folder, jobs=workers or 8, threads=threads, memory=memory)

@@ -25,11 +25,10 @@ from acdc.cli.options import (
     TaskOption,
     Tokenizer,
     Trust,
-    given,
     load_model,
     load_task,
-    options,
     own_task,
+    prompt_settings,
 )
 from acdc.errors import AcdcError, UnknownGraphError
 
@@ -143,10 +142,9 @@ def import_circuit(
     """
     with terminal.quiet_libraries():
         from acdc import formats
-        from acdc.graph import Graph
 
         name = task or own_task(model)
-        settings = given(format=task_format) | options(task_option)
+        settings = prompt_settings(task_option, task_format=task_format)
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
         try:
             theirs = formats.import_circuit(source, format)
@@ -161,9 +159,7 @@ def import_circuit(
         graph = theirs.graph
         expected = subject.graph(qkv=graph.qkv, group_kv=graph.group_kv, inputs=graph.inputs)
         if graph != expected:
-            pairs = [(f.name, getattr(graph, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
-            differences = ", ".join(f"{name}={a!r} instead of {b!r}" for name, a, b in pairs if a != b)
-            raise AcdcError(f"{source} is not of the model {model}: its graph has {differences}")
+            raise AcdcError(f"{source} is not of the model {model}: its graph has {graph.unlike(expected)}")
         if edges is not None:
             if theirs.scores is None:
                 raise AcdcError(f"{source} has no scores to choose {edges} edges by; leave out --edges")

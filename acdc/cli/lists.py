@@ -27,11 +27,10 @@ from acdc.cli.options import (
     TaskOption,
     Tokenizer,
     Trust,
-    given,
     load_model,
     load_task,
-    options,
     own_task,
+    prompt_settings,
 )
 
 models = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
@@ -195,10 +194,14 @@ def check(
     with terminal.quiet_libraries():
         import acdc.tasks
 
-        settings = given(
-            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
         )
-        settings |= options(task_option)
         recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed, memory=memory)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,

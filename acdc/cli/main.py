@@ -57,12 +57,12 @@ from acdc.cli.options import (
     Tokenizer,
     Trust,
     command_digest,
-    given,
     load_again,
     load_model,
     load_task,
     options,
     own_task,
+    prompt_settings,
     short,
 )
 from acdc.cli.positions import positions
@@ -210,9 +210,14 @@ def discover(
         team, device = processes.join(device)
         claim = held.enter_context(processes.claimed(team, out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
-        settings = given(
-            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
-        ) | options(task_option)
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
+        )
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
         subject = load_model(
             model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
@@ -350,9 +355,14 @@ def evaluate(
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
         made = circuit.provenance
-        settings = given(
-            size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format
-        ) | options(task_option)
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
+        )
         if task in (None, made.task):
             settings = made.task_options | settings
         own_seed = made.seed or 0

@@ -114,7 +114,7 @@ def inside(
 
 
 def beside(run: Path, circuit: Circuit) -> Mapping[str, BoolArray] | None:
-    """Which neurons stay in each MLP of a run, if `acdc neurons` found them; None, said, if they are of another circuit."""
+    """Which neurons stay in each MLP of a run, if any were found; None, said, if they are of another circuit."""
     from acdc.neurons import NeuronCircuit
     from acdc.neurons.circuit import NAME
 

@@ -133,6 +133,20 @@ def options(texts: list[str] | None) -> dict[str, Any]:
     return options
 
 
+def prompt_settings(
+    texts: list[str] | None,
+    *,
+    size: int | None = None,
+    held_out: Path | None = None,
+    split: float | None = None,
+    only_correct: bool = False,
+    task_format: str | None = None,
+) -> dict[str, Any]:
+    """What was said of a task's prompts, by the options that commands share and by its own (`texts`)."""
+    shared = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format)
+    return shared | options(texts)
+
+
 def listed(text: str, what: str) -> list[str]:
     """The names in a comma-separated list, each once.
 

@@ -26,14 +26,14 @@ from acdc.cli.options import (
     Revision,
     Size,
     Split,
+    TaskFormatName,
     TaskName,
     TaskOption,
     Tokenizer,
     Trust,
-    given,
     listed,
-    options,
     prepared,
+    prompt_settings,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def positions(
         ),
     ] = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -103,9 +104,16 @@ def positions(
         if out is not None:
             terminal.check_new_file(out, force=force)
         named = None if spans is None else listed(spans, "spans")
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
+        )
         subject, data = prepared(
-            model, task, settings | options(task_option), metric=metric, ablation=ablation, seed=seed, memory=memory,
+            model, task, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
             loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
                      "trust_remote_code": trust_remote_code},
         )  # fmt: skip

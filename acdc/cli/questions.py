@@ -24,13 +24,13 @@ from acdc.cli.options import (
     Revision,
     Size,
     Split,
+    TaskFormatName,
     TaskName,
     TaskOption,
     Tokenizer,
     Trust,
-    given,
-    options,
     prepared,
+    prompt_settings,
 )
 from acdc.errors import AcdcError
 
@@ -50,6 +50,7 @@ def ablate(
     ],
     task: TaskName = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -72,9 +73,11 @@ def ablate(
     """
     import acdc
 
-    settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+    settings = prompt_settings(
+        task_option, size=size, held_out=held_out, split=split, only_correct=only_correct, task_format=task_format
+    )
     _ask(
-        lambda *asked, **how: acdc.ablate(*asked, **how), model, parts, task, settings | options(task_option),
+        lambda *asked, **how: acdc.ablate(*asked, **how), model, parts, task, settings,
         {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
          "trust_remote_code": trust_remote_code},
         {"metric": metric, "ablation": ablation, "seed": seed, "memory": memory},
@@ -92,6 +95,7 @@ def patch_path(
     ],
     task: TaskName = None,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -114,9 +118,11 @@ def patch_path(
     """
     import acdc
 
-    settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+    settings = prompt_settings(
+        task_option, size=size, held_out=held_out, split=split, only_correct=only_correct, task_format=task_format
+    )
     _ask(
-        lambda *asked, **how: acdc.patch_path(*asked, **how), model, path, task, settings | options(task_option),
+        lambda *asked, **how: acdc.patch_path(*asked, **how), model, path, task, settings,
         {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
          "trust_remote_code": trust_remote_code},
         {"metric": metric, "ablation": ablation, "seed": seed, "memory": memory},
@@ -141,6 +147,7 @@ def roles(
         bool, typer.Option("--relative", help="With --head: the score less its mean over all keys seen.")
     ] = False,
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -170,9 +177,16 @@ def roles(
     with terminal.quiet_libraries():
         from acdc.inspection import head_roles, score_attribution
 
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
+        )
         subject, data = prepared(
-            model, task, settings | options(task_option), metric=metric, ablation=ablation, seed=seed, memory=memory,
+            model, task, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
             loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
                      "trust_remote_code": trust_remote_code},
         )  # fmt: skip
@@ -202,7 +216,10 @@ def roles(
         labels = [dataclasses.asdict(role) for role in found.roles]
         terminal.print_json({"roles": labels, "effect": effect, "scores": scores, "groups": found.groups()})
         return
-    terminal.print_table(*found.table())
+    if found.roles:
+        terminal.print_table(*found.table())
+    else:
+        terminal.print_line(found.nothing())
 
 
 def _ask(

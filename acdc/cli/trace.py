@@ -30,16 +30,16 @@ from acdc.cli.options import (
     Revision,
     Size,
     Split,
+    TaskFormatName,
     TaskName,
     TaskOption,
     Tokenizer,
     Trust,
     command_digest,
-    given,
     listed,
-    options,
     own_task,
     prepared,
+    prompt_settings,
     short,
 )
 
@@ -74,6 +74,7 @@ def trace(
         typer.Option(help="Run each replacement, estimate all from one backward pass, or compare the two."),
     ] = "exact",
     task_option: TaskOption = None,
+    task_format: TaskFormatName = None,
     metric: MetricName = None,
     ablation: AblationName = None,
     size: Size = None,
@@ -119,8 +120,14 @@ def trace(
         claim = held.enter_context(
             folders.claimed(out, default=default, command=command_digest(context), force=force)
         )
-        settings = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None)
-        settings |= options(task_option)
+        settings = prompt_settings(
+            task_option,
+            size=size,
+            held_out=held_out,
+            split=split,
+            only_correct=only_correct,
+            task_format=task_format,
+        )
         subject, data = prepared(
             model, name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
             loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,

@@ -89,9 +89,7 @@ class Problem:
         given = self.graph
         expected = self.model.graph(qkv=given.qkv, group_kv=given.group_kv, inputs=given.inputs)
         if given != expected:
-            pairs = [(f.name, getattr(given, f.name), getattr(expected, f.name)) for f in dataclasses.fields(Graph)]
-            differences = ", ".join(f"{name}={a} instead of {b}" for name, a, b in pairs if a != b)
-            raise AcdcError(f"the graph is not one of model {self.model.name!r}: {differences}")
+            raise AcdcError(f"the graph is not one of model {self.model.name!r}: {given.unlike(expected)}")
         refuse_unfit(self.model)
         refuse_branches(self.model, self.prompts)
         check_prompts(self.model, self.prompts[: self.batch_of("circuits")])

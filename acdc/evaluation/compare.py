@@ -79,9 +79,7 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
         raise AcdcError(f"expected a name of its own for each of {len(circuits)} circuits, got {', '.join(names)}")
     for name, circuit in zip(names, circuits, strict=True):
         if circuit.graph != circuits[0].graph:
-            fields = [f.name for f in dataclasses.fields(circuit.graph)]
-            values = [(f, getattr(circuits[0].graph, f), getattr(circuit.graph, f)) for f in fields]
-            apart = ", ".join(f"{field}={b} instead of {a}" for field, a, b in values if a != b)
+            apart = circuit.graph.unlike(circuits[0].graph)
             raise AcdcError(
                 f"{name} is of another graph than {names[0]} ({apart}): only edges of one can be compared"
             )

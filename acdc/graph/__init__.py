@@ -15,7 +15,7 @@ from acdc.graph.components import (
     mlp_name,
 )
 from acdc.graph.graph import Graph
-from acdc.graph.names import graph_options, names_an_mlp, split_destination, split_edge
+from acdc.graph.names import graph_options, names_an_mlp, names_digest, split_destination, split_edge
 from acdc.graph.units import Unit, Units, units_of
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "head_name",
     "mlp_name",
     "names_an_mlp",
+    "names_digest",
     "split_destination",
     "split_edge",
     "units_of",

@@ -75,6 +75,11 @@ class Graph(ComponentTable):
                 raise AttributeError(f"graph.{name} is now {_RENAMED[name]}")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def unlike(self, other: Graph) -> str:
+        """What this graph has instead of another: "n_layers=1 instead of 2, qkv='merged' instead of 'split'"."""
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
+        return ", ".join(f"{name}={ours!r} instead of {theirs!r}" for name, ours, theirs in pairs if ours != theirs)
+
     def __post_init__(self) -> None:
         if self.n_layers < 1 or self.n_heads < 1:
             raise AcdcError(f"expected at least one layer and one head, got {self.n_layers} and {self.n_heads}")

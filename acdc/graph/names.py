@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -36,6 +37,11 @@ def graph_options(edges: Iterable[str]) -> dict[str, Any] | None:
 def names_an_mlp(names: Iterable[str]) -> bool:
     """Whether any of these nodes, or sources of these edges, is an MLP."""
     return any(name.startswith("m") for name in names)
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """SHA-256 of names of edges, in their order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def split_edge(edge: str) -> tuple[str, str]:

@@ -121,6 +121,17 @@ class HeadRoles(Shown):
     def _summary(self) -> str:
         return f"{self.task} in {self.model}: {counted(len(self.roles), 'label')} of {counted(len(self.heads), 'head')}"
 
+    def nothing(self) -> str:
+        """A sentence for where no label is given: how high the highest scores of attention are instead."""
+        said = f"no label fits any of the {counted(len(self.heads), 'head')} of {self.model} on {self.task}"
+        rules = [self.labels.index(name) for name in RULES]
+        scores = np.nan_to_num(self.scores[:, rules], nan=-np.inf)
+        if not np.isfinite(scores).any():
+            return f"{said}: its prompts tell nothing of where they attend"
+        head, rule = np.unravel_index(scores.argmax(), scores.shape)
+        highest = f"{self.heads[head]} with {scores.max():.2f} for {self.labels[rules[rule]]!r}"
+        return f"{said}: the highest is {highest}, which takes {THRESHOLD}"
+
     def facts(self) -> dict[str, str]:
         """What was looked at."""
         return {"roles": f"{self.task} in {self.model}, on {counted(self.n_prompts, 'prompt')}"}

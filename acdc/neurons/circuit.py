@@ -13,13 +13,12 @@ from jaxtyping import Bool
 
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray
+from acdc.graph import BoolArray, names_digest
 from acdc.graph.names import names_an_mlp
 from acdc.neurons.evaluation import NeuronEvaluation
 from acdc.neurons.scores import neuron_name
 from acdc.shown import Shown, counted
 from acdc.store.reading import read_record
-from acdc.store.resume import digest
 from acdc.store.writing import write_atomically
 
 NAME = "neurons.json"
@@ -142,7 +141,7 @@ class NeuronCircuit(Shown):
             for kind in ("mlps", "heads")
         }
         record = NeuronFile(
-            edges_digest=_edges_digest(self.circuit), mlps=parts["mlps"], heads=parts["heads"], **made,
+            edges_digest=names_digest(self.circuit.edge_names()), mlps=parts["mlps"], heads=parts["heads"], **made,
             evaluation=None if evaluation is None else dataclasses.asdict(evaluation),
         )  # fmt: skip
         place = _place(path)
@@ -164,7 +163,7 @@ class NeuronCircuit(Shown):
             raise AcdcError(f"no neurons at {str(place)!r}: find them with acdc neurons")
         record = read_record(place, NeuronFile)
         circuit = Circuit.load(place.parent) if circuit is None else circuit
-        if record.edges_digest != _edges_digest(circuit):
+        if record.edges_digest != names_digest(circuit.edge_names()):
             raise AcdcError(f"{str(place)!r} holds neurons of another circuit: find them again with acdc neurons")
         kept = {}
         there = {"mlp": record.mlps, "head": record.heads}
@@ -180,7 +179,3 @@ class NeuronCircuit(Shown):
 def _place(path: str | Path) -> Path:
     path = Path(path)
     return path / NAME if path.is_dir() else path
-
-
-def _edges_digest(circuit: Circuit) -> str:
-    return digest([*circuit.edge_names()])

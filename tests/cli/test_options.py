@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import acdc
 from acdc import viz
@@ -29,3 +30,21 @@ def test_the_command_line_and_the_api_agree(command: Callable[..., Any], api: Ca
         ours, theirs = (inspect.signature(each).parameters[name].default for each in (command, api))
         unsaid = (None, inspect.Parameter.empty)
         assert ours in unsaid or theirs in unsaid or ours == theirs, name
+
+
+def test_every_command_that_takes_a_file_of_prompts_can_be_told_its_format() -> None:
+    commands = get_command(main.app).commands  # type: ignore[attr-defined]
+    options = {name: {parameter.name for parameter in command.params} for name, command in commands.items()}
+    takes = {name for name, names in options.items() if "task" in names}
+    assert {
+        "discover",
+        "evaluate",
+        "audit",
+        "ablate",
+        "patch-path",
+        "roles",
+        "positions",
+        "trace",
+        "import",
+    } <= takes
+    assert not {name for name in takes if "task_format" not in options[name]}

@@ -194,6 +194,19 @@ def test_no_head_that_identifies_indirect_objects_here_sees_duplicates() -> None
     assert not {"duplicate token", "induction"} & {role.label for role in found.roles}
 
 
+def test_where_no_label_fits_a_sentence_says_how_near_the_nearest_is() -> None:
+    scores = np.full((2, len(roles.LABELS)), np.nan)
+    nothing = dict(task="t", model="m", heads=("a0.h0", "a0.h1"), labels=tuple(roles.LABELS), roles=(), n_prompts=4)
+    found = roles.HeadRoles(scores=scores.copy(), effect=np.zeros(2), **nothing)
+    assert "its prompts tell nothing" in found.nothing()
+    scores[1, list(roles.LABELS).index("self")] = 0.41
+    scores[0, list(roles.LABELS).index("copying")] = 0.8  # no rule of attention
+    said = roles.HeadRoles(scores=scores, effect=np.zeros(2), **nothing).nothing()
+    assert said == (
+        "no label fits any of the 2 heads of m on t: the highest is a0.h1 with 0.41 for 'self', which takes 0.6"
+    )
+
+
 def test_on_the_command_line(command: Command) -> None:
     shown = command("roles", "induction-2l", "--size", 8)
     assert shown.status == 0
