@@ -20,7 +20,7 @@ OPTIONAL: dict[str, dict[str, Any]] = {
         "pruning_settings": dict,
     },
     "qParams": {
-        "pinnedIds": TEXTS, "supernodes": list, "linkType": TEXT, "clickedId": TEXT, "sg_pos": TEXT,
+        "pinnedIds": TEXTS, "supernodes": (list,), "linkType": TEXT, "clickedId": TEXT, "sg_pos": TEXT,
     },
     "nodes": {"influence": (*NUMBER, type(None)), "activation": (*NUMBER, type(None))},
     "links": {},
@@ -42,6 +42,9 @@ def check(value: Any) -> None:
     assert len(ids) == len(nodes)
     assert {link[end] for link in value["links"] for end in ("source", "target")} <= ids
     assert all(0 <= node["ctx_idx"] < len(value["metadata"]["prompt_tokens"]) for node in nodes)
+    for name, *members in value["qParams"].get("supernodes", []):
+        assert isinstance(name, str)
+        assert set(members) <= set(value["qParams"]["pinnedIds"]) <= ids
     for node in nodes:
         for read in node.get("qk_tracing_results", {}).values():
             assert all(source in ids and isinstance(weight, float) for source, weight in read)

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from acdc.viz import plots as plots
     from acdc.viz import terminal as terminal
     from acdc.viz import tracing as tracing
-    from acdc.viz.page import Findings, Page, investigate, write_page
+    from acdc.viz.page import Findings, Page, investigate, write_page, write_positional_page
 
-__all__ = ["FORMATS", "STYLES", "Drawing", "Findings", "Page", "Style", "draw", "investigate", "write_page"]
+__all__ = [
+    "FORMATS",
+    "STYLES",
+    "Drawing",
+    "Findings",
+    "Page",
+    "Style",
+    "draw",
+    "investigate",
+    "write_page",
+    "write_positional_page",
+]
 
 
 _PARTS = ("plots", "terminal", "tracing")
@@ -28,7 +39,7 @@ _PARTS = ("plots", "terminal", "tracing")
 def __getattr__(name: str) -> Any:
     if name in _PARTS:
         return importlib.import_module(f"acdc.viz.{name}")
-    if name not in ("Findings", "Page", "investigate", "write_page"):
+    if name not in ("Findings", "Page", "investigate", "write_page", "write_positional_page"):
         raise AttributeError(f"module 'acdc.viz' has no attribute {name!r}")
     from acdc.viz import page
 

@@ -231,7 +231,7 @@ def _guides(labels: list[DiagramText], boxes: dict[str, Box], style: Style) -> l
 def _neurons_said(inside: Mapping[str, BoolArray]) -> str:
     """ "35 of 768 neurons stay: m0 21, m3 14", for the caption."""
     kept = {name: int(units.sum()) for name, units in inside.items()}
-    said = f"marks below an MLP: the {sum(kept.values()):,} of {sum(map(len, inside.values())):,} neurons that stay"
+    said = f"marks below a box: the {sum(kept.values()):,} of {sum(map(len, inside.values())):,} units that stay"
     return said + f" ({', '.join(f'{name} {n:,}' for name, n in kept.items())})" * (len(kept) <= MOST_NAMED)
 
 

@@ -10,7 +10,7 @@ import typer
 from acdc.cli import neurons as cli_neurons
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
-from acdc.cli.options import Force, Run, load_again, task_again
+from acdc.cli.options import Force, RolesFile, Run, load_again, roles_of, task_again
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def draw(
             metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then the weakest left out."
         ),
     ] = 120,
+    roles: RolesFile = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
     ] = None,
@@ -53,7 +54,7 @@ def draw(
     Example: acdc draw runs/ioi --fold 3 --style slides -o ioi.pdf
     """
     if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
-        cli_view.view(run, out=out, force=force, no_open=True)
+        cli_view.view(run, roles=roles, out=out, force=force, no_open=True)
         return
     with terminal.quiet_libraries():
         from acdc import Circuit, viz
@@ -65,6 +66,7 @@ def draw(
         picture = viz.draw(
             circuit, path, format=format, truth=edges, style=style, detail=detail, fold=fold, max_edges=max_edges,
             replace=replace, neurons=cli_neurons.beside(run, circuit),
+            roles=None if roles is None else roles_of(roles, circuit.graph),
         )  # fmt: skip
     report.show_note(picture)
     terminal.print_line(path)

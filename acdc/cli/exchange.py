@@ -19,6 +19,7 @@ from acdc.cli.options import (
     Force,
     MetricName,
     Revision,
+    RolesFile,
     Run,
     TaskFormatName,
     TaskName,
@@ -29,6 +30,7 @@ from acdc.cli.options import (
     load_task,
     own_task,
     prompt_settings,
+    roles_of,
 )
 from acdc.errors import AcdcError, UnknownGraphError
 
@@ -53,6 +55,7 @@ def export(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    roles: RolesFile = None,
     ablation: AblationName = None,
     force: Force = False,
 ) -> None:
@@ -68,6 +71,8 @@ def export(
         from acdc.store.folders import whole_folder
         from acdc.store.writing import write_atomically
 
+        if roles is not None and to != "circuit-tracer":
+            raise AcdcError(f"--roles is for circuit-tracer, whose supernodes they are, and {to} has none")
         if to in EXPORTS:
             text = export_with_model(run, to, out, force, ablation)
         elif ablation is not None:
@@ -83,14 +88,19 @@ def export(
         else:
             if out is not None:
                 terminal.check_new_file(out, force=force)
-            text = _with_positions(run, to) if _has_positions(run) else formats.export(Circuit.load(run), to)
+            if has_positions(run):
+                text = _with_positions(run, to, roles)
+            else:
+                circuit = Circuit.load(run)
+                groups = roles_of(roles, circuit.graph, circuit.provenance) if to == "circuit-tracer" else None
+                text = formats.export(circuit, to, roles=groups)
             if out is not None:
                 write_atomically(out, text, replace=force)
                 return
     sys.stdout.write(text)
 
 
-def _has_positions(run: Path) -> bool:
+def has_positions(run: Path) -> bool:
     """Whether it is a file of `acdc positions`."""
     from acdc.store.reading import read_text, strict_json
     from acdc.tracing.positional_circuit import FORMAT
@@ -104,12 +114,13 @@ def _has_positions(run: Path) -> bool:
     return isinstance(record, dict) and record.get("format") == FORMAT
 
 
-def _with_positions(path: Path, to: str) -> str:
+def _with_positions(path: Path, to: str, roles: Path | None) -> str:
     from acdc.tracing import PositionalCircuit
 
     if to != "circuit-tracer":
         raise AcdcError(f"{path} is a circuit with positions, which circuit-tracer holds, and {to} does not")
-    return PositionalCircuit.load(path).attribution_graph()
+    circuit = PositionalCircuit.load(path)
+    return circuit.attribution_graph(None if roles is None else roles_of(roles, circuit.graph))
 
 
 def import_circuit(

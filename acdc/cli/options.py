@@ -14,6 +14,7 @@ from acdc.errors import AcdcError, unknown
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit, Provenance
+    from acdc.graph import Graph
     from acdc.model.model import Model
     from acdc.tasks import Task
     from acdc.tasks.task import Dataset
@@ -104,6 +105,14 @@ Tokenizer = Annotated[
         help="Hugging Face name or folder of another tokenizer than the model's own.", rich_help_panel=MODEL
     ),
 ]
+RolesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--roles",
+        metavar="FILE",
+        help="What heads do: what `acdc roles --json` prints, or {ROLE: [NODES]}; otherwise as published, if known.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, for machines, and nothing else.", rich_help_panel=OUTPUT)
 ]
@@ -145,6 +154,37 @@ def prompt_settings(
     """What was said of a task's prompts, by the options that commands share and by its own (`texts`)."""
     shared = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format)
     return shared | options(texts)
+
+
+def roles_of(path: Path | None, graph: Graph, made: Provenance | None = None) -> dict[str, tuple[str, ...]] | None:
+    """Components by what they do, of a file that `acdc roles --json` printed or of `{"role": ["a0.h1", …]}`.
+
+    Args:
+        path: None: those of the published circuit of this task in this model, or None if there is none.
+
+    Raises:
+        AcdcError: it is no such file, or names what the graph has not.
+    """
+    from acdc.evaluation.published import published
+    from acdc.store.reading import read_text, strict_json
+
+    if path is None:
+        known = None if made is None else published(made.model, made.task)
+        return None if known is None else {role: tuple(names) for role, names in known.roles.items()}
+    try:
+        record = strict_json(read_text(path))
+        groups = record.get("groups", record)
+        roles = {str(role): tuple(names) for role, names in groups.items() if not isinstance(names, str)}
+        unknown_names = [name for names in roles.values() for name in names if name not in graph.nodes]
+    except (ValueError, TypeError, AttributeError):
+        roles, unknown_names = {}, []
+    if not roles:
+        raise AcdcError(
+            f'expected {path} to be what acdc roles --json prints, or nodes by role like {{"mover": ["a2.h1"]}}'
+        )
+    if unknown_names:
+        raise AcdcError(f"{path} names {unknown_names[0]!r}, which is no node of the circuit's graph")
+    return roles
 
 
 def listed(text: str, what: str) -> list[str]:

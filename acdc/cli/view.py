@@ -7,12 +7,13 @@ import os
 import tempfile
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from acdc.cli import neurons as cli_neurons
 from acdc.cli import terminal
+from acdc.cli.exchange import has_positions
 from acdc.cli.options import (
     MODEL,
     OUTPUT,
@@ -22,9 +23,13 @@ from acdc.cli.options import (
     Force,
     Json,
     Memory,
+    RolesFile,
     Run,
     Trust,
     load_again,
+    load_model,
+    load_task,
+    roles_of,
     task_again,
 )
 from acdc.errors import AcdcError
@@ -64,6 +69,7 @@ def view(
             rich_help_panel=SHOWN,
         ),
     ] = None,
+    roles: RolesFile = None,
     no_model: Annotated[
         bool,
         typer.Option("--no-model", help="Show what is in the run, and measure nothing.", rich_help_panel=MODEL),
@@ -89,12 +95,23 @@ def view(
 
     Example: acdc view runs/ioi --compare runs/ioi-acdc
     """
-    path = out or _place(run)
+    if has_positions(run):
+        if compare:
+            raise AcdcError("a circuit with positions has a page of its own: leave out --compare")
+        path = out or run.with_suffix(".html")
+    else:
+        path = out or _place(run)
     own = None if out else b'<meta name="generator" content="acdc">'
     replace = terminal.check_new_file(path, force=force, own=own)
-    page = write(
+    if has_positions(run):
+        page = _positional(
+            run, path, roles, no_model=no_model, replace=replace, device=device, dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+    else:
+        page = write(
         run, path, replace=replace, compare=compare or [], prompts=prompts, sizes=_sizes(sizes), effects=effects,
-        no_model=no_model, batch_size=batch_size, memory=memory, device=device, dtype=dtype,
+        roles=roles, no_model=no_model, batch_size=batch_size, memory=memory, device=device, dtype=dtype,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     assert page.path is not None
@@ -106,6 +123,26 @@ def view(
         terminal.say("note", "no browser was found: open the file in one", "bold")
 
 
+def _positional(
+    run: Path, path: Path, roles: Path | None, *, no_model: bool, replace: bool, **loading: Any
+) -> Page:
+    """The page of a circuit with positions, with the tokens of its first prompt if the model can be had."""
+    with terminal.quiet_libraries():
+        from acdc.tracing import PositionalCircuit, example_tokens
+        from acdc.viz.page import write_positional_page
+
+        circuit = PositionalCircuit.load(run)
+        tokens = None
+        if not no_model:
+            try:
+                model = load_model(circuit.model, **loading)
+                tokens = example_tokens(model, load_task(circuit.task, {}, seed=circuit.seed), circuit)
+            except (AcdcError, OSError) as error:
+                terminal.warn(f"the page goes without tokens, which need the model: {' '.join(str(error).split())}")
+        given = None if roles is None else roles_of(roles, circuit.graph)
+        return write_positional_page(circuit, path, tokens=tokens, roles=given, replace=replace)
+
+
 def write(
     run: Path,
     path: Path,
@@ -115,6 +152,7 @@ def write(
     prompts: int = 4,
     sizes: list[int] | None = None,
     effects: int | None = None,
+    roles: Path | None = None,
     no_model: bool = False,
     batch_size: int | None = None,
     memory: str | None = None,
@@ -127,6 +165,8 @@ def write(
         from acdc.viz.page import Findings, write_page
 
         circuits = _circuits([run, *compare])
+        first = next(iter(circuits.values()))
+        given = None if roles is None else roles_of(roles, first.graph)
         if no_model:
             found, truth = Findings(notes=("Made without the model, so nothing was measured for it.",)), None
         else:
@@ -142,8 +182,8 @@ def write(
                 terminal.warn(f"the page goes without what needs the model: {reason}")
                 note = f"Without curves, effects, attention and logit lens, which need the model: {reason}"
                 found, truth = Findings(notes=(note,)), None
-        inside = cli_neurons.beside(run, next(iter(circuits.values())))
-        return write_page(circuits, path, findings=found, truth=truth, replace=replace, neurons=inside)
+        inside = cli_neurons.beside(run, first)
+        return write_page(circuits, path, findings=found, truth=truth, roles=given, replace=replace, neurons=inside)
 
 
 class _BadRequest(AcdcError):

@@ -10,7 +10,7 @@ which of them enter queries and keys stands beside, in the head's `qk_tracing_re
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,17 @@ At = tuple[str, int]
 """A component, and the number of its position."""
 
 
-def write(circuit: Circuit) -> str:
-    """The circuit as attribution-graph JSON."""
+Roles = Mapping[str, Collection[str]]
+"""Components by what they do."""
+
+
+def write(circuit: Circuit, roles: Roles | None = None) -> str:
+    """The circuit as attribution-graph JSON; components of a role are a supernode."""
     made = circuit.provenance
     values = np.ones(circuit.graph.valid.shape) if circuit.scores is None else circuit.scores.values
     return write_places(
         circuit.graph, circuit.edges[None], [made.task or "prompt"], values, model=made.model, task=made.task,
-        version=made.versions.get("acdc-circuits", ""),
+        version=made.versions.get("acdc-circuits", ""), roles=roles,
     )  # fmt: skip
 
 
@@ -42,6 +46,7 @@ def write_places(
     task: str = "",
     version: str = "",
     ordered: bool = False,
+    roles: Roles | None = None,
 ) -> str:
     """Edges at places as attribution-graph JSON.
 
@@ -50,6 +55,7 @@ def write_places(
         tokens: of the places.
         values: `[n_destinations, n_sources]` scores; None: 1 an edge.
         ordered: whether a later place cannot be read at an earlier one, as with single positions.
+        roles: whose components are supernodes, place by place; of heads without one, those of a layer are.
     """
     links, queries, keys = _links(graph, kept, np.ones(graph.valid.shape) if values is None else values, ordered)
     ends = [row.name for row in graph.components if not row.ports or not row.writes]
@@ -68,13 +74,35 @@ def write_places(
             "schema_version": 1,
             "info": {"generator": {"name": "acdc", "version": version}},
         },
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "qParams": {
+            "pinnedIds": [*ids.values()],  # supernodes are shown of nodes that are pinned
+            "supernodes": _supernodes(graph, ids, tokens, roles or {}),
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
+        },
         "nodes": [
             _node(graph, at, len(tokens)) | _traced(queries.get(at, {}), keys.get(at, {}), ids) for at in rows
         ],
         "links": [{"source": ids[s], "target": ids[d], "weight": w} for (s, d), w in links.items()],
     }
     return json.dumps(value, indent=1) + "\n"
+
+
+def _supernodes(graph: Graph, ids: Mapping[At, str], tokens: Sequence[str], roles: Roles) -> list[list[str]]:
+    """Groups of nodes at a place, each its name and the nodes' ids: by role, and of the other heads by layer."""
+    role_of = {name: role for role, names in roles.items() for name in names}
+    groups: dict[tuple[str, int], list[str]] = {}
+    for (name, place), node in ids.items():
+        row = graph.component(name)
+        group = role_of.get(name, f"heads of layer {row.layer}" if row.kind == "head" else "")
+        if group:
+            groups.setdefault((group, place), []).append(node)
+    return [
+        [group if len(tokens) == 1 else f"{group} at {tokens[place].strip()}", *nodes]
+        for (group, place), nodes in groups.items()
+        if len(nodes) > 1 or group in roles
+    ]
 
 
 Weights = dict[tuple[At, At], float]
@@ -85,23 +113,31 @@ Read = dict[At, dict[At, float]]
 def _links(graph: Graph, kept: BoolArray, values: FloatArray, ordered: bool) -> tuple[Weights, Read, Read]:
     """The weight of each link, and of it what enters queries and keys."""
     links, beside = Weights(), {"q": Read(), "k": Read()}
+    for source, reader, d, s in read_at(graph, kept, ordered):
+        value = float(values[d, s])
+        links[source, reader] = links.get((source, reader), 0.0) + value
+        if (port := graph.destination_ports[d]) in beside:
+            found = beside[port].setdefault(reader, {})
+            found[source] = found.get(source, 0.0) + value
+    return links, beside["q"], beside["k"]
+
+
+def read_at(graph: Graph, kept: BoolArray, ordered: bool) -> Iterator[tuple[At, At, int, int]]:
+    """What writes where, what reads it where, and the edge's destination and source, for every edge that is kept.
+
+    What a head reads as key or value is read where it is written, and used where the head attends from.
+
+    Args:
+        kept, ordered: as for `write_places`.
+    """
     at_work = _where_heads_work(graph, kept)
     for p, d, s in np.argwhere(kept).tolist():
-        source, port = (graph.sources[s], p), graph.destination_ports[d]
         for name in _components(graph, d):
-            row = graph.component(name)
             places = [p]
-            if (
-                row.kind not in ("mlp", LOGITS) and port != "q"
-            ):  # what is read here is used where the head attends from
+            if graph.component(name).kind not in ("mlp", LOGITS) and graph.destination_ports[d] != "q":
                 places = [q for q in at_work.get(name, ()) if q >= p or not ordered] or [p]
             for place in places:
-                pair, value = (source, (name, place)), float(values[d, s])
-                links[pair] = links.get(pair, 0.0) + value
-                if port in beside:
-                    found = beside[port].setdefault(pair[1], {})
-                    found[source] = found.get(source, 0.0) + value
-    return links, beside["q"], beside["k"]
+                yield (graph.sources[s], p), (name, place), d, s
 
 
 def _where_heads_work(graph: Graph, kept: BoolArray) -> Mapping[str, Sequence[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,17 +23,19 @@ class Format:
         name: as given to `export` and on the command line.
         suffix: of its files.
         description: one line for the list of formats.
-        write: `(circuit) -> text`; None if circuits can't be written in it.
+        write: `(circuit) -> text`, or `(circuit, roles)` if it has groups; None if circuits can't be written in it.
         read: `(content, graph or None) -> circuit`; None if circuits can't be read from it.
         holds: what it holds of a circuit beside the kept edges and their scores, by the names that `_parts` gives it.
+        groups: whether it has groups of components.
     """
 
     name: str
     suffix: str
     description: str
-    write: Callable[[Circuit], str] | None
+    write: Callable[..., str] | None
     read: Callable[[bytes, Graph | None], Circuit] | None
     holds: Collection[str]
+    groups: bool = False
 
     def lost(self, circuit: Circuit) -> list[str]:
         """What of a circuit does not come back, in words."""
@@ -115,6 +117,7 @@ FORMATS: dict[str, Format] = {
             circuit_tracer.write,
             None,
             (),
+            groups=True,
         ),
     )
 }
@@ -139,8 +142,14 @@ def export_folder(circuit: Circuit, format: str) -> tuple[str, dict[str, str]]:
     return mib_submission.folder_name(circuit), FOLDERS[format](circuit)
 
 
-def export(circuit: Circuit, format: str) -> str:
+def export(circuit: Circuit, format: str, *, roles: Mapping[str, Collection[str]] | None = None) -> str:
     """The circuit as text in a format of `FORMATS`.
+
+    Args:
+        roles: components by what they do (`HeadRoles.groups`), for a format that has groups of them.
+
+    Raises:
+        AcdcError: there is no such format to write, or it has no groups.
 
     Warns:
         UserWarning: the format does not hold all of the circuit; says what is lost.
@@ -150,7 +159,10 @@ def export(circuit: Circuit, format: str) -> str:
         raise AcdcError(
             f"circuits can be read from {format!r} but not written to it: {', '.join(_able('write'))} can be"
         )
-    text = record.write(circuit)
+    if roles is not None and not record.groups:
+        able = [other.name for other in FORMATS.values() if other.groups]
+        raise AcdcError(f"{format} has no groups of components; {', '.join(able)} has")
+    text = record.write(circuit, roles) if record.groups else record.write(circuit)
     if lost := record.lost(circuit):
         warnings.warn(f"the format {format} does not hold {', '.join(lost)}", stacklevel=2)
     return text

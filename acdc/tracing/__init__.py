@@ -6,6 +6,7 @@ from acdc.tracing.positional_circuit import (
     PositionalEvaluation,
     discover_positions,
     evaluate_positions,
+    example_tokens,
 )
 from acdc.tracing.result import SiteMap, Tracing
 from acdc.tracing.sites import SITES, Site
@@ -21,6 +22,7 @@ __all__ = [
     "Tracing",
     "discover_positions",
     "evaluate_positions",
+    "example_tokens",
     "score_positions",
     "trace",
 ]

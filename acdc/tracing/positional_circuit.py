@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
 from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
 from acdc.formats.circuit_tracer import write_places
 from acdc.graph import BoolArray, Graph
+from acdc.inspection.runs import input_texts
 from acdc.methods.halving import fewest, pruned
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
@@ -103,10 +104,13 @@ class PositionalCircuit(Shown):
         }
         return write_atomically(path, json.dumps(record, indent=1), replace=replace)
 
-    def attribution_graph(self) -> str:
+    def attribution_graph(self, roles: Mapping[str, Collection[str]] | None = None) -> str:
         """JSON in the schema of circuit-tracer and Neuronpedia, a node a component and place, with the prompt's tokens.
 
         By position the tokens are those of the places' labels; by span a span stands for a token.
+
+        Args:
+            roles: components by what they do; those of one are a supernode at each place.
 
         Warns:
             UserWarning: what of the circuit the schema does not hold.
@@ -120,7 +124,7 @@ class PositionalCircuit(Shown):
         warnings.warn(f"the format circuit-tracer does not hold {', '.join(lost)}", stacklevel=2)
         return write_places(
             self.graph, self.kept, tokens, model=self.model, task=self.task, ordered=self.by == "position",
-            version=library_versions().get("acdc-circuits", ""),
+            version=library_versions().get("acdc-circuits", ""), roles=roles,
         )  # fmt: skip
 
     @classmethod
@@ -281,6 +285,29 @@ def discover_positions(
         graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
         metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,
     )  # fmt: skip
+
+
+def example_tokens(model: Model, task: Task | Dataset | Prompts, circuit: PositionalCircuit) -> list[str]:
+    """The tokens at each place of a circuit, on the first prompt that has some there.
+
+    Raises:
+        AcdcError: the prompts have other places than the circuit.
+    """
+    dataset = as_dataset(task, model)
+    prompts = dataset.discovery
+    where = placing(model, prompts, circuit.by, list(circuit.places) if circuit.by == "span" else None)  # type: ignore[arg-type]
+    texts = input_texts(prompts, model)
+    found = []
+    for label in circuit.places:
+        if label not in where.labels:
+            raise AcdcError(
+                f"the circuit has a place {label!r}, which these prompts lack: {', '.join(where.labels)}"
+            )
+        at = where.numbers == where.labels.index(label)
+        prompt = int(at.any(dim=1).int().argmax())
+        inside = (text.strip() for text, here in zip(texts[prompt], at[prompt].tolist(), strict=True) if here)
+        found.append(" ".join(inside))
+    return found
 
 
 class _Judge:

@@ -79,7 +79,7 @@ def measure(page: Path, *, seconds: float, width: int, height: int) -> dict[str,
 
     Frames a second are the mean, the median, and that of the slowest twentieth of frames, for each of `slide`, the
     slider dragged between a hundredth of the edges and nearly all of them, and `move`, panned and zoomed at the size
-    that the page opens with.
+    that the page opens with. Milliseconds of work are those of the page's own thread a frame, by the processor's clock.
     """
     from playwright.sync_api import sync_playwright
 
@@ -97,10 +97,19 @@ def measure(page: Path, *, seconds: float, width: int, height: int) -> dict[str,
             while (milliseconds := shown.evaluate("globalThis.opened ?? null")) is None:
                 shown.wait_for_timeout(20)
             opened.append(milliseconds / 1000)
+        meter = shown.context.new_cdp_session(shown)
+        meter.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def work() -> float:
+            metrics = meter.send("Performance.getMetrics")["metrics"]
+            return 1000 * float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
         found = {}
         for what in ("move", "slide"):
             shown.evaluate(_FRAMES, [0.5, what])  # to warm up
-            found[what] = _rates(shown.evaluate(_FRAMES, [seconds, what]))
+            before = work()
+            times = shown.evaluate(_FRAMES, [seconds, what])
+            found[what] = _rates(times) | {"milliseconds_of_work": (work() - before) / len(times)}
         version = browser.version
         browser.close()
     return {

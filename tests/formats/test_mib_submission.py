@@ -123,3 +123,18 @@ def test_what_queries_and_keys_read_stands_beside_the_links() -> None:
     scores = circuit.edge_scores()
     assert found == {name: score for name, score in scores.items() if name.endswith(("<q>", "<k>"))}
     assert found
+
+
+@pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
+def test_supernodes_are_roles_and_of_the_other_heads_layers() -> None:
+    circuit = kept_everywhere(Graph(2, 3))
+    value = json.loads(export(circuit, "circuit-tracer", roles={"mover": ("a0.h1", "a1.h0"), "alone": ("a1.h2",)}))
+    attribution_graph.check(value)
+    names = {node["node_id"]: node["clerp"] for node in value["nodes"]}
+    groups = {name: {names[node] for node in nodes} for name, *nodes in value["qParams"]["supernodes"]}
+    assert groups == {
+        "mover": {"a0.h1", "a1.h0"}, "alone": {"a1.h2"}, "heads of layer 0": {"a0.h0", "a0.h2"},
+    }  # fmt: skip
+    assert set(value["qParams"]["pinnedIds"]) == names.keys()
+    with pytest.raises(AcdcError, match="csv has no groups of components; circuit-tracer has"):
+        export(circuit, "csv", roles={"mover": ("a0.h1",)})

@@ -262,7 +262,7 @@ def test_neurons_that_stay_are_marks_below_their_mlp() -> None:
     places = [(mark.tip[0] - (box.x - box.width / 2)) / box.width for mark in marks]
     np.testing.assert_allclose(places, [0.5 / 40, 20.5 / 40, 39.5 / 40], atol=0.01)
     assert all(mark.points[0][1] == box.bottom > mark.tip[1] for mark in marks)
-    assert "the 3 of 40 neurons that stay (m0 3)" in diagram.caption
+    assert "the 3 of 40 units that stay (m0 3)" in diagram.caption
 
 
 def test_tikz_is_balanced_and_escaped(circuit: Circuit) -> None:

@@ -21,8 +21,9 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.cli import main as cli
 from acdc.errors import AcdcError
 from acdc.graph import Graph
+from acdc.tracing import PositionalCircuit
 from acdc.viz.layout import Spacing, place
-from acdc.viz.page import bundle, investigate, measuring, page_sizes, write_page
+from acdc.viz.page import bundle, investigate, measuring, page_sizes, write_page, write_positional_page
 
 FOLDER = Path(bundle.__file__).parent
 GRAPH = Graph(2, 2)
@@ -75,6 +76,29 @@ def test_a_ranking_of_nodes_is_cut_by_nodes() -> None:
     assert unpacked(shown["node"]["order"], "<u4").tolist() == [*range(GRAPH.n_sources)][::-1]
     assert shown["node"]["unit"] == "node"
     assert shown["node"]["asked"] == GRAPH.n_sources
+
+
+def test_a_circuit_with_positions_leads_to_where_what_is_read_is_used() -> None:
+    graph = Graph(2, 2)
+    kept = np.zeros((3, *graph.valid.shape), dtype=bool)
+    for i, names in enumerate((["input->a0.h1<v>", "a0.h1->a1.h0<k>"], ["a0.h1->a1.h0<q>"], ["a1.h0->logits"])):
+        kept[i] = graph.edges_from_names(names)
+    circuit = PositionalCircuit(graph, "span", ("S", "end", "rest"), kept, model="m", task="t")
+    content = write_positional_page(circuit, tokens=["Anna", "to", "…"], roles={"mover": ("a1.h0",)}).content
+    data = data_of(content)
+    drawn = data["graph"]
+    ends = zip(unpacked(drawn["edgeSource"], "<u2"), unpacked(drawn["edgeDestination"], "<u2"), strict=True)
+    assert {(drawn["sources"][s], drawn["destinations"][d]) for s, d in ends} == {
+        ("input@S", "a0.h1@S<v>"), ("a0.h1@S", "a1.h0@end<k>"), ("a0.h1@S", "a1.h0@rest<k>"),
+        ("input@S", "a0.h1@end<v>"), ("a0.h1@end", "a1.h0@end<q>"), ("a1.h0@rest", "logits@rest"),
+    }  # fmt: skip
+    assert {(node["label"], node["place"]) for node in drawn["nodes"] if node["kind"] == "logits"} == {
+        ("logits", 2)
+    }
+    assert data["places"][0] == {"label": "S", "tokens": "Anna"}
+    assert data["roles"] == {"mover": ["a1.h0@end", "a1.h0@rest"]}
+    with pytest.raises(AcdcError, match="tokens of each of 3 places, got 1"):
+        write_positional_page(circuit, tokens=["Anna"])
 
 
 def test_neurons_that_stay_are_with_their_mlp() -> None:
@@ -210,6 +234,13 @@ def test_what_is_measured_is_in_the_page() -> None:
     top = unpacked(data["lens"]["examples"][1]["top"], "<u4").reshape(lens.top[1].shape)
     assert [data["lens"]["texts"][i] for i in top[-1, :, 0]] == [lens.texts[i] for i in lens.top[1, -1, :, 0]]
     assert "forward passes" in data["notes"][-1]
+    heads = acdc.inspection.head_roles(model, task).groups()
+    assert data["roles"] == {
+        role: [name for name in names if name in circuit.nodes()]
+        for role, names in heads.items()
+        if set(circuit.nodes()) & set(names)
+    }
+    assert data["roles"]
 
 
 def test_sizes() -> None:

@@ -6,6 +6,7 @@ Every test also checks that the browser asked nothing of any network and that th
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -15,8 +16,9 @@ import pytest
 import acdc
 from acdc.circuit import Circuit, Scores
 from acdc.graph import Graph, units_of
-from acdc.viz import Findings
-from page_reader import between, lines, node, nodes, record, slide, state
+from acdc.tracing import PositionalCircuit
+from acdc.viz import Findings, write_positional_page
+from page_reader import between, lines, node, nodes, record, saved, slide, state
 
 Open = Callable[..., Any]
 
@@ -81,6 +83,25 @@ def test_every_kind_of_graph_is_pruned_as_by_the_engine(open_page: Open, graph: 
 
 
 # ---- finding and reading ----------------------------------------------------------------------------------------
+
+
+def test_a_circuit_with_positions_has_a_column_for_each_place(open_page: Open, tmp_path: Path) -> None:
+    graph = Graph(2, 2)
+    kept = np.zeros((3, *graph.valid.shape), dtype=bool)
+    for i, names in enumerate((["input->a0.h1<v>", "a0.h1->a1.h0<k>"], ["a0.h1->a1.h0<q>"], ["a1.h0->logits"])):
+        kept[i] = graph.edges_from_names(names)
+    circuit = PositionalCircuit(graph, "span", ("S", "end", "rest"), kept, model="m", task="t")
+    page = open_page(file=write_positional_page(circuit, tmp_path / "p.html", tokens=["Anna", "to", "x"]).path)
+    middle = {
+        name: (box := page.locator(f"{node(name)} .box").bounding_box())["x"] + box["width"] / 2
+        for name in ("a0.h1@S", "a0.h1@end", "a1.h0@end", "a1.h0@rest", "logits@rest")
+    }
+    assert middle["a0.h1@S"] < middle["a0.h1@end"] < middle["a1.h0@rest"]
+    assert abs(middle["a1.h0@end"] - middle["a0.h1@end"]) < 2
+    assert page.locator("#places text").all_text_contents() == ["S", "Anna", "end", "to", "rest", "x"]
+    assert page.text_content(f"{node('a1.h0@end')} text") == "a1.h0"
+    assert "a0.h1@S->a1.h0@end<k>" in lines(page)
+    assert b"Anna" in saved(page, "svg")
 
 
 def test_a_circuit_of_nodes_is_cut_by_nodes(open_page: Open) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ from acdc.viz.page.data import page_data
 from acdc.viz.page.findings import Findings
 
 if TYPE_CHECKING:
+    from acdc.tracing.positional_circuit import PositionalCircuit
     from acdc.viz.page.measuring import investigate, page_sizes
 
-__all__ = ["Findings", "Page", "investigate", "page_sizes", "write_page"]
+__all__ = ["Findings", "Page", "investigate", "page_sizes", "write_page", "write_positional_page"]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +51,7 @@ def write_page(
         findings: what `investigate` measured; without, the page has no curves, effects, patterns and logit lens.
         truth: the true circuit or its edges, which can then be compared with like any other.
         roles: components by role, like `{"induction": ("a5.h5",)}`; None: those of the published circuit of this
-            task in this model, if there is one.
+            task in this model, if there is one, or those that `investigate` found.
         title: None: the task and the model.
         replace: whether a file that is there may be replaced.
         neurons: which stay in each MLP, `[hidden unit]`, as `NeuronCircuit.kept`.
@@ -80,6 +81,33 @@ def write_page(
         compare=several,
         neurons=neurons,
     )
+    content = make_html(data)
+    written = None if path is None else write_atomically(path, content, replace=replace)
+    return Page(content, written, tuple(data["notes"]))
+
+
+def write_positional_page(
+    circuit: PositionalCircuit,
+    path: str | Path | None = None,
+    *,
+    tokens: Sequence[str] | None = None,
+    roles: Mapping[str, Sequence[str]] | None = None,
+    replace: bool = True,
+) -> Page:
+    """Make a page of a circuit with positions: a column a place, with its tokens below.
+
+    Args:
+        tokens: of each place, on an example prompt; None: the places' names alone.
+        path, roles, replace: as for `write_page`.
+
+    Raises:
+        AcdcError: there are not as many tokens as places.
+    """
+    from acdc.viz.page.positional import positional_data  # which takes torch
+
+    if tokens is not None and len(tokens) != len(circuit.places):
+        raise AcdcError(f"expected tokens of each of {len(circuit.places)} places, got {len(tokens)}")
+    data = positional_data(circuit, tokens=tokens, roles=roles)
     content = make_html(data)
     written = None if path is None else write_atomically(path, content, replace=replace)
     return Page(content, written, tuple(data["notes"]))

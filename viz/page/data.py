@@ -52,7 +52,9 @@ def page_data(
         title = " · ".join(dict.fromkeys(filter(None, (made.task, made.model)))) or "circuit"
     paper = None
     if roles is None and (known := published(made.model, made.task)) is not None:
-        roles, paper = known.roles, known.paper
+        roles, paper = known.roles, f"From {known.paper}."
+    if roles is None and findings.roles:
+        roles, paper = findings.roles, "By what heads do on the prompts (acdc roles): each under its first label."
     heads = heads_first(circuits)
     edges = _edges_shown(circuits, graph)
     if len(edges) < graph.n_edges:
@@ -66,6 +68,7 @@ def page_data(
         "title": title,
         "compare": 1 if compare else -1,
         "graph": _graph(graph, edges, neurons or {}),
+        "places": None,
         "circuits": [
             _circuit(name, circuit, edges, findings.curves.get(name), findings.effects.get(name))
             for name, circuit in circuits.items()
@@ -79,7 +82,8 @@ def page_data(
     }
 
 
-def _packed(array: npt.ArrayLike, dtype: str) -> str:
+def packed(array: npt.ArrayLike, dtype: str) -> str:
+    """An array as base64 of its little-endian bytes."""
     return base64.b64encode(np.ascontiguousarray(array).astype(dtype).tobytes()).decode()
 
 
@@ -135,8 +139,8 @@ def _graph(graph: Graph, edges: IntArray, neurons: Mapping[str, BoolArray]) -> d
         "feeds": feeds,
         "inputs": graph.n_inputs,
         "total": graph.n_edges,
-        "edgeSource": _packed(source, "<u2"),
-        "edgeDestination": _packed(destination, "<u2"),
+        "edgeSource": packed(source, "<u2"),
+        "edgeDestination": packed(destination, "<u2"),
     }
 
 
@@ -155,13 +159,13 @@ def _circuit(
     number[edges] = np.arange(len(edges))
     scores, order = None, None
     if circuit.scores is not None:
-        scores = _packed(circuit.scores.values[graph.valid][edges], "<f4")
+        scores = packed(circuit.scores.values[graph.valid][edges], "<f4")
         ranked = number[_ranked(circuit)]
         left_out = np.flatnonzero(ranked < 0)
         if is_ranking(circuit.scores):
-            order = _packed(ranked[: left_out[0]] if len(left_out) else ranked, "<u4")
+            order = packed(ranked[: left_out[0]] if len(left_out) else ranked, "<u4")
         elif circuit.scores.unit == "node":
-            order = _packed(_nodes_ranked(circuit), "<u4")
+            order = packed(_nodes_ranked(circuit), "<u4")
     facts = {
         "model": made.model,
         "task": made.task,
@@ -174,10 +178,10 @@ def _circuit(
     return {
         "name": name,
         "unit": circuit.unit,
-        "kept": _packed(number[np.flatnonzero(circuit.edges[graph.valid])], "<u4"),
+        "kept": packed(number[np.flatnonzero(circuit.edges[graph.valid])], "<u4"),
         "asked": _asked(circuit),
         "scores": scores,
-        "signs": _packed(_measured_signs(circuit, effects)[graph.valid][edges], "<i1"),
+        "signs": packed(_measured_signs(circuit, effects)[graph.valid][edges], "<i1"),
         "scoreSigns": edge_signs(circuit).source == "score",
         "order": order,
         "facts": {key: value for key, value in facts.items() if value},
@@ -252,8 +256,8 @@ def _effects(effects: RemovalEffects, graph: Graph, number: IntArray) -> dict[st
         "prompts": effects.prompts,
         "n": effects.n_prompts,
         "values": _numbers((effects.full, effects.empty, effects.circuit)),
-        "edges": _packed([number[place[graph.edge(name)]] for name in effects.changes], "<u4"),
-        "changes": _packed(list(effects.changes.values()), "<f4"),
+        "edges": packed([number[place[graph.edge(name)]] for name in effects.changes], "<u4"),
+        "changes": packed(list(effects.changes.values()), "<f4"),
     }
 
 
@@ -261,7 +265,7 @@ def _effects(effects: RemovalEffects, graph: Graph, number: IntArray) -> dict[st
 
 
 def _bytes(pattern: npt.NDArray[np.float64]) -> str:
-    return _packed(np.rint(np.nan_to_num(pattern) * 255).clip(0, 255), "<u1")
+    return packed(np.rint(np.nan_to_num(pattern) * 255).clip(0, 255), "<u1")
 
 
 def _spans(tokens: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
@@ -318,7 +322,7 @@ def _lens(found: LogitLens) -> dict[str, Any]:
             {
                 "tokens": list(found.tokens[e][a:b]),
                 "answers": list(found.answers[e]),
-                "top": _packed(table[e][:, a:b], "<u4"),
+                "top": packed(table[e][:, a:b], "<u4"),
                 "probability": _bytes(found.probabilities[e][:, a:b]),
                 "answerProbability": _numbers(found.answer_probability[e]),
                 "answerRank": _numbers(found.answer_rank[e]),

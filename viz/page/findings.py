@@ -26,6 +26,7 @@ class Findings:
     Attributes:
         curves, effects: by the circuit's name.
         notes: what was left out and why, and what measuring cost, a sentence each.
+        roles: heads by the first label of theirs (`acdc.inspection.head_roles`).
     """
 
     curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
@@ -34,6 +35,7 @@ class Findings:
     direct: DirectEffects | None = None
     lens: LogitLens | None = None
     notes: tuple[str, ...] = ()
+    roles: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 PATTERN_BYTES = 1_200_000

@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from acdc.circuit import Circuit
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.evaluation.curve import Curve, curve
 from acdc.evaluation.judging import is_numerical
-from acdc.inspection import RemovalEffects, attention_patterns, direct_effects, logit_lens, removal_effects
+from acdc.evaluation.published import published
+from acdc.inspection import (
+    RemovalEffects,
+    attention_patterns,
+    direct_effects,
+    head_roles,
+    logit_lens,
+    removal_effects,
+)
 from acdc.model.passes import count_passes
 from acdc.tasks import as_dataset
 from acdc.viz.page.findings import PATTERN_BYTES, Findings, heads_first, is_ranking
@@ -101,9 +109,31 @@ def investigate(
             notes.append("There is no logit lens: the model's outputs are numbers and not tokens.")
         elif examples:
             lens = logit_lens(model, dataset, examples=examples, memory=memory, progress=progress)
+        roles = _roles(
+            model, dataset, circuits, notes, effects, batch_size=batch_size, memory=memory, progress=progress
+        )
     seconds = time.perf_counter() - started
     notes.append(f"Measuring for this page took {passes.forward:,} forward passes and {seconds:,.1f} s.")
-    return Findings(curves, removed, patterns, direct, lens, tuple(notes))
+    return Findings(curves, removed, patterns, direct, lens, tuple(notes), roles)
+
+
+def _roles(
+    model: Model, dataset: Dataset, circuits: Mapping[str, Circuit], notes: list[str], most: int, **how: Any
+) -> dict[str, tuple[str, ...]]:
+    """What the circuits' heads do, where replacing each head of the model is no more work than the rest."""
+    made = next(iter(circuits.values())).provenance
+    heads = model.graph().names("head")
+    if published(made.model, made.task) is not None or not heads or not most:
+        return {}
+    if len(heads) > 2 * most:
+        notes.append(
+            f"What the {len(heads):,} heads do was not measured, for a run each: acdc roles does, and --roles shows it."
+        )
+        return {}
+    inside = {name for circuit in circuits.values() for name in circuit.nodes()}
+    found = head_roles(model, dataset, **how).groups()
+    kept = {role: tuple(name for name in names if name in inside) for role, names in found.items()}
+    return {role: names for role, names in kept.items() if names}
 
 
 def _affordable(model: Model, dataset: Dataset, most: int = 200) -> int:

@@ -36,6 +36,8 @@ export function readData(text) {
     feeds: graph.feeds,
     inputs: graph.inputs,
     total: graph.total,
+    places: raw.places,
+    outputs: graph.nodes.filter((node) => node.kind === "logits").map((node) => node.name),
     ends,
     nodes,
     edgeSource,

@@ -4,8 +4,8 @@ import { MOST_COUNTED, middleOf } from "./canvas.js";
 import { svgEl } from "./dom.js";
 import { count, counted, short } from "./format.js";
 import { arrow, DASHES, legendOf, legendSample, lineColour, lineOpacity, lineWidth, nodeFill, palette } from "./looks.js";
-import { SIZES } from "./layout.js";
-import { labelOf, neuronMarks } from "./nodes.js";
+import { PLACE_LINE, SIZES } from "./layout.js";
+import { labelOf, neuronMarks, placeTexts } from "./nodes.js";
 
 const FONT = "Helvetica, Arial, sans-serif";
 
@@ -111,6 +111,7 @@ export function drawSvg(data, view, stage, roles) {
       { x: x0 + margin, y: y0 + 26, "font-size": 15, "font-weight": "bold", fill: colours.text },
       short(data.title, Math.floor(width / 8)),
     ),
+    view.bands === null ? null : placeTexts(view.bands, top, bottom - 2 * PLACE_LINE, placeLooks(colours)),
     lines,
     nodes,
     entries,
@@ -120,6 +121,15 @@ export function drawSvg(data, view, stage, roles) {
       short(caption, Math.floor(width / 5.2)),
     ),
   );
+}
+
+function placeLooks({ quiet, text }) {
+  const looks = { "text-anchor": "middle", "font-size": 11 };
+  return {
+    line: { stroke: quiet, "stroke-width": 0.5, "stroke-dasharray": "2 3" },
+    name: { ...looks, fill: text },
+    tokens: { ...looks, fill: quiet },
+  };
 }
 
 /** How many edges a line stands for, half way along it. */

@@ -7,6 +7,7 @@ import { wholeLabel } from "./nodes.js";
 import { routeCurves } from "./route.js";
 
 export const SIZES = { width: 56, height: 24, clearance: 5, lane: 5, arrow: 7 };
+export const PLACE_LINE = 16; // height of a line of text below the picture
 const ASPECT = 1.3; // width to height of a picture, as far as columns may be wider for it
 const MOST_ROUTED = 450; // more lines than this are drawn straight through, which is quicker
 
@@ -17,14 +18,16 @@ export function layOut(data, view, state) {
     degree.set(line.source, (degree.get(line.source) ?? 0) + 1);
     degree.set(line.destination, (degree.get(line.destination) ?? 0) + 1);
   }
-  const rows = state.stable ? allRows(data, view) : rowsOf(view.nodes);
+  const rows = state.stable && data.places === null ? allRows(data, view) : rowsOf(view.nodes);
   const slots = Math.max(1, ...rows.map((row) => row.slots));
   const row = rows.length > 20 ? 44 : rows.length > 12 ? 50 : 60; // deep models would be too small to read
   const column = Math.min(150, Math.max(78, (ASPECT * row * rows.length) / slots));
   const widest = slots * column;
   const sizes = { ...SIZES, row, column };
   const boxes = new Map();
+  const bands = data.places === null ? null : bandsOf(data, rows, column);
   rows.forEach(({ nodes, columns, slots: own }, level) => {
+    if (bands !== null) return placeInBands(nodes, bands, level * row, boxes, column, degree);
     const widths = nodes.map((node) => widthOf(node, degree.get(node.id) ?? 0, widest / nodes.length));
     const total = widths.reduce((sum, width) => sum + width, 0) + (column - SIZES.width) * (nodes.length - 1);
     let x = -total / 2;
@@ -46,7 +49,46 @@ export function layOut(data, view, state) {
     const box = boxes.get(node.id);
     node.box = { ...box, y: -box.y };
   }
-  return extentOf(view);
+  view.bands = bands;
+  const extent = extentOf(view);
+  if (bands === null) return extent;
+  const ends = bands.flatMap(({ x, width }) => [x - width / 2, x + width / 2]);
+  return {
+    left: Math.min(extent.left, ...ends),
+    right: Math.max(extent.right, ...ends),
+    top: extent.top,
+    bottom: extent.bottom + 2 * PLACE_LINE,
+  };
+}
+
+/** A column for each place in which something is drawn, as wide as its fullest row: its middle and width. */
+function bandsOf(data, rows, column) {
+  const most = data.places.map((_, place) =>
+    rows.reduce((found, { nodes }) => Math.max(found, nodes.filter((node) => node.place === place).length), 0),
+  );
+  const total = most.reduce((sum, n) => sum + n, 0) * column;
+  let x = -total / 2;
+  return most
+    .map((n, place) => {
+      const band = { ...data.places[place], place, x: x + (n * column) / 2, width: n * column };
+      x += n * column;
+      return band;
+    })
+    .filter((band) => band.width > 0);
+}
+
+function placeInBands(nodes, bands, y, boxes, column, degree) {
+  for (const { place, x, width } of bands) {
+    const inside = nodes.filter((node) => node.place === place);
+    inside.forEach((node, i) =>
+      boxes.set(node.id, {
+        x: x + (i - (inside.length - 1) / 2) * column,
+        y,
+        width: Math.min(widthOf(node, degree.get(node.id) ?? 0, width / inside.length), width / inside.length - 8),
+        height: SIZES.height,
+      }),
+    );
+  }
 }
 
 /** The rows that something is drawn in, from the bottom. */

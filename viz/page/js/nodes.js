@@ -1,7 +1,7 @@
 // Nodes as SVG: a box with its name, its role below it, and for an MLP which of its neurons the circuit keeps.
 
 import { svgEl } from "./dom.js";
-import { counted, short } from "./format.js";
+import { counted, short, token } from "./format.js";
 import { nodeFill } from "./looks.js";
 
 const NEURONS = 4; // height of the marks for these
@@ -73,13 +73,26 @@ export function wholeLabel({ label, neurons }) {
   return neurons ? `${label} · ${neurons.kept.length}/${neurons.hidden}` : label;
 }
 
-/** "12 of 512 neurons" */
+/** "12 of 512 units": neurons of an MLP, or dimensions of a head. */
 export function neuronsOf({ kept, hidden }) {
-  return `${kept.length} of ${counted(hidden, "neuron")}`;
+  return `${kept.length} of ${counted(hidden, "unit")}`;
 }
 
 /** The neurons that are kept as marks along the lower side of their MLP's box, which is as wide as all of them. */
 export function neuronMarks({ kept, hidden }, width, height) {
   const place = (unit) => Number((-width / 2 + ((unit + 0.5) / hidden) * width).toFixed(1));
   return [...new Set(kept.map(place))].map((x) => `M${x} ${height / 2}v${-NEURONS}`).join("");
+}
+
+/** The names and tokens of columns, below the picture, and lines between the columns. */
+export function placeTexts(bands, top, bottom, attributes = {}) {
+  return bands.map(({ label, tokens, x, width }, i) => {
+    const most = Math.max(4, Math.floor(width / 6.5));
+    return [
+      i > 0 &&
+        svgEl("line", { class: "place-line", x1: x - width / 2, x2: x - width / 2, y1: top, y2: bottom + 30, ...attributes.line }),
+      svgEl("text", { class: "place-name", x, y: bottom + 14, ...attributes.name }, short(label, most)),
+      tokens && svgEl("text", { class: "place-tokens", x, y: bottom + 28, ...attributes.tokens }, token(tokens, most)),
+    ];
+  });
 }

@@ -43,7 +43,7 @@ export function makeOverview(data, view, store, actions) {
         )
       : null,
     data.rolesFrom && store.state.roles === null
-      ? section("Roles", el("p", { class: "quiet" }, `From ${data.rolesFrom}.`))
+      ? section("Roles", el("p", { class: "quiet" }, data.rolesFrom))
       : null,
   ];
 }

@@ -20,7 +20,7 @@ export function makeRoles(data, view, store, actions) {
           roleCard(role, members, roleColour(role, roles, colours), drawn, store, actions),
         ),
       ),
-      data.rolesFrom && state.roles === null ? el("p", { class: "quiet" }, `From ${data.rolesFrom}.`) : null,
+      data.rolesFrom && state.roles === null ? el("p", { class: "quiet" }, data.rolesFrom) : null,
       state.roles === null
         ? null
         : el(

@@ -2,9 +2,9 @@
 
 import { byId, fill, svgEl } from "./dom.js";
 import { Painter } from "./canvas.js";
-import { layOut } from "./layout.js";
+import { PLACE_LINE, layOut } from "./layout.js";
 import { palette } from "./looks.js";
-import { looksOf, makeNode } from "./nodes.js";
+import { looksOf, makeNode, placeTexts } from "./nodes.js";
 import { pathsThrough } from "./view.js";
 
 const d3 = globalThis.d3;
@@ -20,6 +20,7 @@ export class Stage {
     this.root = byId("stage");
     this.nodeLayer = byId("nodes");
     this.layerLayer = byId("layers");
+    this.placeLayer = byId("places");
     this.layers = [];
     this.drawn = new Map();
     this.painter = new Painter(byId("lines"), byId("marks"));
@@ -53,6 +54,7 @@ export class Stage {
     this.paths(state);
     this.drawNodes(state);
     this.drawLayers();
+    this.drawPlaces();
     if (!this.moved) this.fit();
     else this.draw();
   }
@@ -132,6 +134,13 @@ export class Stage {
       label.setAttribute("visibility", fits ? "visible" : "hidden");
       if (fits) last = at;
     });
+  }
+
+  /** Below the picture what each column is: the name of a place, and the tokens there. */
+  drawPlaces() {
+    const { bands } = this.view;
+    const { top, bottom } = this.extent;
+    fill(this.placeLayer, bands === null ? null : placeTexts(bands, top, bottom - 2 * PLACE_LINE));
   }
 
   // ---- finding nodes ----
@@ -235,6 +244,7 @@ export class Stage {
   draw() {
     if (this.size === undefined) return;
     this.nodeLayer.setAttribute("transform", this.transform.toString());
+    this.placeLayer.setAttribute("transform", this.transform.toString());
     this.placeLayers();
     this.painter.draw(this.transform);
     this.painter.mark(this.marked ?? null, this.transform);

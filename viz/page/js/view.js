@@ -46,7 +46,7 @@ function onlyPaths(data, view, through) {
 function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
   const names = new Set(lines.flatMap((line) => [line.source, line.destination]));
   for (const name of state.pins) if (data.nodes.has(name)) names.add(shownAs(name));
-  for (const name of [...data.sources.slice(0, data.inputs), "logits"]) names.add(shownAs(name)); // the ends are always there
+  for (const name of [...data.sources.slice(0, data.inputs), ...data.outputs]) names.add(shownAs(name)); // the ends are always there
   const members = new Map();
   for (const name of data.nodes.keys()) {
     const id = shownAs(name);
@@ -62,7 +62,7 @@ function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
       members: inside,
       role: role ?? null,
       neurons: inside.length === 1 ? (data.nodes.get(inside[0]).neurons ?? null) : null,
-      label: state.labels[id] ?? (id.startsWith("role:") ? id.slice(5) : id),
+      label: state.labels[id] ?? (id.startsWith("role:") ? id.slice(5) : (data.nodes.get(id)?.label ?? id)),
       ...where,
     };
   });
@@ -72,11 +72,11 @@ function collectNodes(data, state, lines, roleOf, shownAs, hidden) {
 /** Row and column: as the data has them; of several as one, those of the first or, for a role, the row of the middle one. */
 function placeOf(data, id, members) {
   const rows = members.map((name) => data.nodes.get(name)).sort((x, y) => x.row - y.row);
-  const { kind, layer, sublayer, row, column } = rows[0];
-  if (data.nodes.has(id)) return { kind, layer, sublayer, row, column };
-  if (!id.startsWith("role:")) return { kind: "layer", layer, sublayer, row, column: 0 };
+  const { kind, layer, sublayer, row, column, place } = rows[0];
+  if (data.nodes.has(id)) return { kind, layer, sublayer, row, column, place };
+  if (!id.startsWith("role:")) return { kind: "layer", layer, sublayer, row, column: 0, place };
   const middle = rows[Math.floor((rows.length - 1) / 2)];
-  return { kind: "role", layer: middle.layer, sublayer: null, row: middle.row, column: 1e6 };
+  return { kind: "role", layer: middle.layer, sublayer: null, row: middle.row, column: 1e6, place: middle.place };
 }
 
 /** Lines and nodes on the paths through a node or line, up and down; null if it is not drawn. */
