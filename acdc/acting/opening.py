@@ -34,7 +34,10 @@ def load(
         tokenizer: a tokenizer, or the hub name or folder of one; None: the one beside the weights, if there is one.
         revision: branch, tag or commit of a hub model, of a training checkpoint for instance; config, weights and
             tokenizer are all taken from it.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" (the best there is). A module in memory stays where it is.
+        device: "cpu", "cuda", "cuda:1", "mps", "auto" (the best there is), or "disk": the CPU, with weights that
+            stay in their files, in the type that they have there, and are read as they are needed. A module in memory
+            stays where it is; of one that `accelerate` has offloaded to the CPU and the disk, weights become parts of
+            their files.
         dtype: "float32", "float64", "bfloat16", "float16"; None: float32 for files, as it is for a module.
         trust_remote_code: run code that comes with a hub model. Off unless you ask.
 
@@ -47,7 +50,7 @@ def load(
 
     Raises:
         UnsupportedModelError: the architecture or checkpoint cannot be decomposed exactly, or the module's weights
-            cannot be read in place (an unmerged adapter, quantised or offloaded weights, …).
+            cannot be read in place (an unmerged adapter, quantised weights, some on a GPU and some not, …).
         AcdcError: the model cannot be found, its files are broken or disagree, or device or dtype are not available.
     """
     options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}

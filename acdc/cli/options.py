@@ -90,7 +90,10 @@ Memory = Annotated[
         rich_help_panel=MODEL, callback=_amount,
     ),
 ]  # fmt: skip
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.", rich_help_panel=MODEL)]
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, cuda:1, mps, auto, or disk: weights stay in their files.", rich_help_panel=MODEL),
+]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MODEL)]
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.", rich_help_panel=MODEL)

@@ -194,7 +194,7 @@ class Problem:
         return self._needs[work]
 
     def check_memory(self, work: memory.Work) -> None:
-        """Say what the work needs, if that is much.
+        """Say what the work needs, if that is much: of a search, with one circuit at a time and with as many as it may.
 
         Raises:
             AcdcError: there is not so much; with what would fit.
@@ -209,7 +209,9 @@ class Problem:
         memory.expect(sentence)
         if needed > NOTED:
             there = f"{size(self._limit)} is {'allowed' if given else 'free'}"
-            text = NeedText(f"about {size(needed)} for {at_once} prompts at once; {there}")
+            least = need.of(at_once, 0)
+            amount = f"about {size(needed)}" if needed < 1.5 * least else f"{size(least)} to {size(needed)}"
+            text = NeedText(f"{amount} for {at_once} prompts at once; {there}")
             text.bytes = needed
             self.progress(0, None, text)
 

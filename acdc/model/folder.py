@@ -31,13 +31,20 @@ _MOST_LABELS = 100_000
 
 
 def load_module(
-    folder: Path, name: str, *, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
+    folder: Path,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    on_disk: bool = False,
 ) -> torch.nn.Module:
     """The causal language model in a folder, in evaluation mode.
 
     Args:
         folder: with `config.json` and weights.
         name: of the model in messages.
+        on_disk: leave the weights in their files, memory-mapped.
 
     Raises:
         UnsupportedModelError: of a kind that is not supported.
@@ -51,11 +58,19 @@ def load_module(
     _check_depth(settings, len(headers), name)
     config, skeleton = _build(folder, settings, name, trust_remote_code)
     places = match(skeleton, headers, name)
+    other = sorted(
+        {str(headers[key].dtype).removeprefix("torch.") for key in places if headers[key].dtype != dtype}
+    )
+    if on_disk and other:
+        raise AcdcError(
+            f"{name}: weights stay on the disk as they are there, in {' and '.join(other)}, and "
+            f"{str(dtype).removeprefix('torch.')} was asked for: give --dtype {other[0]}, or --device cpu"
+        )
     state = {}
     for file in weights:
         for key in file.headers:
             if key in places:
-                state[places[key]] = file.read(key).to(device, dtype, copy=True)
+                state[places[key]] = file.read(key).to(device, dtype, copy=not on_disk)
     try:
         loaded: Any = type(skeleton).from_pretrained(
             None, config=config, state_dict=state, dtype=dtype, output_loading_info=True

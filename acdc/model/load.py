@@ -16,6 +16,7 @@ from acdc.model.check import check_loaded
 from acdc.model.folder import CONFIG, load_module, read_config
 from acdc.model.gguf import is_gguf, load_gguf
 from acdc.model.model import Model
+from acdc.model.offload import map_in_place
 from acdc.model.pretrained import PRETRAINED, fetched_folder
 from acdc.model.programs import interpbench
 from acdc.model.supported import DTYPES, check_config, check_kind, decompose, unwrap
@@ -33,6 +34,10 @@ def builtin_models() -> dict[str, str]:
         if config.is_file():
             found[folder.name] = json.loads(config.read_text()).get("description", "trained model")
     return found
+
+
+DISK = "disk"
+"""A device: the CPU, with weights that stay in their files."""
 
 
 def load(
@@ -54,14 +59,15 @@ def load(
         if not name or "\0" in name:
             raise AcdcError(f"expected a model's name, a folder or a transformers module, got {name!r}")
         check_type("trust_remote_code to be True or False", trust_remote_code, bool)
-        where = _device(device), _dtype(dtype) or torch.float32
-        return _from_files(name, tokenizer, revision, *where, trust_remote_code)
+        where = _device("cpu" if device == DISK else device), _dtype(dtype) or torch.float32
+        return _from_files(name, tokenizer, revision, *where, trust_remote_code, on_disk=device == DISK)
 
 
 def _from_memory(module: torch.nn.Module, tokenizer: Any, revision: str | None, dtype: torch.dtype | None) -> Model:
     if revision is not None:
         raise AcdcError(f"a module in memory has no revision {revision!r}; give it to from_pretrained")
     module = unwrap(module)
+    map_in_place(module)
     name = getattr(getattr(module, "config", None), "_name_or_path", "") or type(module).__name__
     is_now = next((parameter.dtype for parameter in module.parameters()), None)
     if dtype is not None and dtype != is_now:
@@ -77,6 +83,8 @@ def _from_files(
     device: torch.device,
     dtype: torch.dtype,
     trust_remote_code: bool,
+    *,
+    on_disk: bool = False,
 ) -> Model:
     folder = _folder(name)
     gguf = is_gguf(folder)
@@ -87,6 +95,10 @@ def _from_files(
     tokenizer, named = _tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     origin = {"revision": revision, "tokenizer_name": named}
     try:
+        if on_disk and (gguf or adapter.adapter_in(folder)):
+            raise AcdcError(
+                f"{name}: weights that are dequantised or adapted cannot stay on the disk; use --device cpu"
+            )
         if gguf:
             module, own = load_gguf(folder, dtype, lambda config: _check_file(config, name))
             return _wrap(module.to(device), name, own if tokenizer is None else tokenizer, **origin)
@@ -100,7 +112,9 @@ def _from_files(
             from acdc.model.programs.tracr import TracrModel
 
             return _wrap(TracrModel.load(folder).to(device, dtype), name, tokenizer, **origin)
-        module = load_module(folder, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        module = load_module(
+            folder, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_disk=on_disk
+        )
         if adapter.adapter_in(folder):
             module = adapter.apply_adapter(module, folder, name)
         if tokenizer is None:
@@ -194,9 +208,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError, ValueError):
-        raise unknown("device", name, ("cpu", "cuda", "mps", "auto")) from None
+        raise unknown("device", name, ("cpu", "cuda", "mps", "auto", DISK)) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise unknown("device", name, ("cpu", "cuda", "mps", "auto"))
+        raise unknown("device", name, ("cpu", "cuda", "mps", "auto", DISK))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AcdcError(f"device {name!r}: this machine has no CUDA GPU that torch can use; try cpu or auto")
     if device.type == "mps" and not torch.backends.mps.is_available():

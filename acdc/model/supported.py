@@ -179,8 +179,8 @@ def check_weights(module: torch.nn.Module, name: str) -> None:
     for key, parameter in parameters.items():
         if parameter.is_meta:
             raise UnsupportedModelError(
-                f"{name}: {key} has no numbers (it is on the meta device, or offloaded): load the model whole onto one "
-                "device, without device_map"
+                f"{name}: {key} has no numbers (it is on the meta device, or offloaded beside a GPU): load the model "
+                "whole onto one device, without device_map, or onto the CPU and the disk alone"
             )
         if parameter.is_inference():
             raise UnsupportedModelError(

@@ -139,14 +139,18 @@ def test_one_prompt_that_cannot_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_work_that_needs_much_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    said: list[NeedText] = []
     monkeypatch.setattr("acdc.engine.problem.NOTED", 1.0)
     leave(monkeypatch, 3e9)
     problem = make(progress=lambda done, total, text: said.append(text) if isinstance(text, NeedText) else None)
     problem.patching()
     (text,) = said
-    assert memory.size(needed(problem, "search").of(5)) in text
+    need = needed(problem, "search")
+    assert f"{memory.size(need.of(5, 0))} to {memory.size(need.of(5))} for 5 prompts at once" in text
+    assert text.bytes == need.of(5)
     assert "3 GB is free" in text
+    problem.batches("circuits")
+    assert f"about {memory.size(needed(problem, 'circuits').of(5))} for 5" in said[-1]
 
 
 def _torch() -> None:
@@ -217,7 +221,7 @@ def test_the_command_line_says_it_in_a_line(
         problem.check_memory("search")
         problem.check_memory("search")
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "memory" in line]
-    assert re.fullmatch(r"memory: about .* for 5 prompts at once; .* is free", line)
+    assert re.fullmatch(r"memory: .* to .* for 5 prompts at once; .* is free", line)
 
 
 def test_a_search_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
