@@ -201,7 +201,7 @@ class Problem:
         """
         need, at_once = self._need(work), self.batch_of(work)
         given = self.memory_limit is not None
-        needed = need.of(at_once, self._tokens_at_once(work))
+        needed = need.of(at_once, min(need.least, self._tokens_at_once(work)))
         half = self.model.dtype.itemsize == 2
         sentence = memory.too_large(need, at_once, self._limit, given=given, half=half)
         if needed > self._limit:
