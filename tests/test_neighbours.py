@@ -13,8 +13,8 @@ import acdc
 import families
 import problems
 from acdc.engine.circuits import measure_prompts
-from acdc.engine.patching import ABLATIONS
 from acdc.engine.problem import Problem
+from acdc.engine.references import NOT_LEARNED
 from acdc.graph import FloatArray
 from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES
@@ -55,7 +55,7 @@ QUICK = ("gpt2", "gemma2", *families.ROTATE_BY_LENGTH)
 """Learned positions, windows, and rotations that the length decides."""
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 @pytest.mark.parametrize(
     "family",
     [

@@ -16,7 +16,7 @@ from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
-from acdc.engine.references import ABLATIONS
+from acdc.engine.references import ABLATIONS, NOT_LEARNED
 from acdc.errors import AcdcError, TaskError
 from acdc.graph import FloatArray
 from acdc.metrics import OUTCOMES, Outcome
@@ -26,7 +26,6 @@ METRICS = ("logit-difference", "probability", "kl", "l2", "projection")
 JUDGED = ("probability", "kl")
 """Metrics that ask what the circuit does, beside its own; the others ask how logits come about, and are told."""
 MOST_PROMPTS = 128
-_TOLD = tuple(kind for kind in ABLATIONS if kind != "optimal")  # whose constants would have to be learned
 
 
 def _matrix(subject: Subject) -> Result:
@@ -96,7 +95,7 @@ def _passes(subject: Subject) -> float:
 def _ablations(subject: Subject) -> list[str]:
     """The circuit's own, and at other levels than "quick" all those for which nothing has to be learned."""
     own = subject.dataset.ablation
-    return [own] if subject.level == "quick" else [kind for kind in ABLATIONS if kind in (own, *_TOLD)]
+    return [own] if subject.level == "quick" else [kind for kind in ABLATIONS if kind in (own, *NOT_LEARNED)]
 
 
 MATRIX = Check(

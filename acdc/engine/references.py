@@ -27,6 +27,8 @@ ABLATIONS = {
     "mean-position": "removed edges carry the mean over the clean prompts' first tokens, second tokens, and so on",
     "optimal": "removed edges carry the constant that does least harm when their source alone is replaced by it",
 }
+NOT_LEARNED = tuple(kind for kind in ABLATIONS if kind != "optimal")
+"""Those whose values are computed, with nothing to fit."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 import families
 import oracle
 from acdc.engine.patching import Patching
-from acdc.engine.references import ABLATIONS, mean_references
+from acdc.engine.references import NOT_LEARNED, mean_references
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.model import forward
@@ -108,7 +108,7 @@ def check(
         assert_same(ours, at(prompts.positions, theirs), prompts.positions >= 0)
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_equals_the_naive_forward(family: str, ablation: str) -> None:
     model = tiny(family)
@@ -122,7 +122,7 @@ def test_coarser_graphs_equal_the_naive_forward(family: str, options: dict[str, 
     check(model, model.graph(**options), make_prompts())
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 @pytest.mark.parametrize("inputs", ["split", "token"])
 def test_input_options_equal_the_naive_forward(inputs: Any, ablation: str) -> None:
     model = tiny("gpt2")

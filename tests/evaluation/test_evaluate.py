@@ -16,8 +16,9 @@ import families
 import problems
 from acdc.circuit import Circuit, Scores
 from acdc.engine.circuits import measure_circuits, measure_prompts
-from acdc.engine.patching import ABLATIONS, Patching
+from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
+from acdc.engine.references import NOT_LEARNED
 from acdc.errors import AcdcError
 from acdc.evaluation.judging import random_circuits_like
 from acdc.metrics import MIB_SHARES, OUTCOMES
@@ -152,7 +153,7 @@ def test_normalised_faithfulness_is_prompt_by_prompt() -> None:
     assert zero.normalised_faithfulness != pytest.approx(0)  # against the corrupted prompts, whatever the ablation
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 def test_batches_do_not_change_the_numbers(ablation: str) -> None:
     """Nor do means, which are over all the prompts."""
     whole, single = (

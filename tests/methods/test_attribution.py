@@ -14,8 +14,9 @@ import families
 import oracle
 import problems
 from acdc.engine.measure import Measure, bind
-from acdc.engine.patching import ABLATIONS, Patching, mean_references
+from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
+from acdc.engine.references import NOT_LEARNED, mean_references
 from acdc.graph import FloatArray, Graph
 from acdc.methods import METHODS
 from acdc.methods.aggregates import Estimates
@@ -47,7 +48,7 @@ def assert_same(ours: FloatArray, theirs: FloatArray, bound: float = 1e-9) -> No
 # ---- at the clean prompt ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_eap_is_the_gradient_of_edge_weights(family: str, ablation: str) -> None:
     patching, measure = problems.make(family, ablation=ablation, padding="both")
@@ -143,7 +144,7 @@ def test_eap_is_the_definition_at_the_clean_end() -> None:
 # ---- batches ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", NOT_LEARNED)
 @pytest.mark.parametrize("method", ["eap", "eap-ig", "clean-corrupted", "exact"])
 def test_batches_do_not_change_scores(method: str, ablation: Any) -> None:
     """Nor do means over the prompts, which are over all of them and not over a batch."""
