@@ -53,8 +53,10 @@ def test_notes_of_other_work_or_damaged_are_not_believed(command: Command, tmp_p
     assert "noted before" not in other.out
     (run / "audit.json").write_text(text[:-30])
     damaged = command("audit", run, "--checks", "held-out", "--size", 64)
-    assert damaged.status == 0
+    assert damaged.status == 2
     assert "damaged" in damaged.err
+    assert (run / "audit.json").read_text() == text[:-30]
+    assert command("audit", run, "--checks", "held-out", "--size", 64, "--force").status == 0
 
 
 @pytest.mark.parametrize(

@@ -418,9 +418,9 @@ def test_a_file_that_appears_while_another_is_made_is_not_replaced(
 ) -> None:
     export = formats.export
 
-    def slowly(*arguments: Any) -> str:
+    def slowly(*arguments: Any, **options: Any) -> str:
         Path("x.csv").write_text("mine")
-        return export(*arguments)
+        return export(*arguments, **options)
 
     monkeypatch.setattr(formats, "export", slowly)
     result = command("export", run_folder, "--to", "csv", "-o", "x.csv")
