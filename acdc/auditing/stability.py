@@ -19,9 +19,10 @@ import torch
 from acdc.auditing.prompts import fresh_prompts
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
+from acdc.circuit import Circuit
 from acdc.discovery import discover
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray
+from acdc.graph import BoolArray, FloatArray, units_of
 from acdc.methods.attribution import path
 from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
 from acdc.metrics import OUTCOMES, jaccard, spearman
@@ -80,8 +81,8 @@ def _stability(subject: Subject) -> Result:
     if again:
         try:
             found = searches(subject, again)
-        except AcdcError as error:
-            found = {"not run": str(error)}
+        except (AcdcError, NotApplicable) as reason:
+            found, told = {"not run": str(reason)}, f"; no search on other samples: {reason}"
         else:
             told = (
                 f"; searches on {again} other samples keep {found['always']} edges always and {found['ever']} ever"
@@ -123,10 +124,9 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
         each edge, from the most.
     """
     made, own, size = subject.circuit.provenance, subject.edges, len(subject.dataset.discovery)
-    how = dict(made.selection)
-    if "threshold" not in how and "budget" in how:
-        how["threshold"] = how["budget"]
-    amount = dict([(k, how[k]) for k in ("edges", "faithfulness", "threshold") if how.get(k) is not None][:1])
+    if not made.method:
+        raise AcdcError("the circuit does not say by which method it was found")
+    how = _asked(subject.circuit)
     pool, where = fresh_prompts(subject.task, subject.model, subject.dataset, n * size, seed=subject.seed + 1)
     if len(pool) < size:
         raise AcdcError(f"there are {len(pool)} other prompts, and the circuit was found on {size}")
@@ -142,8 +142,8 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             circuit = discover(
-                subject.model, data, made.method or "guided", graph=subject.graph, seed=subject.seed,
-                units=subject.circuit.unit, **amount, **made.options,  # type: ignore[arg-type]
+                subject.model, data, made.method, graph=subject.graph, seed=subject.seed,
+                units=subject.circuit.unit, **how, **made.options,  # type: ignore[arg-type]
             )  # fmt: skip
         found.append(circuit.edges)
     share = np.mean(found, axis=0)
@@ -163,6 +163,19 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
         "of the circuit, always": int((share == 1)[own].sum()),
         "how often each edge is kept": {names[i]: round(float(shares[i]), 3) for i in order},
     }
+
+
+def _asked(circuit: Circuit) -> dict[str, Any]:
+    """How much a circuit was asked to keep, and how its ranking was cut, as arguments of `discover`."""
+    made: dict[str, Any] = dict(circuit.provenance.selection)
+    size = made.get("edges", made.get(units_of(circuit.graph, circuit.unit).plural))
+    limit = made.get("threshold", made.get("budget"))
+    ways = {"edges": size, "faithfulness": made.get("faithfulness"), "threshold": limit}
+    asked = dict([(name, value) for name, value in ways.items() if value is not None][:1])
+    if "select" in made:  # a ranking's
+        asked |= {"aggregate": made.get("aggregate")}
+        asked |= {"select": made["select"]} if made["select"] != "threshold" else {}
+    return asked
 
 
 STABILITY = Check(

@@ -179,5 +179,26 @@ def test_a_search_that_has_no_other_prompts_says_so() -> None:
     report = acdc.audit(model, few, circuit, checks=["stability"], size=16, searches=2)
     said = report["stability"].details["searches on other prompts"]
     assert said == {"not run": "there are 16 other prompts, and the circuit was found on 32"}
+    assert "no search on other samples: there are 16" in report["stability"].found
     with pytest.raises(AcdcError, match="number of searches"):
         acdc.audit(model, few, circuit, searches=-1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"method": "eap", "edges": 40, "select": "greedy", "aggregate": "signed"},
+        {"method": "eap", "edges": 8, "units": "node"},
+        {"method": "eap", "threshold": 0.05},
+        {"method": "acdc", "threshold": 0.3},
+    ],
+    ids=lambda how: f"{how['method']}-{list(how)[1]}-{how.get('select') or how.get('units', '')}",
+)
+def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
+    """On its own prompts it finds the circuit that is audited."""
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("ioi", size=16).prepare(model)
+    circuit = acdc.discover(model, data, **how)
+    same = dataclasses.replace(data, held_out=data.discovery)
+    found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=1)["stability"].details
+    assert found["searches on other prompts"]["overlap with the circuit"] == [1.0]
