@@ -18,8 +18,8 @@ from torch import Tensor
 from acdc.graph import BoolArray
 from acdc.model.programs.tracr import TracrModel
 from acdc.tasks.programs.derive import TOLERANCE, Runner, covering, read_positions
-from acdc.tasks.programs.inputs import Pairs, random_pairs
-from acdc.tasks.programs.rare_inputs import telling_pairs
+from acdc.tasks.programs.inputs import Pairs
+from acdc.tasks.programs.rare_inputs import seen_to_act
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +40,9 @@ def true_neurons(
 ) -> TrueNeurons:
     """Derive the truth for an ablation ("resample" or "zero") and a distribution of inputs."""
     rng = np.random.default_rng(seed)
-    pairs = random_pairs(model, 200, distribution=distribution, rng=rng)
-    effects = neuron_effects(model, pairs, ablation=ablation)
-    while True:
-        more = random_pairs(model, len(pairs), distribution=distribution, rng=rng)
-        more = more + telling_pairs(model, distribution=distribution, rng=rng)
-        found = neuron_effects(model, more, ablation=ablation)
-        new = (found.max(-1) > TOLERANCE) & ~(effects.max(-1) > TOLERANCE)
-        pairs, effects = pairs + more, np.concatenate((effects, found), axis=-1)
-        if not new.any():
-            break
+    pairs, effects = seen_to_act(
+        model, lambda some: neuron_effects(model, some, ablation=ablation), distribution=distribution, rng=rng
+    )
     kept = effects.max(-1) > TOLERANCE
     chosen = covering(effects[kept])
     ends = np.cumsum(model.program.mlp_widths)[:-1]

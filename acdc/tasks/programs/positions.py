@@ -28,13 +28,11 @@ from acdc.tasks.programs.derive import (
     structural_edges,
 )
 from acdc.tasks.programs.inputs import Pairs, random_pairs
-from acdc.tasks.programs.rare_inputs import telling_pairs
+from acdc.tasks.programs.rare_inputs import seen_to_act
 from acdc.tasks.programs.truth import carried_over
 
 ALIGNED = ("fixed", "permuted")
 """Distributions in which clean and corrupted inputs have one length."""
-PAIRS = 200
-"""Random pairs of a round."""
 FRESH = 300
 """Pairs on which the units have to be enough alone."""
 
@@ -78,16 +76,9 @@ def true_positions(
     if distribution not in ALIGNED:
         raise unknown("distribution of inputs whose positions correspond", distribution, ALIGNED)
     rng = np.random.default_rng(seed)
-    pairs = random_pairs(model, PAIRS, distribution=distribution, rng=rng)
-    effects = unit_effects(model, pairs, ablation=ablation)
-    while True:
-        more = random_pairs(model, len(pairs), distribution=distribution, rng=rng)
-        more = more + telling_pairs(model, distribution=distribution, rng=rng)
-        found = unit_effects(model, more, ablation=ablation)
-        new = (found.max(-1) > TOLERANCE) & ~(effects.max(-1) > TOLERANCE)
-        pairs, effects = pairs + more, np.concatenate((effects, found), axis=-1)
-        if not new.any():
-            break
+    pairs, effects = seen_to_act(
+        model, lambda some: unit_effects(model, some, ablation=ablation), distribution=distribution, rng=rng
+    )
     kept = effects.max(-1) > TOLERANCE
     within = effects_within(model, pairs, kept, ablation=ablation)
     fresh = random_pairs(model, FRESH, distribution=distribution, rng=rng)

@@ -9,20 +9,23 @@ that random inputs do not reach. Where there are few inputs, all are taken.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
+from acdc.graph import FloatArray
 from acdc.model.programs.tracr import TracrModel, TracrProgram, Value
-from acdc.tasks.programs.derive import written_values
-from acdc.tasks.programs.inputs import Pairs, lengths_of, pairs_of_inputs, random_inputs
+from acdc.tasks.programs.derive import TOLERANCE, written_values
+from acdc.tasks.programs.inputs import Pairs, lengths_of, pairs_of_inputs, random_inputs, random_pairs
 
 Input = tuple[Value, ...]
 
 MOST_PAIRS = 1_000_000
 """All pairs of inputs are tried where there are no more."""
 AT_ONCE = 4096
+FIRST = 200
+"""Random pairs from which on as many again are drawn."""
 ROUNDS = 40
 """Most rounds of changing inputs; nothing new usually comes after a few."""
 KEPT = 300
@@ -163,6 +166,26 @@ def telling_pairs(model: TracrModel, *, distribution: str, rng: np.random.Genera
     ]
     sides += list(zip(inputs, random, strict=True)) + list(zip(random, inputs, strict=True))
     return pairs_of_inputs(model, sides, distribution=distribution, rng=rng)
+
+
+def seen_to_act(
+    model: TracrModel, effects_of: Callable[[Pairs], FloatArray], *, distribution: str, rng: np.random.Generator
+) -> tuple[Pairs, FloatArray]:
+    """Pairs, and what each unit's replacement does on each of them: until as many again, and telling ones, add no unit.
+
+    Args:
+        effects_of: how far outputs move on some pairs, `[*units, pair]`.
+    """
+    pairs = random_pairs(model, FIRST, distribution=distribution, rng=rng)
+    effects = effects_of(pairs)
+    while True:
+        more = random_pairs(model, len(pairs), distribution=distribution, rng=rng)
+        more = more + telling_pairs(model, distribution=distribution, rng=rng)
+        found = effects_of(more)
+        new = (found.max(-1) > TOLERANCE) & ~(effects.max(-1) > TOLERANCE)
+        pairs, effects = pairs + more, np.concatenate((effects, found), axis=-1)
+        if not new.any():
+            return pairs, effects
 
 
 def number_of_inputs(program: TracrProgram, *, mixed: bool) -> int:
