@@ -10,21 +10,15 @@ row a program and distribution.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import dataclasses
-import io
 import sys
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 import acdc
+from acdc.benchmarks.measuring import program_table
 from acdc.metrics import roc_auc
-from acdc.model.programs.tracr import builtin_names
-from acdc.store.writing import write_atomically
 from acdc.tasks.programs.inputs import random_pairs
 from acdc.tasks.programs.positions import ALIGNED, TruePositions, true_positions
 from acdc.tasks.programs.tracr import to_prompts
@@ -112,32 +106,10 @@ def _rows(names: list[str]) -> Iterator[Recovery]:
     for name in names:
         for distribution in ALIGNED:
             try:
-                row = recovery(name, distribution)
+                yield recovery(name, distribution)
             except acdc.TaskError as error:
                 print(f"{name}, {distribution}: {error}", file=sys.stderr, flush=True)
-                continue
-            print(row, file=sys.stderr, flush=True)
-            yield row
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("programs", nargs="*")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Recovery)])
-    for row in _rows(options.programs or builtin_names()):
-        cells = dataclasses.asdict(row).values()
-        writer.writerow(["/".join(map(str, x)) if isinstance(x, tuple) else _short(x) for x in cells])
-    write_atomically(options.out, text.getvalue())
-
-
-def _short(value: object) -> object:
-    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":
-    main()
+    program_table.main(__doc__, Recovery, _rows)
