@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -16,9 +15,8 @@ from acdc.benchmarks.measuring.real.rivals import RIVALS, Clock
 from acdc.benchmarks.measuring.speed.report import machine
 from acdc.circuit import selection
 from acdc.engine.circuits import measure_prompts
-from acdc.errors import EmptyCircuitError
 from acdc.evaluation.judging import judging_problem
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import FloatArray
 from acdc.methods import get_method
 from acdc.metrics import (
     OUTCOMES,
@@ -120,8 +118,8 @@ def compute(model: Model, task: str, method: str, *, size: int, resume: Path, gi
     graph = model.graph()
     cuts, cost = _cuts(model, data, method, max(1, int(SHARES[0] * graph.n_edges)), resume, given)
     circuits = [
-        _cut(graph, sizes, int(share * graph.n_edges), connected=aggregate == FRONT)
-        for aggregate, sizes in cuts.items()
+        selection.top_pruned(graph, sizes, int(share * graph.n_edges))
+        for sizes in cuts.values()
         for share in SHARES
     ]
     outcomes = [data.metric, OUTCOMES["kl"], OUTCOMES["exact-match"]]
@@ -164,14 +162,6 @@ def compute(model: Model, task: str, method: str, *, size: int, resume: Path, gi
 def _rounded(values: FloatArray) -> tuple[float, ...]:
     """To the digits that single precision tells."""
     return tuple(float(f"{value:.6g}") for value in values)
-
-
-def _cut(graph: Graph, sizes: FloatArray, n: int, *, connected: bool) -> BoolArray:
-    """The best `n` edges less those that dangle; of a search so many that do not, where there are any."""
-    with contextlib.suppress(EmptyCircuitError):
-        if connected:
-            return selection.top(graph, sizes, n)
-    return selection.top_pruned(graph, sizes, n)
 
 
 def _cuts(

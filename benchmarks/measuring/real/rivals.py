@@ -69,7 +69,7 @@ def components(model: Model, data: Dataset, clock: Clock) -> FloatArray:
     whole = Components(measures, graph)
     inner = np.arange(graph.n_inputs, graph.n_sources)
     order = graph.valid.astype(np.float64)
-    for level in (*(share * measures.separation() for share in LEVELS), np.inf):
+    for level in (*_levels(measures), np.inf):
         for source in inner[np.argsort(weakness[inner], kind="stable")]:
             if not whole.kept[source] or clock.left < 0:
                 continue
@@ -91,7 +91,7 @@ def acdc_in_the_best_tenth(model: Model, data: Dataset, clock: Clock) -> FloatAr
         if clock.left < 0:
             raise _OutOfTime
 
-    for level in (share * measures.separation() for share in LEVELS):
+    for level in _levels(measures):
         search = Search(measures, kept=kept)
         over = False
         try:
@@ -147,6 +147,12 @@ def _scored(model: Model, data: Dataset) -> tuple[Measures, FloatArray, FloatArr
     sizes = estimates(total, len(data.discovery)).absolute
     assert sizes is not None
     return measures, weakness, sizes
+
+
+def _levels(measures: Measures) -> list[float]:
+    """What one removal may cost, in nats."""
+    apart = measures.separation()
+    return [share * apart for share in LEVELS]
 
 
 def _told_apart(order: FloatArray, sizes: FloatArray) -> FloatArray:
