@@ -219,19 +219,18 @@ def _exact(problem: Problem, patching: Patching, references: NeuronReferences, f
         references.inner, own, inner_values(patching.model, references.inner, patching.prompts), strict=True
     ):
         reference = reference[:, :, patching.start :] if reference.dim() else reference.expand(len(each.names))
+        window = clean[:, :, patching.start :]
+        (stage,) = (
+            x
+            for x in patching.stages
+            if (x.place == "attention") == (each.hidden is None) and x.sublayer.layer == each.layer
+        )
         nodes = []
         for node in range(len(each.names)):
             pieces = []
             for start in range(0, each.width, at_once):
                 chosen = torch.arange(start, min(start + at_once, each.width), device=patching.model.device)
-                change = _change_without(
-                    patching, each, clean[:, :, patching.start :], node, reference[node], chosen
-                )
-                (stage,) = (
-                    x
-                    for x in patching.stages
-                    if (x.place == "attention") == (each.hidden is None) and x.sublayer.layer == each.layer
-                )
+                change = _change_without(patching, each, window, node, reference[node], chosen)
                 final = stage.rest(patching.model, patching.context, patching.clean, change)
                 value = measure.value(forward.readout(patching.model.decomposition, final, measure.rows))
                 refuse_non_finite(value, measure.outcome, "for the model without one neuron", first=first)
