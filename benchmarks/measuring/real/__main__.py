@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=list(PRETRAINED), default=list(TASKS), help="default: all")
     parser.add_argument("--tasks", nargs="+", help="of those each model does; default: all")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all")
-    parser.add_argument("--size", type=int, default=64, help="prompts, and as many held out")
+    parser.add_argument("--size", type=int, default=32, help="prompts, and as many held out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/real"))
     return parser.parse_args(arguments)
