@@ -8,9 +8,11 @@ first run of anything is slower than the next. Short computations are timed seve
 from __future__ import annotations
 
 import dataclasses
+import platform
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +23,7 @@ from acdc.model.check import count_seconds
 from acdc.model.passes import count_passes
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
 
 SHORT = 0.2
 """Seconds below which a computation is timed up to three times."""
@@ -44,6 +47,17 @@ class Cost:
     backward: int
     flops: int
     processor_seconds: float
+
+
+def device_name(device: torch.device = CPU) -> str:
+    """The name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def measure(compute: Callable[[], T], device: torch.device) -> tuple[T, Cost]:

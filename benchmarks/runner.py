@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import acdc
-from acdc.benchmarks.cost import Cost, measure
+from acdc.benchmarks.cost import Cost, device_name, measure
 from acdc.benchmarks.suites import Case, Suite, true_circuit
 from acdc.benchmarks.table import Row, Table
 from acdc.benchmarks.trials import PAUSE, Key, Slot, Trial, hand_out
@@ -407,15 +407,7 @@ def _versions() -> str:
 
 
 def _machine() -> str:
-    return json.dumps({"system": platform.system(), "cpu": _cpu(), "threads": torch.get_num_threads()})
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return json.dumps({"system": platform.system(), "cpu": device_name(), "threads": torch.get_num_threads()})
 
 
 def _one_line(error: Exception) -> str:

@@ -24,8 +24,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import acdc
+from acdc.benchmarks.cost import device_name
 from acdc.benchmarks.figures import to_svg
-from acdc.benchmarks.measuring.speed.report import machine
 from acdc.benchmarks.suites import Case, get_suite
 from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
@@ -172,7 +172,7 @@ def markdown(rows: Sequence[Row], command: str) -> str:
 How many edges does a circuit need that stays within a distance from the full model? Guided pruning is given that
 distance as its budget. ACDC is given a threshold: it is run at {TRIES} of them, found by bisection, and its smallest
 circuit within the budget counts. Both see the same prompts. A budget is a share of what separates the full model from
-the empty circuit, and so is the distance on held-out prompts. Seconds are processor time, on {machine()}.
+the empty circuit, and so is the distance on held-out prompts. Seconds are processor time, on {device_name()}.
 
 Made by `{command}`.
 

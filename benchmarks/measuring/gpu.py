@@ -26,10 +26,9 @@ import numpy as np
 import torch
 
 import acdc
-from acdc.benchmarks.cost import measure_once
+from acdc.benchmarks.cost import device_name, measure_once
 from acdc.benchmarks.measuring.speed.cases import SHAPES as SHAPES_OF_SPEED
 from acdc.benchmarks.measuring.speed.cases import Case, Shape, make_module
-from acdc.benchmarks.measuring.speed.report import machine
 from acdc.circuit import Scores, selection
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.memory import give_back
@@ -210,10 +209,6 @@ def rows_in(folder: Path) -> Rows:
     return Rows(folder, f"acdc {metadata.version('acdc-circuits')} (GPU rows of format 1)", KEY)
 
 
-def named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What is measured, and how long it may take.
@@ -233,7 +228,7 @@ class Plan:
     retry: bool = False
 
     def key(self, subject: str, work: str) -> tuple[str, ...]:
-        return named(self.device), subject, work, "on" if self.tf32 else "off"
+        return device_name(self.device), subject, work, "on" if self.tf32 else "off"
 
     def put(self, subject: str, work: str, **fields: Any) -> None:
         rows = rows_in(self.folder)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from acdc.benchmarks.cost import device_name
 from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
@@ -118,7 +118,7 @@ def measure(page: Path, *, seconds: float, width: int, height: int) -> dict[str,
         "frames_per_second": found,
         "window": [width, height],
         "chromium": version,
-        "processor": platform.processor() or platform.machine(),
+        "processor": device_name(),
     }
 
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from acdc.benchmarks.cost import device_name
 from acdc.benchmarks.measuring.peers.compare import Agreement
-from acdc.benchmarks.measuring.speed.report import machine
 from acdc.circuit.provenance import library_versions
 from acdc.store.writing import write_atomically
 
@@ -21,7 +21,7 @@ def write(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        "machine": machine(), "threads": threads, "command": command,
+        "machine": device_name(), "threads": threads, "command": command,
         "versions": {"acdc": library_versions(), **versions},
         "rows": [{"shape": shape, **dataclasses.asdict(agreement)} for shape, agreement in entries],
     }  # fmt: skip
@@ -39,7 +39,7 @@ def markdown(
     lines = [
         "# Peers, side by side",
         "",
-        f"Measured by `{command}` on {machine()}, {threads} thread(s), float32. Every tool has the same GPT-2 with",
+        f"Measured by `{command}` on {device_name()}, {threads} thread(s), float32. Every tool has the same GPT-2 with",
         "random weights, the same pairs and the same metric: the logit difference at the last position, for ACDC the",
         "KL divergence. The largest difference is over all edges, relative to the largest score. Seconds are medians;",
         "ours are measured before and after the other tool's. F is the bare Hugging Face model's forward pass in our",

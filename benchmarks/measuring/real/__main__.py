@@ -37,6 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all")
     parser.add_argument("--size", type=int, default=32, help="prompts, and as many held out")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="a rival is to be measured where the search was")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/real"))
     return parser.parse_args(arguments)
 
@@ -62,7 +63,9 @@ def main(arguments: Sequence[str]) -> None:
             if method in RIVALS and given is None:
                 print(f"{name}, {task}, {method}: first measure {SEARCH}, whose time it is given", flush=True)
                 continue
-            loaded = {name: loaded[name] if name in loaded else acdc.load(name)}  # one at a time
+            loaded = {
+                name: loaded[name] if name in loaded else acdc.load(name, device=options.device)
+            }  # one at a time
             resume = options.output / f"{name}-{task}-{method}.resume"
             cell = compute(loaded[name], task, method, size=options.size, resume=resume, given=given)
             cells.put(dataclasses.asdict(cell))

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 import acdc
-from acdc.benchmarks.cost import Cost, measure, measure_once
+from acdc.benchmarks.cost import Cost, device_name, measure, measure_once
 from acdc.benchmarks.measuring.real.rivals import RIVALS, Clock
-from acdc.benchmarks.measuring.speed.report import machine
 from acdc.circuit import selection
 from acdc.engine.circuits import measure_prompts
 from acdc.evaluation.judging import judging_problem
@@ -155,7 +154,8 @@ def compute(model: Model, task: str, method: str, *, size: int, resume: Path, gi
         model=model.name, task=task, method=method, metric=data.metric.name, n_prompts=len(data.discovery),
         n_held_out=len(data.held_out), n_edges_total=graph.n_edges, seconds=cost.seconds,
         processor_seconds=cost.processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward,
-        backward=cost.backward, sizes=sizes, full=_rounded(full), empty=_rounded(empty), machine=machine(),
+        backward=cost.backward, sizes=sizes, full=_rounded(full), empty=_rounded(empty),
+        machine=device_name(model.device),
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from acdc.benchmarks.cost import device_name
 from acdc.benchmarks.measuring.speed.works import Row
 from acdc.circuit.provenance import library_versions
 from acdc.store.reading import parse_json, read
@@ -26,22 +26,13 @@ from acdc.viz.plots import COLORS, MARKERS
 FORMAT = 1
 
 
-def machine() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def write(folder: Path, rows: Sequence[Row], command: str) -> None:
     """Write all files into a folder. Rows of the same measurement that it holds already are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     before, commands = load(folder)
     rows, commands = merged(before, rows), list(dict.fromkeys([*commands, command]))
     record = {
-        "format": FORMAT, "machine": machine(), "versions": library_versions(), "commands": commands,
+        "format": FORMAT, "machine": device_name(), "versions": library_versions(), "commands": commands,
         "rows": [dataclasses.asdict(row) for row in rows],
     }  # fmt: skip
     write_atomically(folder / "speed.json", json.dumps(record, indent=1) + "\n")
@@ -86,7 +77,7 @@ def markdown(rows: Sequence[Row], commands: Sequence[str], *, plot: bool) -> str
         "# Speed",
         "",
         f"Measured by `{'`, `'.join(commands)}`",
-        f"on {machine()}; torch {library_versions().get('torch', '')}, float32, CPU.",
+        f"on {device_name()}; torch {library_versions().get('torch', '')}, float32, CPU.",
         "F and B are the bare Hugging Face model's forward and backward pass (frozen weights, all logits) on the same",
         "batch, timed before and after each round of the work in the same process. Figures are medians of the rounds,",
         "ratios those of wall time (of processor time in brackets, by which one thread is judged). Memory is the peak",
