@@ -13,7 +13,7 @@ import torch
 import acdc
 from acdc.engine import memory
 from acdc.methods import METHODS, get_method
-from tests.pretend_gpu import pretended_gpu
+from pretend_gpu import pretended_gpu
 
 CASES = (("induction-2l", "induction"), ("tiny-tasks-gqa", "gendered-pronoun"))
 """Of a learned absolute position and plain heads; of rotary ones and grouped queries."""
