@@ -330,7 +330,8 @@ by chance. ACDC's thresholds are EAP scores of the rank that is to be kept, and 
 decide by noise.
 
 For comparison: ACDC as published took 18,783 s on one H100, with 200 prompts on GPT-2 small ([Edge Pruning, Bhaskar et
-al. 2024](https://arxiv.org/abs/2406.16778)).
+al. 2024](https://arxiv.org/abs/2406.16778)). What these figures say of larger models and of searches is in
+[scale](scale.md).
 """
 
 
@@ -361,7 +362,8 @@ def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         return f"| {what} | | | {row['work']} | {row['error'].replace('|', '/')} | | | |"
     bare = [r for r in rows if (r["model"], r["tf32"], r["work"]) == (row["model"], row["tf32"], "forward")]
     forward = bare[0].get("seconds") if bare else None
-    times = "" if not forward else f"{row['seconds'] / forward:.3g}"
+    ratio = row["seconds"] / forward if forward else None
+    times = "" if ratio is None else f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
     kept = "" if row.get("kept") is None else f"{row['kept']:,} ({row['kept'] / row['edges']:.1%})"
     peak = "" if row.get("peak_bytes") is None else size(row["peak_bytes"])
     where = f"{row['prompts']} × {row['tokens']}"
