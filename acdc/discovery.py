@@ -248,6 +248,11 @@ def _no_unit(units: object) -> AcdcError:
             "neurons are found inside a circuit: find one by edges or nodes, then acdc.neurons.discover_neurons(model, "
             "task, circuit)"
         )
+    if units == "position":
+        return AcdcError(
+            "edges at positions are scored by acdc.tracing.score_positions, and found by "
+            "acdc.tracing.discover_positions, inside a circuit if one is given"
+        )
     return unknown("unit", str(units), UNITS)
 
 

@@ -20,6 +20,7 @@ import typer
 
 from acdc.cli import curve as cli_curve
 from acdc.cli import neurons as cli_neurons
+from acdc.cli import positions as cli_positions
 from acdc.cli import processes, questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
@@ -136,8 +137,11 @@ def discover(
         Literal["split", "merged"], typer.Option(help="q, k and v of a head apart or together.")
     ] = "split",
     units: Annotated[
-        Literal["edge", "node", "neuron"],
-        typer.Option(help="What is kept or removed as one; neuron: edges, then neurons in the nodes that stay."),
+        Literal["edge", "node", "neuron", "position"],
+        typer.Option(
+            help="What is kept or removed as one; neuron and position: edges first, then neurons in the nodes that "
+            "stay, or the positions where the edges are needed."
+        ),
     ] = "edge",
     inside: cli_neurons.InsideName = "mlps",
     inputs: Annotated[
@@ -228,13 +232,15 @@ def discover(
             terminal.warn(warning)
         if units == "neuron":
             inner_of(subject, subject.graph(), inside)  # refused before the search, where there are none
+        if units == "position":
+            cli_positions.places_of(subject, data)
         if METHODS[method].search is not None and not data.exact and len(data.discovery) < report.FEW_PROMPTS:
             terminal.warn(report.few_prompts(len(data.discovery)))
         with terminal.progress_bar() as progress:
             circuit = acdc.discover(
                 subject, data, method, edges=edges, threshold=threshold, faithfulness=faithfulness, select=select,
                 aggregate=aggregate,  # type: ignore[arg-type]
-                graph=subject.graph(qkv=qkv, inputs=inputs), units="edge" if units == "neuron" else units,
+                graph=subject.graph(qkv=qkv, inputs=inputs), units="node" if units == "node" else "edge",
                 batch_size=batch_size, memory=memory, seed=seed, progress=progress,
                 resume=ResumeFile(claim.progress, stays=True), **method_options,
             )  # fmt: skip
@@ -256,6 +262,9 @@ def discover(
                 inner = cli_neurons.inside(
                     subject, data, circuit, inside, faithfulness, batch_size, memory, progress
                 )
+            at_places = None
+            if units == "position":
+                at_places = cli_positions.inside(subject, data, circuit, batch_size, memory, progress)
         dangling = circuit.provenance.selection.get("dangling")
         if isinstance(dangling, int) and dangling:
             terminal.say(
@@ -275,6 +284,8 @@ def discover(
                 record.write(certificate, place)
             if inner is not None:
                 inner[0].save(place, evaluation=inner[1])
+            if at_places is not None:
+                at_places[0].save(place / cli_positions.NAME)
             if front:
                 write_atomically(place / "front.csv", report.front_csv(circuit))
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
@@ -287,8 +298,13 @@ def discover(
         files["front"] = str(folder / "front.csv")
     if certificate is not None:
         files["certificate"] = str(folder / record.NAME)
+    if at_places is not None:
+        files["positions"] = str(folder / cli_positions.NAME)
     if json:
         more = {} if inner is None else cli_neurons.record(*inner)
+        if at_places is not None:
+            found_there = cli_positions.record(at_places[0]) | dataclasses.asdict(at_places[1])
+            more = {"at_positions": found_there | cli_positions.truth_beside(subject, data, at_places[0])}
         terminal.print_json(report.record(circuit) | measured | more | files)
         return
     report.show_edges(circuit)
@@ -296,6 +312,8 @@ def discover(
         terminal.print_facts([("claim", claim) for claim in certificate.claims()])
     if inner is not None:
         cli_neurons.show(*inner)
+    if at_places is not None:
+        cli_positions.show(*at_places, cli_positions.truth_beside(subject, data, at_places[0]))
     if front:
         report.show_front(circuit)
     report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)

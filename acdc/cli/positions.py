@@ -1,4 +1,4 @@
-"""`acdc positions`: circuits whose edges are kept at some positions only."""
+"""`acdc positions`: edges that are kept at some positions only; also of `acdc discover --units position`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,16 @@ from acdc.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from acdc.circuit import Circuit
+    from acdc.engine.problem import Progress
     from acdc.model.model import Model
     from acdc.tasks.task import Dataset
     from acdc.tracing import PositionalCircuit
+    from acdc.tracing.places import By
+    from acdc.tracing.positional_circuit import PositionalEvaluation
+
+NAME = "positions.json"
+"""Of the file beside a circuit whose edges were looked at place by place."""
 
 
 def positions(
@@ -131,9 +138,44 @@ def positions(
             circuit.save(out, replace=force)
         true = truth_beside(subject, data, circuit)
     if json:
-        record = {"units": circuit.names(), "n_units": circuit.n_units, "places": circuit.places, "file": out}
-        terminal.print_json(record | dataclasses.asdict(found) | true)
+        terminal.print_json(record(circuit) | {"file": out} | dataclasses.asdict(found) | true)
         return
+    show(circuit, found, true)
+    if out is not None:
+        terminal.print_facts([("file", str(out))])
+
+
+def places_of(model: Model, data: Dataset) -> By:
+    """Where the edges of a circuit are looked at: at named spans if the task has some, otherwise at positions.
+
+    Raises:
+        AcdcError: the prompts have neither in common.
+    """
+    from acdc.tracing.positional import placing
+
+    by: By = "span" if data.discovery.spans else "position"
+    placing(model, data.discovery, by)
+    return by
+
+
+def inside(
+    model: Model, data: Dataset, circuit: Circuit, batch_size: int | None, memory: str | None, progress: Progress
+) -> tuple[PositionalCircuit, PositionalEvaluation]:
+    """Where the edges of a circuit that was just found are needed, no farther from the model than they are."""
+    from acdc.tracing import discover_positions, evaluate_positions
+
+    how: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
+    found = discover_positions(model, data, by=places_of(model, data), inside=circuit, **how)
+    return found, evaluate_positions(model, data, found, **how)
+
+
+def record(circuit: PositionalCircuit) -> dict[str, Any]:
+    """What is printed as JSON."""
+    return {"units": circuit.names(), "n_units": circuit.n_units, "places": circuit.places}
+
+
+def show(circuit: PositionalCircuit, found: PositionalEvaluation, true: dict[str, Any]) -> None:
+    """Which edges stay where, what they are worth, and how many are of the true circuit."""
     terminal.print_table(*circuit.table())
     print()
     facts = circuit.facts() | found.facts()
@@ -142,7 +184,7 @@ def positions(
             f"{true['true_units_found']} of {true['true_units']} true units found, {true['false_units']} false"
             + ("" if true["defined"] else "; not the one true circuit: others do as well")
         )
-    terminal.print_facts([*facts.items(), *([("file", str(out))] if out is not None else [])])
+    terminal.print_facts(facts.items())
 
 
 def truth_beside(model: Model, data: Dataset, circuit: PositionalCircuit) -> dict[str, Any]:

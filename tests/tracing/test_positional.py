@@ -254,3 +254,27 @@ def test_on_the_command_line(command: Command) -> None:
     assert bad.status == 2
     assert "unknown span 'IO'" in bad.err.splitlines()[-1]
     assert "Example: acdc positions" in command("positions", "--help").out
+
+
+def test_discover_goes_on_to_positions(command: Command) -> None:
+    whole = command("discover", "tiny-tasks", "--task", "ioi", "--size", 32, "--method", "eap-ig", "--edges", 60,
+                    "--metric", "kl", "--units", "position", "-o", "run", "--json")  # fmt: skip
+    assert whole.status == 0, whole.err
+    said = json.loads(whole.out)
+    found = acdc.tracing.PositionalCircuit.load("run/positions.json")
+    edges = acdc.Circuit.load("run")
+    assert said["at_positions"]["units"] == found.names()
+    assert found.by == "span"
+    assert not (found.edges & ~edges.edges).any()
+    assert found.n_units < edges.n_edges * len(found.places) / 2
+    assert said["at_positions"]["kl"] < 1.5 * said["kl"]  # held out: on the prompts of the search it is no more
+    assert command("view", "run/positions.json", "--no-open").status == 0
+
+
+def test_positions_of_prompts_that_have_none_in_common_are_refused_first(command: Command) -> None:
+    refused = command("discover", "tracr-hist", "--units", "position", "-o", "run")
+    assert refused.status == 2
+    assert len(refused.err.strip().splitlines()) == 1
+    assert not Path("run").exists()
+    with pytest.raises(AcdcError, match="discover_positions"):
+        acdc.discover(acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist"), units="position")  # type: ignore[arg-type]
