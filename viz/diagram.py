@@ -27,7 +27,7 @@ from acdc.viz.elements import (
     make_node,
     text_width,
 )
-from acdc.viz.layout import Box, Point, Spacing, place, route
+from acdc.viz.layout import Box, Point, Spacing, place, route, rows_of
 from acdc.viz.legend import make_legend
 from acdc.viz.reduce import Detail, DrawnEdge, Reduced, reduce
 from acdc.viz.style import Style, role_fills
@@ -58,34 +58,40 @@ def make_diagram(
     truth: Circuit | BoolArray | None = None,
     detail: Detail = "port",
     max_edges: int = 120,
-    fold: int = 0,
+    fold: int | None = None,
     title: str | None = None,
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
     neurons: Mapping[str, BoolArray] | None = None,
 ) -> Diagram:
     """The diagram of a circuit; arguments as for `acdc.viz.draw`."""
-    spacing = Spacing().scaled(style.scale)
     reduced = reduce(circuit, truth, detail, max_edges, fold)
     style = style.for_lines(len(reduced.edges))
-    boxes = place([circuit.graph.nodes[name] for name in reduced.nodes], _degrees(reduced.edges), spacing)
+    drawn = {name: reduced.folding.boxes[name] for name in reduced.nodes}
+    spacing = Spacing.for_rows(rows_of(drawn.values())).scaled(style.scale)
+    labels = {name: _label(name, reduced.folded.get(name, ())) for name in drawn}
+    boxes = place(drawn.values(), _degrees(reduced.edges), spacing, labels)
     curves = route([(e.source, e.destination, e.port) for e in reduced.edges], boxes, spacing)
     weights = Weights.of(e.score for e in reduced.edges)
     edges = [_edge(e, curve, weights, style, spacing) for e, curve in zip(reduced.edges, curves, strict=True)]
     known = _roles(circuit, roles)
     all_fills = role_fills(known, style)
     role_of = {name: role for role, names in known.items() for name in names}
+    for name, members in reduced.folded.items():  # of one role, if all its members are
+        roles_inside = {role_of.get(member) for member in members}
+        if len(roles_inside) == 1 and (role := roles_inside.pop()) is not None:
+            role_of[name] = role
     present = {role_of[name] for name, verdict in reduced.nodes.items() if name in role_of and verdict != "missed"}
     fills = {role: fill for role, fill in all_fills.items() if role in present}
     nodes = [
         make_node(
             name,
-            circuit.graph.nodes[name].kind,
+            drawn[name].kind,
             verdict,
             boxes[name],
             style,
             fill=fills.get(role_of.get(name, "")),
-            heads=reduced.folded.get(name, 1),
+            label=labels[name],
         )
         for name, verdict in reduced.nodes.items()
     ]
@@ -93,19 +99,21 @@ def make_diagram(
     xs = [x for box in boxes.values() for x in (box.x - box.width / 2, box.x + box.width / 2)]
     xs += [x for curve in curves for x, _ in curve]
     left, right = (min(xs), max(xs)) if xs else (0.0, 0.0)
-    texts = _layer_labels(circuit.graph, boxes, left - 0.6 * spacing.width, style)
+    rows = _layers(circuit.graph, reduced, boxes)
+    indent = max([4.2 * style.font_size, *(text_width(row, style.font_size) for row in rows)])
+    left -= 0.6 * spacing.width
+    texts = [DiagramText(row, left - indent, y, style.font_size, style.quiet) for row, y in rows.items()]
     if weights.ranked:  # rows are many: a line leads from a label to its row
         edges = _guides(texts, boxes, style) + edges
-    if texts:
-        left -= 0.6 * spacing.width + 4.2 * style.font_size
+    left = left - indent if texts else left + 0.6 * spacing.width
     inside = {name: units for name, units in (neurons or {}).items() if name in boxes}
     edges += [mark for name, units in inside.items() for mark in _neuron_marks(units, boxes[name], style)]
-    least = 37 * style.font_size
+    heights = [y for box in boxes.values() for y in (box.top, box.bottom)] or [0.0]
+    least = max(37 * style.font_size, 0.5 * (max(heights) - min(heights) + 12 * style.font_size))
     if right - left < least:
         left, right = left - (least - (right - left)) / 2, right + (least - (right - left)) / 2
 
-    top = max((box.top for box in boxes.values()), default=0.0)
-    y = min((box.bottom for box in boxes.values()), default=0.0) - 1.6 * style.font_size
+    top, y = max(heights), min(heights) - 1.6 * style.font_size
     if legend:
         entries = make_legend(reduced, weights, style, left=left, right=right, top=y, roles=fills)
         texts, edges, nodes, y = texts + entries.texts, edges + entries.edges, nodes + entries.nodes, entries.y
@@ -173,23 +181,27 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
     if where is not None and any(edge.sign for edge in reduced.edges):
         parts.append(f"helps, hinders: measured by removing the edge alone from the {where}")
     if reduced.folded:
-        folded = sum(reduced.folded.values())
-        parts.append(f"a box with ×n stands for n heads of few lines ({folded} in all)")
+        folded = sum(map(len, reduced.folded.values()))
+        inside = f", {counted(reduced.inside, 'edge')} inside" * bool(reduced.inside)
+        parts.append(f"a box with ×n stands for n weaker nodes ({folded} in all{inside})")
     if reduced.left_out:
         drawn = counted(len(reduced.edges), "strongest line")
         parts.append(f"only the {drawn} drawn, {counted(reduced.left_out, 'weaker one')} left out")
-    if any(circuit.graph.nodes[name].shared for name in reduced.nodes):
+    if any(reduced.folding.boxes[name].shared for name in reduced.nodes):
         parts.append("g: keys and values shared by a group of heads")
     return "; ".join(parts)
 
 
 def _degrees(edges: tuple[DrawnEdge, ...]) -> dict[str, int]:
-    into: dict[str, int] = {}
-    out: dict[str, int] = {}
+    """How many lines must find room along each box: of its queries, keys and values each has a third of it."""
+    into: dict[tuple[str, str], int] = {}
+    degrees: dict[str, int] = {}
     for edge in edges:
-        out[edge.source] = out.get(edge.source, 0) + 1
-        into[edge.destination] = into.get(edge.destination, 0) + 1
-    return {name: max(into.get(name, 0), out.get(name, 0)) for name in into.keys() | out.keys()}
+        degrees[edge.source] = degrees.get(edge.source, 0) + 1
+        into[edge.destination, edge.port] = into.get((edge.destination, edge.port), 0) + 1
+    for (name, port), n in into.items():
+        degrees[name] = max(degrees.get(name, 0), 10 * n // 3 if port else n)
+    return degrees
 
 
 def _edge(edge: DrawnEdge, curve: list[Point], weights: Weights, style: Style, spacing: Spacing) -> DiagramEdge:
@@ -246,12 +258,20 @@ def _neuron_marks(units: BoolArray, box: Box, style: Style) -> list[DiagramEdge]
     return found
 
 
-def _layer_labels(graph: Graph, boxes: dict[str, Box], x: float, style: Style) -> list[DiagramText]:
-    """ "layer 3" at the left of the first row of each layer."""
+def _label(name: str, members: tuple[str, ...]) -> str:
+    """What stands in a box."""
+    return f"{name} ×{len(members)}" if members else name
+
+
+def _layers(graph: Graph, reduced: Reduced, boxes: Mapping[str, Box]) -> dict[str, float]:
+    """ "layer 3", or "layers 4–7" where one box has several, and the height of the first row of each."""
     rows: dict[int, float] = {}
+    last: dict[int, int] = {}
     for name, box in boxes.items():
-        layer = graph.nodes[name].layer
+        layer = reduced.folding.boxes[name].layer
         if 0 <= layer < graph.n_layers:
             rows[layer] = min(rows.get(layer, box.y), box.y)
-    size = style.font_size
-    return [DiagramText(f"layer {n}", x - 4.2 * size, y, size, style.quiet) for n, y in rows.items()]
+            inside = [graph.nodes[member].layer for member in reduced.folded.get(name, ())]
+            if box.y == rows[layer]:
+                last[layer] = max([layer, *inside])
+    return {f"layer {n}" if last[n] == n else f"layers {n}–{last[n]}": y for n, y in rows.items()}

@@ -58,7 +58,7 @@ def draw(
     style: str | Style = "paper",
     detail: Detail = "port",
     max_edges: int = 120,
-    fold: int = 0,
+    fold: int | None = None,
     title: str | None = None,
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
@@ -78,7 +78,8 @@ def draw(
         max_edges: a picture with more lines is drawn with q, k and v merged, then with the strongest lines only;
             the caption says so.
         fold: heads with at most so many edges are drawn as one box with the others of their layer that have as few,
-            which says how many it stands for; 0: none.
+            which says how many it stands for; 0: none. By default, of a deep model, the weakest nodes are one box
+            with their neighbours, until its rows fit a page.
         title: by default the task and the model; "" for none.
         legend: explain colours, line styles and arrowheads.
         roles: components by role, like `{"induction": ("a5.h5",)}`, which then share a fill; None: those of the

@@ -113,18 +113,25 @@ class Weights:
 
 
 def make_node(
-    name: str, kind: str, verdict: Verdict, box: Box, style: Style, *, fill: str | None = None, heads: int = 1
+    name: str,
+    kind: str,
+    verdict: Verdict,
+    box: Box,
+    style: Style,
+    *,
+    fill: str | None = None,
+    label: str | None = None,
 ) -> DiagramNode:
     """The box of a component; its fill is that of its kind, or that of its role if it has one.
 
     Args:
-        heads: how many heads it stands for.
+        label: what stands in it; None: its name.
     """
-    fills = {"input": style.end_fill, "logits": style.end_fill, "mlp": style.mlp_fill}
+    fills = {"input": style.end_fill, "logits": style.end_fill, "mlp": style.mlp_fill, "several": style.mlp_fill}
     fill = fill or fills.get(kind, style.head_fill)
     return DiagramNode(
         name=name,
-        label=name if heads == 1 else f"{name} ×{heads}",
+        label=name if label is None else label,
         box=box,
         rounded=kind == "head",
         fill=style.background if verdict == "missed" else fill,

@@ -51,6 +51,15 @@ class Spacing:
     lane: float = 4.5
     arrow: float = 6.0
 
+    @classmethod
+    def for_rows(cls, rows: Sequence[Sequence[Node]]) -> Spacing:
+        """Many rows are nearer to each other, and what is in them further apart, so that the whole is about a page."""
+        default = cls()
+        row = min(default.row, max(0.8 * default.row, 12 * default.row / max(len(rows), 1)))
+        widest = max(map(len, rows), default=1)
+        column = min(1.6 * default.column, max(default.column, 0.5 * row * len(rows) / widest))
+        return dataclasses.replace(default, row=row, column=column if len(rows) > 12 else default.column)
+
     def scaled(self, factor: float) -> Spacing:
         return Spacing(*(getattr(self, field.name) * factor for field in dataclasses.fields(self)))
 
@@ -63,18 +72,30 @@ def rows_of(nodes: Iterable[Node]) -> list[list[Node]]:
     return [rows[key] for key in sorted(rows)]
 
 
-def place(nodes: Iterable[Node], degree: Mapping[str, int], spacing: Spacing) -> dict[str, Box]:
+def place(
+    nodes: Iterable[Node], degree: Mapping[str, int], spacing: Spacing, labels: Mapping[str, str] | None = None
+) -> dict[str, Box]:
     """A box for each node, by name, in the rows of `rows_of`.
 
     Args:
-        degree: the larger of the numbers of edges in and out; input and logits widen with it.
+        degree: the larger of the numbers of edges in and out; boxes widen with it.
+        labels: what stands in the boxes; None: their names.
     """
     rows = rows_of(nodes)
     boxes = {}
     y = 0.0
     widest = max(map(len, rows), default=1) * spacing.column
     for row in rows:
-        widths = [_width(node, degree.get(node.name, 0), spacing, widest / len(row)) for node in row]
+        widths = [
+            _width(
+                (labels or {}).get(node.name, node.name),
+                node.kind,
+                degree.get(node.name, 0),
+                spacing,
+                widest / len(row),
+            )
+            for node in row
+        ]
         x = -(sum(widths) + (spacing.column - spacing.width) * (len(row) - 1)) / 2
         for node, width in zip(row, widths, strict=True):
             boxes[node.name] = Box(x + width / 2, y, width, spacing.height)
@@ -83,11 +104,11 @@ def place(nodes: Iterable[Node], degree: Mapping[str, int], spacing: Spacing) ->
     return boxes
 
 
-def _width(node: Node, degree: int, spacing: Spacing, room: float) -> float:
+def _width(label: str, kind: str, degree: int, spacing: Spacing, room: float) -> float:
     """Wide enough for the label and, within limits, for all edges to enter side by side."""
-    least = spacing.width * (1.0 + 0.09 * max(0, len(node.name) - 7))
-    alone = node.kind != "head"
-    most = max(least, 0.9 * room) if alone else 1.4 * least
+    least = spacing.width * (1.0 + 0.15 * max(0, len(label) - 7))
+    alone = kind != "head"
+    most = max(least, 0.9 * room) if alone else 1.8 * least
     return min(most, max(least, 1.25 * spacing.lane * degree))
 
 

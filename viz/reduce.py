@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Mapping
 from typing import Literal
 
 import networkx as nx
@@ -18,6 +17,7 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError, check_whole, unknown
 from acdc.graph import LOGITS, BoolArray, Graph
 from acdc.methods.signs import Signs, edge_signs
+from acdc.viz.folding import Folding, fold_few, fold_weak
 
 Detail = Literal["port", "head", "layer"]
 DETAILS = ("port", "head", "layer")
@@ -57,9 +57,10 @@ class Reduced:
     """The edges to draw, and what was done to have so few.
 
     Attributes:
-        nodes: verdict of each component, in execution order; names are those of `graph.nodes`.
+        nodes: verdict of each box, in execution order.
         left_out: number of drawn-level edges left out, the weakest.
-        folded: how many heads a node stands for that several heads of a layer were folded into, by its name.
+        folding: which nodes each box stands for.
+        inside: number of edges between nodes of one box, which are not drawn.
         signs: where the edges' signs are from (`acdc.methods.signs.Signs.source`).
     """
 
@@ -67,54 +68,53 @@ class Reduced:
     nodes: dict[str, Verdict]
     detail: Detail
     left_out: int
+    folding: Folding
+    inside: int = 0
     signs: str = ""
-    folded: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folded(self) -> dict[str, tuple[str, ...]]:
+        """Names of the nodes that a box stands for, of boxes that stand for several."""
+        return {name: members for name, members in self.folding.members.items() if name in self.nodes}
 
 
 def reduce(
-    circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int, fold: int = 0
+    circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int, fold: int | None = 0
 ) -> Reduced:
     """The edges to draw: coarser than asked for, then the strongest only, if there are more than `max_edges`.
 
     Args:
-        fold: heads with at most so many edges are one node with the others of their layer that have as few.
+        fold: heads with at most so many edges are one box with the others of their layer that have as few; None: the
+            weakest nodes of a deep model are one box with their neighbours (`acdc.viz.folding`).
     """
     if detail not in DETAILS:
         raise unknown("detail", str(detail), DETAILS)
     if max_edges < 1:
         raise AcdcError(f"expected max_edges of at least 1, got {max_edges}")
-    check_whole("a number of edges to fold by", fold, least=0)
+    if fold is not None:
+        check_whole("a number of edges to fold by", fold, least=0)
     true, graph = _truth(circuit, truth), circuit.graph
-    own = {name: name for name in graph.nodes}
-    shown_as, folded = _folding(circuit, true, fold) if fold and detail != "layer" else (own, {})
-    edges = _edges(circuit, true, detail, shown_as)
+    folding = Folding.none(graph, by_sublayer=detail == "layer")
+    if fold is None:
+        folding = fold_weak(circuit, true, folding)
+    elif fold and detail != "layer":
+        folding = fold_few(circuit, true, fold)
+    edges, inside = _edges(circuit, true, detail, folding)
     if len(edges) > max_edges and detail == "port":
         detail = "head"
-        edges = _edges(circuit, true, detail, shown_as)
+        edges, inside = _edges(circuit, true, detail, folding)
+    if len(edges) > max_edges and fold is None:
+        folding = fold_weak(circuit, true, Folding.none(graph, by_sublayer=detail == "layer"), heads=True)
+        edges, inside = _edges(circuit, true, detail, folding)
     if len(edges) > max_edges and circuit.scores is None and detail == "head":
-        detail, folded = "layer", {}  # nothing says which edges matter
-        edges = _edges(circuit, true, detail, own)
+        detail, folding = "layer", Folding.none(graph, by_sublayer=True)  # nothing says which edges matter
+        if fold is None:
+            folding = fold_weak(circuit, true, folding)
+        edges, inside = _edges(circuit, true, detail, folding)
     drawn = edges if len(edges) <= max_edges else _strongest(graph, edges, max_edges)
-    nodes = _nodes(graph, drawn, true is not None) if drawn else _ends(graph)
-    folded = {name: n for name, n in folded.items() if name in nodes}
-    return Reduced(tuple(drawn), nodes, detail, len(edges) - len(drawn), edge_signs(circuit).source, folded)
-
-
-def _folding(circuit: Circuit, true: BoolArray | None, fold: int) -> tuple[dict[str, str], dict[str, int]]:
-    """What each node is shown as, and how many heads each node stands for that several became."""
-    graph, degree = circuit.graph, dict[str, int]()
-    for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
-        for name in (graph.sources[s], graph.destination_nodes[d]):
-            degree[name] = degree.get(name, 0) + 1
-    few: dict[str, list[str]] = {}
-    for name, n in degree.items():
-        node = graph.nodes[name]
-        if node.kind == "head" and not node.shared and n <= fold:
-            few.setdefault(node.sublayer, []).append(name)
-    several = {sublayer: names for sublayer, names in few.items() if len(names) > 1}
-    shown_as = {name: name for name in graph.nodes}
-    shown_as |= {name: sublayer for sublayer, names in several.items() for name in names}
-    return shown_as, {sublayer: len(names) for sublayer, names in several.items()}
+    nodes = _nodes(folding, drawn, true is not None) if drawn else _ends(graph)
+    left_out = len(edges) - len(drawn)
+    return Reduced(tuple(drawn), nodes, detail, left_out, folding, inside, edge_signs(circuit).source)
 
 
 def _ends(graph: Graph) -> dict[str, Verdict]:
@@ -149,16 +149,20 @@ def _truth(circuit: Circuit, truth: Circuit | BoolArray | None) -> BoolArray | N
 
 
 def _edges(
-    circuit: Circuit, true: BoolArray | None, detail: Detail, shown_as: Mapping[str, str]
-) -> list[DrawnEdge]:
-    """All edges at a level of detail, in array order of the first edge each stands for."""
+    circuit: Circuit, true: BoolArray | None, detail: Detail, folding: Folding
+) -> tuple[list[DrawnEdge], int]:
+    """All edges at a level of detail, in array order of the first edge each stands for; and how many are in boxes."""
     graph, values = circuit.graph, circuit.scores.values if circuit.scores is not None else None
     signs = edge_signs(circuit)
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    n_inside = 0
     for d, s in np.argwhere(circuit.edges if true is None else circuit.edges | true):
-        ends = (graph.sources[s], graph.destination_nodes[d])
-        source, destination = (graph.nodes[end].sublayer if detail == "layer" else shown_as[end] for end in ends)
-        apart = detail == "port" and destination == ends[1]
+        end = graph.destination_nodes[d]
+        source, destination = folding.shown_as[graph.sources[s]], folding.shown_as[end]
+        if source == destination:
+            n_inside += 1
+            continue
+        apart = detail == "port" and destination == end
         key = (source, destination, graph.destination_ports[d] if apart else "")
         groups.setdefault(key, []).append((int(d), int(s)))
     drawn = []
@@ -171,7 +175,7 @@ def _edges(
         sign = _sign(signs, inside, score)
         count = len(inside or members)
         drawn.append(DrawnEdge(source, destination, port, score, bool(inside), verdict, count, sign))
-    return drawn
+    return drawn, n_inside
 
 
 def _sign(signs: Signs, edges: list[tuple[int, int]], score: float | None) -> int:
@@ -182,8 +186,8 @@ def _sign(signs: Signs, edges: list[tuple[int, int]], score: float | None) -> in
     return own.pop() if len(own) == 1 else 0  # alone is not together, unless they agree
 
 
-def _nodes(graph: Graph, edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
-    """The components at the ends of edges, and whether circuit and truth have them."""
+def _nodes(folding: Folding, edges: list[DrawnEdge], judged: bool) -> dict[str, Verdict]:
+    """The boxes at the ends of edges, in execution order, and whether circuit and truth have them."""
     found: dict[str, set[Verdict]] = {}
     for edge in edges:
         for name in (edge.source, edge.destination):
@@ -195,4 +199,4 @@ def _nodes(graph: Graph, edges: list[DrawnEdge], judged: bool) -> dict[str, Verd
         in_circuit, in_truth = seen & {"hit", "false"}, seen & {"hit", "missed"}
         return "missed" if not in_circuit else "hit" if in_truth else "false"
 
-    return {name: verdict(found[name]) for name in graph.nodes if name in found}
+    return {name: verdict(found[name]) for name in sorted(found, key=lambda name: folding.boxes[name].order)}

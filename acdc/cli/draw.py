@@ -32,11 +32,14 @@ def draw(
         typer.Option(help="port: q, k and v apart; head: together; layer: heads too."),
     ] = "port",
     fold: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=0, help="One box for the heads of a layer with at most N edges each; 0: none."
+            metavar="N",
+            min=0,
+            help="One box for the heads of a layer with at most N edges each; 0: none. Otherwise what is weakest in a "
+            "deep model, until its rows fit a page.",
         ),
-    ] = 0,
+    ] = None,
     max_edges: Annotated[
         int,
         typer.Option(

@@ -247,9 +247,42 @@ def test_of_many_lines_the_strong_stand_out_and_a_folded_box_says_what_it_is() -
     boxes = {node.name: node.label for node in diagram.nodes if node.name}
     folded = reduce(circuit, None, "port", 300, 6).folded
     assert folded
-    assert all(boxes[name] == f"{name} ×{n}" for name, n in folded.items())
-    assert f"({sum(folded.values())} in all)" in diagram.caption
+    assert all(boxes[name] == f"{name} ×{len(heads)}" for name, heads in folded.items())
+    assert f"({sum(map(len, folded.values()))} in all)" in diagram.caption
     assert "×" not in make_diagram(circuit, get_style("paper"), max_edges=300).caption
+
+
+def deep(n: int, *, layers: int = 30, heads: int = 9) -> Circuit:
+    """The n strongest edges of a deep model, of which most go from MLP to MLP."""
+    graph = Graph(layers, heads)
+    values = np.random.default_rng(0).lognormal(sigma=2, size=graph.valid.shape)
+    mlps = np.array([name.startswith("m") for name in graph.sources])
+    return Scores(graph, values * np.where(mlps, 50.0, 1.0), "").top(n)
+
+
+@pytest.mark.parametrize("n", [100, 300])
+def test_a_circuit_of_a_deep_model_is_a_page(n: int) -> None:
+    circuit = deep(n)
+    page, strip = (make_diagram(circuit, PAPER, fold=fold) for fold in (None, 0))
+    assert page.height < 860
+    assert 0.5 < page.width / page.height < 2
+    assert strip.height > 1.3 * page.height
+    assert "weaker nodes" in page.caption
+    assert "weaker nodes" not in strip.caption
+    for node in page.nodes:  # its label has room in it
+        if node.name:
+            shown = TextPath((0, 0), node.label, size=PAPER.font_size, prop=FontProperties(family="DejaVu Sans"))
+            assert shown.get_extents().width < node.box.width, node.label
+    assert any(text.text.startswith("layers 0–") for text in page.texts)
+    assert any("–" in node.label and "×" in node.label for node in page.nodes)
+
+
+def test_arrowheads_into_a_head_are_apart() -> None:
+    graph = Graph(6, 1)
+    names = [f"{source}->a5.h0<{port}>" for source in ("m0", "m1", "m2", "m3") for port in "qkv"]
+    diagram = make_diagram(Circuit.from_names(graph, names), PAPER, legend=False)
+    tips = sorted(edge.tip[0] for edge in diagram.edges if edge.name)
+    assert min(np.diff(tips)) > 4.4
 
 
 def test_neurons_that_stay_are_marks_below_their_mlp() -> None:

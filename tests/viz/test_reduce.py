@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
+from acdc.viz.folding import MOST_IN_ROW, Folding, fold_weak
 from acdc.viz.reduce import DETAILS, reduce
 from strategies import circuits, edge_masks
 
@@ -98,12 +99,63 @@ def test_heads_of_few_edges_are_one_node_that_says_how_many_it_is(circuit: Circu
     few = {name for name, n in degree.items() if n <= fold and circuit.graph.nodes[name].kind == "head"}
     few = {name for name in few if not circuit.graph.nodes[name].shared}
     layers = [circuit.graph.nodes[name].sublayer for name in few]
-    assert reduced.folded == {layer: layers.count(layer) for layer in set(layers) if layers.count(layer) > 1}
+    folded = {name: len(heads) for name, heads in reduced.folded.items()}
+    assert folded == {layer: layers.count(layer) for layer in set(layers) if layers.count(layer) > 1}
     if circuit.n_edges:
         alone = {
             name for name in degree if name not in few or layers.count(circuit.graph.nodes[name].sublayer) == 1
         }
         assert set(reduced.nodes) == alone | set(reduced.folded)
+
+
+@settings(max_examples=40)
+@given(circuits(), st.integers(2, 9), st.sampled_from(("port", "layer")), st.booleans())
+def test_the_weakest_are_one_box_with_their_neighbours_until_the_rows_fit(
+    circuit: Circuit, most: int, detail: str, heads: bool
+) -> None:
+    graph = circuit.graph
+    own = Folding.none(graph, by_sublayer=detail == "layer")
+    folding = fold_weak(circuit, None, own, heads=heads, most_rows=most)
+    strength: dict[str, float] = {}
+    for (d, s), score in np.ndenumerate(
+        np.ones(graph.valid.shape) if circuit.scores is None else circuit.scores.values
+    ):
+        if circuit.edges[d, s]:
+            for name in {graph.sources[s], graph.destination_nodes[d]}:
+                strength[own.shown_as[name]] = strength.get(own.shown_as[name], 0.0) + abs(score)
+    shown = {name: folding.shown_as[name] for name in graph.nodes if own.shown_as[name] in strength}
+    rows = {folding.boxes[box].row for box in shown.values()}
+    ends = {name for name in strength if graph.nodes[name].kind in ("input", "logits")}
+    assert ends <= set(shown.values())
+    inner = strength.keys() - ends
+    if len({graph.nodes[name].row for name in strength}) <= most:
+        assert not folding.members
+    folded = {name for members in folding.members.values() for name in members}
+    if folded and heads:
+        strongest = max(strength[name] for name in folded)
+        lone = {name for name in inner - folded if strength[name] < strongest}
+        assert all(  # a weak one is alone only where its neighbours are not weak
+            sum(graph.nodes[other].row == graph.nodes[name].row for other in lone) == 1 for name in lone
+        )
+    assert len(rows) <= max(most, 1 + len({graph.nodes[name].row for name in ends}) + 2)
+    order = {name: graph.nodes[name].order for name in strength}
+    for members in folding.members.values():  # neighbours alone, so that lines go up
+        low, high = (graph.nodes[members[i]].row for i in (0, -1))
+        between = [name for name in order if low < graph.nodes[name].row < high]
+        assert set(between) <= set(members)
+    reduced = reduce(circuit, None, detail, MANY, None)
+    assert sum(edge.count for edge in reduced.edges) + reduced.inside == circuit.n_edges
+
+
+def test_a_row_of_many_heads_is_folded_too() -> None:
+    graph = Graph(1, 40)
+    values = np.where(graph.valid, np.arange(graph.n_sources)[None, :] + 1.0, 0.0)
+    circuit = Circuit(graph, graph.valid, Scores(graph, values))
+    reduced = reduce(circuit, None, "head", MANY, None)
+    heads = [name for name in reduced.nodes if reduced.folding.boxes[name].kind == "head"]
+    assert len(heads) == MOST_IN_ROW
+    assert reduced.folded == {"a0": tuple(f"a0.h{h}" for h in range(29))}
+    assert len(reduce(circuit, None, "head", MANY, 0).nodes) == 43
 
 
 def test_bad_input() -> None:
