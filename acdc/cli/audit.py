@@ -44,7 +44,12 @@ def audit(
         bool, typer.Option("--full", help="Also searches on large models, and more of everything.")
     ] = False,
     checks: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Comma-separated names of checks, to run these alone.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Comma-separated, to run these alone: held-out, hypotheses, minimality, adversary, matrix, numbers, "
+            "shift, stability, completeness, specificity, random-weights, rivals.",
+        ),
     ] = None,
     limit: Annotated[
         str | None,
@@ -121,8 +126,6 @@ def audit(
         if not folder.is_dir():
             raise AcdcError(f"cannot write to {folder}: there is no such folder")
         where = folder / "audit.json"
-        if force:
-            where.unlink(missing_ok=True)
         settings = prompt_settings(task_option, task_format=task_format)
         if task in (None, made.task):
             settings = made.task_options | settings
@@ -132,6 +135,8 @@ def audit(
         )  # fmt: skip
         other = None if shift is None else load_task(shift, {})
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        if force:
+            where.unlink(missing_ok=True)
         with terminal.progress_bar() as progress:
             report = acdc.audit(
                 subject, recipe, circuit, level="quick" if quick else "full" if full else "usual", checks=names,

@@ -73,6 +73,7 @@ def verify(
 
     Example: acdc verify runs/reverse
     """
+    started = time.perf_counter()
     with terminal.quiet_libraries():
         from acdc.certificates import certify as certificates
         from acdc.certificates import record
@@ -81,7 +82,6 @@ def verify(
         circuit, subject, recipe = as_found(
             run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        started = time.perf_counter()
         with terminal.progress_bar() as progress:
             found = certificates.verify(subject, recipe, circuit, certificate, memory=memory, progress=progress)
         seconds = time.perf_counter() - started

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class Command(TyperCommand):
-    """A command whose flags are shown without `<bool>`, which nobody can type."""
+    """A command whose flags are shown without `<bool>`, which nobody can type, and named arguments without a type."""
 
     def get_params(self, ctx: Any) -> Any:
         return _without_types(super().get_params(ctx))
@@ -32,7 +32,7 @@ class Named(Group):
 
 def _without_types(params: Any) -> Any:
     for param in params:
-        if getattr(param, "is_flag", False):
+        if getattr(param, "is_flag", False) or (param.param_type_name == "argument" and param.metavar):
             param.display_type_rich = _no_type
     return params
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from acdc.cli import report, terminal
-from acdc.cli.commands import Named
+from acdc.cli.commands import Group, Named
 from acdc.cli.options import (
     PROMPTS,
     BatchSize,
@@ -33,7 +33,8 @@ from acdc.cli.options import (
     prompt_settings,
 )
 
-models = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+_NONE = ("none", "", "", "")
+models = typer.Typer(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @models.callback(invoke_without_command=True)
@@ -132,8 +133,11 @@ def show(name: Annotated[str, typer.Argument(help="Name of a task (`acdc tasks`)
         return
     terminal.print_facts((fact, value) for fact, value in found.items() if isinstance(value, str))
     print()
-    rows = [(option, repr(default)) for option, default in found["options"].items()]
-    terminal.print_table(("option (--task-option NAME=VALUE)", "default"), rows or [("none", "")])
+    rows = [
+        (option, found["expects"][option], repr(default), found["means"][option])
+        for option, default in found["options"].items()
+    ]
+    terminal.print_table(("option (--task-option NAME=VALUE)", "expects", "default", "means"), rows or [_NONE])
 
 
 @tasks.command()
@@ -290,6 +294,7 @@ def _show_method(name: str, *, json: bool) -> None:
         more = {
             "options": dict(method.options),
             "types": dict(method.option_types),
+            "meanings": dict(method.option_meanings),
             "targets": dict(method.targets),
         }
         terminal.print_json({field: getattr(method, field) for field in fields} | more)
@@ -309,8 +314,11 @@ def _show_method(name: str, *, json: bool) -> None:
     }  # fmt: skip
     terminal.print_facts((fact, value) for fact, value in found.items() if value)
     print()
-    rows = [(option, method.option_types[option], repr(default)) for option, default in method.options.items()]
-    terminal.print_table(("option (--option NAME=VALUE)", "expects", "default"), rows or [("none", "", "")])
+    rows = [
+        (option, method.option_types[option], repr(default), method.option_meanings[option])
+        for option, default in method.options.items()
+    ]
+    terminal.print_table(("option (--option NAME=VALUE)", "expects", "default", "means"), rows or [_NONE])
     if method.targets:
         print()
         terminal.print_table(("search takes", "as"), [(f"--{t}", what) for t, what in method.targets.items()])

@@ -272,14 +272,9 @@ def discover(
                 f"{counted(dangling, 'more edge')} at the threshold {are(dangling)} left out: on no path to the logits",
                 "bold",
             )
-        seconds = time.perf_counter() - started  # all that the user has waited for
-        measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
-        made = circuit.provenance.having(
-            task=name, task_options=settings, command=("acdc", *sys.argv[1:]), measured=measured
-        )
+        made = circuit.provenance.having(task=name, task_options=settings, command=("acdc", *sys.argv[1:]))
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
-            circuit.write(place)
             if certificate is not None:
                 record.write(certificate, place)
             if inner is not None:
@@ -291,6 +286,10 @@ def discover(
             truth = None if data.truth is None else data.truth.mask(circuit.graph)
             kept = None if inner is None else inner[0].kept
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth, neurons=kept)
+            seconds = time.perf_counter() - started  # all that the user has waited for
+            measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
+            circuit = dataclasses.replace(circuit, provenance=made.having(measured=measured))
+            circuit.write(place)
         folder = claim.folder
     report.show_note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}

@@ -38,7 +38,8 @@ Run = Annotated[Path, typer.Argument(help="Folder that `acdc discover` wrote.")]
 TaskName = Annotated[
     str | None,
     typer.Option(
-        help="Name (`acdc tasks`) or a file of prompts. Built-in models have their own.", rich_help_panel=PROMPTS
+        help="Name (`acdc tasks`) or a file of prompts; otherwise the run's, or a built-in model's own.",
+        rich_help_panel=PROMPTS,
     ),
 ]
 TaskOption = Annotated[
@@ -48,14 +49,14 @@ TaskOption = Annotated[
 MetricName = Annotated[
     str | None,
     typer.Option(
-        help="logit-difference, probability, kl, … (all: `acdc metrics`); otherwise the task's.",
+        help="logit-difference, probability, kl, … (all: `acdc metrics`); otherwise the run's or task's.",
         rich_help_panel=PROMPTS,
     ),
 ]
 AblationName = Annotated[
     str | None,
     typer.Option(
-        help="What removed edges carry: resample, zero, mean, mean-position or optimal; otherwise the task's.",
+        help="What removed edges carry: resample, zero, mean, mean-position or optimal; otherwise the run's or task's.",
         rich_help_panel=PROMPTS,
     ),
 ]

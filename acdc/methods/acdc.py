@@ -6,6 +6,7 @@ As a ranking: an edge's score is the largest τ of a sweep at which it is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
@@ -74,7 +75,14 @@ def _connected(search: Search, tau: float) -> BoolArray:
     return pruned if search.measures.distance(pruned) - search.distance < tau else search.kept
 
 
-def _acdc_ranking(problem: Problem, *, taus: Sequence[float] | None = None) -> Estimates:
+def _acdc_ranking(
+    problem: Problem,
+    *,
+    taus: Annotated[
+        Sequence[float] | None,
+        "thresholds of a ranking, in the metric's units; otherwise shares of full model against empty circuit",
+    ] = None,
+) -> Estimates:
     """Each edge's score is the largest τ at which ACDC keeps it; `taus` in the metric's units, else `SHARES`."""
     measures = Measures(problem.outcome, problem.searched())
     if taus is None:

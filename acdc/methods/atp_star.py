@@ -13,6 +13,8 @@ What a circuit of the best edges then leaves out is bounded by `acdc.missed`.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,7 +34,14 @@ from acdc.model.backward import Flow, Rule
 from acdc.model.trace import Trace
 
 
-def _atp_star(problem: Problem, *, qk_fix: bool = True, grad_drop: bool = True) -> Estimates:
+def _atp_star(
+    problem: Problem,
+    *,
+    qk_fix: Annotated[bool, "whether attention is recomputed for what queries and keys read"] = True,
+    grad_drop: Annotated[
+        bool, "whether layers are left out of the way back in turn, against parts that cancel"
+    ] = True,
+) -> Estimates:
     graph, units = problem.graph, problem.units
     if qk_fix and any(
         x.q.norm_across_heads or x.k.norm_across_heads for x in problem.model.decomposition.attentions

@@ -7,7 +7,7 @@ back (`acdc.model.backward`). Each place is a method with an option `backward`; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -18,8 +18,9 @@ from acdc.graph import Units
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import STEPS, attribute, path, summed
 from acdc.methods.method import Method, estimates_of
+from acdc.methods.options import Back, Steps
 from acdc.methods.places import along_gradients, conductance, on_activations
-from acdc.methods.ways_back import Backward, rule_of
+from acdc.methods.ways_back import rule_of
 from acdc.metrics import Outcome
 from acdc.model.backward import Flow, Rule
 
@@ -47,21 +48,24 @@ def straight(alphas: list[float]) -> Attribute:
     return place
 
 
-def _eap(problem: Problem, *, backward: Backward = "plain") -> Estimates:
+def _eap(problem: Problem, *, backward: Back = "plain") -> Estimates:
     return attributed(problem, straight([1.0]), rule_of(backward))
 
 
-def _eap_ig(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+def _eap_ig(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
     return attributed(problem, straight(path(steps)), rule_of(backward))
 
 
 def _clean_corrupted(
-    problem: Problem, *, ends: Literal["both", "corrupted"] = "both", backward: Backward = "plain"
+    problem: Problem,
+    *,
+    ends: Annotated[Literal["both", "corrupted"], "where gradients are taken"] = "both",
+    backward: Back = "plain",
 ) -> Estimates:
     return attributed(problem, straight([0.0, 1.0] if ends == "both" else [0.0]), rule_of(backward))
 
 
-def _eap_ig_activations(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+def _eap_ig_activations(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
     path(steps)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
@@ -71,7 +75,11 @@ def _eap_ig_activations(problem: Problem, *, steps: int = STEPS, backward: Backw
 
 
 def _eap_gp(
-    problem: Problem, *, steps: int = STEPS, length: float = 1.0, backward: Backward = "plain"
+    problem: Problem,
+    *,
+    steps: Steps = STEPS,
+    length: Annotated[float, "of a step down the distance"] = 1.0,
+    backward: Back = "plain",
 ) -> Estimates:
     path(steps)
     if not 0 < length < float("inf"):
@@ -83,7 +91,7 @@ def _eap_gp(
     return attributed(problem, place, rule_of(backward))
 
 
-def _conductance(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+def _conductance(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
     path(steps)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
@@ -92,11 +100,22 @@ def _conductance(problem: Problem, *, steps: int = STEPS, backward: Backward = "
     return attributed(problem, place, rule_of(backward))
 
 
-def _relp(problem: Problem, *, frozen_attention: bool = False) -> Estimates:
+def _relp(
+    problem: Problem,
+    *,
+    frozen_attention: Annotated[bool, "whether attention patterns are constants on the way back"] = False,
+) -> Estimates:
     return attributed(problem, straight([1.0]), rule_of("relp", frozen_attention=frozen_attention))
 
 
-def _gim(problem: Problem, *, temperature: float = 2.0, gates: bool | None = None) -> Estimates:
+def _gim(
+    problem: Problem,
+    *,
+    temperature: Annotated[float, "of the softmax's derivative"] = 2.0,
+    gates: Annotated[
+        bool | None, "whether the two factors of a gated MLP get half each; if nothing is said, yes"
+    ] = None,
+) -> Estimates:
     if not 0 < temperature < float("inf"):
         raise AcdcError(f"expected a temperature above 0, got {temperature}")
     rule = rule_of("gim", temperature=temperature, gates=gates is not False)

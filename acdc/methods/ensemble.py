@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy.stats
@@ -85,9 +85,9 @@ def ensemble(methods: Callable[[], Mapping[str, Method]]) -> Method:
     def score(
         problem: Problem,
         *,
-        members: str = ",".join(MEMBERS),
-        combine: Literal["mean", "min", "max"] = "mean",
-        normalise: Literal["largest", "rank"] = "largest",
+        members: Annotated[str, "methods that rank, comma-separated"] = ",".join(MEMBERS),
+        combine: Annotated[Literal["mean", "min", "max"], "what is made of what they say of an edge"] = "mean",
+        normalise: Annotated[Literal["largest", "rank"], "by the largest score, or by rank alone"] = "largest",
     ) -> Estimates:
         return _ensemble(methods(), problem, members=members, combine=combine, normalise=normalise)
 

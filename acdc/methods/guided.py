@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from acdc.methods.aggregates import Estimates, estimates
 from acdc.methods.attribution import STEPS, attribution, path, refuse_bad_gradient, weight_gradient
 from acdc.methods.components import weak_components_removed
 from acdc.methods.method import Found, Method, Target, helpfulness
+from acdc.methods.options import Steps
 from acdc.methods.pruning import Pruning
 from acdc.methods.unit_search import UnitSearch
 from acdc.tasks.task import FAITHFULNESS
@@ -171,7 +173,13 @@ def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
     return search.found(scores, {"budget": budget, **target.given})
 
 
-def _guided(problem: Problem, target: Target, *, front: bool = False, steps: int = STEPS) -> Found:
+def _guided(
+    problem: Problem,
+    target: Target,
+    *,
+    front: Annotated[bool, "search on to no edge at all (--front)"] = False,
+    steps: Steps = STEPS,
+) -> Found:
     if problem.unit != "edge":
         if front:
             raise AcdcError(f"a front is of edges, and these are {problem.units.plural}")

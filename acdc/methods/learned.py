@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from acdc.methods.masks import (
     HardConcrete,
     Information,
     Lagrangian,
-    Loss,
     Penalty,
     Plain,
     Training,
@@ -29,6 +29,7 @@ from acdc.methods.masks import (
 )
 from acdc.methods.method import Method
 from acdc.methods.nodes import as_asked
+from acdc.methods.options import Batch, OfWhat, Price, Rate, Sparsity, Updates, WarmUp
 from acdc.methods.ways_back import rule_of
 
 
@@ -43,11 +44,11 @@ def _positive(name: str, value: float) -> None:
 def _subnetwork_probing(
     problem: Problem,
     *,
-    price: float = 1.0,
-    steps: int = 500,
-    learning_rate: float = 0.1,
-    batch: int = 32,
-    loss: Loss | None = None,
+    price: Price = 1.0,
+    steps: Updates = 500,
+    learning_rate: Rate = 0.1,
+    batch: Batch = 32,
+    loss: OfWhat = None,
 ) -> Estimates:
     _positive("price", price)
     gate = HardConcrete()
@@ -58,11 +59,11 @@ def _subnetwork_probing(
 def _ugs(
     problem: Problem,
     *,
-    price: float = 1e-3,
-    steps: int = 500,
-    learning_rate: float = 0.1,
-    batch: int = 32,
-    loss: Loss | None = None,
+    price: Price = 1e-3,
+    steps: Updates = 500,
+    learning_rate: Rate = 0.1,
+    batch: Batch = 32,
+    loss: OfWhat = None,
 ) -> Estimates:
     _positive("price", price)
     gate, training = UniformWindow(), Training(steps, learning_rate, batch, loss)
@@ -75,14 +76,14 @@ def _ugs(
 def _edge_pruning(
     problem: Problem,
     *,
-    sparsity: float = 0.95,
-    steps: int = 3000,
-    learning_rate: float = 0.8,
-    batch: int = 32,
-    warm_up: int = 2500,
-    loss: Loss | None = None,
-    warm_start: bool = False,
-    restrict: float | None = None,
+    sparsity: Sparsity = 0.95,
+    steps: Updates = 3000,
+    learning_rate: Rate = 0.8,
+    batch: Batch = 32,
+    warm_up: WarmUp = 2500,
+    loss: OfWhat = None,
+    warm_start: Annotated[bool, "whether the mask starts from EAP-IG's ranking"] = False,
+    restrict: Annotated[float | None, "share of all parts, the best by EAP-IG, that may be kept at all"] = None,
 ) -> Estimates:
     training = Training(steps, learning_rate, batch, loss)
     _check_shares(problem, sparsity, restrict)
@@ -108,13 +109,13 @@ def _edge_pruning(
 def _hap(
     problem: Problem,
     *,
-    sparsity: float = 0.95,
-    restrict: float = 0.25,
-    steps: int = 3000,
-    learning_rate: float = 0.8,
-    batch: int = 32,
-    warm_up: int = 2500,
-    loss: Loss | None = None,
+    sparsity: Sparsity = 0.95,
+    restrict: Annotated[float, "share of all parts, the best by EAP-IG, that may be kept at all"] = 0.25,
+    steps: Updates = 3000,
+    learning_rate: Rate = 0.8,
+    batch: Batch = 32,
+    warm_up: WarmUp = 2500,
+    loss: OfWhat = None,
 ) -> Estimates:
     return _edge_pruning(
         problem, sparsity=sparsity, steps=steps, learning_rate=learning_rate, batch=batch, warm_up=warm_up, loss=loss,
@@ -138,11 +139,11 @@ def _check_shares(problem: Problem, sparsity: float, restrict: float | None) -> 
 def _ibcircuit(
     problem: Problem,
     *,
-    price: float = 1.0,
-    steps: int = 1000,
-    learning_rate: float = 0.05,
-    batch: int = 32,
-    loss: Loss | None = None,
+    price: Price = 1.0,
+    steps: Updates = 1000,
+    learning_rate: Rate = 0.05,
+    batch: Batch = 32,
+    loss: OfWhat = None,
 ) -> Estimates:
     _positive("price", price)
     gate = Plain()

@@ -7,14 +7,11 @@ its name: what it takes, needs and gives are fields, and its options are those o
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-import pydantic
 from jaxtyping import Bool, Float64
 
 from acdc.circuit.provenance import plain
@@ -23,6 +20,7 @@ from acdc.errors import AcdcError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray
 from acdc.methods.aggregates import Estimates, estimates
 from acdc.metrics import Outcome
+from acdc.signatures import options_of
 
 Amount = Literal["edges", "threshold", "faithfulness"]
 """What can say how much a circuit is to keep."""
@@ -154,14 +152,22 @@ class Method:
     @cached_property
     def options(self) -> Mapping[str, Any]:
         """Names and defaults of its options."""
-        return {name: option.default for name, option in {**_options(self.search), **_options(self.score)}.items()}
+        return {
+            name: option.default for name, option in {**options_of(self.search), **options_of(self.score)}.items()
+        }
 
     @cached_property
     def option_types(self) -> Mapping[str, str]:
         """What each option expects, in words."""
         return {
-            name: "anything" if option.annotation is inspect.Parameter.empty else _in_words(option.annotation)
-            for name, option in {**_options(self.search), **_options(self.score)}.items()
+            name: option.expects for name, option in {**options_of(self.search), **options_of(self.score)}.items()
+        }
+
+    @cached_property
+    def option_meanings(self) -> Mapping[str, str]:
+        """What each option means, as its `Annotated` says; "" where nothing does."""
+        return {
+            name: option.meaning for name, option in {**options_of(self.search), **options_of(self.score)}.items()
         }
 
     def searches(self, target: Target) -> bool:
@@ -179,7 +185,7 @@ class Method:
         Raises:
             AcdcError: an option that it does not have, or not for this, or a value of another type.
         """
-        known = {"score": _options(self.score), "search": _options(self.search)}
+        known = {"score": options_of(self.score), "search": options_of(self.search)}
         every = known["search"] | known["score"]
         found = {}
         for name, value in given.items():
@@ -189,7 +195,7 @@ class Method:
                 raise unknown(f"option of {self.name}", name, every)
             if use is not None and name not in known[use]:
                 raise AcdcError(f"option {name!r} of method {self.name!r} {self._elsewhere(use)}")
-            found[name] = every[name].checked(value, self.name)
+            found[name] = every[name].checked(plain(value), f"method {self.name!r}")
         return found
 
     def _elsewhere(self, use: Literal["score", "search"]) -> str:
@@ -198,63 +204,6 @@ class Method:
             return "is of its search: use discover"
         others = [amount for amount in typing.get_args(Amount) if amount not in self.targets]
         return f"is of its ranking, and not of its search: give {' or '.join(others)} too, or leave it out"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Option:
-    """An option as a signature has it."""
-
-    name: str
-    default: Any
-    annotation: Any
-
-    def checked(self, value: object, method: str) -> Any:
-        value = plain(value)
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise AcdcError(f"method {method!r}: {self.name}={str(value)[:20]}… is too large")
-        if self.annotation is inspect.Parameter.empty:
-            return value
-        try:
-            return pydantic.TypeAdapter(self.annotation).validate_python(value, strict=True)
-        except pydantic.ValidationError:
-            like = f" like {self.default!r}" if self.default is not None else ""
-            raise AcdcError(
-                f"method {method!r}: expected {self.name} to be {_in_words(self.annotation)}{like}, got {value!r:.60}"
-            ) from None
-
-
-_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-
-
-def _in_words(annotation: Any) -> str:
-    """What a value of this type is, for messages."""
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_in_words(part) for part in parts if part is not type(None))
-    if isinstance(origin, type) and issubclass(origin, Iterable) and parts:
-        return f"a list of {_WORDS.get(parts[0], str(parts[0]))}s"
-    word = _WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
-    return word if annotation is bool else f"a {word}"
-
-
-def _options(function: Callable[..., object] | None) -> dict[str, _Option]:
-    if function is None:
-        return {}
-    try:
-        signature = inspect.signature(function, eval_str=True)
-    except NameError:  # an annotation that only type checkers can read
-        signature = inspect.signature(function)
-    found = {}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
-            continue
-        default, annotation = parameter.default, parameter.annotation
-        if isinstance(annotation, str):
-            annotation = inspect.Parameter.empty if default is None else type(default)
-        found[name] = _Option(name, default, annotation)
-    return found
 
 
 def refuse_metric(method: Method, outcome: Outcome, others: Iterable[Method]) -> None:

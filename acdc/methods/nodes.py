@@ -16,6 +16,7 @@ from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import STEPS, path
 from acdc.methods.eap import attributed, straight
 from acdc.methods.method import Method
+from acdc.methods.options import Back, Steps
 from acdc.methods.ways_back import Backward, rule_of
 
 
@@ -35,15 +36,15 @@ def as_asked(problem: Problem, found: Estimates) -> Estimates:
     return Estimates(spread(found.values), absolute, rms)
 
 
-def _nap(problem: Problem, *, backward: Backward = "plain") -> Estimates:
+def _nap(problem: Problem, *, backward: Back = "plain") -> Estimates:
     return as_asked(problem, _nodes(problem, [1.0], backward))
 
 
-def _nap_ig(problem: Problem, *, steps: int = STEPS, backward: Backward = "plain") -> Estimates:
+def _nap_ig(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
     return as_asked(problem, _nodes(problem, path(steps), backward))
 
 
-def _hisp(problem: Problem, *, backward: Backward = "plain") -> Estimates:
+def _hisp(problem: Problem, *, backward: Back = "plain") -> Estimates:
     found = _nodes(problem, [1.0], backward).absolute
     assert found is not None
     return as_asked(problem, Estimates(by_layer(found, problem.graph.source_layer)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import inspect
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from acdc.errors import TaskError, unknown
 from acdc.metrics import Outcome
+from acdc.signatures import Option, options_of
 from acdc.tasks.prompts import Padding
 from acdc.tasks.task import Ablation, Dataset, ShownTask, resolve_metric, to_prompts, token_texts
 from acdc.tasks.tokenise import UNKNOWN, Checked, Encoder, ModelLike, TextPair, TokenPair, check, tokenise
@@ -42,10 +42,14 @@ class Generator:
     pairs: Callable[..., Iterator[TextPair] | Iterator[TokenPair]]
 
     @property
+    def options(self) -> dict[str, Option]:
+        """Its options by name."""
+        return options_of(self.pairs)
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Its options, and their defaults."""
-        parameters = inspect.signature(self.pairs).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {name: option.default for name, option in self.options.items()}
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise an `AcdcError` for an option the task does not have, or a value unlike its default."""

@@ -273,7 +273,7 @@ FORMATS: dict[str, TaskFormat] = {
         TaskFormat("eap", "EAP, EAP-IG, MIB: CSV of clean, corrupted, correct_idx, incorrect_idx", (), None,
                    "corrupted_hard"),
         TaskFormat("auto-circuit", "auto-circuit: prompts of clean, corrupt, answers, wrong_answers", (), None,
-                   "seq_labels and word_idxs, the names of positions"),
+                   "seq_labels"),
         TaskFormat("feature-circuits", "feature-circuits: clean_prefix, patch_prefix, clean_answer, patch_answer", (),
                    None, "case"),
         TaskFormat("eap-greater-than", "EAP-IG: CSV of clean, corrupted, correct_idx, a year's last two digits", (),

@@ -120,6 +120,16 @@ def names() -> list[TaskInfo]:
     return [*tracr, *(TaskInfo(generator.name, generator.description) for generator in GENERATORS.values())]
 
 
+def _of_programs() -> dict[str, tuple[str, str]]:
+    """Options of tasks of compiled programs: what each expects and means."""
+    from acdc.tasks.programs.inputs import DISTRIBUTIONS
+
+    return {
+        "distribution": (f"one of {', '.join(DISTRIBUTIONS)}", "in what clean and corrupted inputs differ"),
+        "witnesses": ("true or false", "whether pairs chosen with the truth lead the discovery prompts"),
+    }
+
+
 def describe(name: str) -> dict[str, Any]:
     """Everything about a built-in task: description, metric, prompts, and its options with their defaults.
 
@@ -135,11 +145,13 @@ def describe(name: str) -> dict[str, Any]:
             "ablation": "resample",
             "prompts": f"{generate.DEFAULT_SIZE} pairs, and as many held out; --size for more",
             "options": generator.defaults,
+            "expects": {name: option.expects for name, option in generator.options.items()},
+            "means": {name: option.meaning for name, option in generator.options.items()},
         }
     programs = _tracr_tasks() | _interp_tasks()
     if name not in programs:
         raise unknown("task", name, _all_names())
-    task = load(name)
+    task, of_programs = load(name), _of_programs()
     size = getattr(task, "size", None)
     return {
         "task": name,
@@ -150,7 +162,9 @@ def describe(name: str) -> dict[str, Any]:
         if size is None
         else f"{size} pairs, and as many held out; --size for more",
         "truth": "known: acdc draw --truth, acdc evaluate",
-        "options": {option: getattr(task, option, None) for option in ("distribution", "witnesses")},
+        "options": {option: getattr(task, option, None) for option in of_programs},
+        "expects": {option: expects for option, (expects, _) in of_programs.items()},
+        "means": {option: means for option, (_, means) in of_programs.items()},
     }
 
 

@@ -80,8 +80,9 @@ def _methods() -> str:
         }
         text += _table(("", ""), [(fact, value) for fact, value in facts.items() if value])
         if method.options:
-            rows = [(f"`{o}`", method.option_types[o], f"`{d!r}`") for o, d in method.options.items()]
-            text += "\n" + _table(("option", "expects", "default"), rows)
+            types, meanings = method.option_types, method.option_meanings
+            rows = [(f"`{o}`", types[o], f"`{d!r}`", meanings[o]) for o, d in method.options.items()]
+            text += "\n" + _table(("option", "expects", "default", "means"), rows)
         if method.targets:
             found = [(f"`--{target}`", what) for target, what in method.targets.items()]
             text += "\n" + _table(("its search takes", "as"), found)
@@ -92,8 +93,9 @@ def _tasks() -> str:
     text = f"{_MADE}# Tasks\n\nAlso on the command line: `acdc tasks`, `acdc tasks ioi`.\n"
     for name, task in GENERATORS.items():
         text += f"\n## {name}\n\n{task.description[0].upper()}{task.description[1:]}.\n\nMetric: `{task.metric}`.\n"
-        if task.defaults:
-            text += "\n" + _table(("option", "default"), [(f"`{o}`", f"`{d!r}`") for o, d in task.defaults.items()])
+        if task.options:
+            rows = [(f"`{o.name}`", o.expects, f"`{o.default!r}`", o.meaning) for o in task.options.values()]
+            text += "\n" + _table(("option", "expects", "default", "means"), rows)
     return text
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from acdc.auditing.checks import CHECKS
+from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES
+from acdc.tasks.registry import GENERATORS
 from command_line import Command, write_prompts
 
 
@@ -66,14 +69,24 @@ def test_all_about_one_method_and_one_task(command: Command) -> None:
     for part in ("steps", "a whole number", "5", "arXiv 2403.17806", "first-order"):
         assert part in shown
     assert "--faithfulness" in command("methods", "guided").out
+    assert "gradients are taken" in command("methods", "guided").out
+    assert all(meaning for method in METHODS.values() for meaning in method.option_meanings.values())
     assert json.loads(command("methods", "acdc", "--json").out)["types"]
     assert "did you mean eap-ig" in command("methods", "eap-i").err
     found = json.loads(command("tasks", "show", "ioi", "--json").out)
     assert found["options"].keys() == {"order", "corruption"}
     assert command("tasks", "ioi").out == command("tasks", "show", "ioi").out
+    assert "one of both, abba, baba" in command("tasks", "ioi").out
+    assert "one of fixed, mixed, permuted, varied" in command("tasks", "tracr-reverse").out
+    assert all(option.meaning for task in GENERATORS.values() for option in task.options.values())
     assert "witnesses" in command("tasks", "tracr-reverse").out
     assert "did you mean ioi" in command("tasks", "iio").err
     assert command("tasks", "iio").status == 2
+
+
+def test_every_check_of_an_audit_is_in_its_help(command: Command) -> None:
+    shown = command("audit", "--help").out
+    assert [name for name in CHECKS if name not in shown] == []
 
 
 def test_every_metric_is_listed(command: Command) -> None:
@@ -84,9 +97,10 @@ def test_every_metric_is_listed(command: Command) -> None:
 
 def test_flags_have_no_type_and_shells_complete(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")  # tests may be run from no shell
-    for words in (("discover",), ("evaluate",), ("tasks", "check"), ("models", "fetch")):
+    for words in (("discover",), ("compare",), ("ablate",), ("tasks", "check"), ("models",), ("models", "fetch")):
         shown = command(*words, "--help").out
         assert "<bool>" not in shown
+        assert "<list" not in shown
         assert "--json" in shown or "--accept-terms" in shown
     whole = command("--help").out
     assert "<bool>" not in whole

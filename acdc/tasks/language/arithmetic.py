@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from acdc.errors import TaskError, unknown
 from acdc.tasks.spans import placed
@@ -19,7 +20,12 @@ TEMPLATE = "Q: How much is {a} {operation} {b}? A:"
 OPERATIONS = ("plus", "minus")
 
 
-def pairs(model: ModelLike, rng: random.Random, *, operation: str = "both") -> Iterator[TextPair]:
+def pairs(
+    model: ModelLike,
+    rng: random.Random,
+    *,
+    operation: Annotated[Literal["plus", "minus", "both"], "sums, differences, or both"] = "both",
+) -> Iterator[TextPair]:
     """Problems with `operation` "plus", "minus" or "both"."""
     if operation not in (*OPERATIONS, "both"):
         raise unknown("operation", operation, (*OPERATIONS, "both"))

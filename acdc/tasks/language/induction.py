@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Annotated
 
 from acdc.errors import TaskError
 from acdc.tasks.tokenise import Encoder, ModelLike, TokenPair
 
 
-def pairs(model: ModelLike, rng: random.Random, *, length: int = 24) -> Iterator[TokenPair]:
+def pairs(
+    model: ModelLike,
+    rng: random.Random,
+    *,
+    length: Annotated[int, "tokens of a prompt, beside those that the tokenizer starts with"] = 24,
+) -> Iterator[TokenPair]:
     """Random repeated sequences; a prompt has `length` tokens after those the tokenizer starts with."""
     start = _start(model)
     ids = _ordinary_tokens(model, start)

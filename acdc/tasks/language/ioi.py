@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from acdc.errors import unknown
 from acdc.tasks.language.words import FEMALE_NAMES, MALE_NAMES, listed
@@ -44,7 +45,15 @@ CORRUPTIONS = ("abc", "swap")
 
 
 def pairs(
-    model: ModelLike, rng: random.Random, *, order: str = "both", corruption: str = "abc"
+    model: ModelLike,
+    rng: random.Random,
+    *,
+    order: Annotated[
+        Literal["both", "abba", "baba"], "whether the indirect object (a) or the subject (b) is named first"
+    ] = "both",
+    corruption: Annotated[
+        Literal["abc", "swap"], "three unrelated names, or the second subject replaced by the indirect object"
+    ] = "abc",
 ) -> Iterator[TextPair]:
     """Pairs with the names in the given order ("abba", "baba" or "both") and corruption ("abc" or "swap")."""
     if order not in ORDERS:
