@@ -39,7 +39,8 @@ class Quality:
         clean, corrupted: mean outcome metric on clean and corrupted prompts.
         accuracy: share of clean prompts whose most likely token is an answer; None without answers.
         right: share of prompts where an answer beats every wrong answer (without wrong answers: the accuracy).
-        right_corrupted: the same, still counting the clean prompts' answers, on the corrupted prompts.
+        guessed: the share of those that whoever guesses among answers and wrong answers gets; None without wrong ones.
+        right_corrupted: the same as `right`, still counting the clean prompts' answers, on the corrupted prompts.
         changed: mean number of positions at which clean and corrupted prompts differ.
         lengths: fewest and most tokens of a prompt.
         duplicates: pairs of a clean and a corrupted prompt that occurred before.
@@ -50,6 +51,7 @@ class Quality:
     corrupted: float
     accuracy: float | None
     right: float | None
+    guessed: float | None
     right_corrupted: float | None
     changed: float
     lengths: tuple[int, int]
@@ -321,11 +323,23 @@ def _quality(prompts: Prompts, run: _Run) -> Quality:
         corrupted=float(run.corrupted.double().mean()),
         accuracy=mean(run.accurate),
         right=mean(run.right),
+        guessed=mean(_guessed(prompts)),
         right_corrupted=mean(run.right_corrupted),
         changed=float((different & prompts.mask).sum(1).double().mean()),
         lengths=(int(lengths.min()), int(lengths.max())),
         duplicates=len(prompts) - len(set(zip(_rows(prompts), _rows(prompts.swapped()), strict=True))),
     )
+
+
+def _guessed(prompts: Prompts) -> Tensor | None:
+    """`[B]`: how likely a guess among answers and wrong answers is right, at all positions that are read."""
+    if prompts.answers is None or prompts.wrong is None:
+        return None
+    answers, wrong = prompts.answers >= 0, prompts.wrong >= 0
+    if prompts.branched:  # the last axis is of whole answers
+        answers, wrong = answers.any(1, keepdim=True), wrong.any(1, keepdim=True)
+    n_answers, n_wrong = answers.sum(-1).double(), wrong.sum(-1).double()
+    return torch.where(n_answers > 0, n_answers / (n_answers + n_wrong), 1.0).prod(-1)
 
 
 def _problems(metric: Outcome, quality: Quality) -> Iterator[str]:
@@ -335,6 +349,11 @@ def _problems(metric: Outcome, quality: Quality) -> Iterator[str]:
         yield f"the corruption changes nothing in the model's output: {numbers}"
     elif not metric.is_distance and (clean <= corrupted) == metric.higher_is_better:
         yield f"the model does not do this task: {numbers}, so a circuit for it would mean nothing"
+    elif quality.right is not None and quality.guessed is not None and quality.right <= quality.guessed < 1:
+        yield (
+            f"the model does not do this task: it gets {quality.right:.0%} of the prompts right, and a guess among the "
+            f"answers {quality.guessed:.0%}"
+        )
 
 
 def _remarks(dataset: Dataset, discovery: Quality, held_out: Quality | None) -> Iterator[str]:

@@ -69,6 +69,19 @@ def test_a_task_the_model_does_not_do_is_a_problem_with_both_numbers() -> None:
     assert any("gets 0% of the prompts right" in remark for remark in report.remarks)
 
 
+def test_no_better_than_a_guess_is_a_problem() -> None:
+    rows = [[i + 1, 7, x] for i, x in enumerate([3, 4, 5, 6])]
+    other = [[*row[:2], 9] for row in rows]
+    wrong = [[20, 21, 22], [4, 21, 22], [6, 21, 22], [7, 21, 22]]  # what the model says, on all but the first
+    some = Prompts.from_tokens(rows, other, [4, 20, 20, 20], wrong)
+    report = check_task(MODEL, some)  # type: ignore[arg-type]
+    assert report.discovery.guessed == 0.25
+    assert report.discovery.right == 0.25
+    assert "gets 25% of the prompts right, and a guess among the answers 25%" in " ".join(report.problems)
+    assert check_task(MODEL, HALF.swapped()).discovery.guessed == 0.5  # type: ignore[arg-type]
+    assert check_task(MODEL, Prompts.from_tokens(rows, other, [4, 5, 6, 7])).discovery.guessed is None  # type: ignore[arg-type]
+
+
 def test_a_corruption_that_changes_nothing_is_a_problem_under_a_distance() -> None:
     same = Prompts.from_tokens([[1, 2], [3, 4]], [[5, 2], [6, 4]])
     report = check_task(MODEL, same, metric="kl")  # type: ignore[arg-type]
