@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from acdc.model import elsewhere
+from acdc.model.elsewhere import Elsewhere
+
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 MIXING = {"aten::copy_", "aten::_to_copy", "aten::set_", "aten::set_.source_Tensor"}
@@ -31,13 +34,15 @@ class _Storages:
         self._known: dict[int, StorageWeakRef] = {}
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
+        if isinstance(tensor, Elsewhere):
+            return True
         if tensor.is_sparse or not torch._C._has_storage(tensor):
             return False
         known = self._known.get(tensor.untyped_storage()._cdata)
         return known is not None and not known.expired()
 
     def add(self, tensor: torch.Tensor) -> torch.Tensor:
-        if torch._C._has_storage(tensor):
+        if torch._C._has_storage(tensor) and not isinstance(tensor, Elsewhere):
             storage = tensor.untyped_storage()
             self._known[storage._cdata] = StorageWeakRef(storage)
         return tensor
@@ -91,7 +96,13 @@ class _Functions(TorchFunctionMode):
             if name in ("cpu", "cuda"):
                 return self._moved(first, GPU if name == "cuda" else CPU, first)
             if name == "to":
-                return self._to(first, args[1:], kwargs)
+                asked = [
+                    torch.device(x).type
+                    for x in (*args[1:], kwargs.get("device"))
+                    if isinstance(x, str | torch.device)
+                ]
+                if not {*asked} - {"cpu", "cuda"}:
+                    return self._to(first, args[1:], kwargs)
         device = kwargs.get("device")
         if device is None or torch.device(device).type not in ("cpu", "cuda"):
             return func(*args, **kwargs)
@@ -163,5 +174,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "reset_peak_memory_stats": lambda device=None: None, "max_memory_allocated": lambda device=None: 0,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
+    make = Elsewhere.__new__  # what follows is done where no mode watches any more
+    monkeypatch.setattr(Elsewhere, "__new__", staticmethod(lambda cls, home, device: make(cls, home, CPU)))
+    monkeypatch.setattr(elsewhere, "_moved", lambda x, device: x)
     with _Operations(on_gpu), _Functions(on_gpu):
         yield

@@ -29,6 +29,7 @@ def on_both(
     work: Callable[[acdc.Model, acdc.tasks.Dataset], Any],
     monkeypatch: pytest.MonkeyPatch,
     size: int = 4,
+    device: str = "cuda",
 ) -> list[Any]:
     """What work gives on the CPU and on the GPU; skipped where a method has nothing to say of the case."""
 
@@ -43,7 +44,7 @@ def on_both(
         except acdc.AcdcError as error:
             pytest.skip(str(error))
         with pretended_gpu(monkeypatch):
-            return [here, on("cuda")]
+            return [here, on(device)]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,13 @@ QUESTIONS: dict[str, Callable[[acdc.Model, acdc.tasks.Dataset], Any]] = {
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_questions(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = on_both(CASES[0], QUESTIONS[question], monkeypatch, size=16 if question == "audit" else 8)
+    assert repr(there) == repr(here)
+
+
+@pytest.mark.parametrize("device", ["cuda+cpu", "cuda+disk"])
+@pytest.mark.parametrize("question", ["evaluate", "trace", "greedy"])
+def test_weights_elsewhere(question: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = on_both(CASES[1], QUESTIONS[question], monkeypatch, device=device)
     assert repr(there) == repr(here)
 
 

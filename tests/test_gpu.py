@@ -11,6 +11,7 @@ import torch
 import acdc
 from acdc.benchmarks.measuring.gpu import SUBJECTS, Plan, one, rows_in
 from acdc.engine import memory
+from acdc.model.elsewhere import numbers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -61,6 +62,18 @@ def test_judging_looking_inside_and_tracing_are_those_of_the_cpu() -> None:
         curve = acdc.curve(model, data, scores)
         values.append([judged.faithfulness, judged.kl, *curve.faithfulness])
     np.testing.assert_allclose(values[1], values[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("device", ["cuda+cpu", "cuda+disk"])
+def test_weights_that_stay_elsewhere_give_the_same(device: str) -> None:
+    scores = []
+    for each in ("cuda", device):
+        model = acdc.load("tiny-tasks-gqa", device=each)
+        data = acdc.tasks.load("ioi", size=8).prepare(model)
+        scores.append(acdc.score(model, data, "eap-ig").values)
+    assert model.device.type == "cuda"
+    assert {numbers(parameter).device.type for parameter in model.module.parameters()} == {"cpu"}
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-5 * np.abs(scores[0]).max())
 
 
 def test_batches_go_by_the_gpu() -> None:

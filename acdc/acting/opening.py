@@ -35,9 +35,10 @@ def load(
         revision: branch, tag or commit of a hub model, of a training checkpoint for instance; config, weights and
             tokenizer are all taken from it.
         device: "cpu", "cuda", "cuda:1", "mps", "auto" (the best there is), or "disk": the CPU, with weights that
-            stay in their files, in the type that they have there, and are read as they are needed. A module in memory
-            stays where it is; of one that `accelerate` has offloaded to the CPU and the disk, weights become parts of
-            their files.
+            stay in their files, in the type that they have there, and are read as they are needed. "cuda+cpu" and
+            "cuda+disk": the GPU, with weights that stay in the CPU's memory or in their files, and visit it one at a
+            time. A module in memory stays where it is; one that `accelerate` has spread over GPUs, the CPU and the disk
+            computes on the first GPU, which the weights of the others visit.
         dtype: "float32", "float64", "bfloat16", "float16"; None: float32 for files, as it is for a module.
         trust_remote_code: run code that comes with a hub model. Off unless you ask.
 

@@ -93,7 +93,10 @@ Memory = Annotated[
 ]  # fmt: skip
 Device = Annotated[
     str,
-    typer.Option(help="cpu, cuda, cuda:1, mps, auto, or disk: weights stay in their files.", rich_help_panel=MODEL),
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps, auto; disk: weights stay in their files; cuda+cpu, cuda+disk: beside a GPU.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", rich_help_panel=MODEL)]
 Trust = Annotated[

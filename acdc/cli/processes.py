@@ -67,12 +67,13 @@ def join(device: str) -> tuple[Ranks, str]:
         return ranks.ALONE, device
     import torch
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
-    return ranks.start(torch.device(device if on_gpu else "cpu")), device
+    computes, plus, weights = device.partition("+")
+    if computes == "auto":
+        computes = "cuda" if torch.cuda.is_available() else "cpu"
+    if computes == "cuda":
+        computes = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    on_gpu = computes.startswith("cuda") and torch.cuda.is_available()
+    return ranks.start(torch.device(computes if on_gpu else "cpu")), f"{computes}{plus}{weights}"
 
 
 @contextlib.contextmanager

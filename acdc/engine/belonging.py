@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from acdc.circuit import Provenance
+from acdc.model.elsewhere import numbers
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
 
@@ -110,7 +111,7 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    flat = numbers(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).digest()
 
 
@@ -119,7 +120,7 @@ def _mark(name: str, tensor: Tensor) -> _Mark:
 
     A change in place counts the version up, unless it is made through `tensor.data` or NumPy, as ablations often are.
     """
-    tensor = tensor.detach()
+    tensor = numbers(tensor).detach()
     version = None if tensor.is_inference() else tensor._version
     return name, tensor.data_ptr(), tuple(tensor.shape), str(tensor.dtype), version, _checksum(tensor)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.metrics import Outcome
+from acdc.model.elsewhere import Elsewhere, numbers
 from acdc.model.model import Model
 from acdc.store.amounts import size
 from acdc.tasks.prompts import Prompts
@@ -155,11 +156,11 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
 
 def kept_by_gradient(function: Callable[[Tensor], Tensor], model: Model) -> int:
     """Elements that autograd keeps of an MLP's run, a token, its weights apart: the widths that are really there."""
-    own = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
+    own = {numbers(p).untyped_storage().data_ptr() for p in model.module.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(x: Tensor) -> Tensor:
-        if x.untyped_storage().data_ptr() not in own:
+        if not isinstance(x, Elsewhere) and x.untyped_storage().data_ptr() not in own:
             kept[x.untyped_storage().data_ptr()] = x
         return x
 

@@ -25,6 +25,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 from acdc.errors import UnsupportedModelError
 from acdc.model import forward, passes
 from acdc.model.architecture import Attention
+from acdc.model.elsewhere import numbers
 from acdc.model.observe import special_tokens
 from acdc.model.supported import refuse_dropout
 from acdc.model.trace import Trace, whole_run
@@ -462,7 +463,7 @@ def _state(model: Model) -> _State:
                 kept.append(value)
                 content += [name, id(value)]
                 continue
-            for tensor in tensors:
+            for tensor in map(numbers, tensors):
                 structure += [
                     id(tensor),
                     tensor.data_ptr(),

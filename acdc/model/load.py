@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 
@@ -13,6 +14,7 @@ from acdc.errors import AcdcError, check_type, near_misses, unknown
 from acdc.model import hub
 from acdc.model import lora as adapter
 from acdc.model.check import check_loaded
+from acdc.model.elsewhere import leave_elsewhere
 from acdc.model.folder import CONFIG, load_module, read_config
 from acdc.model.gguf import is_gguf, load_gguf
 from acdc.model.model import Model
@@ -36,8 +38,42 @@ def builtin_models() -> dict[str, str]:
     return found
 
 
-DISK = "disk"
+DISK: Final = "disk"
 """A device: the CPU, with weights that stay in their files."""
+DEVICES = ("cpu", "cuda", "mps", "auto", DISK, "cuda+cpu", "cuda+disk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a model computes, and where its weights stay: there, in the CPU's memory, or in their files."""
+
+    device: torch.device
+    weights: Literal["", "cpu", "disk"] = ""
+
+    @property
+    def loaded(self) -> torch.device:
+        """Where weights are loaded."""
+        return torch.device("cpu") if self.weights else self.device
+
+    @classmethod
+    def named(cls, name: str) -> Place:
+        """Of a name like "cuda:1", "disk" or "cuda+cpu".
+
+        Raises:
+            AcdcError: it is none, or this machine has no such device.
+        """
+        check_type("a device like 'cpu' or 'cuda:1'", name, (str, torch.device))
+        if name == DISK:
+            return cls(torch.device("cpu"), DISK)
+        computes, plus, weights = str(name).partition("+")
+        if plus and weights not in ("cpu", DISK):
+            raise unknown("device", name, DEVICES)
+        device = _device(computes)
+        if plus and device.type == "cpu":
+            raise AcdcError(
+                f"device {name!r}: weights stay beside a GPU; where the CPU computes, use cpu or {DISK}"
+            )
+        return cls(device, weights)  # type: ignore[arg-type]
 
 
 def load(
@@ -59,8 +95,8 @@ def load(
         if not name or "\0" in name:
             raise AcdcError(f"expected a model's name, a folder or a transformers module, got {name!r}")
         check_type("trust_remote_code to be True or False", trust_remote_code, bool)
-        where = _device("cpu" if device == DISK else device), _dtype(dtype) or torch.float32
-        return _from_files(name, tokenizer, revision, *where, trust_remote_code, on_disk=device == DISK)
+        where = Place.named(device), _dtype(dtype) or torch.float32
+        return _from_files(name, tokenizer, revision, *where, trust_remote_code)
 
 
 def _from_memory(module: torch.nn.Module, tokenizer: Any, revision: str | None, dtype: torch.dtype | None) -> Model:
@@ -80,11 +116,9 @@ def _from_files(
     name: str,
     tokenizer: Any,
     revision: str | None,
-    device: torch.device,
+    place: Place,
     dtype: torch.dtype,
     trust_remote_code: bool,
-    *,
-    on_disk: bool = False,
 ) -> Model:
     folder = _folder(name)
     gguf = is_gguf(folder)
@@ -95,15 +129,15 @@ def _from_files(
     tokenizer, named = _tokenizer(tokenizer, trust_remote_code=trust_remote_code)
     origin = {"revision": revision, "tokenizer_name": named}
     try:
-        if on_disk and (gguf or adapter.adapter_in(folder)):
+        if place.weights == DISK and (gguf or adapter.adapter_in(folder)):
             raise AcdcError(
                 f"{name}: weights that are dequantised or adapted cannot stay on the disk; use --device cpu"
             )
         if gguf:
             module, own = load_gguf(folder, dtype, lambda config: _check_file(config, name))
-            return _wrap(module.to(device), name, own if tokenizer is None else tokenizer, **origin)
+            return _wrap(_placed(module, place), name, own if tokenizer is None else tokenizer, **origin)
         if interpbench.is_interpbench(folder):
-            return _wrap(interpbench.load_module(folder).to(device, dtype), name, tokenizer, **origin)
+            return _wrap(_placed(interpbench.load_module(folder).to(dtype), place), name, tokenizer, **origin)
         if (folder / "circuit-model.json").is_file():
             raise AcdcError(f"{name} is a circuit as a model, not a decoder: acdc.load in Python opens it")
         if not (folder / CONFIG).exists() and adapter.adapter_in(folder):
@@ -111,15 +145,16 @@ def _from_files(
         if read_config(folder, name)["model_type"] == "tracr":
             from acdc.model.programs.tracr import TracrModel
 
-            return _wrap(TracrModel.load(folder).to(device, dtype), name, tokenizer, **origin)
+            return _wrap(_placed(TracrModel.load(folder).to(dtype), place), name, tokenizer, **origin)
         module = load_module(
-            folder, name, dtype=dtype, device=device, trust_remote_code=trust_remote_code, on_disk=on_disk
-        )
+            folder, name, dtype=dtype, device=place.loaded, trust_remote_code=trust_remote_code,
+            on_disk=place.weights == DISK,
+        )  # fmt: skip
         if adapter.adapter_in(folder):
             module = adapter.apply_adapter(module, folder, name)
         if tokenizer is None:
             tokenizer = own_tokenizer(folder, trust_remote_code=trust_remote_code)
-        return _wrap(module, name, tokenizer, **origin)
+        return _wrap(_placed(module, place), name, tokenizer, **origin)
     except AcdcError:
         raise
     except Exception as error:  # libraries raise whatever a nonsensical file makes them stumble over
@@ -191,6 +226,14 @@ def _wrap(module: torch.nn.Module, name: str, tokenizer: Any, **origin: str | No
     return model
 
 
+def _placed(module: torch.nn.Module, place: Place) -> torch.nn.Module:
+    """A module on its device, or on the CPU with weights that stay there."""
+    module = module.to(place.loaded)
+    if place.loaded != place.device:
+        leave_elsewhere(module, place.device)
+    return module
+
+
 def _kind(given: Any) -> str:
     if isinstance(given, Model):
         return "a Model, which acdc.load has given: use it as it is"
@@ -200,7 +243,6 @@ def _kind(given: Any) -> str:
 
 
 def _device(name: str) -> torch.device:
-    check_type("a device like 'cpu' or 'cuda:1'", name, (str, torch.device))
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -208,9 +250,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError, ValueError):
-        raise unknown("device", name, ("cpu", "cuda", "mps", "auto", DISK)) from None
+        raise unknown("device", name, DEVICES) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise unknown("device", name, ("cpu", "cuda", "mps", "auto", DISK))
+        raise unknown("device", name, DEVICES)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise AcdcError(f"device {name!r}: this machine has no CUDA GPU that torch can use; try cpu or auto")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -1,8 +1,9 @@
-"""Weights that stay on the disk: tensors that are the file itself, read by the system as they are needed.
+"""What `accelerate` has spread over devices and the disk, as a module of plain tensors without its hooks.
 
 The engine reads weights in place, and does not call the modules that hold them, whose hooks would load what
-`accelerate` has offloaded. So an offloaded weight becomes a tensor over its memory-mapped file: it has the same
-numbers, takes memory only while it is used, and gives it back when others need it. Nothing ever writes to it.
+`accelerate` has offloaded. So a weight on the disk becomes a tensor over its memory-mapped file: it has the same
+numbers, takes memory only while it is used, and gives it back when others need it. Nothing ever writes to it. Where
+GPUs are among the devices the first of them computes, and the weights of all others visit it (`acdc.model.elsewhere`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from acdc.model.elsewhere import leave_elsewhere
+
 
 def map_in_place(module: nn.Module) -> None:
-    """Give a module that `accelerate` offloaded to the CPU's memory or the disk its weights again, and drop the hooks.
-
-    One that has parts on other devices than the CPU is left as it is.
-    """
+    """Give a module that `accelerate` has spread its weights again, and drop the hooks; others are left as they are."""
     hooked = [(part, hook) for part in module.modules() for hook in _hooks(getattr(part, "_hf_hook", None))]
     away = [(part, hook) for part, hook in hooked if getattr(hook, "offload", False)]
-    devices = {str(torch.device(device)) for _, hook in hooked if (device := _device(hook)) is not None}
-    if not away or not devices <= {"cpu"}:
+    devices = {torch.device(device) for _, hook in hooked if (device := _device(hook)) is not None}
+    if not away and len(devices) < 2:
         return
     from accelerate.hooks import remove_hook_from_module
 
@@ -41,6 +41,9 @@ def map_in_place(module: nn.Module) -> None:
     remove_hook_from_module(module, recurse=True)
     for owner, name, parameter in found:
         owner._parameters[name] = parameter
+    gpus = sorted((device for device in devices if device.type != "cpu"), key=str)
+    if gpus:
+        leave_elsewhere(module, gpus[0])
 
 
 def _hooks(hook: Any) -> Iterator[Any]:

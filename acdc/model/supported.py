@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model.architecture import Decomposition
+from acdc.model.elsewhere import Elsewhere
 from acdc.model.programs import hooked, tracr
 from acdc.model.reading import decoder
 from acdc.registry import Registry
@@ -179,8 +180,8 @@ def check_weights(module: torch.nn.Module, name: str) -> None:
     for key, parameter in parameters.items():
         if parameter.is_meta:
             raise UnsupportedModelError(
-                f"{name}: {key} has no numbers (it is on the meta device, or offloaded beside a GPU): load the model "
-                "whole onto one device, without device_map, or onto the CPU and the disk alone"
+                f"{name}: {key} has no numbers (it is on the meta device): load the model onto one device, or let "
+                "accelerate spread it (device_map)"
             )
         if parameter.is_inference():
             raise UnsupportedModelError(
@@ -189,7 +190,9 @@ def check_weights(module: torch.nn.Module, name: str) -> None:
             )
         if not parameter.is_floating_point():
             raise UnsupportedModelError(f"{name}: weights that are not floating point are not supported: {key}")
-        if type(parameter.data) is not torch.Tensor or type(parameter) is not torch.nn.Parameter:
+        if not isinstance(parameter, Elsewhere) and (
+            type(parameter.data) is not torch.Tensor or type(parameter) is not torch.nn.Parameter
+        ):
             raise UnsupportedModelError(
                 f"{name}: {key} is a {type(parameter.data).__name__}, not a plain tensor (quantised, or spread over "
                 "processes): load the model in bfloat16 or float32 onto one device"
@@ -204,7 +207,8 @@ def check_weights(module: torch.nn.Module, name: str) -> None:
     devices = sorted({str(parameter.device) for parameter in parameters.values()})
     if len(devices) > 1:
         raise UnsupportedModelError(
-            f"{name}: expected all weights on one device, got {', '.join(devices)}; load it without device_map"
+            f"{name}: expected all weights on one device, got {', '.join(devices)}: load it onto one, or let "
+            "accelerate spread it (device_map)"
         )
     if not parameters:
         raise UnsupportedModelError(f"{name}: the module has no weights")

@@ -178,7 +178,7 @@ def _another_head() -> Any:
 
 REFUSED: dict[Callable[[], Any], str] = {
     _made_in_inference_mode: r"made inside torch\.inference_mode.*; load the model outside of it",
-    _meta: r"has no numbers .*load the model whole onto one device, without device_map, or onto the CPU and the disk",
+    _meta: r"has no numbers .*load the model onto one device, or let accelerate spread it",
     _one_on_meta: r"layers\.1\.mlp\.up_proj\.weight has no numbers",
     _dynamically_quantised: "quantised weights are not supported; load it in bfloat16 or float32",
     _quantised_parameter: r"weights that are not floating point are not supported: .*up_proj\.weight",
