@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.groups import PromptOptions
 from acdc.cli.options import (
     MODEL,
     OUTPUT,
@@ -30,7 +31,6 @@ from acdc.cli.options import (
     listed,
     load_again,
     load_task,
-    prompt_settings,
 )
 from acdc.errors import AcdcError
 
@@ -126,7 +126,7 @@ def audit(
         if not folder.is_dir():
             raise AcdcError(f"cannot write to {folder}: there is no such folder")
         where = folder / "audit.json"
-        settings = prompt_settings(task_option, task_format=task_format)
+        settings = PromptOptions(task_option, task_format).settings
         if task in (None, made.task):
             settings = made.task_options | settings
         recipe = load_task(

@@ -11,25 +11,20 @@ import typer
 
 from acdc.cli import terminal
 from acdc.cli.acting import EXPORTS, export_with_model
+from acdc.cli.groups import ModelOptions, PromptOptions
 from acdc.cli.options import (
     OUTPUT,
     AblationName,
-    Device,
-    Dtype,
     Force,
     MetricName,
-    Revision,
     RolesFile,
     Run,
     TaskFormatName,
     TaskName,
     TaskOption,
-    Tokenizer,
-    Trust,
     load_model,
     load_task,
     own_task,
-    prompt_settings,
     roles_of,
 )
 from acdc.errors import AcdcError, UnknownGraphError
@@ -140,11 +135,8 @@ def import_circuit(
         int | None, typer.Option(min=1, help="Keep this many of the best edges, by the file's scores.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    *,
+    weights: ModelOptions,
     force: Force = False,
 ) -> None:
     """Make a run of a circuit that another program found, to judge, draw and view it like any other.
@@ -155,16 +147,13 @@ def import_circuit(
         from acdc import formats
 
         name = task or own_task(model)
-        settings = prompt_settings(task_option, task_format=task_format)
+        settings = PromptOptions(task_option, task_format).settings
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
         try:
             theirs = formats.import_circuit(source, format)
         except UnknownGraphError:  # then it is the model's
             theirs = None
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        subject = load_model(model, **weights.loading)
         if theirs is None:
             theirs = formats.import_circuit(source, format, subject.graph())
         graph = theirs.graph
@@ -176,7 +165,7 @@ def import_circuit(
                 raise AcdcError(f"{source} has no scores to choose {edges} edges by; leave out --edges")
             theirs = theirs.scores.top(edges)
         made = theirs.provenance.having(
-            model=model, revision=revision, tokenizer=tokenizer, config_hash=subject.config_hash(),
+            model=model, revision=weights.revision, tokenizer=weights.tokenizer, config_hash=subject.config_hash(),
             d_model=subject.d_model, task=name, task_options=settings, metric=recipe.metric, ablation=recipe.ablation,
             seed=seed, method=theirs.provenance.method or format, measured={},
             weights_sha256="", prompts_sha256="", held_out_sha256="", dtype="",

@@ -9,28 +9,17 @@ import typer
 
 from acdc.cli import report, terminal
 from acdc.cli.commands import Group, Named
+from acdc.cli.groups import ModelOptions, PromptOptions, expanded
 from acdc.cli.options import (
     PROMPTS,
     BatchSize,
-    Device,
-    Dtype,
-    HeldOut,
     Json,
     Memory,
     MetricName,
     ModelName,
-    OnlyCorrectFlag,
-    Revision,
-    Size,
-    Split,
-    TaskFormatName,
-    TaskOption,
-    Tokenizer,
-    Trust,
     load_model,
     load_task,
     own_task,
-    prompt_settings,
 )
 
 _NONE = ("none", "", "", "")
@@ -168,26 +157,19 @@ def formats(json: Json = False) -> None:
 
 
 @tasks.command()
+@expanded
 def check(
     model: ModelName,
     task: Annotated[
         str | None, typer.Argument(help="Name (`acdc tasks`) or a file of prompts; otherwise the model's own.")
     ] = None,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     json: Json = False,
 ) -> None:
     """Tell whether a model does a task, and whether its prompts are any good. Exit status 1: a circuit for it would
@@ -198,19 +180,8 @@ def check(
     with terminal.quiet_libraries():
         import acdc.tasks
 
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
-        recipe = load_task(task or own_task(model), settings, metric=metric, seed=seed, memory=memory)
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        recipe = load_task(task or own_task(model), prompts.settings, metric=metric, seed=seed, memory=memory)
+        subject = load_model(model, **weights.loading)
         found = acdc.tasks.check_task(subject, recipe, batch_size=batch_size, memory=memory)
     if json:
         terminal.print_json(dataclasses.asdict(found) | {"usable": found.usable})

@@ -32,6 +32,7 @@ from acdc.cli.compare import compare
 from acdc.cli.draw import draw
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
+from acdc.cli.groups import ModelOptions, PromptOptions, expanded
 from acdc.cli.lists import methods, metrics, models, tasks
 from acdc.cli.options import (
     OUTPUT,
@@ -41,21 +42,13 @@ from acdc.cli.options import (
     Device,
     Dtype,
     Force,
-    HeldOut,
     Json,
     Memory,
     MetricName,
     ModelName,
-    OnlyCorrectFlag,
     RandomCircuits,
-    Revision,
     Run,
-    Size,
-    Split,
-    TaskFormatName,
     TaskName,
-    TaskOption,
-    Tokenizer,
     Trust,
     command_digest,
     load_again,
@@ -63,7 +56,6 @@ from acdc.cli.options import (
     load_task,
     options,
     own_task,
-    prompt_settings,
     short,
 )
 from acdc.cli.positions import positions
@@ -148,23 +140,15 @@ def discover(
         Literal["single", "split", "token"],
         typer.Option(help="Token and position together, apart, or tokens alone."),
     ] = "single",
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of all that is random.", rich_help_panel=PROMPTS)] = 0,
     random_circuits: RandomCircuits = 10,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -211,22 +195,12 @@ def discover(
         name = task or own_task(model)
         default = Path("runs") / "-".join(dict.fromkeys((short(model), short(name), method)))
         command = command_digest(context)
-        team, device = processes.join(device)
+        team, device = processes.join(weights.device)
         claim = held.enter_context(processes.claimed(team, out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
+        settings = prompts.settings
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
-        subject = load_model(
-            model, revision=revision, tokenizer=tokenizer, device=device, dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
+        subject = load_model(model, **weights.loading | {"device": device})
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
@@ -321,14 +295,10 @@ def discover(
 def evaluate(
     run: Run,
     task: TaskName = None,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[
         int | None, typer.Option(help="Of the prompts; otherwise the circuit's.", rich_help_panel=PROMPTS)
     ] = None,
@@ -372,14 +342,7 @@ def evaluate(
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
         made = circuit.provenance
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
+        settings = prompts.settings
         if task in (None, made.task):
             settings = made.task_options | settings
         own_seed = made.seed or 0
@@ -458,7 +421,7 @@ COMMANDS = {
 for panel, commands in COMMANDS.items():
     for command in commands:
         name = "import" if command is import_circuit else None  # otherwise the function's own
-        app.command(name, rich_help_panel=panel)(command)
+        app.command(name, rich_help_panel=panel)(expanded(command))
 app.add_typer(models, name="models", rich_help_panel=panel)
 app.add_typer(tasks, name="tasks", rich_help_panel=panel)
 for group in (app, models, tasks):

@@ -149,20 +149,6 @@ def options(texts: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def prompt_settings(
-    texts: list[str] | None,
-    *,
-    size: int | None = None,
-    held_out: Path | None = None,
-    split: float | None = None,
-    only_correct: bool = False,
-    task_format: str | None = None,
-) -> dict[str, Any]:
-    """What was said of a task's prompts, by the options that commands share and by its own (`texts`)."""
-    shared = given(size=size, held_out=held_out, split=split, only_correct=only_correct or None, format=task_format)
-    return shared | options(texts)
-
-
 def roles_of(path: Path | None, graph: Graph, made: Provenance | None = None) -> dict[str, tuple[str, ...]] | None:
     """Components by what they do, of a file that `acdc roles --json` printed or of `{"role": ["a0.h1", …]}`.
 

@@ -9,31 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.groups import ModelOptions, PromptOptions
 from acdc.cli.options import (
     OUTPUT,
     PROMPTS,
     AblationName,
     BatchSize,
-    Device,
-    Dtype,
     Force,
-    HeldOut,
     Json,
     Memory,
     MetricName,
     ModelName,
-    OnlyCorrectFlag,
-    Revision,
-    Size,
-    Split,
-    TaskFormatName,
     TaskName,
-    TaskOption,
-    Tokenizer,
-    Trust,
     listed,
     prepared,
-    prompt_settings,
 )
 
 if TYPE_CHECKING:
@@ -77,22 +66,14 @@ def positions(
             metavar="RUN", help="A finished run: its edges alone, no farther from the model than they are."
         ),
     ] = None,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="JSON file to write.", rich_help_panel=OUTPUT),
@@ -111,18 +92,9 @@ def positions(
         if out is not None:
             terminal.check_new_file(out, force=force)
         named = None if spans is None else listed(spans, "spans")
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
         subject, data = prepared(
-            model, task, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
-            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
-                     "trust_remote_code": trust_remote_code},
+            model, task, prompts.settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading=weights.loading,
         )  # fmt: skip
         circuit_inside = None if inside is None else Circuit.load(inside)
         with terminal.progress_bar() as progress:

@@ -9,28 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.groups import ModelOptions, PromptOptions
 from acdc.cli.options import (
     PROMPTS,
     AblationName,
     BatchSize,
-    Device,
-    Dtype,
-    HeldOut,
     Json,
     Memory,
     MetricName,
     ModelName,
-    OnlyCorrectFlag,
-    Revision,
-    Size,
-    Split,
-    TaskFormatName,
     TaskName,
-    TaskOption,
-    Tokenizer,
-    Trust,
     prepared,
-    prompt_settings,
 )
 from acdc.errors import AcdcError
 
@@ -49,22 +38,14 @@ def ablate(
         ),
     ],
     task: TaskName = None,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     json: Json = False,
 ) -> None:
     """Remove parts of a model, all at once: metric, faithfulness and divergence without them.
@@ -73,13 +54,9 @@ def ablate(
     """
     import acdc
 
-    settings = prompt_settings(
-        task_option, size=size, held_out=held_out, split=split, only_correct=only_correct, task_format=task_format
-    )
     _ask(
-        lambda *asked, **how: acdc.ablate(*asked, **how), model, parts, task, settings,
-        {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
-         "trust_remote_code": trust_remote_code},
+        lambda *asked, **how: acdc.ablate(*asked, **how), model, parts, task, prompts.settings,
+        weights.loading,
         {"metric": metric, "ablation": ablation, "seed": seed, "memory": memory},
         batch_size=batch_size, json=json,
     )  # fmt: skip
@@ -94,22 +71,14 @@ def patch_path(
         ),
     ],
     task: TaskName = None,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     json: Json = False,
 ) -> None:
     """Let one path alone carry the corrupted prompt, and see what it does (path patching).
@@ -118,13 +87,9 @@ def patch_path(
     """
     import acdc
 
-    settings = prompt_settings(
-        task_option, size=size, held_out=held_out, split=split, only_correct=only_correct, task_format=task_format
-    )
     _ask(
-        lambda *asked, **how: acdc.patch_path(*asked, **how), model, path, task, settings,
-        {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
-         "trust_remote_code": trust_remote_code},
+        lambda *asked, **how: acdc.patch_path(*asked, **how), model, path, task, prompts.settings,
+        weights.loading,
         {"metric": metric, "ablation": ablation, "seed": seed, "memory": memory},
         batch_size=batch_size, json=json,
     )  # fmt: skip
@@ -146,22 +111,14 @@ def roles(
     relative: Annotated[
         bool, typer.Option("--relative", help="With --head: the score less its mean over all keys seen.")
     ] = False,
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     json: Json = False,
 ) -> None:
     """Label heads by what they do on a task's prompts: previous token, induction, mover, inhibition, copying, ….
@@ -177,18 +134,9 @@ def roles(
     with terminal.quiet_libraries():
         from acdc.inspection import head_roles, score_attribution
 
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
         subject, data = prepared(
-            model, task, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
-            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
-                     "trust_remote_code": trust_remote_code},
+            model, task, prompts.settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading=weights.loading,
         )  # fmt: skip
         with terminal.progress_bar() as progress:
             if head is not None:

@@ -13,33 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import terminal
+from acdc.cli.groups import ModelOptions, PromptOptions
 from acdc.cli.options import (
     OUTPUT,
     PROMPTS,
     AblationName,
     BatchSize,
-    Device,
-    Dtype,
     Force,
-    HeldOut,
     Json,
     Memory,
     MetricName,
     ModelName,
-    OnlyCorrectFlag,
-    Revision,
-    Size,
-    Split,
-    TaskFormatName,
     TaskName,
-    TaskOption,
-    Tokenizer,
-    Trust,
     command_digest,
     listed,
     own_task,
     prepared,
-    prompt_settings,
     short,
 )
 
@@ -73,22 +62,14 @@ def trace(
         Literal["exact", "first-order", "both"],
         typer.Option(help="Run each replacement, estimate all from one backward pass, or compare the two."),
     ] = "exact",
-    task_option: TaskOption = None,
-    task_format: TaskFormatName = None,
+    *,
+    prompts: PromptOptions,
     metric: MetricName = None,
     ablation: AblationName = None,
-    size: Size = None,
-    held_out: HeldOut = None,
-    split: Split = None,
-    only_correct: OnlyCorrectFlag = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.", rich_help_panel=PROMPTS)] = 0,
     batch_size: BatchSize = None,
     memory: Memory = None,
-    revision: Revision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    trust_remote_code: Trust = False,
+    weights: ModelOptions,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -120,18 +101,9 @@ def trace(
         claim = held.enter_context(
             folders.claimed(out, default=default, command=command_digest(context), force=force)
         )
-        settings = prompt_settings(
-            task_option,
-            size=size,
-            held_out=held_out,
-            split=split,
-            only_correct=only_correct,
-            task_format=task_format,
-        )
         subject, data = prepared(
-            model, name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
-            loading={"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype,
-                     "trust_remote_code": trust_remote_code},
+            model, name, prompts.settings, metric=metric, ablation=ablation, seed=seed, memory=memory,
+            loading=weights.loading,
         )  # fmt: skip
         with terminal.progress_bar() as progress:
             found = [

@@ -435,6 +435,11 @@ def test_help_has_an_example(command: Command, name: str) -> None:
     assert f"Example: acdc {name}" in result.out
 
 
+def test_help_shows_a_key_as_it_is_typed(command: Command) -> None:
+    for name in ("patch-path", "ablate"):
+        assert "a2.h3<k>" in command(name, "--help").out
+
+
 def test_help_lists_every_command_and_loads_nothing_heavy(command: Command) -> None:
     assert all(name.split()[0] in command().out for name in COMMANDS)
     heavy = "{'torch', 'transformers', 'numpy', 'networkx', 'matplotlib'} & {*sys.modules}"
