@@ -433,11 +433,7 @@ def test_help_has_an_example(command: Command, name: str) -> None:
     result = command(*name.split(), "--help")
     assert result.status == 0
     assert f"Example: acdc {name}" in result.out
-
-
-def test_help_shows_a_key_as_it_is_typed(command: Command) -> None:
-    for name in ("patch-path", "ablate"):
-        assert "a2.h3<k>" in command(name, "--help").out
+    assert ("a2.h3<k>" in result.out) == (name in ("ablate", "patch-path"))  # which Markdown takes for a tag
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy(command: Command) -> None:
