@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def say(circuit: CircuitModel, text: str, *, corrupted: str | None = None, top: 
     logits = {name: circuit(rows, donor, edges=edges)[0, -1].double() for name, edges in masks.items()}
     full = logits["model"].log_softmax(-1)
     said = {name: _said(x, full, min(top, len(x)), output_texts(model)) for name, x in logits.items()}
-    return Sayings(text, "" if other is None else "".join(map(_reader(circuit), other)), **said)
+    return Sayings(text, "" if other is None else _written(circuit, other, special=False), **said)
 
 
 @torch.no_grad()
@@ -88,10 +89,10 @@ def go_on(circuit: CircuitModel, text: str, tokens: int, *, corrupted: str | Non
     """What the circuit and the full model go on with, the likeliest token each time; arguments as for `say`."""
     ids = torch.tensor([_tokens(circuit, text)])
     donor = None if corrupted is None else torch.tensor([_tokens(circuit, corrupted)])
-    read, found = _reader(circuit), {}
+    found = {}
     for name, edges in (("circuit", circuit.circuit.edges), ("full model", circuit.circuit.graph.valid)):
         whole = circuit.generate(ids, donor, max_new_tokens=tokens, edges=edges)
-        found[name] = "".join(read(token) for token in whole[0, ids.shape[1] :].tolist())
+        found[name] = _written(circuit, whole[0].tolist(), after=ids[0].tolist())
     return found
 
 
@@ -119,5 +120,14 @@ def _tokens(circuit: CircuitModel, text: str) -> list[int]:
     return found
 
 
-def _reader(circuit: CircuitModel) -> Any:
-    return (lambda token: f"{token} ") if circuit.model.tokenizer is None else Encoder(circuit.model).text
+def _written(
+    circuit: CircuitModel, tokens: Sequence[int], *, after: Sequence[int] = (), special: bool = True
+) -> str:
+    """Tokens as the text that they are, or what of it comes after some of them."""
+    tokenizer = circuit.model.tokenizer
+    if tokenizer is None:
+        return " ".join(map(str, tokens[len(after) :]))
+    whole, start = (str(tokenizer.decode(list(ids), skip_special_tokens=not special)) for ids in (tokens, after))
+    if after and whole.startswith(start):
+        return whole[len(start) :]
+    return str(tokenizer.decode(list(tokens[len(after) :]), skip_special_tokens=not special)) if after else whole

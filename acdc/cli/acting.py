@@ -44,12 +44,17 @@ def run(
     with terminal.quiet_libraries():
         from acdc.acting import CircuitModel, say
         from acdc.acting.saying import go_on
+        from acdc.tasks.tokenise import Encoder
 
         circuit, model, task = as_found(
             run, ablation=ablation, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         subject = CircuitModel.of(model, task, circuit, ablation=ablation)
         said = say(subject, text, corrupted=corrupted, top=top)
+        if model.tokenizer is not None:
+            encoder = Encoder(model)
+            if encoder.is_unknown(encoder.encode([text])[0][len(encoder.prefix) :]):
+                terminal.warn("the tokenizer does not know part of the text, so what is said is of something else")
         further = go_on(subject, text, generate, corrupted=corrupted) if generate else {}
     if json:
         terminal.print_json(dataclasses.asdict(said) | ({"generated": further} if further else {}))

@@ -13,6 +13,7 @@ from acdc.errors import AcdcError
 if TYPE_CHECKING:
     from acdc.evaluation.curve import Curve
 
+COLUMNS = ("share", "edges", "faithfulness", "kl")
 PLOTS = (".svg", ".png", ".pdf")
 
 
@@ -32,8 +33,7 @@ def write(curve: Curve, path: Path, *, name: str, force: bool) -> None:
     out = io.BytesIO()
     if path.suffix.lower() == ".csv":
         text = io.StringIO()
-        header, rows = curve.table()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *curve.rows()])
         out.write(text.getvalue().encode())
     else:
         from acdc.viz import plots

@@ -97,7 +97,9 @@ def discover(
         str | None,
         typer.Option(help="guided (otherwise), acdc, eap-ig, eap, exact, …; all of one: `acdc methods NAME`."),
     ] = None,
-    edges: Annotated[int | None, typer.Option(min=1, help="Keep this many edges.")] = None,
+    edges: Annotated[
+        int | None, typer.Option(min=1, help="Keep this many edges; with --units node, so many nodes.")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Keep edges that matter more than this; see `acdc methods`.")
     ] = None,

@@ -82,14 +82,20 @@ class Curve(Shown):
             "ranking": _RANKINGS[self.aggregate],
         }
 
-    def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
-        """A row for every size that differs; shares of a small graph may come to the same circuit."""
+    def rows(self) -> list[tuple[float, int, float, float | None]]:
+        """Share, edges, faithfulness and KL in nats of every size that differs; shares of a small graph may come to
+        the same circuit.
+        """
         kl = self.kl or (None,) * len(self.shares)
         rows = zip(self.shares, self.n_edges, self.faithfulness, kl, strict=True)
         first = {row[1]: row for row in reversed(list(rows))}
+        return list(reversed(first.values()))
+
+    def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """`rows` as they are shown."""
         return ("share of edges", "edges", "faithfulness", "KL, nats"), [
-            (f"{share:.1%}", str(n), rounded(value), "–" if nats is None else f"{nats:.3g}")
-            for share, n, value, nats in reversed(first.values())
+            (f"{share:.1%}", str(n), rounded(value), "–" if nats is None else f"{max(nats, 0.0):.3g}")
+            for share, n, value, nats in self.rows()
         ]
 
 

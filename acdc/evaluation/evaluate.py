@@ -163,7 +163,7 @@ class Evaluation(Shown):
             f"full model {e.full:.4g}, circuit {e.circuit:.4g}, without any edge {e.empty:.4g} ({e.ablation} ablation)"
         )
         if e.kl is not None and e.exact_match is not None:
-            facts["divergence"] = f"{e.kl:.3g} nats from the full model, {e.worst_kl:.3g} at worst"
+            facts["divergence"] = f"{max(e.kl, 0.0):.3g} nats from the full model, {e.worst_kl:.3g} at worst"
             facts["same answer"] = f"at {e.exact_match:.1%} of the positions read"
         if e.truth is not None:
             true = e.truth.edges_are == "true edges"

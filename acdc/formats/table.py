@@ -13,7 +13,7 @@ import numpy as np
 
 from acdc.circuit import Circuit
 from acdc.circuit.folder import graph_from_options
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, UnknownGraphError
 from acdc.formats.edges import circuit_from_edges, number
 from acdc.formats.header import Header, from_header, header_text
 from acdc.graph import Graph, graph_options
@@ -82,4 +82,4 @@ def _graph(names: set[str]) -> Graph:
         graph = graph_from_options(options, f"the {_WHAT}")
         if graph.n_edges == len(names) and names == set(graph.edge_names(graph.valid)):
             return graph
-    raise AcdcError(f"the {_WHAT} does not list every edge of a graph: give `graph`, like model.graph()")
+    raise UnknownGraphError(f"the {_WHAT} does not list every edge of a graph: give `graph`, like model.graph()")

@@ -169,7 +169,12 @@ def test_run_shows_circuit_complement_and_model_side_by_side(command: Command) -
     assert found["model"]["kl"] == 0
     assert found["complement"]["kl"] > 0
     assert set(found["generated"]) == {"circuit", "full model"}
+    assert found["generated"]["full model"].startswith(" ")  # goes on where the text ends
+    assert found["corrupted"] == model.tokenizer.decode(
+        prompts.corrupted[0, prompts.mask[0]], skip_special_tokens=True
+    )
     assert "complement" in command("run", "run", text, "--top", 3).out
+    assert "does not know part" in command("run", "run", text.replace(text.split()[1], "Zyx", 1)).err
     assert command("run", "run", text, "--corrupted", "one").status == 2
     assert command("run", "run", text, "--ablation", "zero", "--corrupted", text).status == 2
     assert command("run", "run", "").status == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 import acdc
 from command_line import Command
 
@@ -18,6 +20,7 @@ def test_a_curve_is_written_as_its_file_ends(command: Command) -> None:
     assert command(*quick, "--curve", "-o", "curve.csv").status == 0
     rows = list(csv.DictReader(Path("curve.csv").read_text().splitlines()))
     sizes = [int(row["edges"]) for row in rows]
+    assert [float(rows[-1][name]) for name in ("share", "faithfulness", "kl")] == pytest.approx([1, 1, 0], abs=1e-6)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == circuit.graph.n_edges
     assert command(*quick, "--curve", "-o", "curve.svg").status == 0

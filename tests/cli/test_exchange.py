@@ -42,6 +42,20 @@ def test_a_foreign_circuit_is_judged_in_two_commands(
     assert found["faithfulness"] == pytest.approx(expected.faithfulness, rel=1e-6)
 
 
+def test_a_table_of_some_edges_is_of_the_models_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "few.csv"
+    path.write_text("source,destination,score,kept\ninput,m1,0.5,true\nm1,logits,1,true\n", "utf-8")
+    given = ["import", path, "--from", "csv", "--model", "induction-2l"]
+    assert run(monkeypatch, *given, "-o", tmp_path / "run") == 0
+    assert Circuit.load(tmp_path / "run").edge_names() == ["input->m1", "m1->logits"]
+    path.write_text("source,destination,score,kept\nfoo,m1,0.5,true\n", "utf-8")
+    capsys.readouterr()
+    assert run(monkeypatch, *given, "-o", tmp_path / "bad") == 2
+    assert "foo" in capsys.readouterr().err
+
+
 def test_a_circuit_of_another_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
