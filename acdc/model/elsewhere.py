@@ -90,6 +90,7 @@ def numbers(tensor: Tensor) -> Tensor:
 
 def leave_elsewhere(module: nn.Module, device: torch.device) -> None:
     """Let a module compute on a device with weights that stay where they are; those that are there are kept."""
+    device = torch.empty(0, device=device).device  # "cuda" with its number
     new: dict[int, nn.Parameter] = {}  # by the parameter that it stands for: tied ones stay one
     for part in module.modules():
         for name, parameter in part._parameters.items():
