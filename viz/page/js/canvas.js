@@ -7,6 +7,7 @@ const FAINT = 0.09;
 const WIDTHS = 5; // lines are drawn in so many different widths
 export const MOST_COUNTED = 120;
 const MOST_DASHED = 900; // dashes of more lines than this are neither seen apart nor quick to draw
+const MOST_DASHED_PASSING = 150; // while the slider is dragged: dashes cost most of all that is drawn
 
 export class Painter {
   constructor(canvas, overlay) {
@@ -24,13 +25,13 @@ export class Painter {
     }
   }
 
-  /** Take a view's lines; `lit` is the set of those that are not faint, or null for all. */
-  prepare(view, lit, colours) {
+  /** Take a view's lines; `lit` is the set of those that are not faint, or null for all; `passing`: for a moment. */
+  prepare(view, lit, colours, passing = false) {
     this.view = view;
     this.lit = lit;
     this.colours = colours;
     const groups = new Map();
-    const dashed = view.lines.length <= MOST_DASHED;
+    const dashed = view.lines.length <= (passing ? MOST_DASHED_PASSING : MOST_DASHED);
     for (const line of view.lines) {
       const faint = lit !== null && !lit.has(line);
       const colour = lineColour(line, colours);

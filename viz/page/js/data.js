@@ -42,6 +42,7 @@ export function readData(text) {
     nodes,
     edgeSource,
     edgeDestination,
+    inOrder: isInOrder(edgeSource, edgeDestination, graph),
     circuits: raw.circuits.map((circuit, index) => readCircuit(circuit, index, edgeSource.length)),
     roles: raw.roles,
     rolesFrom: raw.rolesFrom,
@@ -66,7 +67,36 @@ function readCircuit(raw, index, edges) {
     effects = { ...raw.effects, of };
   }
   const scores = raw.scores === null ? null : unpack.f32(raw.scores);
-  return { ...raw, index, kept: unpack.u32(raw.kept), scores, signs: unpack.i8(raw.signs), order, rank, effects };
+  const descending = rank !== null && order.length === edges && falls(order, scores);
+  return {
+    ...raw,
+    index,
+    kept: unpack.u32(raw.kept),
+    scores,
+    signs: unpack.i8(raw.signs),
+    order,
+    descending,
+    rank,
+    effects,
+  };
+}
+
+/** Whether all edges into a component come before those out of it. */
+function isInOrder(edgeSource, edgeDestination, { sources, feeds }) {
+  const written = new Uint8Array(sources.length + 1); // those that an earlier edge leads out of
+  for (let e = 0; e < edgeSource.length; e++) {
+    written[edgeSource[e]] = 1;
+    if (feeds[edgeDestination[e]].some((component) => written[component])) return false;
+  }
+  return true;
+}
+
+/** Whether a ranking is that of the scores' sizes. */
+function falls(order, scores) {
+  if (scores === null) return false;
+  for (let i = 1; i < order.length; i++)
+    if (!(Math.abs(scores[order[i]]) <= Math.abs(scores[order[i - 1]]))) return false;
+  return true;
 }
 
 /** An edge's name, like `a0.h1->a1.h0<q>`. */

@@ -1,7 +1,8 @@
 // The lines of a view: one for all chosen edges between the same two ends, the strongest if they are too many to draw.
 //
 // Edges are many and drawn lines are few, and while the slider is dragged this is done again for each frame. Hence
-// edges are numbered by line once for a folding, tallied in arrays, and only lines that are drawn become objects.
+// edges are numbered by line once for a folding, taken in the order of their ranking or tallied in arrays, and only lines
+// that are drawn become objects.
 
 export const MOST_LINES = 2500;
 const kept = new WeakMap();
@@ -9,23 +10,10 @@ const kept = new WeakMap();
 /** The lines to draw, and how many weaker ones are left out; `maskB` null: no comparison. */
 export function collectLines(data, state, { a, b, maskA, maskB, most }, shownAs, hidden) {
   const bundles = bundlesOf(data, state, shownAs, hidden);
-  const { lineOf, total } = bundles;
-  const scores = a.scores ?? b?.scores ?? null;
-  const sizes = new Float64Array(total);
-  const counts = new Uint32Array(total);
-  for (let e = 0; e < maskA.length; e++) {
-    if (!maskA[e] && !(maskB !== null && maskB[e])) continue;
-    const line = lineOf[e];
-    if (line < 0) continue;
-    counts[line] += 1;
-    if (scores !== null) sizes[line] += Math.abs(scores[e]) || 0;
-  }
-  const { chosen, present } = strongest(sizes, counts, most);
-  const lines = makeLines(data, bundles, { a, b, maskA, maskB }, chosen);
-  for (const line of lines) {
-    line.side = b === null ? "" : line.inA && line.inB ? "both" : line.inA ? "a" : "b";
-    line.size = scores === null ? null : sizes[line.number];
-  }
+  const masks = { a, b, maskA, maskB, scores: a.scores ?? b?.scores ?? null };
+  const { edges, present } = firstRanked(bundles, masks, most) ?? strongest(bundles, masks, most);
+  const lines = makeLines(bundles, masks, edges);
+  for (const line of lines) line.side = b === null ? "" : line.inA && line.inB ? "both" : line.inA ? "a" : "b";
   return { lines, leftOut: present - lines.length };
 }
 
@@ -62,26 +50,51 @@ function bundlesOf(data, state, shownAs, hidden) {
     }
     lineOf[e] = number;
   }
-  const found = { key, lineOf, ends: made, total: made.length };
+  const drawn = lineOf.reduce((n, line) => n + (line >= 0), 0);
+  const found = { key, lineOf, ends: made, total: made.length, apart: made.length === drawn };
   kept.set(data, found);
   return found;
 }
 
-/** Which lines are drawn, 1 or 0, and how many there are. */
-function strongest(sizes, counts, most) {
-  const chosen = new Uint8Array(sizes.length);
+/** What `strongest` finds, where each line is one edge and edges are ranked by size already; else null. */
+function firstRanked({ lineOf, apart }, { a, maskA, maskB }, most) {
+  if (!apart || !a.descending || maskB !== null) return null;
   let present = 0;
-  for (let line = 0; line < counts.length; line++) present += chosen[line] = counts[line] ? 1 : 0;
-  if (present <= most) return { chosen, present };
+  for (let e = 0; e < maskA.length; e++) if (maskA[e] && lineOf[e] >= 0) present += 1;
+  const edges = new Uint32Array(Math.min(present, most));
+  for (let i = 0, found = 0; found < edges.length; i++) {
+    const e = a.order[i];
+    if (maskA[e] && lineOf[e] >= 0) edges[found++] = e;
+  }
+  return { edges: edges.sort(), present };
+}
+
+/** The edges of the lines that are drawn, and how many lines there are. */
+function strongest({ lineOf, total }, { maskA, maskB, scores }, most) {
+  const sizes = new Float64Array(total);
+  const counts = new Uint32Array(total);
+  const kept = [];
+  for (let e = 0; e < maskA.length; e++) {
+    if (!maskA[e] && !(maskB !== null && maskB[e])) continue;
+    const line = lineOf[e];
+    if (line < 0) continue;
+    kept.push(e);
+    counts[line] += 1;
+    if (scores !== null) sizes[line] += Math.abs(scores[e]) || 0;
+  }
+  const chosen = new Uint8Array(total);
+  let present = 0;
+  for (let line = 0; line < total; line++) present += chosen[line] = counts[line] ? 1 : 0;
+  if (present <= most) return { edges: kept, present };
   const least = kthLargest(sizes.filter((_, line) => counts[line]), most);
   let room = most;
-  for (let line = 0; line < sizes.length; line++) if (chosen[line] && sizes[line] > least) room -= 1;
-  for (let line = 0; line < sizes.length; line++) {
+  for (let line = 0; line < total; line++) if (chosen[line] && sizes[line] > least) room -= 1;
+  for (let line = 0; line < total; line++) {
     if (!chosen[line] || sizes[line] > least) continue;
     chosen[line] = sizes[line] === least && room > 0 ? 1 : 0;
     room -= chosen[line];
   }
-  return { chosen, present };
+  return { edges: kept.filter((e) => chosen[lineOf[e]]), present };
 }
 
 /** The k-th largest of some numbers, which are put into another order. */
@@ -108,24 +121,22 @@ function kthLargest(values, k) {
   return values[k - 1];
 }
 
-function makeLines(data, { lineOf, ends, total }, { a, b, maskA, maskB }, chosen) {
+function makeLines({ lineOf, ends, total }, { a, b, maskA, maskB, scores }, edges) {
   const made = new Array(total);
   const lines = [];
-  for (let e = 0; e < maskA.length; e++) {
+  for (const e of edges) {
     const number = lineOf[e];
-    const inA = maskA[e],
-      inB = maskB === null ? 0 : maskB[e];
-    if (number < 0 || !chosen[number] || (!inA && !inB)) continue;
     let line = made[number];
     if (line === undefined) {
-      line = made[number] = newLine(ends[number], number, a);
+      line = made[number] = newLine(ends[number], a, scores === null ? null : 0);
       lines.push(line);
     }
     line.edges.push(e);
     line.mixed ||= line.sign !== null && line.sign !== a.signs[e]; // measured for single edges, and they disagree
     line.sign = line.mixed ? 0 : a.signs[e];
-    line.inA += inA;
-    line.inB += inB;
+    line.inA += maskA[e];
+    line.inB += maskB === null ? 0 : maskB[e];
+    if (scores !== null) line.size += Math.abs(scores[e]) || 0;
     if (a.scores !== null) {
       line.score = (line.score ?? 0) + a.scores[e];
       if (a.rank !== null) line.rank = Math.min(line.rank, a.rank[e]);
@@ -135,17 +146,16 @@ function makeLines(data, { lineOf, ends, total }, { a, b, maskA, maskB }, chosen
   return lines;
 }
 
-function newLine({ source, destination, port }, number, a) {
+function newLine({ source, destination, port }, a, size) {
   const id = `${source}->${destination}${port && `<${port}>`}`;
   return {
     id,
-    number,
     source,
     destination,
     port,
     score: null,
     otherScore: null,
-    size: null,
+    size,
     sign: null,
     mixed: false,
     scored: a.scoreSigns,

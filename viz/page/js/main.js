@@ -71,7 +71,7 @@ function show(state, changed, passing = false) {
   const structure = STRUCTURE.some((key) => changed.has(key));
   if (structure) {
     view = makeView(data, state, store.roles, passing ? MOST_PASSING : MOST_LINES);
-    stage.show(view, state, store.roles);
+    stage.show(view, state, store.roles, passing);
     search.show(view);
     sizebar.show(view);
     byId("only-off").hidden = view.only === null;

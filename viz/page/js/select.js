@@ -29,36 +29,36 @@ export function prune(data, mask) {
   const toLogits = new Uint8Array(logits + 1);
   for (let s = 0; s < data.inputs; s++) fromInput[s] = 1;
   toLogits[logits] = 1;
-  const out = Array.from({ length: logits }, () => []);
-  const into = Array.from({ length: logits + 1 }, () => []);
-  for (let e = 0; e < mask.length; e++) {
-    if (!mask[e]) continue;
-    for (const component of feeds[edgeDestination[e]]) {
-      out[edgeSource[e]].push(component);
-      into[component].push(edgeSource[e]);
+  // where edges are in execution order, one pass reaches all; else until one finds nothing more
+  let grown;
+  const mark = (marked, component) => {
+    if (marked[component]) return;
+    marked[component] = 1;
+    grown = !data.inOrder;
+  };
+  do {
+    grown = false;
+    for (let e = 0, fed = -1; e < mask.length; e++) {
+      const d = edgeDestination[e];
+      if (d === fed || !mask[e] || !fromInput[edgeSource[e]]) continue;
+      for (const component of feeds[d]) mark(fromInput, component);
+      fed = d; // others into it say no more
     }
-  }
-  spread(fromInput, [...Array(data.inputs).keys()], (s) => (s < logits ? out[s] : []));
-  spread(toLogits, [logits], (s) => into[s]);
+  } while (grown);
+  do {
+    grown = false;
+    for (let e = mask.length - 1, last = -1, read = false; e >= 0; e--) {
+      const d = edgeDestination[e];
+      if (d !== last) read = feeds[(last = d)].some((component) => toLogits[component]);
+      if (read && mask[e]) mark(toLogits, edgeSource[e]);
+    }
+  } while (grown);
+  const through = fromInput.map((reached, component) => reached & toLogits[component]);
+  through[logits] = 1;
+  const read = feeds.map((components) => components.some((component) => through[component]));
   const kept = new Uint8Array(mask.length);
-  for (let e = 0; e < mask.length; e++) {
-    if (!mask[e]) continue;
-    const source = edgeSource[e];
-    const alive = fromInput[source] && toLogits[source];
-    kept[e] = alive && feeds[edgeDestination[e]].some((c) => c === logits || (fromInput[c] && toLogits[c])) ? 1 : 0;
-  }
+  for (let e = 0; e < mask.length; e++) if (mask[e] && through[edgeSource[e]] && read[edgeDestination[e]]) kept[e] = 1;
   return kept;
-}
-
-function spread(reached, queue, next) {
-  while (queue.length) {
-    for (const other of next(queue.pop())) {
-      if (!reached[other]) {
-        reached[other] = 1;
-        queue.push(other);
-      }
-    }
-  }
 }
 
 /** How many of a circuit's units a mask has. */
@@ -70,6 +70,6 @@ export function countUnits(data, circuit, mask) {
 /** How many edges a mask has. */
 export function countEdges(mask) {
   let n = 0;
-  for (const kept of mask) n += kept;
+  for (let e = 0; e < mask.length; e++) n += mask[e];
   return n;
 }

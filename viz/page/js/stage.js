@@ -46,12 +46,12 @@ export class Stage {
     new ResizeObserver(() => this.onResize()).observe(this.root);
   }
 
-  /** Show a new view. */
-  show(view, state, roles) {
+  /** Show a new view; `passing`: it will be another at once. */
+  show(view, state, roles, passing = false) {
     this.view = view;
     this.roles = roles;
     this.extent = layOut(this.data, view, state);
-    this.paths(state);
+    this.paths(state, passing);
     this.drawNodes(state);
     this.drawLayers();
     this.drawPlaces();
@@ -67,13 +67,13 @@ export class Stage {
     this.draw();
   }
 
-  paths(state) {
+  paths(state, passing = false) {
     const chosen = [...state.pins, ...(state.sel === null ? [] : [state.sel])];
     const found = chosen.map((id) => pathsThrough(this.data, this.view, id)).filter((paths) => paths !== null);
     this.lit = found.length ? new Set(found.flatMap((paths) => [...paths.lines])) : null;
     this.litNodes = found.length ? new Set(found.flatMap((paths) => [...paths.nodes])) : null;
     this.colours = palette();
-    this.painter.prepare(this.view, this.lit, this.colours);
+    this.painter.prepare(this.view, this.lit, this.colours, passing);
   }
 
   // ---- nodes ----
