@@ -5,6 +5,7 @@ Every test also checks that the browser asked nothing of any network and that th
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,43 @@ def test_a_head_shows_where_it_attends(open_page: Open, found: Any) -> None:
     assert f"{tokens[-1]} ({len(tokens) - 1}) attends to" in page.inner_text(".readout")
     direct = findings.direct.mean()["a1.h1"]
     assert f"direct effect on answer\n+{float(f'{direct:.3g}'):g}" in page.inner_text("#panel-body")
+
+
+def test_the_tokens_of_a_prompt_are_below_the_input_and_its_answer_above_the_logits(
+    open_page: Open, found: Any
+) -> None:
+    circuits, findings, path = found
+    page = open_page(file=path)
+
+    def shown() -> tuple[list[str], str]:
+        tokens = page.eval_on_selector_all(".prompt-line", "all => all.map((one) => one.textContent).join(' ')")
+        return tokens.split(" "), page.text_content(".prompt-answer")
+
+    def wanted(i: int) -> tuple[list[str], str]:
+        return [token for token in findings.patterns.tokens[i] if token], f"→ {findings.lens.answers[i][0]}"
+
+    assert shown() == wanted(0)
+    box = {name: page.locator(name).first.bounding_box() for name in (".prompt-line", ".prompt-answer")}
+    ends = {name: page.locator(node(name)).bounding_box() for name in ("input", "logits")}
+    assert box[".prompt-line"]["y"] >= ends["input"]["y"] + ends["input"]["height"] - 2
+    assert box[".prompt-answer"]["y"] + box[".prompt-answer"]["height"] <= ends["logits"]["y"] + 2
+    page.click(".prompt-next")
+    assert state(page)["example"] == 1
+    assert shown() == wanted(1)
+    page.press(".prompt-next", "Enter")
+    assert shown() == wanted(2)
+    texts = [element.text for element in ElementTree.fromstring(saved(page, "svg")).iter() if element.text]
+    assert " ".join([*wanted(2)[0], wanted(2)[1]]) in " ".join(texts)
+    page.set_viewport_size({"width": 390, "height": 844})  # no room for all: the middle is left out
+    page.wait_for_timeout(50)
+    first, last = shown()[0][0], shown()[0][-1]
+    assert (first, last) == (wanted(2)[0][0], wanted(2)[0][-1])
+    right = [
+        page.locator(".prompt-line").nth(i).bounding_box() for i in range(page.locator(".prompt-line").count())
+    ]
+    assert all(line["x"] >= 0 and line["x"] + line["width"] <= 390 for line in right)
+    bare = open_page(circuits)
+    assert bare.locator("#prompt text").count() == 0
 
 
 def test_hovering_a_line_tells_where_its_head_attends(open_page: Open, found: Any) -> None:

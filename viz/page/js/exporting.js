@@ -6,6 +6,7 @@ import { count, counted, short } from "./format.js";
 import { arrow, DASHES, legendOf, legendSample, lineColour, lineOpacity, lineWidth, nodeFill, palette } from "./looks.js";
 import { PLACE_LINE, SIZES } from "./layout.js";
 import { labelOf, neuronMarks, placeTexts } from "./nodes.js";
+import { LINE, answerText, endsOf, promptLines, promptTexts } from "./prompt.js";
 
 const FONT = "Helvetica, Arial, sans-serif";
 
@@ -13,10 +14,13 @@ const FONT = "Helvetica, Arial, sans-serif";
 export function drawSvg(data, view, stage, roles) {
   const colours = palette();
   const legend = legendOf(view, roles, colours);
-  const { left, right, top, bottom } = stage.extent;
+  const { left, right, top } = stage.extent;
   const width = Math.max(right - left, 420),
     margin = 20,
-    head = 34;
+    head = 34 + (stage.prompt?.answers.length ? LINE : 0);
+  const prompt = stage.prompt === null ? [] : promptLines(stage.prompt, width);
+  const { input, logits } = endsOf(view);
+  const bottom = stage.extent.bottom + LINE * prompt.length;
   const x0 = (left + right) / 2 - width / 2 - margin,
     y0 = top - head - margin;
   const rows = legendRows(legend, width);
@@ -112,6 +116,8 @@ export function drawSvg(data, view, stage, roles) {
       short(data.title, Math.floor(width / 8)),
     ),
     view.bands === null ? null : placeTexts(view.bands, top, bottom - 2 * PLACE_LINE, placeLooks(colours)),
+    input && promptTexts(prompt, input.x, input.y + LINE, placeLooks(colours).name),
+    logits && stage.prompt && promptTexts([answerText(stage.prompt)], logits.x, logits.y - 7, placeLooks(colours).name),
     lines,
     nodes,
     entries,

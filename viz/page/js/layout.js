@@ -20,7 +20,7 @@ export function layOut(data, view, state) {
   }
   const rows = state.stable && data.places === null ? allRows(data, view) : rowsOf(view.nodes);
   const slots = Math.max(1, ...rows.map((row) => row.slots));
-  const row = rows.length > 20 ? 44 : rows.length > 12 ? 50 : 60; // deep models would be too small to read
+  const row = rows.length > 24 ? 38 : rows.length > 20 ? 44 : rows.length > 12 ? 50 : 60; // deep models would be too small to read
   const column = Math.min(150, Math.max(78, (ASPECT * row * rows.length) / slots));
   const widest = slots * column;
   const sizes = { ...SIZES, row, column };

@@ -40,6 +40,7 @@ const stage = new Stage(data, {
   toggle: (key, id) => store.toggle(key, id),
   hover,
   zoomed: (zoom) => store.set({ zoom }),
+  nextPrompt: (example) => store.set({ example }),
 });
 const panel = new Panel(data, store, actions);
 const sizebar = new Sizebar(data, store);
@@ -85,6 +86,7 @@ function show(state, changed, passing = false) {
     stage.restyle(state, store.roles);
     if (changed.has("theme")) sizebar.draw();
   }
+  if (!structure && changed.has("example")) stage.drawPrompt(state);
   if (structure || ["sel", "tab", "example", "theme"].some((key) => changed.has(key))) {
     clearTimeout(settling);
     if (passing) {

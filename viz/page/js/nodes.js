@@ -1,4 +1,4 @@
-// Nodes as SVG: a box with its name, its role below it, and for an MLP which of its neurons the circuit keeps.
+// Nodes as SVG: a box with its name, its role above it, and for an MLP which of its neurons the circuit keeps.
 
 import { svgEl } from "./dom.js";
 import { counted, short, token } from "./format.js";
@@ -58,7 +58,7 @@ export function makeNode(looks, on) {
     box({ class: "box" }),
     svgEl("text", { y: 4.2 }, labelOf(looks)),
     neurons && svgEl("path", { class: "neuron-marks", d: neuronMarks(neurons, width, height) }),
-    role && svgEl("text", { class: "role-label", y: height / 2 + 9 }, short(role, 16)),
+    role && svgEl("text", { class: "role-label", y: -height / 2 - 3 }, short(role, 16)), // arrowheads are below
     pinned && svgEl("circle", { class: "pin", cx: width / 2 - 1, cy: -height / 2 + 1, r: 4 }),
   );
 }
