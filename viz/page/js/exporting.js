@@ -6,7 +6,7 @@ import { count, counted, short } from "./format.js";
 import { arrow, DASHES, legendOf, legendSample, lineColour, lineOpacity, lineWidth, nodeFill, palette } from "./looks.js";
 import { PLACE_LINE, SIZES } from "./layout.js";
 import { labelOf, neuronMarks, placeTexts } from "./nodes.js";
-import { LINE, answerText, endsOf, promptLines, promptTexts } from "./prompt.js";
+import { LINE, answerText, endsOf, promptLines, promptOf, promptTexts } from "./prompt.js";
 
 const FONT = "Helvetica, Arial, sans-serif";
 
@@ -17,8 +17,9 @@ export function drawSvg(data, view, stage, roles) {
   const { left, right, top } = stage.extent;
   const width = Math.max(right - left, 420),
     margin = 20,
-    head = 34 + (stage.prompt?.answers.length ? LINE : 0);
-  const prompt = stage.prompt === null ? [] : promptLines(stage.prompt, width);
+    head = 34 + stage.prompt.room().above;
+  const example = promptOf(data, stage.prompt.example);
+  const prompt = example === null ? [] : promptLines(example, width);
   const { input, logits } = endsOf(view);
   const bottom = stage.extent.bottom + LINE * prompt.length;
   const x0 = (left + right) / 2 - width / 2 - margin,
@@ -117,7 +118,7 @@ export function drawSvg(data, view, stage, roles) {
     ),
     view.bands === null ? null : placeTexts(view.bands, top, bottom - 2 * PLACE_LINE, placeLooks(colours)),
     input && promptTexts(prompt, input.x, input.y + LINE, placeLooks(colours).name),
-    logits && stage.prompt && promptTexts([answerText(stage.prompt)], logits.x, logits.y - 7, placeLooks(colours).name),
+    logits && example && promptTexts([answerText(example)], logits.x, logits.y - 7, placeLooks(colours).name),
     lines,
     nodes,
     entries,

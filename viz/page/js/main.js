@@ -86,7 +86,7 @@ function show(state, changed, passing = false) {
     stage.restyle(state, store.roles);
     if (changed.has("theme")) sizebar.draw();
   }
-  if (!structure && changed.has("example")) stage.drawPrompt(state);
+  if (!structure && changed.has("example")) stage.showPrompt(state);
   if (structure || ["sel", "tab", "example", "theme"].some((key) => changed.has(key))) {
     clearTimeout(settling);
     if (passing) {

@@ -2,12 +2,14 @@
 //
 // They are as large whatever the zoom, since they are read and not looked at.
 
-import { svgEl } from "./dom.js";
+import { fill, svgEl } from "./dom.js";
 import { short, token } from "./format.js";
 
 export const LINE = 15; // height of a line of them
 const LETTER = 6.2; // width
 const MOST_LINES = 3;
+const WIDEST = 560;
+const SIDES = 132; // room for what else stands beside the picture
 
 /** An example's tokens, its answers, and which of how many it is; null where the page has none. */
 export function promptOf(data, example) {
@@ -63,4 +65,68 @@ export function endsOf(view) {
     input: end("input", (boxes) => Math.max(...boxes.map((box) => box.y + box.height / 2))),
     logits: end("logits", (boxes) => Math.min(...boxes.map((box) => box.y - box.height / 2))),
   };
+}
+
+/** The prompt in the picture. */
+export class Prompt {
+  /** `onNext` is called with the number of the next example where the reader asks for it. */
+  constructor(data, layer, onNext) {
+    this.data = data;
+    this.layer = layer;
+    this.onNext = onNext;
+    this.example = -1;
+  }
+
+  /** An example's tokens and answer, and what leads to the next example. */
+  draw(example, size) {
+    this.example = example;
+    const prompt = promptOf(this.data, example);
+    if (prompt === null || size === undefined) return;
+    const focused = document.activeElement?.classList?.contains("prompt-next");
+    fill(
+      this.layer,
+      svgEl("text", { class: "prompt-answer" }, answerText(prompt)),
+      promptTexts(promptLines(prompt, Math.min(WIDEST, size.width - SIDES)), 0, 0, { class: "prompt-line" }),
+      prompt.total > 1 && this.next(prompt),
+    );
+    if (focused) this.layer.lastElementChild.focus({ preventScroll: true });
+  }
+
+  next({ index, total }) {
+    const next = (event) => {
+      event.stopPropagation();
+      this.onNext((index + 1) % total);
+    };
+    return svgEl(
+      "text",
+      {
+        class: "prompt-next",
+        role: "button",
+        tabindex: 0,
+        "aria-label": "Show the next prompt",
+        onclick: next,
+        onkeydown: (event) => event.key === "Enter" && next(event),
+      },
+      `prompt ${index + 1} of ${total} ›`,
+    );
+  }
+
+  /** What it needs above and below the picture. */
+  room() {
+    const [answer, ...below] = this.layer.children;
+    return { above: answer?.textContent ? LINE : 0, below: LINE * below.length };
+  }
+
+  place(view, transform) {
+    if (!this.layer.children.length) return;
+    const { input, logits } = endsOf(view);
+    [...this.layer.children].forEach((text, i) => {
+      const end = i ? input : logits;
+      text.setAttribute("visibility", end === null ? "hidden" : "visible");
+      if (end === null) return;
+      const [x, y] = transform.apply([end.x, end.y]);
+      text.setAttribute("x", x.toFixed(1));
+      text.setAttribute("y", (i ? y + LINE * i : y - 7).toFixed(1));
+    });
+  }
 }

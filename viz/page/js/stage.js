@@ -5,14 +5,13 @@ import { Painter } from "./canvas.js";
 import { PLACE_LINE, layOut } from "./layout.js";
 import { palette } from "./looks.js";
 import { looksOf, makeNode, placeTexts } from "./nodes.js";
-import { LINE, answerText, endsOf, promptLines, promptOf, promptTexts } from "./prompt.js";
+import { Prompt } from "./prompt.js";
 import { pathsThrough } from "./view.js";
 
 const d3 = globalThis.d3;
 const MARGIN = 28;
 const LAYERS = 44; // room for their names
 const LAYER_GAP = 13;
-const PROMPT_WIDTH = 560;
 
 export class Stage {
   /** `on` has what happens: select(id), toggle(key, id), hover(thing, x, y) and zoomed([k, x, y]); nextPrompt(). */
@@ -23,7 +22,7 @@ export class Stage {
     this.nodeLayer = byId("nodes");
     this.layerLayer = byId("layers");
     this.placeLayer = byId("places");
-    this.promptLayer = byId("prompt");
+    this.prompt = new Prompt(data, byId("prompt"), on.nextPrompt);
     this.layers = [];
     this.drawn = new Map();
     this.painter = new Painter(byId("lines"), byId("marks"));
@@ -58,7 +57,7 @@ export class Stage {
     this.drawNodes(state);
     this.drawLayers();
     this.drawPlaces();
-    this.drawPrompt(state);
+    this.prompt.draw(state.example, this.size);
     if (!this.moved) this.fit();
     else this.draw();
   }
@@ -147,61 +146,6 @@ export class Stage {
     fill(this.placeLayer, bands === null ? null : placeTexts(bands, top, bottom - 2 * PLACE_LINE));
   }
 
-  // ---- the prompt ----
-
-  /** An example's tokens below the input and its answer above the logits, and what leads to the next example. */
-  drawPrompt(state) {
-    this.example = state.example;
-    this.prompt = promptOf(this.data, state.example);
-    if (this.prompt === null || this.size === undefined) return;
-    const { index, total } = this.prompt;
-    const next = (event) => {
-      event.stopPropagation();
-      this.on.nextPrompt((index + 1) % total);
-    };
-    const lines = promptLines(this.prompt, Math.min(PROMPT_WIDTH, this.size.width - 3 * LAYERS));
-    const focused = document.activeElement?.classList?.contains("prompt-next");
-    fill(
-      this.promptLayer,
-      svgEl("text", { class: "prompt-answer" }, answerText(this.prompt)),
-      promptTexts(lines, 0, 0, { class: "prompt-line" }),
-      total > 1 &&
-        svgEl(
-          "text",
-          {
-            class: "prompt-next",
-            role: "button",
-            tabindex: 0,
-            "aria-label": "Show the next prompt",
-            onclick: next,
-            onkeydown: (event) => event.key === "Enter" && next(event),
-          },
-          `prompt ${index + 1} of ${total} ›`,
-        ),
-    );
-    if (focused) this.promptLayer.lastElementChild.focus({ preventScroll: true });
-    this.placePrompt();
-  }
-
-  /** What it needs above and below the picture. */
-  promptRoom() {
-    if (this.prompt === null || this.prompt === undefined) return { above: 0, below: 0 };
-    return { above: this.prompt.answers.length ? LINE : 0, below: LINE * (this.promptLayer.children.length - 1) };
-  }
-
-  placePrompt() {
-    if (this.prompt === null || !this.promptLayer.children.length) return;
-    const { input, logits } = endsOf(this.view);
-    [...this.promptLayer.children].forEach((text, i) => {
-      const end = i ? input : logits;
-      text.setAttribute("visibility", end === null ? "hidden" : "visible");
-      if (end === null) return;
-      const [x, y] = this.transform.apply([end.x, end.y]);
-      text.setAttribute("x", x.toFixed(1));
-      text.setAttribute("y", (i ? y + LINE * i : y - 7).toFixed(1));
-    });
-  }
-
   // ---- finding nodes ----
 
   nodeElement(id) {
@@ -241,6 +185,12 @@ export class Stage {
     }
   }
 
+  /** Another example's prompt. */
+  showPrompt({ example }) {
+    this.prompt.draw(example, this.size);
+    this.prompt.place(this.view, this.transform);
+  }
+
   // ---- moving ----
 
   onResize() {
@@ -249,7 +199,7 @@ export class Stage {
     this.size = { width, height };
     this.painter.resize(width, height);
     if (this.view === undefined) return;
-    this.drawPrompt({ example: this.example });
+    this.prompt.draw(this.prompt.example, this.size);
     if (this.moved) this.draw();
     else this.fit();
   }
@@ -258,7 +208,7 @@ export class Stage {
   fit() {
     if (this.size === undefined || this.view === undefined) return;
     const { left, right, top, bottom } = this.extent;
-    const { above, below } = this.promptRoom();
+    const { above, below } = this.prompt.room();
     const k = Math.min(
       1.6,
       (this.size.width - 2 * MARGIN - LAYERS) / (right - left),
@@ -307,7 +257,7 @@ export class Stage {
     this.nodeLayer.setAttribute("transform", this.transform.toString());
     this.placeLayer.setAttribute("transform", this.transform.toString());
     this.placeLayers();
-    this.placePrompt();
+    this.prompt.place(this.view, this.transform);
     this.painter.draw(this.transform);
     this.painter.mark(this.marked ?? null, this.transform);
   }
