@@ -183,7 +183,7 @@ def _caption(circuit: Circuit, reduced: Reduced) -> str:
     if reduced.folded:
         folded = sum(map(len, reduced.folded.values()))
         inside = f", {counted(reduced.inside, 'edge')} inside" * bool(reduced.inside)
-        parts.append(f"a box with ×n stands for n weaker nodes ({folded} in all{inside})")
+        parts.append(f"a box with ×n stands for n {reduced.folding.of} ({folded} in all{inside})")
     if reduced.left_out:
         drawn = counted(len(reduced.edges), "strongest line")
         parts.append(f"only the {drawn} drawn, {counted(reduced.left_out, 'weaker one')} left out")

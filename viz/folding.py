@@ -31,11 +31,13 @@ class Folding:
         shown_as: the box of each node of the graph, by name.
         boxes: all boxes by name, as nodes.
         members: names of those that a box stands for, of boxes that stand for several.
+        of: what those are, for the caption.
     """
 
     shown_as: Mapping[str, str]
     boxes: Mapping[str, Node]
     members: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    of: str = ""
 
     @classmethod
     def none(cls, graph: Graph, *, by_sublayer: bool = False) -> Folding:
@@ -44,7 +46,7 @@ class Folding:
             {name: node.sublayer if by_sublayer else name for name, node in graph.nodes.items()}, graph.nodes
         )
 
-    def with_groups(self, groups: Iterable[Sequence[Node]]) -> Folding:
+    def with_groups(self, groups: Iterable[Sequence[Node]], of: str) -> Folding:
         """Each group of two boxes or more is one box; those of a group follow each other in execution order."""
         became, boxes, members = dict[str, str](), dict(self.boxes), dict[str, tuple[str, ...]]()
         for group in groups:
@@ -54,7 +56,7 @@ class Folding:
                 members[box.name] = tuple(node.name for node in group)
                 became |= dict.fromkeys(members[box.name], box.name)
         shown_as = {name: became.get(shown, shown) for name, shown in self.shown_as.items()}
-        return Folding(shown_as, boxes, members)
+        return Folding(shown_as, boxes, members, of)
 
 
 def fold_few(circuit: Circuit, true: BoolArray | None, most: int) -> Folding:
@@ -67,7 +69,7 @@ def fold_few(circuit: Circuit, true: BoolArray | None, most: int) -> Folding:
     for name, node in graph.nodes.items():
         if node.kind == "head" and not node.shared and 0 < degree.get(name, 0) <= most:
             few.setdefault(node.sublayer, []).append(node)
-    return Folding.none(graph).with_groups(few.values())
+    return Folding.none(graph).with_groups(few.values(), "heads of few lines")
 
 
 def fold_weak(
@@ -107,7 +109,7 @@ def fold_weak(
             break
         weak.add(node.name)
         groups, n_rows = _groups(rows, weak, within)
-    return folding.with_groups(groups)
+    return folding.with_groups(groups, "weaker nodes")
 
 
 def _beyond(row: Sequence[Node], strength: Mapping[str, float]) -> list[Node]:

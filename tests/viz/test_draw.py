@@ -248,7 +248,7 @@ def test_of_many_lines_the_strong_stand_out_and_a_folded_box_says_what_it_is() -
     folded = reduce(circuit, None, "port", 300, 6).folded
     assert folded
     assert all(boxes[name] == f"{name} ×{len(heads)}" for name, heads in folded.items())
-    assert f"({sum(map(len, folded.values()))} in all)" in diagram.caption
+    assert f"n heads of few lines ({sum(map(len, folded.values()))} in all)" in diagram.caption
     assert "×" not in make_diagram(circuit, get_style("paper"), max_edges=300).caption
 
 
