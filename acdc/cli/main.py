@@ -434,6 +434,7 @@ for group in (app, models, tasks):
 def main() -> None:
     """The `acdc` command: a user's error is one line and exit status 2, an interruption 130, or 143 by SIGTERM."""
     processes.only_first_speaks()
+    terminal.quiet_bars()
     try:
         with terminal.usable_streams(), terminal.signals_interrupt(), processes.together(sys.argv[1:]):
             status = app(sys.argv[1:] or ["--help"], prog_name="acdc", standalone_mode=False)

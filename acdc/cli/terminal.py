@@ -49,12 +49,17 @@ def warn(message: object) -> None:
     say("warning", " ".join(str(message).split()), "yellow")
 
 
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Libraries' prints go to standard error, each warning becomes one line, once, and bars need a terminal."""
+def quiet_bars() -> None:
+    """Libraries' bars need a terminal; they are asked as they are imported, so it has to be said before."""
     if not messages.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Libraries' prints go to standard error, and each warning becomes one line, once."""
+    quiet_bars()
     shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
