@@ -251,8 +251,6 @@ def discover(
         made = circuit.provenance.having(task=name, task_options=settings, command=("acdc", *sys.argv[1:]))
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
-            if certificate is not None:
-                record.write(certificate, place)
             if inner is not None:
                 inner[0].save(place, evaluation=inner[1])
             if at_places is not None:
@@ -266,6 +264,8 @@ def discover(
             measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
             circuit = dataclasses.replace(circuit, provenance=made.having(measured=measured))
             circuit.write(place)
+            if certificate is not None:  # which is of the circuit's file
+                record.write(certificate, place)
         folder = claim.folder
     report.show_note(picture)
     files = {"folder": str(folder), "picture": str(folder / "circuit.svg")}

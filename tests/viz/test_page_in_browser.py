@@ -19,7 +19,7 @@ from acdc.circuit import Circuit, Scores
 from acdc.graph import Graph, units_of
 from acdc.tracing import PositionalCircuit
 from acdc.viz import Findings, write_positional_page
-from page_reader import between, lines, node, nodes, record, saved, slide, state
+from page_reader import between, lines, node, nodes, record, saved, slide, state, wait_for
 
 Open = Callable[..., Any]
 
@@ -41,13 +41,13 @@ def test_the_slider_shows_the_circuit_of_each_size_and_what_was_measured(open_pa
         page.fill("#size-number", str(size))
         page.press("#size-number", "Enter")
         assert state(page)["n"] == size
-        assert page.get_attribute(".measures", "data-exact") == "true"
+        wait_for(page, "document.querySelector('.measures').dataset.exact === 'true'")
         shown = page.inner_text("#size-says").replace("−", "-")
         assert f"faithfulness {float(f'{curve.faithfulness[i]:.3g}'):g}" in shown
         assert "KL" in shown
     page.fill("#size-number", "30")
     page.press("#size-number", "Enter")
-    assert "as measured at 20 edges" in page.inner_text("#size-says")
+    wait_for(page, "document.getElementById('size-says').innerText.includes('as measured at 20 edges')")
     page.click('.dot[data-size="5"]')
     assert state(page)["n"] == 5
     page.click("#as-found")
