@@ -84,9 +84,8 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             named[name] = group(**{field.name: named.pop(field.name) for field in dataclasses.fields(group)})
         command(*arguments, **named)
 
-    ordered = sorted(parameters, key=lambda parameter: parameter.kind)
     made: Any = with_groups
-    made.__signature__ = inspect.Signature(ordered, return_annotation=None)
-    made.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered} | {"return": None}
+    made.__signature__ = inspect.Signature(parameters, return_annotation=None)
+    made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     del made.__wrapped__
     return with_groups

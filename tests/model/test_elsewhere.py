@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ def test_weights_of_a_device_of_its_own_are_as_they_are() -> None:
         ("cuda+cpu", "no CUDA GPU"),
     ],
 )
-def test_bad_devices(device: str, message: str, tmp_path: Path) -> None:
+def test_bad_devices(device: str, message: str) -> None:
     if device == "cuda+cpu" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(AcdcError, match=message):
