@@ -76,7 +76,7 @@ def _adversary(subject: Subject) -> Result:
         threshold=allowed,
         p=any_of(tests),
         found=(
-            f"bringing removed edges partly back takes the output {mean:.0%} of the way to no circuit on fresh prompts "
+            f"bringing removed edges partly back takes the output {mean:.0%} of the way to no circuit "
             f"({before:.1%} without); with a mask for each prompt {by_prompt.mean():.0%}"
         ),
         advice="it leaves out parts that cancel or that act against it: keep those that the adversary brings back",

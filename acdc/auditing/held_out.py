@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from acdc.auditing.record import Check, Result
+from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.evaluation.judging import is_numerical
 from acdc.evaluation.reproduction import SAME_OUTPUT
@@ -20,6 +20,8 @@ CHANGED = 0.1
 
 
 def _held_out(subject: Subject) -> Result:
+    if not subject.unseen:
+        raise NotApplicable(f"there are only {subject.where}")
     scale = subject.on_fresh
     circuit = scale.values([subject.edges])[0]
     share = scale.apart(circuit, scale.full)

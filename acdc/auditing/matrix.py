@@ -57,7 +57,7 @@ def _matrix(subject: Subject) -> Result:
     allowed = max(subject.broken, 0.25)
     tests = {name: mean_exceeds(share, allowed) for name, share in judged.items()}
     worst = max(judged, key=lambda name: float(judged[name].mean()))
-    flips = [kind for kind, row in cells.items() if max(row.values()) > allowed]
+    flips = [kind for kind, row in cells.items() if kind in kinds and kind != own and max(row.values()) > allowed]
     flip_text = f"; it does not hold under {', '.join(flips)}" if flips else ""
     return Result(
         statistic="largest mean share of the way to the empty circuit, of all metrics and both directions",

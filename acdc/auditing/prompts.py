@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ FAR = 7_919_000
 """Added to a task's seed for prompts of another draw."""
 FEWEST = 16
 """Prompts below which an audit tells nothing."""
+FOUND_ON = "prompts it was found on"
 
 
 def fresh_prompts(
@@ -26,7 +28,7 @@ def fresh_prompts(
 
     Args:
         task: a recipe with a seed and a size draws new ones; from a dataset or bare prompts the held-out ones are
-            taken, or if there are none those of discovery.
+            taken, or if these are too few those of discovery.
         settings: of the recipe, to be changed.
     """
     if isinstance(task, Task) and dataclasses.is_dataclass(task) and {"seed", "size"} <= _fields(task):
@@ -40,9 +42,18 @@ def fresh_prompts(
                 if len(drawn) >= FEWEST:
                     return drawn, "fresh prompts"
             size //= 2
-    if dataset.held_out is not None:
-        return dataset.held_out, "held-out prompts"
-    return dataset.discovery, "prompts it was found on: give held-out ones (--split, --held-out)"
+    found, held_out = dataset.discovery, dataset.held_out
+    if held_out is not None and len(held_out) >= min(FEWEST, len(found)):
+        return held_out, "held-out prompts"
+    return found, f"{FOUND_ON}: {_more(len(found), 0 if held_out is None else len(held_out))}"
+
+
+def _more(n_found: int, n_held_out: int) -> str:
+    """How to have enough held-out prompts the next time."""
+    share = math.ceil(20 * FEWEST / (n_found + n_held_out)) / 20
+    split = f"--split {share:g}" if share <= 0.5 else f"more prompts and --split, of which {FEWEST} are held out"
+    were = "none" if not n_held_out else f"only {n_held_out}"
+    return f"{were} held out, where {FEWEST} tell something; discover with {split}, or with --held-out FILE"
 
 
 def _fields(record: Any) -> set[str]:

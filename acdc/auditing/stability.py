@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.auditing.prompts import fresh_prompts
+from acdc.auditing.prompts import FOUND_ON, fresh_prompts
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.circuit import Circuit
@@ -128,6 +128,8 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
         raise AcdcError("the circuit does not say by which method it was found")
     how = _asked(subject.circuit)
     pool, where = fresh_prompts(subject.task, subject.model, subject.dataset, n * size, seed=subject.seed + 1)
+    if where.startswith(FOUND_ON):
+        raise AcdcError(f"there are only {where}")
     if len(pool) < size:
         raise AcdcError(f"there are {len(pool)} other prompts, and the circuit was found on {size}")
     disjoint = len(pool) >= n * size

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from acdc.auditing.prompts import FEWEST, fresh_prompts
+from acdc.auditing.prompts import FEWEST, FOUND_ON, fresh_prompts
 from acdc.auditing.record import Level, NotApplicable
 from acdc.circuit import Circuit
 from acdc.circuit.constants import Constants
@@ -109,7 +109,10 @@ class Subject:
         size = self.size or (512 if self.tiny else (128 if quick else 256) if self.small else 64)
         found, where = fresh_prompts(self.task, self.model, self.dataset, size, seed=self.seed)
         if len(found) < FEWEST:
-            raise AcdcError(f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {len(found)}")
+            raise AcdcError(
+                f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {len(found)}: give more with "
+                "--task FILE, or find the circuit on more"
+            )
         return found, where
 
     @property
@@ -119,6 +122,11 @@ class Subject:
     @property
     def where(self) -> str:
         return self._drawn[1]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the circuit was not found on the fresh prompts."""
+        return not self.where.startswith(FOUND_ON)
 
     @cached_property
     def shifted(self) -> Dataset | None:

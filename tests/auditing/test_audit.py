@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def test_fresh_prompts_are_new() -> None:
     assert where == "fresh prompts"
     assert len(without(found, data.discovery)) == len(found)
     assert fresh_prompts(data, model, data, 100)[0] is data.held_out
+
+
+@pytest.mark.parametrize(
+    ("n_held_out", "advice"), [(8, "only 8 held out.*--split 0.4"), (0, "none held out.*--split 0.5")]
+)
+def test_few_held_out_prompts_are_no_end(n_held_out: int, advice: str) -> None:
+    """All checks but those that ask for unseen prompts judge by those it was found on, and say how to have others."""
+    model = acdc.load("tiny-tasks-gqa")
+    data = acdc.tasks.load("sva", size=32).prepare(model)
+    assert data.held_out is not None
+    few = dataclasses.replace(data, held_out=data.held_out[:n_held_out] if n_held_out else None)
+    circuit = acdc.discover(model, few, "eap", edges=10)
+    report = acdc.audit(model, few, circuit, checks=["held-out", "stability"], searches=1)
+    assert report["held-out"].verdict == "not applicable"
+    for said in (report.prompts, report["held-out"].found, report["stability"].found):
+        assert re.search(f"prompts it was found on: {advice}", said)
+    assert report["stability"].p is not None
+    assert report.n_prompts == len(few.discovery)
 
 
 def test_shares_are_what_a_plain_loop_says() -> None:
