@@ -68,9 +68,32 @@ MOST_NAMES = 20
 """Most names that an error lists: a model's graph has hundreds."""
 
 
+NEAR = 0.72
+"""Least similarity (`difflib`'s ratio) of a name that may have been meant: a slip or two, and not another word."""
+
+
+BESIDE = 0.1
+"""How much less similar than the nearest another name may be, to be named beside it."""
+
+
 def near_misses(given: object, known: Iterable[str]) -> list[str]:
-    """The closest of the known names, at most three; none if nothing is close."""
-    return difflib.get_close_matches(str(given), sorted(known), n=3, cutoff=0.5)
+    """The known names that may have been meant, nearest first, at most three; none if nothing is near.
+
+    Near is what differs by a slip: a letter more, less or another, letters that changed places, capitals; or else what
+    begins or ends with the given name as a word of its own (smollm2 for smollm2-135m-q4).
+    """
+    text = str(given)[:200].casefold()
+    names = {name.casefold(): name for name in sorted(known, reverse=True)}
+    if text in names:
+        return [names[text]]
+    near = difflib.get_close_matches(text, sorted(names), n=3, cutoff=NEAR)
+    if near:
+        best = difflib.SequenceMatcher(None, text, near[0]).ratio()
+        near = [name for name in near if difflib.SequenceMatcher(None, text, name).ratio() > best - BESIDE]
+    elif len(text) > 2:
+        near = [name for name in sorted(names) if sorted(name) == sorted(text)]
+        near += [name for name in sorted(names) if name.startswith(f"{text}-") or name.endswith(f"-{text}")]
+    return [names[name] for name in near[:3]]
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> AcdcError:

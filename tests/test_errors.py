@@ -8,11 +8,44 @@ import numpy as np
 import pytest
 
 import acdc
-from acdc.errors import AcdcError, unknown
+from acdc.auditing.checks import CHECKS
+from acdc.errors import AcdcError, near_misses, unknown
+from acdc.formats.registry import FORMATS
+from acdc.methods import METHODS
+from acdc.metrics import OUTCOMES
+from acdc.tasks.registry import GENERATORS
 
 
 def test_near_misses_are_named() -> None:
     assert str(unknown("method", "guded", ["guided", "acdc"])) == "unknown method 'guded': did you mean guided?"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("eapp", ["eap"]), ("EAP", ["eap"]), ("eap_ig", ["eap-ig"]), ("iio", ["ioi"]),
+        ("smollm2", ["smollm2-135m-q4"]),
+        ("greater_than", ["greater-than"]), ("arithmetic", ["mib-arithmetic"]),
+    ],
+)  # fmt: skip
+def test_a_slip_is_a_near_miss(given: str, meant: list[str]) -> None:
+    names = [
+        "eap", "eap-ig", "peap", "ioi", "mib-ioi", "smollm2-135m-q4", "greater-than", "mib-greater-than",
+        "mib-arithmetic",
+    ]  # fmt: skip
+    near = near_misses(given, names)
+    assert near == meant
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["attribution", "shapley", "gradient", "lime", "entropy", "position", "foo", "abc", "test", "json", ""],
+)
+def test_another_word_is_none(given: str) -> None:
+    """What nobody meant is not suggested: the names are listed instead."""
+    for known in (METHODS, OUTCOMES, CHECKS, FORMATS, GENERATORS):
+        assert near_misses(given, known) == []
+        assert "known: " in str(unknown("name", given, known))
 
 
 def test_few_names_are_listed_and_many_are_cut() -> None:

@@ -18,6 +18,7 @@ from acdc.acting.circuit_model import CircuitModel, references_on_discovery
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, units_of
+from acdc.model.bars import no_bars
 from acdc.model.load import load
 from acdc.model.model import Model
 from acdc.store.folders import whole_folder
@@ -156,7 +157,7 @@ def save_checkpoint(
     """
     made = silenced(model, task, circuit, ablation=ablation)
     module: Any = made.module
-    with whole_folder(folder, force=force) as place:
+    with whole_folder(folder, force=force) as place, no_bars():
         module.save_pretrained(place)
         if hasattr(made.tokenizer, "save_pretrained"):
             made.tokenizer.save_pretrained(place)

@@ -8,6 +8,7 @@ from acdc.auditing.baselines import BASELINES
 from acdc.auditing.held_out import HELD_OUT
 from acdc.auditing.matrix import MATRIX
 from acdc.auditing.minimal import MINIMAL
+from acdc.auditing.names import NAMES
 from acdc.auditing.random_weights import RANDOM_WEIGHTS
 from acdc.auditing.record import Check
 from acdc.auditing.rivals import RIVALS
@@ -18,9 +19,12 @@ from acdc.auditing.stability import STABILITY
 
 CHECKS: dict[str, Check] = {
     check.name: check
-    for check in (
-        HELD_OUT, BASELINES, MINIMAL, ADVERSARY, MATRIX, ROUNDING, SHIFT, STABILITY, BACKUPS, SPECIFICITY,
-        RANDOM_WEIGHTS, RIVALS,
+    for check in sorted(
+        (
+            HELD_OUT, BASELINES, MINIMAL, ADVERSARY, MATRIX, ROUNDING, SHIFT, STABILITY, BACKUPS, SPECIFICITY,
+            RANDOM_WEIGHTS, RIVALS,
+        ),
+        key=lambda check: NAMES.index(check.name),
     )
 }  # fmt: skip
 """Every check by its name."""

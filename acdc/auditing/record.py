@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from acdc.auditing.names import Name
 from acdc.metrics.statistics import NO_INTERVAL, Interval
 from acdc.shown import Shown, in_brackets, rounded
 
@@ -64,7 +65,7 @@ class Check:
         passes: forward passes over the audit's prompts that it takes, for the time it will need.
     """
 
-    name: str
+    name: Name
     question: str
     run: Callable[[Subject], Result]
     level: Level

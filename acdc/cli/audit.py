@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from acdc.auditing.names import NAMES
 from acdc.cli import terminal
 from acdc.cli.groups import PromptOptions
 from acdc.cli.options import (
@@ -32,7 +33,7 @@ from acdc.cli.options import (
     load_again,
     load_task,
 )
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, unknown
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -45,11 +46,7 @@ def audit(
     ] = False,
     checks: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Comma-separated, to run these alone: held-out, hypotheses, minimality, adversary, matrix, numbers, "
-            "shift, stability, completeness, specificity, random-weights, rivals.",
-        ),
+        typer.Option(metavar="NAMES", help=f"Comma-separated, to run these alone: {', '.join(NAMES)}."),
     ] = None,
     limit: Annotated[
         str | None,
@@ -105,15 +102,13 @@ def audit(
     with terminal.quiet_libraries():
         import acdc
         from acdc.auditing.audit import report_json
-        from acdc.auditing.checks import CHECKS
         from acdc.auditing.page import page
-        from acdc.errors import unknown
         from acdc.store.writing import write_atomically
 
         names = None if checks is None else listed(checks, "checks")
         for name in names or ():
-            if name not in CHECKS:
-                raise unknown("check", name, CHECKS)
+            if name not in NAMES:
+                raise unknown("check", name, NAMES)
         circuit = acdc.Circuit.load(run)
         made = circuit.provenance
         if not (task or made.task):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acdc.cli import terminal
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, near_misses, unknown
 
 if TYPE_CHECKING:
     from acdc.circuit import Circuit, Provenance
@@ -278,7 +277,7 @@ def own_task(model: str) -> str:
     name = tasks.default_task(model)
     if name is None:
         known = builtin_models()
-        if difflib.get_close_matches(model, known):
+        if near_misses(model, known):
             raise unknown("model", model, known)
         raise AcdcError(f"which task should {model} do? Give --task a name (see acdc tasks) or a file of prompts")
     return name

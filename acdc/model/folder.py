@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, UnsupportedModelError
+from acdc.model.bars import no_bars
 from acdc.model.supported import DTYPES, check_config, check_kind
 from acdc.store.reading import read_json
 from acdc.store.tensors import TensorFile, open_tensors, reason
@@ -72,9 +73,10 @@ def load_module(
             if key in places:
                 state[places[key]] = file.read(key).to(device, dtype, copy=not on_disk)
     try:
-        loaded: Any = type(skeleton).from_pretrained(
-            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-        )
+        with no_bars():
+            loaded: Any = type(skeleton).from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+            )
     except Exception as error:
         raise AcdcError(f"cannot load model {name!r}: {reason(error)}") from error
     module: torch.nn.Module

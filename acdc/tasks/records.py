@@ -15,11 +15,11 @@ tokens as it is written, without what the tokenizer puts before it; a text is on
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from acdc.errors import near_misses
 from acdc.tasks.chat import ROLES, Chat, Message
 from acdc.tasks.spans import REST, Span, Text, located
 from acdc.tasks.tokenise import Answer, TextPair, TokenPair, misaligned
@@ -114,7 +114,7 @@ def field_problems(fields: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{names[name]!r} and {key!r} are the same field"
             names[name] = key
         elif key not in PASSED_OVER:
-            near = difflib.get_close_matches(key, [*FIELDS, *ALIASES], n=1, cutoff=0.5)
+            near = near_misses(key, [*FIELDS, *ALIASES])
             yield f"unknown key {key!r:.60}, " + (
                 f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FIELDS)}"
             )
@@ -168,7 +168,7 @@ def _message(value: Any) -> Message:
         raise ValueError(f"unknown key {min(more)!r:.60}, known: role, content")
     role, content = value["role"], value["content"]
     if role not in ROLES:
-        near = difflib.get_close_matches(str(role), ROLES, n=1)
+        near = near_misses(role, ROLES)
         raise ValueError(
             f"unknown role {role!r:.60}, "
             + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ROLES)}")

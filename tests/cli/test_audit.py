@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from acdc import Circuit, load
+from acdc.auditing.checks import CHECKS
 from acdc.circuit import Provenance
 from acdc.cli.audit import seconds_of
 from acdc.errors import AcdcError
@@ -41,6 +42,11 @@ def test_a_true_circuit_passes_and_a_second_call_runs_nothing(command: Command, 
     assert "noted before" in again.out, "what was noted is not run again"
     forced = command("audit", run, "--checks", "held-out", "--size", 64, "--force")
     assert "noted before" not in forced.out
+
+
+def test_help_names_the_checks_of_the_registry(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert f"these alone: {', '.join(CHECKS)}." in command("audit", "--help").out
 
 
 @pytest.mark.filterwarnings("always")

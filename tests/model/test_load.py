@@ -11,6 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils import logging
 
 import families
 from acdc.errors import AcdcError, UnsupportedModelError
@@ -297,6 +299,23 @@ def test_a_quantised_folder_is_refused_without_its_quantiser(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsupportedModelError, match="quantised weights"):
         load(tmp_path)
+
+
+def test_nothing_is_printed_and_bars_stay_as_they_were(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """In Python too, where transformers shows a bar for each model that it loads; the user's own are not touched."""
+    families.module("llama").save_pretrained(tmp_path)
+    shown, hub_shown = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    try:
+        for wanted in (True, False):
+            (logging.enable_progress_bar if wanted else logging.disable_progress_bar)()
+            capfd.readouterr()
+            load(tmp_path)
+            assert capfd.readouterr() == ("", "")
+            assert logging.is_progress_bar_enabled() == wanted
+            assert are_progress_bars_disabled() != wanted
+    finally:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        (enable_progress_bars if hub_shown else disable_progress_bars)()
 
 
 def test_training_mode_without_dropout_is_fine() -> None:
