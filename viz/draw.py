@@ -75,11 +75,11 @@ def draw(
             true, false or missed.
         style: "paper", "slides", "dark", or a `Style`.
         detail: "port" draws q, k and v apart, "head" merges them, "layer" merges the heads of a layer too.
-        max_edges: a picture with more lines is drawn with q, k and v merged, then with the strongest lines only;
-            the caption says so.
+        max_edges: a picture with more lines is drawn with q, k and v merged, then with its weakest nodes in boxes,
+            then with the strongest lines only; the caption says so.
         fold: heads with at most so many edges are drawn as one box with the others of their layer that have as few,
-            which says how many it stands for; 0: none. By default, of a deep model, the weakest nodes are one box
-            with their neighbours, until its rows fit a page.
+            which says how many it stands for; 0: none. By default the weakest nodes are one box with their
+            neighbours, until the rows of a deep model fit a page and there are no more lines than `max_edges`.
         title: by default the task and the model; "" for none.
         legend: explain colours, line styles and arrowheads.
         roles: components by role, like `{"induction": ("a5.h5",)}`, which then share a fill; None: those of the

@@ -2,12 +2,14 @@
 
 A model of thirty layers has sixty rows, more than a page. So the weakest nodes are folded until the rows fit: a run of
 rows in which every node is weak becomes one box in a row of its own, `m1–m7 ×7`, and where there are still too
-many lines, the weak heads of a row that is kept become one box in it, `a23 ×2`. Both hold neighbours alone, so that
-every line still goes up.
+many lines, the weak heads of a row that is kept become one box in it, `a23 ×2`, and so on until the lines can be
+followed: a line that is left out is not seen, one that leads into a box is. Both hold neighbours alone, so that every
+line still goes up.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +23,8 @@ MOST_ROWS = 20
 """More rows than this are folded, unless told otherwise: they are what a page holds in print that can be read."""
 MOST_IN_ROW = 12
 """Of more boxes than this in a row, the weakest are folded."""
+LEAST_BOXES = 8
+"""The strongest nodes stay as they are where lines are too many: a picture is of these, and of what is around them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ def fold_weak(
     *,
     heads: bool = False,
     most_rows: int = MOST_ROWS,
+    most_lines: int | None = None,
 ) -> Folding:
     """The weakest boxes are folded until there are at most so many rows, and `MOST_IN_ROW` in each; as few as do.
 
@@ -87,29 +92,39 @@ def fold_weak(
     Args:
         folding: what is one box already.
         heads: weak heads of a row that is kept are one box too.
+        most_lines: fold on until there are at most so many lines between boxes, but for the `LEAST_BOXES` strongest.
     """
     graph = circuit.graph
     edges = circuit.edges if true is None else circuit.edges | true
     sizes = np.ones(edges.shape) if circuit.scores is None else np.abs(np.nan_to_num(circuit.scores.values))
     strength: dict[str, float] = {}
+    pairs: list[tuple[str, str]] = []
     for (d, s), size in zip(np.argwhere(edges), sizes[edges], strict=True):
-        for name in (graph.sources[s], graph.destination_nodes[d]):
-            shown = folding.shown_as[name]
+        pairs.append((folding.shown_as[graph.sources[s]], folding.shown_as[graph.destination_nodes[d]]))
+        for shown in pairs[-1]:
             strength[shown] = strength.get(shown, 0.0) + float(size)
     drawn = sorted((folding.boxes[name] for name in strength), key=lambda node: node.order)
     rows = [list(row) for _, row in itertools.groupby(drawn, key=lambda node: node.row)]
     inside = [node for node in drawn if node.kind not in ("input", "logits")]
     weakest = sorted(inside, key=lambda node: (strength[node.name], node.order))
     too_many = {node.name for row in rows for node in _beyond(row, strength)}
-    weak = set(too_many)
-    within = weak if heads else too_many
-    groups, n_rows = _groups(rows, weak, within)
-    for node in weakest:
-        if n_rows <= most_rows:
-            break
-        weak.add(node.name)
-        groups, n_rows = _groups(rows, weak, within)
-    return folding.with_groups(groups, "weaker nodes")
+    lines = set(pairs)
+
+    def grouped(n: int) -> tuple[list[list[Node]], int]:
+        weak = too_many | {node.name for node in weakest[:n]}
+        return _groups(rows, weak, weak if heads else too_many)
+
+    def few_lines(n: int) -> bool:
+        box = {node.name: i for i, group in enumerate(grouped(n)[0]) for node in group}
+        ends = {(box.get(a, a), box.get(b, b)) for a, b in lines}
+        return sum(a != b for a, b in ends) <= (most_lines or 0)
+
+    # what is one box for fewer weak nodes is within one for more: rows and lines get fewer
+    n = bisect.bisect_left(range(len(weakest)), True, key=lambda n: grouped(n)[1] <= most_rows)
+    most = len(weakest) - LEAST_BOXES
+    if most_lines is not None and n < most:
+        n = bisect.bisect_left(range(most), True, lo=n, key=few_lines)
+    return folding.with_groups(grouped(n)[0], "weaker nodes")
 
 
 def _beyond(row: Sequence[Node], strength: Mapping[str, float]) -> list[Node]:

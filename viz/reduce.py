@@ -81,11 +81,11 @@ class Reduced:
 def reduce(
     circuit: Circuit, truth: Circuit | BoolArray | None, detail: Detail, max_edges: int, fold: int | None = 0
 ) -> Reduced:
-    """The edges to draw: coarser than asked for, then the strongest only, if there are more than `max_edges`.
+    """The edges to draw: coarser than asked for, then folded, then the strongest only, if there are over `max_edges`.
 
     Args:
         fold: heads with at most so many edges are one box with the others of their layer that have as few; None: the
-            weakest nodes of a deep model are one box with their neighbours (`acdc.viz.folding`).
+            weakest nodes of a deep model, or of many lines, are one box with their neighbours (`acdc.viz.folding`).
     """
     if detail not in DETAILS:
         raise unknown("detail", str(detail), DETAILS)
@@ -104,7 +104,9 @@ def reduce(
         detail = "head"
         edges, inside = _edges(circuit, true, detail, folding)
     if len(edges) > max_edges and fold is None:
-        folding = fold_weak(circuit, true, Folding.none(graph, by_sublayer=detail == "layer"), heads=True)
+        whole = Folding.none(graph, by_sublayer=detail == "layer")
+        most_lines = max_edges if true is None else None  # a line of several edges is no verdict on any
+        folding = fold_weak(circuit, true, whole, heads=True, most_lines=most_lines)
         edges, inside = _edges(circuit, true, detail, folding)
     if len(edges) > max_edges and circuit.scores is None and detail == "head":
         detail, folding = "layer", Folding.none(graph, by_sublayer=True)  # nothing says which edges matter

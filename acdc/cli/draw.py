@@ -36,15 +36,13 @@ def draw(
         typer.Option(
             metavar="N",
             min=0,
-            help="One box for the heads of a layer with at most N edges each; 0: none. Otherwise what is weakest in a "
-            "deep model, until its rows fit a page.",
+            help="One box for the heads of a layer with at most N edges each; 0: none. Otherwise what is weakest, "
+            "until a deep model's rows fit a page and its lines are not too many.",
         ),
     ] = None,
     max_edges: Annotated[
         int,
-        typer.Option(
-            metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then the weakest left out."
-        ),
+        typer.Option(metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then weak nodes folded."),
     ] = 120,
     roles: RolesFile = None,
     out: Annotated[

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def no_bars() -> Iterator[None]:
     """transformers shows no bar, and neither does the hub; afterwards both do as they did before."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()

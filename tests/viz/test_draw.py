@@ -212,7 +212,7 @@ def test_large_circuits_are_cut_and_the_caption_says_so(renderer: str) -> None:
     graph = Graph(6, 4)
     values = np.random.default_rng(0).normal(size=graph.valid.shape)
     circuit = Circuit(graph, graph.valid, Scores(graph, values))
-    drawing = draw(circuit, renderer=renderer, max_edges=40)
+    drawing = draw(circuit, renderer=renderer, max_edges=40, fold=0)
     drawn = [name for name in svg_ids(drawing.content) if name.startswith("edge:")]
     assert 20 < len(drawn) <= 40
     assert f"q, k and v merged; only the {len(drawn)} strongest lines drawn" in drawing.caption

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
 from acdc.graph import Graph
-from acdc.viz.folding import MOST_IN_ROW, Folding, fold_weak
+from acdc.viz.folding import LEAST_BOXES, MOST_IN_ROW, Folding, fold_weak
 from acdc.viz.reduce import DETAILS, reduce
 from strategies import circuits, edge_masks
 
@@ -156,6 +156,51 @@ def test_a_row_of_many_heads_is_folded_too() -> None:
     assert len(heads) == MOST_IN_ROW
     assert reduced.folded == {"a0": tuple(f"a0.h{h}" for h in range(29))}
     assert len(reduce(circuit, None, "head", MANY, 0).nodes) == 43
+
+
+@pytest.mark.parametrize(("n", "most"), [(200, 100), (300, 120)])
+def test_many_lines_are_folded_and_none_is_left_out(n: int, most: int) -> None:
+    """Of a model of twelve layers, as GPT-2 small: the picture holds every edge, in a line or in a box."""
+    graph = Graph(12, 12)
+    rng = np.random.default_rng(0)
+    sizes = (rng.lognormal(sigma=1.3, size=axis) for axis in graph.valid.shape)
+    circuit = Scores(graph, np.where(graph.valid, np.outer(*sizes), 0.0)).top(n)
+    apart = reduce(circuit, None, "head", most, 0)
+    assert apart.left_out > 0
+    reduced = reduce(circuit, None, "head", most, None)
+    assert reduced.left_out == 0
+    assert len(reduced.edges) <= most
+    assert sum(edge.count for edge in reduced.edges) + reduced.inside == n
+    folded = {name for members in reduced.folded.values() for name in members}
+    strength: dict[str, float] = {}
+    for edge in reduce(circuit, None, "head", MANY, 0).edges:
+        for name in (edge.source, edge.destination):
+            strength[name] = strength.get(name, 0.0) + abs(edge.score or 0.0)
+    order = sorted(
+        (name for name in strength if graph.nodes[name].kind in ("head", "mlp")), key=strength.__getitem__
+    )
+    assert folded
+    assert not folded & set(order[-LEAST_BOXES:])
+    assert len(order) > len(folded) + LEAST_BOXES
+
+
+def test_lines_are_left_out_before_the_strongest_nodes_are_folded() -> None:
+    graph = Graph(6, 4)
+    values = np.random.default_rng(0).normal(size=graph.valid.shape)
+    reduced = reduce(Circuit(graph, graph.valid, Scores(graph, values)), None, "head", 10, None)
+    assert reduced.left_out > 0
+    assert len(reduced.edges) <= 10
+    alone = [name for name in reduced.nodes if name not in reduced.folded]
+    assert len(alone) <= LEAST_BOXES + 2
+
+
+def test_verdicts_are_left_out_and_not_folded() -> None:
+    """A line of several edges would be true if one of them is."""
+    graph = Graph(6, 4)
+    values = np.random.default_rng(0).normal(size=graph.valid.shape)
+    reduced = reduce(Circuit(graph, graph.valid, Scores(graph, values)), graph.valid, "head", 40, None)
+    assert reduced.left_out > 0
+    assert not reduced.folded
 
 
 def test_bad_input() -> None:
