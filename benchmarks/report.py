@@ -7,9 +7,7 @@ Templates escape everything; the only markup put into a page as it is are figure
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
-import io
 import json
 import math
 import tempfile
@@ -20,20 +18,17 @@ import jinja2
 from markupsafe import Markup
 
 from acdc.benchmarks.figures import figures, picture
-from acdc.benchmarks.runner import circuit_folder
+from acdc.benchmarks.runner import KL_AT, circuit_folder
 from acdc.benchmarks.suites import SUITES
 from acdc.benchmarks.summary import Estimate, by_case, leaderboard
-from acdc.benchmarks.table import OLD, ROWS, Row, Table
+from acdc.benchmarks.table import OLD, ROWS, Row, Table, to_csv
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.methods import METHODS
 from acdc.model.load import builtin_models
 from acdc.shown import counted
-from acdc.store.reading import spreadsheet_cell
 from acdc.store.writing import write_atomically
 
-LONG_FIELDS = ("roc", "curve", "reasons", "machine")
-"""Fields that `results.csv` leaves out."""
 MOST_INSIDE = 5000
 """A circuit with more edges is not put into the page."""
 
@@ -105,6 +100,12 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
         "lines": lines,
         "methods": [line.method for line in lines],
         "metrics": _method_metrics(rows),
+        "kl_at": {
+            name: f"{100 * share:g}%"
+            for name, share in KL_AT.items()
+            if any(name in line.figures for line in lines)
+        },
+        "stable": any(line.stability is not None for line in lines),
         "rows": rows,
         "has_truth": any(row.n_true is not None for row in rows),
         "exact": any(row.reproduces is not None for row in rows),
@@ -129,7 +130,7 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
     environment = _environment()
     write_atomically(files["html"], environment.get_template("report.html").render(context))
     write_atomically(files["markdown"], environment.get_template("report.md").render(context))
-    write_atomically(files["csv"], _csv(rows))
+    write_atomically(files["csv"], to_csv(rows))
     return files
 
 
@@ -211,19 +212,6 @@ def _distinct(texts: Iterable[str | None]) -> list[str]:
         for text in dict.fromkeys(texts)
         if text
     ]
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    names = [field.name for field in dataclasses.fields(Row) if field.name not in LONG_FIELDS]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        values = (getattr(row, name) for name in names)
-        writer.writerow(
-            [f"{value:.6g}" if isinstance(value, float) else spreadsheet_cell(value) for value in values]
-        )
-    return file.getvalue()
 
 
 # ---- how things are written -------------------------------------------------------------------------------------

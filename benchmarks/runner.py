@@ -28,7 +28,7 @@ import torch
 import acdc
 from acdc.benchmarks.cost import Cost, device_name, measure
 from acdc.benchmarks.suites import Case, Suite, true_circuit
-from acdc.benchmarks.table import Row, Table
+from acdc.benchmarks.table import Row, Table, packed
 from acdc.benchmarks.trials import PAUSE, Key, Slot, Trial, hand_out
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
@@ -50,6 +50,8 @@ from acdc.tasks.task import Dataset
 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Sizes of the circuits of a faithfulness curve, in sizes of the true circuit."""
+KL_AT = {"kl_at_half": 0.005, "kl_at_2": 0.02, "kl_at_10": 0.1}
+"""Shares of all edges, of those on which curves are measured, whose KL has a column, by its name."""
 MOST_REASONS = 12
 
 
@@ -236,6 +238,9 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
             ranking, scores = "front", searched.scores
         elif record.score is None:
             ranking, scores, ranking_cost = "circuit", _two_levels(circuit), None
+        elif record.trains:
+            assert circuit.scores is not None
+            ranking, scores, ranking_cost = "scores", circuit.scores, cost
         else:
             ranking = "scores" if record.search is None else "sweep"
             scores, ranking_cost = measure(lambda: score(model, data, method, **options), model.device)
@@ -243,7 +248,7 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
         figures = _against_truth(scores, circuit, subject.truth)
         if ranking_cost is not None:
             figures |= _curves(subject, scores, memory)
-        if subject.blind is not None:
+        if subject.blind is not None and not record.trains:
             found = discover(model, subject.blind, method, **options)
             figures["found_without_witnesses"] = bool((found.edges == subject.truth).all())
     circuit.save(folder / circuit_folder(suite, case.name, method, subject.seed), force=True)
@@ -260,7 +265,7 @@ def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: 
         model=case.model, task=case.task, ablation=data.ablation,
         metric=data.metric.name, method_metric=metric or data.metric.name,
         truth=case.truth or (None if data.truth is None else data.truth.name),
-        ranking=ranking, n_edges_total=graph.n_edges, n_edges=circuit.n_edges,
+        ranking=ranking, n_edges_total=graph.n_edges, n_edges=circuit.n_edges, kept=packed(circuit.edges[graph.valid]),
         faithfulness=judged.faithfulness, discovery_faithfulness=judged.discovery_faithfulness,
         random_faithfulness=statistics.fmean(judged.random_faithfulness),
         kl=judged.kl, exact_match=judged.exact_match, **_reproduction(judged),
@@ -341,8 +346,15 @@ def _curves(subject: Subject, scores: Scores, memory: str | None) -> dict[str, A
         "cmd": by_size.cmd,
         "log_cmd": own.log_cmd,
         "log_kl": own.log_kl_area,
+        **{name: _kl_at(own, share, graph.n_edges) for name, share in KL_AT.items()},
         "curve": json.dumps(points),
     }
+
+
+def _kl_at(found: Curve, share: float, n_edges: int) -> float | None:
+    if found.kl is None or int(share * n_edges) < 1:
+        return None
+    return found.kl[found.shares.index(share)]
 
 
 def _reasons(subject: Subject, circuit: Circuit) -> dict[str, Any]:
@@ -395,6 +407,7 @@ def _flat(cost: Cost | None, subject: Subject, prefix: str) -> dict[str, Any]:
     prompts = len(subject.data.discovery)
     return {
         f"{prefix}seconds": cost.seconds,
+        f"{prefix}processor_seconds": cost.processor_seconds,
         f"{prefix}peak_bytes": cost.peak_bytes,
         f"{prefix}forward": cost.forward / prompts,
         f"{prefix}backward": cost.backward / prompts,

@@ -8,6 +8,7 @@ on which the truth was not found.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from acdc.benchmarks.table import Row
-from acdc.metrics import mean_interval, proportion_interval
+from acdc.benchmarks.table import Row, unpacked
+from acdc.graph import BoolArray
+from acdc.metrics import jaccard, mean_interval, proportion_interval
 
 FloatArray = npt.NDArray[np.float64]
 Value = Callable[[Row], float | None]
@@ -42,6 +44,7 @@ class Line:
         method: its name; cases: how many it was run on; errors: rows without figures.
         figures: means by the name of the row's field; a field that is undefined on every case is not there. Beside
             them "share_kept", of all edges, without which a circuit of nearly all of them looks good.
+        stability: mean Jaccard index of a case's circuits of different seeds, over the cases that have several.
         found, found_at_some_threshold: share of the cases on which its circuit, or its ranking cut at the best
             threshold, is exactly the true circuit; None if no truth is known.
         found_blind: the same share without the prompts that were chosen with the truth; None if there are none.
@@ -54,6 +57,7 @@ class Line:
     cases: int
     errors: int
     figures: Mapping[str, Estimate]
+    stability: Estimate | None
     found: Estimate | None
     found_at_some_threshold: Estimate | None
     found_blind: Estimate | None
@@ -64,14 +68,15 @@ class Line:
 
 FIGURES = (
     "edge_auc", "node_auc", "average_precision", "best_f1", "precision", "recall", "f1", "hamming", "faithfulness",
-    "random_faithfulness", "kl", "exact_match", "cpr", "cmd", "log_cmd", "log_kl", "n_edges",
+    "random_faithfulness", "kl", "exact_match", "cpr", "cmd", "log_cmd", "log_kl", "kl_at_half", "kl_at_2",
+    "kl_at_10", "n_edges",
 )  # fmt: skip
-DISTANCES = ("cmd", "log_cmd", "log_kl")
+DISTANCES = ("cmd", "log_cmd", "log_kl", "kl_at_half", "kl_at_2", "kl_at_10")
 """Figures of which less is better."""
 COSTS = tuple(
     prefix + name
     for prefix in ("", "ranking_")
-    for name in ("seconds", "forward", "backward", "work", "peak_bytes")
+    for name in ("seconds", "processor_seconds", "forward", "backward", "work", "peak_bytes")
 )
 
 
@@ -137,10 +142,10 @@ def _line(method: str, rows: list[Row], best: Mapping[str, Mapping[str, set[str]
     exact = any(row.reproduces is not None for row in good)
     figures = {}
     for name in FIGURES:
-        values = _per_case(good, lambda row, name=name: getattr(row, name))  # type: ignore[misc]
+        values = per_case(good, lambda row, name=name: getattr(row, name))  # type: ignore[misc]
         if values:
             figures[name] = _mean(values)
-    if shares := _per_case(good, _share_kept):
+    if shares := per_case(good, _share_kept):
         figures["share_kept"] = _mean(shares)
     costs = {}
     for name in COSTS:
@@ -149,6 +154,7 @@ def _line(method: str, rows: list[Row], best: Mapping[str, Mapping[str, set[str]
             costs[name] = statistics.median(found)
     return Line(
         method, len(by_case(rows)), len(rows) - len(good), figures,
+        _mean(overlaps) if (overlaps := _overlaps(good)) else None,
         _share(rows, lambda row: row.hamming == 0) if known else None,
         _share(rows, lambda row: bool(row.recovered_at_some_threshold)) if known else None,
         _share(rows, lambda row: bool(row.found_without_witnesses)) if blind else None,
@@ -158,13 +164,29 @@ def _line(method: str, rows: list[Row], best: Mapping[str, Mapping[str, set[str]
     )  # fmt: skip
 
 
-def _per_case(rows: list[Row], value: Value) -> list[float]:
+def per_case(rows: Iterable[Row], value: Value) -> list[float]:
+    """A figure of each case, mean over seeds, where it is defined."""
     means = []
     for group in by_case(rows).values():
         defined = [float(x) for x in map(value, group) if x is not None]
         if defined:
             means.append(statistics.fmean(defined))
     return means
+
+
+def _overlaps(rows: list[Row]) -> list[float]:
+    """For each case with circuits of several seeds, the mean over pairs of their Jaccard indices."""
+    found = []
+    for group in by_case(rows).values():
+        circuits: dict[tuple[object, ...], list[BoolArray]] = {}
+        for row in group:
+            if row.kept is not None and row.n_edges_total is not None:
+                of = (row.model, row.task, row.ablation, row.truth, row.method_metric, row.n_edges_total)
+                circuits.setdefault(of, []).append(unpacked(row.kept, row.n_edges_total))
+        pairs = [pair for some in circuits.values() for pair in itertools.combinations(some, 2)]
+        if pairs:
+            found.append(statistics.fmean(jaccard(*pair) for pair in pairs))
+    return found
 
 
 def _share_kept(row: Row) -> float | None:

@@ -6,16 +6,27 @@ however a process ends (`acdc.store.rows`). What is in them is JSON; `results.cs
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import csv
 import dataclasses
+import io
 import sqlite3
+import types
 import typing
+import zlib
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from acdc.errors import AcdcError
+from acdc.graph import BoolArray
 from acdc.store.folders import whole_folder
+from acdc.store.reading import spreadsheet_cell
 from acdc.store.rows import Rows
 
 ROWS = "rows"
@@ -23,6 +34,8 @@ FORMAT = 4
 OLD = "results.sqlite"
 """The table of earlier versions, read once if there is no other."""
 KEY = ("suite", "case", "method", "seed")
+LONG_FIELDS = ("roc", "curve", "reasons", "machine")
+"""Fields that `results.csv` leaves out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +60,12 @@ class Row:
         cpr, cmd: of the ranking by the mean score, as MIB defines them, on held-out prompts; a front has no CPR.
         log_cmd, log_kl: distance of the faithfulness from 1, and KL in nats, over orders of magnitude of the size, of
             the ranking by its own aggregate (`Scores.aggregate`), on held-out prompts.
-        seconds … work: cost of the circuit; ranking_seconds … ranking_work: of the ranking. Passes are over all of the
-            task's prompts; work is in plain forward passes over them, by floating-point operations.
+        kl_at_half, kl_at_2, kl_at_10: as for `log_kl`, KL of the circuits of 0.5, 2 and 10% of the edges; None
+            too where that is less than an edge.
+        kept: the circuit's edges among all, as `packed`, so that circuits of several seeds can be compared.
+        seconds … work: cost of the circuit; ranking_seconds … ranking_work: of the ranking (of a mask, which is trained
+            once, that of the circuit again). Passes are over all of the task's prompts; work is in plain forward
+            passes over them, by floating-point operations; processor seconds are of all threads.
         roc: JSON `[[false positive rate, …], [true positive rate, …]]`.
         curve: JSON `[[size, …], [faithfulness, …]]`; sizes are shares of the true circuit's edges, or of all.
         reasons: JSON, for a search that does not find the truth: what each wrong edge does.
@@ -95,12 +112,18 @@ class Row:
     cmd: float | None = None
     log_cmd: float | None = None
     log_kl: float | None = None
+    kl_at_half: float | None = None
+    kl_at_2: float | None = None
+    kl_at_10: float | None = None
+    kept: str | None = None
     seconds: float | None = None
+    processor_seconds: float | None = None
     peak_bytes: int | None = None
     forward: float | None = None
     backward: float | None = None
     work: float | None = None
     ranking_seconds: float | None = None
+    ranking_processor_seconds: float | None = None
     ranking_peak_bytes: int | None = None
     ranking_forward: float | None = None
     ranking_backward: float | None = None
@@ -114,6 +137,46 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str, int]:
         return self.suite, self.case, self.method, self.seed
+
+
+def packed(kept: BoolArray) -> str:
+    """Which of all edges (`[n_edges]`) are kept, as text: a bit an edge, compressed, in base 64."""
+    return base64.b64encode(zlib.compress(np.packbits(kept).tobytes(), 9)).decode()
+
+
+def unpacked(text: str, n_edges: int) -> BoolArray:
+    """`[n_edges]`: what `packed` was given."""
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8)
+    return np.unpackbits(bits, count=n_edges).astype(np.bool_)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """The rows as `results.csv`: numbers to six digits, and without `LONG_FIELDS`."""
+    names = [field.name for field in dataclasses.fields(Row) if field.name not in LONG_FIELDS]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = (getattr(row, name) for name in names)
+        writer.writerow(
+            [f"{value:.6g}" if isinstance(value, float) else spreadsheet_cell(value) for value in values]
+        )
+    return file.getvalue()
+
+
+def from_csv(text: str) -> list[Row]:
+    """The rows of a `results.csv`, of this version or an earlier one, which has fewer columns."""
+    kinds = {name: _kind(hint) for name, hint in typing.get_type_hints(Row).items()}
+    rows = csv.DictReader(io.StringIO(text))
+    return [
+        Row(**{name: kinds[name](value) for name, value in row.items() if value or name in KEY}) for row in rows
+    ]
+
+
+def _kind(hint: Any) -> Callable[[str], Any]:
+    """How a cell is read: as what a field is where it is not None."""
+    (kind,) = (kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
+    return "True".__eq__ if kind is bool else kind  # type: ignore[no-any-return]
 
 
 class Table:

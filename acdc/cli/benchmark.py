@@ -45,7 +45,7 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Comma-separated; otherwise all but trained masks. Random scores are always added.",
+            help="Comma-separated, or all; otherwise all but trained masks. Random scores are always added.",
         ),
     ] = None,
     cases: Annotated[
@@ -115,6 +115,7 @@ def benchmark(
         from acdc.benchmarks.runner import run
         from acdc.benchmarks.suites import get_suite, own_suite
         from acdc.benchmarks.summary import leaderboard
+        from acdc.methods import METHODS
 
         torch.set_num_threads(threads)
         if model and task:
@@ -135,7 +136,7 @@ def benchmark(
                 rows = run(
                     chosen,
                     folder,
-                    methods=_split(methods),
+                    methods=list(METHODS) if methods == "all" else _split(methods),
                     seeds=_integers(seeds),
                     retry=retry,
                     memory=memory,

@@ -214,11 +214,11 @@ def table(out: Path) -> str:
 START, END = "<!-- correlations -->", "<!-- end of correlations -->"
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the tables into the page, between its two marks."""
+def write_between(page: Path, start: str, end: str, text: str) -> None:
+    """Put a text into a page, between its two marks."""
     old = page.read_text()
-    before, after = old.split(START)[0], old.split(END)[1]
-    write_atomically(page, f"{before}{START}\n\n{text}\n{END}{after}")
+    before, after = old.split(start)[0], old.split(end)[1]
+    write_atomically(page, f"{before}{start}\n\n{text}\n{end}{after}")
 
 
 def main() -> None:
@@ -233,7 +233,7 @@ def main() -> None:
         if given.models is None or model in given.models:
             measure(model, task, given.out, given.ways)
     if given.page.exists():
-        write_page(given.page, table(given.out))
+        write_between(given.page, START, END, table(given.out))
     print(table(given.out))
 
 

@@ -10,13 +10,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from acdc.benchmarks.report import estimate, write_report
 from acdc.benchmarks.runner import run
 from acdc.benchmarks.suites import Case, Suite
 from acdc.benchmarks.summary import leaderboard
-from acdc.benchmarks.table import Row, Table
+from acdc.benchmarks.table import Row, Table, packed
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 
@@ -183,7 +184,35 @@ def test_the_leaderboard_counts_on_how_many_cases_no_method_has_less() -> None:
         for method, value in values.items()
     ]
     least = {line.method: line.least for line in leaderboard(rows)}
-    assert least == {"a": {"cmd": 2, "log_cmd": 0, "log_kl": 0}, "b": {"cmd": 2, "log_cmd": 0, "log_kl": 0}}
+    assert {name: {k: n for k, n in counts.items() if n} for name, counts in least.items()} == {
+        "a": {"cmd": 2},
+        "b": {"cmd": 2},
+    }
+
+
+def test_stability_is_the_mean_overlap_of_circuits_of_one_definition(tmp_path: Path) -> None:
+    def row(case: str, method: str, seed: int, *kept: int, **other: object) -> Row:
+        edges = np.isin(np.arange(11), kept)
+        return Row("s", case, method, seed, n_edges_total=11, n_edges=len(kept), kept=packed(edges), **other)  # type: ignore[arg-type]
+
+    rows = [
+        row("one", "a", 0, 1, 2, 3), row("one", "a", 1, 1, 2, 4), row("one", "a", 2, 1, 2, 3),
+        row("two", "a", 0, 5), row("two", "a", 1, 6), row("two", "a", 2, 5, ablation="zero"),
+        row("three", "a", 0, 7),
+        row("one", "b", 0, 1),
+        Row("s", "one", "b", 1, n_edges_total=11, n_edges=1),  # an older one, whose circuit is not in the table
+    ]  # fmt: skip
+    table = Table(tmp_path)
+    for one in rows:
+        table.add(one)
+    found = {line.method: line.stability for line in leaderboard(table.rows("s"))}
+    assert found["a"] is not None
+    assert found["a"].n == 2
+    assert found["a"].mean == pytest.approx(((2 / 4 + 2 / 4 + 1) / 3 + 0) / 2)
+    assert found["b"] is None
+    write_report(tmp_path, "s", command="")
+    assert "| stability |" in (tmp_path / "report.md").read_text()
+    assert "<th>stability</th>" in (tmp_path / "report.html").read_text()
 
 
 def test_the_leaderboard_counts_errors_as_not_found_and_averages_seeds_first() -> None:

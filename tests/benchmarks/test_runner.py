@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import acdc
 from acdc.benchmarks import runner
 from acdc.benchmarks.runner import Subject, circuit_folder, run, run_row
 from acdc.benchmarks.suites import Case, Suite
-from acdc.benchmarks.table import Row, Table
+from acdc.benchmarks.table import Row, Table, unpacked
 from acdc.errors import AcdcError
 from acdc.methods import METHODS as METHODS_OF_ACDC
 
@@ -28,6 +29,10 @@ METHODS = ("acdc", "eap")
 
 def keys(rows: list[Row]) -> set[tuple[str, str]]:
     return {(row.case, row.method) for row in rows}
+
+
+def circuit_of(folder: Path, row: Row) -> acdc.Circuit:
+    return acdc.Circuit.load(folder / circuit_folder(*row.key))
 
 
 @pytest.fixture
@@ -56,8 +61,7 @@ def test_a_row_has_all_figures_and_its_circuit_is_saved(tmp_path: Path) -> None:
         assert json.loads(row.versions or "").keys() >= {"torch", "python", "acdc-circuits"}
         assert row.seconds is not None
         assert row.peak_bytes is not None
-        circuit = acdc.Circuit.load(tmp_path / circuit_folder(*row.key))
-        assert circuit.n_edges == row.n_edges
+        assert circuit_of(tmp_path, row).n_edges == row.n_edges
     best = found["acdc"]
     assert (best.hamming, best.f1, best.edge_auc, best.recovered_at_some_threshold) == (0, 1.0, 1.0, True)
     assert best.faithfulness == pytest.approx(1)
@@ -69,13 +73,15 @@ def test_a_row_has_all_figures_and_its_circuit_is_saved(tmp_path: Path) -> None:
     assert found["eap"].ranking_backward == 1
     assert found["random"].edge_auc is not None
     assert found["random"].edge_auc < 1
+    graph = acdc.load("tracr-hist").graph(inputs="split")
+    assert (unpacked(best.kept or "", graph.n_edges) == circuit_of(tmp_path, best).edges[graph.valid]).all()
 
 
 def test_costs_but_not_figures_may_change_from_run_to_run(tmp_path: Path) -> None:
     subject = Subject.prepare(TINY.cases[1], 0)
     first, second = (run_row("tiny", subject, "eap", folder=tmp_path) for _ in range(2))
     differs = {name for name in vars(first) if getattr(first, name) != getattr(second, name)}
-    assert differs <= {"seconds", "ranking_seconds"}
+    assert differs <= {prefix + name for prefix in ("", "ranking_") for name in ("seconds", "processor_seconds")}
 
 
 def test_rows_that_are_there_are_not_computed_again(tmp_path: Path, computed: list[tuple[str, str]]) -> None:
@@ -170,6 +176,27 @@ def test_a_model_without_a_truth_has_faithfulness_only(tmp_path: Path) -> None:
     assert row.cpr is not None
     assert row.faithfulness is not None
     assert row.kl is not None
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=4)
+    graph, data = model.graph(), task.prepare(model)
+    scores = acdc.score(model, data, "eap")
+    assert row.kl_at_half is None  # half a percent of its edges is none
+    for value, share in ((row.kl_at_2, 0.02), (row.kl_at_10, 0.1)):
+        edges = acdc.circuit.selection.top_pruned(graph, scores.sizes(), int(share * graph.n_edges))
+        judged = acdc.evaluate(model, data, acdc.Circuit(graph, edges, provenance=scores.provenance))
+        assert value == pytest.approx(judged.kl, abs=1e-6)
+
+
+def test_a_mask_is_trained_once_for_its_circuit_and_its_ranking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = dataclasses.replace(METHODS_OF_ACDC["eap-ig"], trains=True)
+    monkeypatch.setattr(runner, "METHODS", {"eap-ig": trained})
+    monkeypatch.setattr(runner, "score", None)  # never called
+    row = run_row("tiny", Subject.prepare(TINY.cases[1], 0), "eap-ig", folder=tmp_path)
+    assert row.ranking == "scores"
+    assert row.ranking_backward == row.backward
+    assert row.cpr is not None
+    assert row.found_without_witnesses is None
 
 
 def test_masks_are_trained_only_where_they_are_named(tmp_path: Path, computed: list[tuple[str, str]]) -> None:

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from acdc.benchmarks.table import Row, Table
+from acdc.benchmarks.table import Row, Table, from_csv, packed, to_csv, unpacked
 from acdc.errors import AcdcError
 
 
@@ -26,6 +27,21 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert found == given
     assert found.recovered_at_some_threshold is True
     assert Table(tmp_path).rows("another") == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 8, 479])
+def test_a_packed_circuit_comes_back(n: int) -> None:
+    kept = np.random.default_rng(n).random(n) < 0.3
+    assert (unpacked(packed(kept), n) == kept).all()
+
+
+def test_rows_come_back_from_the_spreadsheet_but_for_long_fields(tmp_path: Path) -> None:
+    given = [
+        row(edge_auc=0.5, recovered_at_some_threshold=True, minimal=False, n_edges=3, warnings="one\ntwo, three"),
+        row(seed=1, error="no luck", roc="[[0], [1]]", machine="{}"),
+    ]
+    assert from_csv(to_csv(given)) == [given[0], dataclasses.replace(given[1], roc=None, machine=None)]
+    assert from_csv("suite,case,method,seed,f1\ns,c,m,0,0.25\n") == [row(f1=0.25)]  # of an earlier version
 
 
 def test_an_undefined_figure_is_none(tmp_path: Path) -> None:

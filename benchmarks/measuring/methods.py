@@ -1,0 +1,110 @@
+"""The table of all methods in docs/methods.md, from the results of `acdc benchmark`.
+
+    python -m acdc.benchmarks.measuring.methods docs/benchmark docs/interp docs/trained
+
+A mean says something only beside means over the same cases: methods that were run on fewer cases than the others, as
+those that train masks, stand in a second table, with all others on these same cases. What was not run is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from acdc.benchmarks.measuring.correlation import write_between
+from acdc.benchmarks.report import number
+from acdc.benchmarks.runner import KL_AT
+from acdc.benchmarks.summary import Line, leaderboard, per_case
+from acdc.benchmarks.table import Row, from_csv
+from acdc.methods import METHODS
+from acdc.shown import counted
+
+START, END = "<!-- methods -->", "<!-- end of methods -->"
+COLUMNS = (
+    "method", "edge AUC", "CPR", "CMD", *(f"KL at {100 * share:g}%" for share in KL_AT.values()),
+    "edges", "stability", "passes", "work", "seconds", "MB",
+)  # fmt: skip
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The tables of every suite as Markdown."""
+    parts = []
+    for suite in dict.fromkeys(row.suite for row in rows):
+        parts += [f"### {suite}", *_suite([row for row in rows if row.suite == suite])]
+    return "\n\n".join(parts)
+
+
+def _suite(rows: list[Row]) -> list[str]:
+    cases = {name: {row.case for row in rows if row.method == name} for name in METHODS}
+    every = set().union(*cases.values())
+    fewer = [name for name in METHODS if cases[name] and cases[name] != every]
+    missing = [name for name in METHODS if not cases[name]]
+    parts = [_table([row for row in rows if row.method not in fewer])]
+    if fewer:
+        common = every.intersection(*(cases[name] for name in fewer))
+        few = ", ".join(f"{name} on {len(cases[name])}" for name in fewer)
+        parts.append(f"Run on fewer of the {counted(len(every), 'case')}: {few}.")
+        if common:
+            parts[-1] += f" On those that all have ({', '.join(sorted(common))}):"
+            parts.append(_table([row for row in rows if row.case in common]))
+    if missing:
+        parts.append(f"Not run: {', '.join(missing)}.")
+    return parts
+
+
+def _table(rows: list[Row]) -> str:
+    cases = len({row.case for row in rows})
+    seeds = sorted({row.seed for row in rows if row.kept is not None}) or sorted({row.seed for row in rows})
+    lines = {line.method: line for line in leaderboard(rows)}
+    text = [f"{counted(cases, 'case')}, seeds {', '.join(map(str, seeds))}.", ""]
+    text += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for name in METHODS:
+        if name in lines:
+            of = [row for row in rows if row.method == name and row.error is None]
+            text.append("| " + " | ".join(_cells(lines[name], of, cases)) + " |")
+    return "\n".join(text)
+
+
+def _cells(line: Line, rows: list[Row], cases: int) -> list[str]:
+    there = len({row.case for row in rows})
+    name = line.method if there == cases else f"{line.method} ({there} of {cases})"
+    means = {key: figure.mean for key, figure in line.figures.items()}
+    nats = []
+    for column in KL_AT:
+        values = per_case(rows, lambda row, column=column: getattr(row, column))  # type: ignore[misc]
+        least = f" · {line.least[column]}" if values else ""
+        nats.append(_short(statistics.median(values) if values else None) + least)
+    share = means.get("share_kept")
+    passes = [line.costs[kind] for kind in ("forward", "backward") if kind in line.costs]
+    peak = line.costs.get("peak_bytes")
+    return [
+        name,
+        *(_short(means.get(key)) for key in ("edge_auc", "cpr", "cmd")),
+        *nats,
+        "–" if share is None else f"{100 * share:.3g}%",
+        _short(line.stability.mean if line.stability else None, 2),
+        f"{sum(passes):.0f}" if passes else "–",
+        *(number(line.costs.get(key), 2) for key in ("work", "processor_seconds")),
+        "–" if peak is None else f"{peak / 1e6:.3g}",
+    ]
+
+
+def _short(value: float | None, digits: int = 3) -> str:
+    """A number without the zero before its point."""
+    text = number(value, digits)
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="of benchmarks, with their results.csv")
+    parser.add_argument("--page", type=Path, default=Path("docs/methods.md"))
+    given = parser.parse_args()
+    rows = [row for folder in given.folders for row in from_csv((folder / "results.csv").read_text())]
+    write_between(given.page, START, END, page(rows))
+
+
+if __name__ == "__main__":
+    main()
