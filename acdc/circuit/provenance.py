@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +14,15 @@ import pydantic
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
     versions = {}
     for name in ("acdc-circuits", "numpy", "torch", "transformers"):
         try:
-            versions[name] = metadata.version(name)
+            versions[name] = metadata.version(name)  # reads and parses a file
         except metadata.PackageNotFoundError:
             continue
     return versions

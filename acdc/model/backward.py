@@ -119,6 +119,8 @@ class Flow:
                 f"backward={self.rule.name!r} freezes the scale of norms, and {type(part).__name__} is neither a "
                 "LayerNorm nor an RMSNorm; use backward='plain'"
             )
+        if not torch.is_grad_enabled():  # nothing flows back
+            return out
         found: Tensor = FrozenScale.apply(args[0], out, norm)
         return found
 
@@ -145,6 +147,8 @@ class Flow:
 
 
 def _through_activation(part: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return out
     found: Tensor = Line.apply(args[0], out)
     return found
 
