@@ -97,12 +97,12 @@ def make_legend(
     if strongest := weights.strongest:
         legend.line(f"|score| {number(strongest)}", style.unsigned, thick)
         if sum(edge.kept for edge in reduced.edges) > 1:
-            shown = (
-                [weights.sizes[len(weights.sizes) // 2], weights.sizes[0]] if weights.ranked else [strongest / 25]
-            )
-            for weak in shown:
-                color = weights.faded(style.unsigned, weak, style)
-                legend.line(number(weak), color, weights.width(weak, style))
+            middling, least = weights.sizes[len(weights.sizes) // 2], weights.sizes[0]
+            shown = {number(size): size for size in ((least, middling) if weights.ranked else (strongest / 25,))}
+            for text, weak in sorted(shown.items(), key=lambda entry: -entry[1]):
+                if text != number(strongest):
+                    color = weights.faded(style.unsigned, weak, style)
+                    legend.line(text, color, weights.width(weak, style))
     ports = {edge.port for edge in reduced.edges}
     if ports & {"q", "k"}:
         legend.new_line()

@@ -224,6 +224,14 @@ def test_styles(circuit: Circuit, style: str) -> None:
     assert STYLES[style].background in draw(circuit, format="dot", style=style).content.decode()
 
 
+def test_a_legend_says_each_width_once() -> None:
+    """Scores that are nearly all the same, as those of a search by threshold are."""
+    graph = Graph(4, 4)
+    circuit = Circuit(graph, graph.valid, Scores(graph, np.where(graph.valid, 1.0, 0.0)))
+    texts = svg_text(draw(circuit, renderer="matplotlib", max_edges=1000, title="").content).splitlines()
+    assert [text for text in texts if text.endswith("1") and "layer" not in text] == ["|score| 1"]
+
+
 def test_no_legend_and_no_title(circuit: Circuit) -> None:
     shown = svg_text(draw(circuit, renderer="matplotlib", legend=False, title="").content)
     assert "score > 0" not in shown
