@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from acdc.viz.draw import FORMATS, Drawing, draw
+from acdc.viz.prompt import ShownPrompt
 from acdc.viz.style import STYLES, Style
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Drawing",
     "Findings",
     "Page",
+    "ShownPrompt",
     "Style",
     "draw",
     "investigate",

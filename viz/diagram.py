@@ -29,6 +29,7 @@ from acdc.viz.elements import (
 )
 from acdc.viz.layout import Box, Point, Spacing, place, route, rows_of
 from acdc.viz.legend import make_legend
+from acdc.viz.prompt import ShownPrompt, answer_text, token_boxes
 from acdc.viz.reduce import Detail, DrawnEdge, Reduced, reduce
 from acdc.viz.style import Style, role_fills
 
@@ -63,6 +64,7 @@ def make_diagram(
     legend: bool = True,
     roles: Mapping[str, Collection[str]] | None = None,
     neurons: Mapping[str, BoolArray] | None = None,
+    prompt: ShownPrompt | None = None,
 ) -> Diagram:
     """The diagram of a circuit; arguments as for `acdc.viz.draw`."""
     reduced = reduce(circuit, truth, detail, max_edges, fold)
@@ -114,6 +116,18 @@ def make_diagram(
         left, right = left - (least - (right - left)) / 2, right + (least - (right - left)) / 2
 
     top, y = max(heights), min(heights) - 1.6 * style.font_size
+    if prompt is not None:
+        below = min(boxes.values(), key=lambda box: box.y, default=Box(0.0, 0.0, 0.0, 0.0))
+        ends = [box for name, box in boxes.items() if drawn[name].kind == "logits"]
+        texts += [text for box in ends for text in answer_text(prompt, box, style)]
+        tokens, y = token_boxes(
+            prompt,
+            middle=(left + right) / 2,
+            top=below.bottom - 0.5 * style.font_size,
+            width=right - left,
+            style=style,
+        )
+        nodes, y = nodes + tokens, y - style.font_size
     if legend:
         entries = make_legend(reduced, weights, style, left=left, right=right, top=y, roles=fills)
         texts, edges, nodes, y = texts + entries.texts, edges + entries.edges, nodes + entries.nodes, entries.y

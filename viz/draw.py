@@ -15,6 +15,7 @@ from acdc.graph import BoolArray
 from acdc.store.writing import write_atomically
 from acdc.viz import graphviz_renderer, tikz
 from acdc.viz.diagram import make_diagram
+from acdc.viz.prompt import ShownPrompt, given_prompt
 from acdc.viz.reduce import Detail
 from acdc.viz.style import Style, get_style
 
@@ -65,6 +66,7 @@ def draw(
     renderer: str | None = None,
     replace: bool = True,
     neurons: Mapping[str, BoolArray] | None = None,
+    prompt: ShownPrompt | None = None,
 ) -> Drawing:
     """Draw a circuit from the input (bottom) to the logits (top).
 
@@ -87,11 +89,13 @@ def draw(
         renderer: "graphviz" or "matplotlib"; by default Graphviz if its program `neato` is installed.
         replace: whether a file that is there may be replaced.
         neurons: which stay in each MLP, `[hidden unit]`, as `NeuronCircuit.kept`: marks along its box.
+        prompt: its tokens stand below the input, its answer beside the logits; `ShownPrompt.of(dataset, model)` is one
+            of a task's.
     """
     format = _format(path, format)
     diagram = make_diagram(
         circuit, get_style(style), truth=truth, detail=detail, max_edges=max_edges, fold=fold, title=title,
-        legend=legend, roles=roles, neurons=neurons,
+        legend=legend, roles=roles, neurons=neurons, prompt=None if prompt is None else given_prompt(prompt),
     )  # fmt: skip
     note = ""
     if format in ("dot", "tikz"):

@@ -18,6 +18,8 @@ _SPECIAL = {
     "·": r"$\cdot$",
     "×": r"$\times$",
     "…": r"\ldots{}",
+    "→": r"$\rightarrow$",
+    "␣": r"\textvisiblespace{}",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
 
 

@@ -16,6 +16,8 @@ from acdc.errors import AcdcError
 if TYPE_CHECKING:
     from acdc.circuit import Circuit
     from acdc.graph import BoolArray
+    from acdc.model.model import Model
+    from acdc.tasks.task import Dataset
 
 
 def draw(
@@ -44,6 +46,12 @@ def draw(
         int,
         typer.Option(metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then weak nodes folded."),
     ] = 120,
+    prompt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Tokens of the N-th prompt below the input, its answer beside the logits."
+        ),
+    ] = None,
     roles: RolesFile = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="File to write; otherwise RUN/circuit.svg.")
@@ -63,18 +71,22 @@ def draw(
         circuit = Circuit.load(run)
         path = out or (run.parent if run.is_file() else run) / f"circuit.{format or 'svg'}"
         replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
-        edges = _true_edges(circuit) if truth else None
+        edges = shown = None
+        if truth or prompt is not None:
+            model, data = _again(circuit)
+            edges = _true_edges(circuit, data) if truth else None
+            shown = None if prompt is None else viz.ShownPrompt.of(data, model, prompt)
         picture = viz.draw(
             circuit, path, format=format, truth=edges, style=style, detail=detail, fold=fold, max_edges=max_edges,
             replace=replace, neurons=cli_neurons.beside(run, circuit),
-            roles=None if roles is None else roles_of(roles, circuit.graph),
+            roles=None if roles is None else roles_of(roles, circuit.graph), prompt=shown,
         )  # fmt: skip
     report.show_note(picture)
     terminal.print_line(path)
 
 
-def _true_edges(circuit: Circuit) -> BoolArray:
-    """The edges of the true circuit for the circuit's own task."""
+def _again(circuit: Circuit) -> tuple[Model, Dataset]:
+    """The circuit's own model and task."""
     from acdc.engine.belonging import changes
 
     made = circuit.provenance
@@ -82,6 +94,12 @@ def _true_edges(circuit: Circuit) -> BoolArray:
     data = recipe.prepare(model)
     for line in changes(made, model, data).values():
         terminal.warn(line)
+    return model, data
+
+
+def _true_edges(circuit: Circuit, data: Dataset) -> BoolArray:
+    """The edges of the true circuit for the circuit's own task."""
     if data.truth is None:
+        made = circuit.provenance
         raise AcdcError(f"the true circuit of {made.model} on {made.task} is not known: draw without --truth")
     return data.truth.mask(circuit.graph)
