@@ -124,7 +124,11 @@ def import_circuit(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write the run to.", rich_help_panel=OUTPUT)],
     format: Annotated[
         str,
-        typer.Option("--from", metavar="FORMAT", help="mib, eap-pt, node-link, graphml, csv or mib-submission."),
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="mib, eap-pt, node-link, graphml, csv, circuit-tracer or mib-submission.",
+        ),
     ],
     task: TaskName = None,
     task_option: TaskOption = None,

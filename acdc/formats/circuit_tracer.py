@@ -4,19 +4,27 @@ A circuit without positions stands at position 0 of a prompt of one token, its t
 own tokens (or its spans), and every component where it is read: what a head reads as key or value leads to the head
 where it attends from. The schema (draft-07, in Neuronpedia's repository under apps/webapp/app/api/graph) knows no q, k
 and v, so that edges between two components become one link with the sum of their scores, 1 an edge without scores;
-which of them enter queries and keys stands beside, in the head's `qk_tracing_results`.
+which of them enter queries and keys stands beside, in the head's `qk_tracing_results`, and values in a field of ours.
+
+Such a graph is read back as a circuit, by the ids of its nodes: what was deleted in a page is gone. A graph of features
+is none of heads and MLPs, and is refused.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from acdc.circuit import Circuit
+from acdc.errors import AcdcError
+from acdc.formats.edges import circuit_from_edges, number
+from acdc.formats.header import from_header, header
 from acdc.graph import LOGITS, BoolArray, FloatArray, Graph
+from acdc.store.reading import parse_json
 
 At = tuple[str, int]
 """A component, and the number of its position."""
@@ -32,7 +40,7 @@ def write(circuit: Circuit, roles: Roles | None = None) -> str:
     values = np.ones(circuit.graph.valid.shape) if circuit.scores is None else circuit.scores.values
     return write_places(
         circuit.graph, circuit.edges[None], [made.task or "prompt"], values, model=made.model, task=made.task,
-        version=made.versions.get("acdc-circuits", ""), roles=roles,
+        version=made.versions.get("acdc-circuits", ""), roles=roles, head=header(circuit),
     )  # fmt: skip
 
 
@@ -47,6 +55,7 @@ def write_places(
     version: str = "",
     ordered: bool = False,
     roles: Roles | None = None,
+    head: Mapping[str, Any] | None = None,
 ) -> str:
     """Edges at places as attribution-graph JSON.
 
@@ -56,8 +65,9 @@ def write_places(
         values: `[n_destinations, n_sources]` scores; None: 1 an edge.
         ordered: whether a later place cannot be read at an earlier one, as with single positions.
         roles: whose components are supernodes, place by place; of heads without one, those of a layer are.
+        head: what else there is to say of a circuit (`acdc.formats.header`).
     """
-    links, queries, keys = _links(graph, kept, np.ones(graph.valid.shape) if values is None else values, ordered)
+    links, beside = _links(graph, kept, np.ones(graph.valid.shape) if values is None else values, ordered)
     ends = [row.name for row in graph.components if not row.ports or not row.writes]
     nodes = {at for pair in links for at in pair}
     nodes |= {(name, len(tokens) - 1) for name in ends if not any(name == at for at, _ in nodes)}
@@ -73,7 +83,8 @@ def write_places(
             "prompt": "".join(tokens) if ordered else task or "prompt",
             "schema_version": 1,
             "info": {"generator": {"name": "acdc", "version": version}},
-        },
+        }
+        | ({} if head is None else {HEADER: head}),
         "qParams": {
             "pinnedIds": [*ids.values()],  # supernodes are shown of nodes that are pinned
             "supernodes": _supernodes(graph, ids, tokens, roles or {}),
@@ -82,7 +93,8 @@ def write_places(
             "sg_pos": "",
         },
         "nodes": [
-            _node(graph, at, len(tokens)) | _traced(queries.get(at, {}), keys.get(at, {}), ids) for at in rows
+            _node(graph, at, len(tokens)) | _traced(*(beside[port].get(at, {}) for port in "qkv"), ids)
+            for at in rows
         ],
         "links": [{"source": ids[s], "target": ids[d], "weight": w} for (s, d), w in links.items()],
     }
@@ -110,16 +122,16 @@ Read = dict[At, dict[At, float]]
 """What is read, by who reads it."""
 
 
-def _links(graph: Graph, kept: BoolArray, values: FloatArray, ordered: bool) -> tuple[Weights, Read, Read]:
-    """The weight of each link, and of it what enters queries and keys."""
-    links, beside = Weights(), {"q": Read(), "k": Read()}
+def _links(graph: Graph, kept: BoolArray, values: FloatArray, ordered: bool) -> tuple[Weights, dict[str, Read]]:
+    """The weight of each link, and of it what enters queries, keys and values."""
+    links, beside = Weights(), {"q": Read(), "k": Read(), "v": Read()}
     for source, reader, d, s in read_at(graph, kept, ordered):
         value = float(values[d, s])
         links[source, reader] = links.get((source, reader), 0.0) + value
         if (port := graph.destination_ports[d]) in beside:
             found = beside[port].setdefault(reader, {})
             found[source] = found.get(source, 0.0) + value
-    return links, beside["q"], beside["k"]
+    return links, beside
 
 
 def read_at(graph: Graph, kept: BoolArray, ordered: bool) -> Iterator[tuple[At, At, int, int]]:
@@ -194,16 +206,100 @@ def _node(graph: Graph, at: At, n_tokens: int) -> dict[str, Any]:
     }
 
 
-def _traced(queries: Mapping[At, float], keys: Mapping[At, float], ids: Mapping[At, str]) -> dict[str, Any]:
-    """What a head's queries and keys read, the most first; nothing is known of pairs."""
-    if not queries and not keys:
+def _traced(
+    queries: Mapping[At, float], keys: Mapping[At, float], values: Mapping[At, float], ids: Mapping[At, str]
+) -> dict[str, Any]:
+    """What a head's queries, keys and values read, the most first; nothing is known of pairs."""
+    if not queries and not keys and not values:
         return {}
-    q, k = (
+    q, k, v = (
         [[ids[source], weight] for source, weight in sorted(read.items(), key=lambda item: -abs(item[1]))]
-        for read in (queries, keys)
+        for read in (queries, keys, values)
     )
-    return {
-        "qk_tracing_results": {
-            "pair_wise_contributors": [], "top_q_marginal_contributors": q, "top_k_marginal_contributors": k,
-        }
-    }  # fmt: skip
+    traced = {"pair_wise_contributors": [], "top_q_marginal_contributors": q, "top_k_marginal_contributors": k}
+    return ({"qk_tracing_results": traced} if q or k else {}) | {VALUES: v}
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+HEADER = "acdc"
+"""Field of the metadata, which other programs ignore, for what a graph does not say of a circuit."""
+VALUES = "top_v_marginal_contributors"
+"""Field of a head's node, which other programs ignore: what its values read."""
+_OURS = {*_TYPES.values(), "mlp"}
+_WHAT = "attribution graph"
+
+
+def read(content: bytes, graph: Graph | None = None) -> Circuit:
+    """A circuit from an attribution graph whose nodes are heads and MLPs; positions are put together, with a warning.
+
+    Raises:
+        AcdcError: it is no such graph, or one of features.
+    """
+    value = parse_json(content, f"the {_WHAT}")
+    if not isinstance(value, dict) or not all(_objects(value.get(part)) for part in ("nodes", "links")):
+        raise AcdcError(f"the {_WHAT} needs the lists of objects 'nodes' and 'links'")
+    nodes = {str(node.get("node_id")): node for node in value["nodes"]}
+    for node in nodes.values():
+        if str(kind := node.get("feature_type")) not in _OURS:
+            raise AcdcError(
+                f"the {_WHAT} is of features ({kind!r:.60}), not of heads and MLPs, which acdc's circuits are of: "
+                "export one from acdc, or name components in another format (csv)"
+            )
+    metadata = value.get("metadata")
+    said = from_header(metadata.get(HEADER) if isinstance(metadata, dict) else None, graph, f"the {_WHAT}")
+    graph = said.graph
+    names = {_id(graph, (row.name, 0)).rpartition("_")[0]: row.name for row in graph.components}
+    component = {node: names.get(node.rpartition("_")[0], "") for node in nodes}
+    if unknown := [node for node, name in component.items() if not name]:
+        raise AcdcError(f"the {_WHAT}: node {unknown[0]!r:.60} is no component of the model")
+    if len({node.rpartition("_")[2] for node in nodes}) > 1:
+        warnings.warn(f"the {_WHAT} has several positions: its edges are kept at all of them", stacklevel=3)
+    ports: dict[str, dict[str, int]] = {}
+    for d, port in enumerate(graph.destination_ports):
+        for name in _components(graph, d):
+            ports.setdefault(name, {})[port] = d
+    found: dict[str, float] = {}
+    for link in value["links"]:
+        source, target = (str(link.get(end)) for end in ("source", "target"))
+        if source not in nodes or target not in nodes:
+            raise AcdcError(
+                f"the {_WHAT}: a link leads from {source!r:.60} to {target!r:.60}, which are not both nodes"
+            )
+        own = ports.get(component[target], {})
+        weight = number(link.get("weight"), f"{source}->{target}")
+        if not own:
+            raise AcdcError(
+                f"the {_WHAT}: a link leads to {target!r:.60}, the {component[target]}, which reads nothing"
+            )
+        for port, score in _by_port(nodes[target], source, weight, list(own)).items():
+            found[f"{component[source]}->{graph.destinations[own[port]]}"] = score
+    scores = {} if all(score == 1 for score in found.values()) else found
+    return circuit_from_edges(said, dict.fromkeys(found, True), scores, _WHAT)
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _by_port(node: Mapping[str, Any], source: str, weight: float, ports: Sequence[str]) -> dict[str, float]:
+    """The score of each edge that a link to a node stands for; a graph without our field has its rest in the values."""
+    if "v" not in ports:
+        return dict.fromkeys(ports, weight) if len(ports) == 1 else {}
+    traced = node.get("qk_tracing_results")
+    lists = {"q": "top_q_marginal_contributors", "k": "top_k_marginal_contributors"}
+    read = {port: _contributors(traced, name).get(source) for port, name in lists.items()}
+    read["v"] = _contributors(node, VALUES).get(source)
+    known = {port: score for port, score in read.items() if score is not None}
+    rest = weight - sum(known.values())
+    if VALUES not in node and (not known or abs(rest) > 1e-9 * max(abs(weight), *map(abs, known.values()))):
+        known["v"] = rest
+    return known
+
+
+def _contributors(value: Any, name: str) -> dict[str, float]:
+    """What is read, by the node it is read from."""
+    rows = value.get(name, []) if isinstance(value, Mapping) else []
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 2 for row in rows):
+        raise AcdcError(f"the {_WHAT}: expected {name!r} as a list of nodes and weights, got {rows!r:.60}")
+    return {str(source): number(weight, f"{source}") for source, weight in rows}

@@ -115,8 +115,8 @@ FORMATS: dict[str, Format] = {
             ".json",
             "attribution graph JSON (circuit-tracer, Neuronpedia)",
             circuit_tracer.write,
-            None,
-            (),
+            circuit_tracer.read,
+            _HEADER,
             groups=True,
         ),
     )

@@ -117,8 +117,8 @@ class PositionalCircuit(Shown):
         """
         tokens = [label.partition(" ")[2] if self.by == "position" else label for label in self.places]
         lost = (
-            "the way back: circuits cannot be read from it", "metric, ablation, method and seed",
-            "the options of the graph", "which of q, k and v an edge enters, but for what queries and keys read",
+            "the places of an edge on the way back (acdc import keeps it at all)", "metric, ablation, method and seed",
+            "the options of the graph",
             "scores: the circuit has none, and each link weighs as many as its edges",
         )  # fmt: skip
         warnings.warn(f"the format circuit-tracer does not hold {', '.join(lost)}", stacklevel=2)

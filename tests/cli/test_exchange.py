@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(error.value.code or 0)
 
 
-@pytest.mark.parametrize("format", ["mib", "mib-submission", "csv"])
+@pytest.mark.parametrize("format", ["mib", "mib-submission", "csv", "circuit-tracer"])
 def test_a_foreign_circuit_is_judged_in_two_commands(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +40,8 @@ def test_a_foreign_circuit_is_judged_in_two_commands(
     found = json.loads(capsys.readouterr().out)
     expected = acdc.evaluate(model, acdc.tasks.load("induction"), circuit, random_circuits=0)
     assert found["faithfulness"] == pytest.approx(expected.faithfulness, rel=1e-6)
+    assert run(monkeypatch, "audit", tmp_path / "run", "--checks", "numbers", "--size", 16) == 0
+    assert "numbers" in capsys.readouterr().out
 
 
 def test_a_table_of_some_edges_is_of_the_models_graph(

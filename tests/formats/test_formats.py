@@ -11,6 +11,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acdc.circuit import Circuit, Provenance, Scores
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, UnknownGraphError
 from acdc.formats import FORMATS, export, import_circuit
 from acdc.graph import Graph
 from strategies import circuits
@@ -99,13 +100,47 @@ def test_every_option_of_the_graph_comes_back_and_what_does_not_is_listed(circui
         assert nodes is not None or circuit.scores.nodes is None or "node scores" in said
 
 
-def test_what_circuit_tracer_does_not_hold_is_listed() -> None:
-    circuit = dataclasses.replace(example(), unit="node")
-    with pytest.warns(
-        UserWarning,
-        match="not hold the way back.*provenance.*options of the graph.*a circuit of nodes.*q, k and v",
-    ):
-        export(circuit, "circuit-tracer")
+def attribution(circuit: Circuit) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(export(circuit, "circuit-tracer"))
+    return value
+
+
+@pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
+def test_an_attribution_graph_is_read_as_it_was_edited() -> None:
+    """By links and ids: what was deleted in a page is gone, and labels are nobody's business."""
+    circuit = example()
+    value = attribution(circuit)
+    clerps = {node["node_id"]: node["clerp"] for node in value["nodes"]}
+    gone = value["links"].pop(3)
+    for node in value["nodes"]:
+        node["clerp"] = "a label"
+    back = import_circuit(json.dumps(value), "circuit-tracer")
+    pair = (clerps[gone["source"]], clerps[gone["target"]])
+    left = {
+        name: score
+        for name, score in circuit.edge_scores().items()
+        if (name.partition("->")[0], name.partition("->")[2].partition("<")[0]) != pair
+    }
+    assert 0 < len(left) < circuit.n_edges
+    assert back.edge_scores() == left
+
+
+@pytest.mark.filterwarnings("ignore:the format circuit-tracer does not hold")
+def test_an_attribution_graph_without_our_fields_is_of_the_graph_that_is_given() -> None:
+    circuit = example()
+    value = attribution(circuit)
+    del value["metadata"]["acdc"]
+    for node in value["nodes"]:
+        node.pop("top_v_marginal_contributors", None)
+    text = json.dumps(value)
+    with pytest.raises(UnknownGraphError):
+        import_circuit(text, "circuit-tracer")
+    back = import_circuit(text, "circuit-tracer", circuit.graph)
+    assert back == circuit
+    assert back.edge_scores() == pytest.approx(circuit.edge_scores())
+    value["nodes"][1]["feature_type"] = "cross layer transcoder"
+    with pytest.raises(AcdcError, match=r"is of features .'cross layer transcoder'., not of heads and MLPs"):
+        import_circuit(json.dumps(value), "circuit-tracer")
 
 
 @pytest.mark.parametrize("format", [name for name, record in FORMATS.items() if record.read and record.write])
@@ -245,7 +280,8 @@ def test_dot_lists_nodes_and_edges_and_is_not_read() -> None:
         source, _, destination = name.partition("->")
         assert any(f'"{source}" -> "{destination}"' in line and f'score="{score}"' in line for line in lines)
     with pytest.raises(
-        AcdcError, match=r"'dot' but not read from it: .*export it to .*: mib, node-link, graphml, csv$"
+        AcdcError,
+        match=r"'dot' but not read from it: .*export it to .*: mib, node-link, graphml, csv, circuit-tracer$",
     ):
         import_circuit(text, "dot")
 
@@ -307,6 +343,27 @@ def test_damaged_files_are_refused_or_read(format: str, data: st.DataObject) -> 
         ("mib", "{}", "needs the objects"),
         ("mib", '{"cfg": {"n_layers": 1, "n_heads": 1}, "nodes": {}, "edges": {"m0->logits": {}}}', "'in_graph'"),
         ("node-link", '{"links": 3}', "needs a list"),
+        ("circuit-tracer", '{"links": []}', "needs the lists of objects 'nodes' and 'links'"),
+        ("circuit-tracer", '{"links": [], "nodes": []}', "does not say which graph"),
+        (
+            "circuit-tracer",
+            '{"nodes": [{"node_id": "0_0_0", "feature_type": "logit"}, {"node_id": "9_9_0", "feature_type": "mlp"}], '
+            '"links": [], "metadata": {"acdc": {"graph": {"n_layers": 1, "n_heads": 1}}}}',
+            "'9_9_0' is no component",
+        ),
+        (
+            "circuit-tracer",
+            '{"nodes": [], "links": [{"source": "a", "target": "b", "weight": 1}], '
+            '"metadata": {"acdc": {"graph": {"n_layers": 1, "n_heads": 1}}}}',
+            "not both nodes",
+        ),
+        (
+            "circuit-tracer",
+            '{"nodes": [{"node_id": "E_0_0", "feature_type": "embedding"}], '
+            '"links": [{"source": "E_0_0", "target": "E_0_0", "weight": 1}], '
+            '"metadata": {"acdc": {"graph": {"n_layers": 1, "n_heads": 1}}}}',
+            "input, which reads nothing",
+        ),
         ("node-link", '{"links": []}', "does not say which graph"),
         ("graphml", "<graphml", "cannot be read"),
         ("graphml", "<!DOCTYPE x [<!ENTITY a 'b'>]><graphml/>", "document type"),
@@ -334,6 +391,6 @@ def test_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(AcdcError, match="not written"):
         export(example(), "eap-pt")
     with pytest.raises(AcdcError, match="not read"):
-        import_circuit("{}", "circuit-tracer")
+        import_circuit("{}", "dot")
     with pytest.raises(AcdcError, match="cannot read"):
         import_circuit(str(tmp_path / "missing.json"), "mib")

@@ -16,6 +16,7 @@ import attribution_graph
 from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.errors import AcdcError
+from acdc.formats import import_circuit
 from acdc.graph import Graph
 from acdc.metrics import OUTCOMES
 from acdc.tracing import PositionalCircuit, discover_positions, evaluate_positions, score_positions
@@ -197,7 +198,7 @@ def test_an_attribution_graph_has_the_prompts_tokens_and_where_each_is_read() ->
     ):  # fmt: skip
         kept[(place, *graph.edge(name))] = True
     circuit = PositionalCircuit(graph, "position", ("0 The", "1  cat", "2 \n"), kept, model="m", task="t")
-    with pytest.warns(UserWarning, match="does not hold the way back.*metric.*q, k and v.*scores"):
+    with pytest.warns(UserWarning, match="does not hold the places of an edge on the way back.*metric.*scores"):
         value = json.loads(circuit.attribution_graph())
     attribution_graph.check(value)
     assert value["metadata"]["prompt_tokens"] == ["The", " cat", "\n"]
@@ -212,6 +213,9 @@ def test_an_attribution_graph_has_the_prompts_tokens_and_where_each_is_read() ->
     traced = head["qk_tracing_results"]
     assert [at[source] for source, _ in traced["top_q_marginal_contributors"]] == ["input@2"]
     assert [at[source] for source, _ in traced["top_k_marginal_contributors"]] == ["a0.h0@1"]
+    with pytest.warns(UserWarning, match="several positions: its edges are kept at all of them"):
+        back = import_circuit(json.dumps(value), "circuit-tracer", graph)
+    assert (back.edges == kept.any(axis=0)).all()
 
 
 @pytest.mark.parametrize(
