@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from acdc.graph import BoolArray
+from acdc.engine.edge_gradients import EdgeGradients, Place
+from acdc.graph import BoolArray, IntArray
+
+SPARSE = 0.3
+"""Share of the columns below which it is cheaper to gather those that are read."""
 
 
 @dataclasses.dataclass
@@ -41,14 +45,15 @@ class Changes:
     Args:
         capacity: most sources that will be added.
         differentiable: whether gradients are wanted.
+        gradients: where those of the weights are collected, of each prompt.
 
     Attributes:
         ids: the sources.
     """
 
-    def __init__(self, capacity: int, *, differentiable: bool) -> None:
+    def __init__(self, capacity: int, *, differentiable: bool, gradients: EdgeGradients | None = None) -> None:
         self.ids: list[int] = []
-        self._capacity, self._differentiable = capacity, differentiable
+        self._capacity, self._differentiable, self._gradients = capacity, differentiable, gradients
         self._store: _Store | None = None
         self._token: Tensor | None = None
 
@@ -58,7 +63,7 @@ class Changes:
         self.ids += ids
         if self._store is None:
             self._store = _Store(difference.new_empty(self._capacity, *difference.shape[1:]))
-            self._token = difference.new_zeros(())
+            self._token = difference.new_zeros(()) if self._gradients is None else self._gradients.root
         if self._differentiable:
             self._token = _Append.apply(difference, self._token, self._store, first)
         else:
@@ -74,24 +79,25 @@ class Changes:
         """Sum over sources, `[C, B, P, D]`."""
         return self.stack.sum(0)
 
-    def mix(self, weights: Tensor, kept: BoolArray) -> Tensor:
+    def mix(self, weights: Tensor, kept: BoolArray, ports: IntArray) -> Tensor:
         """Weighted sums.
 
         Args:
             weights: `[C or 1, port, len(ids)]`; or `[B, port, len(ids)]` for a single circuit.
             kept: `[port, len(ids)]`, where some weight is not 0.
+            ports: `[port]`, which these are.
 
         Returns:
             `[port, C, B, P, D]`.
         """
         if not self._differentiable:
             return _mix(weights, self.stack)
-        columns = np.asarray(kept.any(axis=0))
-        some = None
-        if columns.mean() < 0.75:  # a sparse mask: only what is read
+        columns, some, ids = np.asarray(kept.any(axis=0)), None, np.array(self.ids)
+        if columns.mean() < SPARSE:
             some = torch.as_tensor(np.flatnonzero(columns), device=weights.device)
-            weights = weights[..., some]
-        mixed: Tensor = _Mix.apply(weights, self._token, self._store, len(self.ids), some)
+            weights, kept, ids = weights[..., some], kept[:, columns], ids[columns]
+        place = None if self._gradients is None else self._gradients.place(ports, ids, kept)
+        mixed: Tensor = _Mix.apply(weights, self._token, self._store, len(self.ids), some, place)
         return mixed
 
     def mix_by_place(self, weights: Tensor, places: Tensor) -> Tensor:
@@ -150,8 +156,10 @@ class _Mix(torch.autograd.Function):
     """Weighted sums of the first changes in the buffer."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, token: Tensor, store: _Store, n: int, some: Tensor | None) -> Tensor:
-        ctx.store, ctx.n, ctx.some = store, n, some
+    def forward(
+        ctx: Any, weights: Tensor, token: Tensor, store: _Store, n: int, some: Tensor | None, place: Place | None
+    ) -> Tensor:
+        ctx.store, ctx.n, ctx.some, ctx.place = store, n, some, place
         ctx.save_for_backward(weights)
         stack = store.buffer[:n]
         return _mix(weights, stack if some is None else stack[some])
@@ -165,6 +173,10 @@ class _Mix(torch.autograd.Function):
         stack = stack if ctx.some is None else stack[ctx.some]
         shared, given = weights.shape[0] == 1, _rows(gradient, len(weights))
         for_weights = None
+        if ctx.place is not None:
+            prompts = gradient.shape[2]
+            each = _rows(gradient, prompts).transpose(0, 1), _rows(stack, prompts).permute(1, 2, 0)
+            ctx.place.add(torch.bmm(*each))
         if ctx.needs_input_grad[0]:
             if shared:
                 for_weights = (given.reshape(ports, -1) @ stack.reshape(len(stack), -1).T)[None]
@@ -181,4 +193,4 @@ class _Mix(torch.autograd.Function):
             else:
                 back = torch.bmm(weights.transpose(1, 2), given.transpose(0, 1))
                 collected.index_add_(0, ctx.some, back.transpose(0, 1))
-        return for_weights, torch.zeros_like(gradient[(0,) * gradient.dim()]), None, None, None
+        return for_weights, torch.zeros_like(gradient[(0,) * gradient.dim()]), None, None, None, None

@@ -138,10 +138,8 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     modelled = 0.0
     if work == "search":  # the quadratic model of guided pruning: of a batch, and the rows of all prompts
         directions = DIRECTIONS if outcome.is_distance else 1
-        modelled = (
-            6 * size * graph.n_ports * S + 8 * graph.n_edges * (1 + 2 * directions) + 4 * (1 + directions) * read
-        )
-        fixed += 3 * 8 * directions * graph.n_edges * len(prompts)
+        modelled = graph.n_edges * (2 * size + 8 * (1 + 2 * directions)) + 4 * (1 + directions) * read
+        fixed += 3 * 8 * directions * graph.n_edges * len(prompts) + 8 * graph.n_ports * S
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from
     return Need(
         prompt=T * (kept * size + masked) + 8 * read,

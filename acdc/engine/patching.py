@@ -12,6 +12,7 @@ from torch import Tensor
 
 from acdc.engine.attention_stage import take
 from acdc.engine.demand import source_demand
+from acdc.engine.edge_gradients import EdgeGradients
 from acdc.engine.plain_run import embedded, full_context, plain_run
 from acdc.engine.propagate import Plan, propagate
 from acdc.engine.references import ABLATIONS, References, mean_references, zero_references
@@ -193,6 +194,7 @@ class Patching:
         input_scale: float = 1.0,
         sparse: bool = False,
         by_prompt: bool = False,
+        gradients: EdgeGradients | None = None,
         places: Tensor | None = None,
         neurons: Neurons | None = None,
     ) -> Tensor:
@@ -206,6 +208,8 @@ class Patching:
             sparse: where a gradient is wanted, run what some kept edge leads to and no more, as without one: the
                 gradient of edges that no circuit keeps is 0 then.
             by_prompt: `edges` is one circuit with shares of its own on each prompt, `[B, …]`.
+            gradients: where backward passes from the logits leave the gradients of one circuit's edges, prompt by
+                prompt; its own say nothing then.
             places: `[B, T]`, a number for each position: then `edges` is `[C, place, n_destinations, n_sources]` (or
                 without C), and what is kept depends on the position at which a destination reads. No gradients.
             neurons: units inside nodes that are kept; None: all. One circuit of edges may be run with C sets of them.
@@ -235,7 +239,7 @@ class Patching:
         if neurons is not None and len(weights) == 1:
             weights = weights.expand(neurons.circuits, -1, -1)
         demand = source_demand(self.graph, kept, self.coupled, dense=self.context.dense)
-        plan = Plan(weights, kept, demand, neurons=neurons)
+        plan = Plan(weights, kept, demand, neurons=neurons, gradients=gradients)
         circuits = 1 if by_prompt else len(weights)
         differences = self.input_differences(circuits, scale=input_scale)
         logits = propagate(self.model, self.graph, self.context, self.state, plan, inputs=differences, rows=rows)

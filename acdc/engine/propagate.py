@@ -28,6 +28,7 @@ from torch import Tensor
 
 from acdc.engine.changes import Changes
 from acdc.engine.demand import EVERYWHERE, NOWHERE
+from acdc.engine.edge_gradients import EdgeGradients
 from acdc.engine.stage import Stage, StageState, Written
 from acdc.engine.state import Journal, State
 from acdc.graph import BoolArray, Graph, IntArray
@@ -52,6 +53,7 @@ class Plan:
         places: the place of each position of the window `[B, W]`, and of each read position `[B, P]`; None: all have
             the same weights.
         neurons: units inside nodes that are kept; None: all.
+        gradients: where backward passes leave those of a single circuit's weights, of each prompt; None: nowhere.
     """
 
     weights: Tensor
@@ -59,6 +61,7 @@ class Plan:
     demand: IntArray
     places: tuple[Tensor, Tensor] | None = None
     neurons: Neurons | None = None
+    gradients: EdgeGradients | None = None
 
 
 def propagate(
@@ -139,12 +142,11 @@ class Run:
     ) -> None:
         self.context, self.state = context, state
         self.plan, self.seeds, self.journal = plan, seeds, journal
-        needed = int((plan.demand > NOWHERE).sum())
-        differentiable = torch.is_grad_enabled()
-        self.changes = Changes(needed + graph.n_inputs, differentiable=differentiable)
-        self.changes_at_read = (
-            self.changes if context.dense else Changes(needed + graph.n_inputs, differentiable=differentiable)
-        )
+        most = int((plan.demand > NOWHERE).sum()) + graph.n_inputs
+        differentiable, gradients = torch.is_grad_enabled(), plan.gradients
+        self.changes = self.changes_at_read = Changes(most, differentiable=differentiable, gradients=gradients)
+        if not context.dense:
+            self.changes_at_read = Changes(most, differentiable=differentiable, gradients=gradients)
 
     def of(self, stage: Stage, kind: type[S]) -> S:
         """The state of a stage, which is of a kind that it knows."""
@@ -193,16 +195,16 @@ class Run:
             kept = self.plan.kept[every[:, None], changes.ids]
             weights = self.plan.weights[..., index, torch.as_tensor(changes.ids, device=device)]
             if self.plan.places is None:
-                mixed = changes.mix(weights, kept)
+                mixed = changes.mix(weights, kept, every)
             else:
                 mixed = changes.mix_by_place(weights, self.plan.places[1 if read else 0])
-        inputs, first = [], 0
-        for ports, base in parts:
-            x = None if mixed is None else mixed[first : first + len(ports)]
+        sizes = [len(ports) for ports, _ in parts]
+        pieces = [None] * len(parts) if mixed is None else mixed.split(sizes)
+        inputs = []
+        for (ports, base), x in zip(parts, pieces, strict=True):
             if x is not None:
                 x = base + x if torch.is_grad_enabled() else x.add_(base)
             inputs.append(self._with_seeds(ports, base, x))
-            first += len(ports)
         return inputs
 
     def _with_seeds(self, ports: IntArray, base: Tensor, x: Tensor | None) -> Tensor | None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acdc.engine.edge_gradients import EdgeGradients
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.memory import DIRECTIONS
 from acdc.engine.patching import Patching
@@ -105,21 +106,19 @@ def _gradients(
     patching: Patching, measure: Measure, kept: BoolArray, edges: IntArray, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Of one batch: gradient of the distance `[B, edge]`, and along the directions `[B · direction, edge]`."""
-    prompts, index = len(patching.prompts), torch.as_tensor(edges, device=patching.model.device)
-    with torch.enable_grad(), patching.model.frozen():
-        weights = torch.as_tensor(kept, device=patching.model.device).to(patching.model.dtype)
-        weights = weights.repeat(prompts, 1, 1).requires_grad_()
-        logits = patching.logits(weights, rows=measure.rows, sparse=True, by_prompt=True)
-        empty = index.new_zeros(0, len(edges)).double()
+    prompts, model = len(patching.prompts), patching.model
+    with torch.enable_grad(), model.frozen():
+        zeros = torch.zeros(prompts, len(edges), dtype=model.dtype, device=model.device)
+        gradients = EdgeGradients(patching.graph, kept, zeros)
+        logits = patching.logits(kept, rows=measure.rows, gradients=gradients)
         found: list[Tensor] = []
         if logits.requires_grad:
             for direction in directions(measure, logits.detach()[0], scale):
-                value = (logits[0] * direction).sum()
-                (gradient,) = gradient_of(value, [weights], measure.outcome, retain_graph=True)
-                found.append(gradient.view(prompts, -1)[:, index].double())
+                found.append(gradients.of((logits[0] * direction).sum()).cpu().double())
                 passes.count(backward=prompts)
-    first = found[0] if found else empty.new_zeros(prompts, len(edges))
-    return first, torch.cat([empty, *found[1:]])
+    none = torch.zeros(0, len(edges), dtype=torch.float64)
+    first = found[0] if found else none.new_zeros(prompts, len(edges))
+    return first, torch.cat([none, *found[1:]])
 
 
 def directions(measure: Measure, logits: Tensor, scale: float) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import acdc
 import problems
+from acdc.engine.edge_gradients import EdgeGradients
 from acdc.engine.patching import Patching
 
 
@@ -54,6 +55,24 @@ def test_a_second_backward_pass_gives_the_same() -> None:
     first, second = (torch.autograd.grad(value, [weights], retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert first.any()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt-neox-parallel", "gemma2"])
+@pytest.mark.parametrize("density", [0.3, 0.6, 1.0])
+def test_gradients_of_each_prompt_are_those_of_weights_of_its_own(family: str, density: float) -> None:
+    patching, _ = problems.make(family, padding="left", shared=2)
+    graph, prompts = patching.graph, len(patching.prompts)
+    kept = graph.valid & (np.random.default_rng(0).random(graph.valid.shape) < density)
+    weights = torch.as_tensor(kept).double().repeat(prompts, 1, 1).requires_grad_()
+    gradients = EdgeGradients(graph, kept, torch.zeros(prompts, int(kept.sum()), dtype=torch.float64))
+    with patching.model.frozen():
+        logits = patching.logits(weights, sparse=True, by_prompt=True)
+        (expected,) = torch.autograd.grad(logits.square().sum(), [weights])
+        logits = patching.logits(kept, gradients=gradients)
+        for value in (logits.sum(), logits.square().sum()):  # another pass finds nothing of the one before
+            found = gradients.of(value)
+    torch.testing.assert_close(found, expected[:, torch.as_tensor(kept)])
+    assert found.any()
 
 
 def kept_for_backward(layers: int) -> int:
