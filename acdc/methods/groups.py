@@ -3,8 +3,8 @@
 A group may be any set of edges: one, those into a port, those out of a component, half of the circuit. As in the
 edge-by-edge search the circuit's activations are known, removing an edge changes its destination's input by the known
 R[s] − A[s], and only what lies downstream is run (`propagate`). Groups are tested independently of each other, so
-those that start in the same stage run as one batch. Where a group also removes edges out of what it changes, its row
-has weights of its own.
+those that start in the same stage, or in neighbouring ones where they are few, run as one batch. Where a group also
+removes edges out of what it changes, its row has weights of its own.
 
 Prompts may come in batches; each is told of a removal when the next tests come to it.
 """
@@ -27,6 +27,9 @@ from acdc.engine.state import Journal
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.search import ROWS_A_VISIT, Part, Search
+
+FEW_TOKENS = 4096
+"""Tests of so many tokens cost as much as the calls of one pass, on a CPU and on a GPU."""
 
 Group = IntArray
 """Flat indices of edges in `[n_destinations, n_sources]`."""
@@ -102,15 +105,28 @@ class Groups(Search):
         """Distance from the full model and metric, means over the prompts, without each group alone: `[group]` both."""
         distance, value = np.full(len(groups), self.distance), np.full(len(groups), self.value)
         first = np.array([self._first_stage(group) for group in groups], dtype=np.int64)
-        for stage in sorted(set(first.tolist()), reverse=True):
-            if stage < 0:  # nothing that matters reads these edges
-                continue
-            here = np.flatnonzero(first == stage)
-            size = self._rows_at_once(stage) if self._alone else ROWS_A_VISIT
-            for start in range(0, len(here), size):
-                some = here[start : start + size]
-                distance[some], value[some] = self._run_groups([groups[i] for i in some], stage)
+        for some in self._together(first):
+            distance[some], value[some] = self._run_groups([groups[i] for i in some], int(first[some].min()))
         return distance, value
+
+    def _together(self, first: IntArray) -> Iterator[IntArray]:
+        """Tests to run as one batch, by the stage that each changes first; -1: nothing that matters reads its edges.
+
+        Those of one stage; so few that a pass costs more than what it computes wait for those of an earlier one.
+        """
+        waiting = np.zeros(0, dtype=np.int64)
+        for stage in np.unique(first[first >= 0])[::-1]:
+            rows = self._rows_at_once(stage)
+            size = rows if self._alone else ROWS_A_VISIT
+            if len(waiting) > rows * FEW_TOKENS / self.measures.batches.tokens:
+                yield waiting
+                waiting = waiting[:0]
+            waiting = np.concatenate([waiting, np.flatnonzero(first == stage)])
+            while len(waiting) > size:
+                yield waiting[:size]
+                waiting = waiting[size:]
+        if len(waiting):
+            yield waiting
 
     def distance_without(self, group: Group) -> float:
         """The distance without one group, which may be removed then at no further cost."""

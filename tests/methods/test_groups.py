@@ -49,6 +49,23 @@ def test_distances_are_those_of_full_runs_whatever_was_removed_before(family: st
         assert search.distance == pytest.approx(problems.distance(patching, measure, search.kept), rel=1e-9)
 
 
+@pytest.mark.parametrize("few", [0, 40, 4096])
+def test_few_tests_of_neighbouring_stages_run_as_one_batch(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And say the same: none, some, or all of them."""
+    patching, measure = problems.make("gemma2", metric="kl", padding="both")
+    edges = np.flatnonzero(patching.graph.valid)
+    groups = [edges[i : i + 1] for i in range(0, len(edges), 7)]
+    search = Groups(patching, measure)
+    stages = {search._first_stage(group) for group in groups}
+    monkeypatch.setattr("acdc.methods.groups.FEW_TOKENS", few)
+    found, _ = search.measure_without(groups)
+    assert (search.runs < len(stages)) == (few > 0)
+    for group, distance in zip(groups, found, strict=True):
+        circuit = search.kept.copy()
+        circuit.flat[group] = False
+        assert distance == pytest.approx(problems.distance(patching, measure, circuit), rel=1e-9, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("family", "case", "options"),
     [
