@@ -19,6 +19,7 @@ import torch
 import transformers
 from torch import Tensor
 
+import acdc
 from acdc.benchmarks.measuring.tiny_decoders import causal_types, tiny_decoder
 from acdc.errors import AcdcError
 from acdc.model import forward
@@ -27,7 +28,7 @@ from acdc.model.model import Model
 from acdc.model.trace import whole_run
 from acdc.store.writing import write_atomically
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+PAGE = Path(acdc.__file__).resolve().parents[1] / "docs" / "models.md"
 
 _IN_FLOAT32 = ("xglm", "inkling2_text")
 """Types whose class cannot be run in float64."""

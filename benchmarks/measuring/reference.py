@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import acdc
 from acdc.formats import FOLDERS
 from acdc.formats import FORMATS as CIRCUIT_FORMATS
 from acdc.methods import METHODS
@@ -17,7 +18,8 @@ from acdc.store.writing import write_atomically
 from acdc.tasks.peer_formats import FORMATS as PROMPT_FORMATS
 from acdc.tasks.registry import GENERATORS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(acdc.__file__).resolve().parents[1]
+"""Of the repository, and of a source distribution, in which acdc/benchmarks is no link but a copy."""
 _MADE = "<!-- Made by acdc.benchmarks.measuring.reference; not to be edited. -->\n\n"
 API = {
     "The two verbs": ("acdc.discovery.discover", "acdc.discovery.score"),
