@@ -85,6 +85,11 @@ def cut(
         return selection.greedy(graph, values, n, by="signed", prune=prune)
     if not prune:
         raise AcdcError(f"select={rule.name!r} leaves no edge that dangles: leave out prune=False")
+    if rule.name in ("pnr", "bootstrap") and (scores.values.min() >= 0 or scores.values.max() <= 0):
+        raise AcdcError(
+            f"select={rule.name!r} goes by the signs of scores, and all by {scores.method!r} have one sign; take "
+            "select='top', 'greedy' or 'ilp'"
+        )
     assert rule.number is not None
     if rule.name == "ilp":
         edges = integer_program(graph, values, n, seconds=rule.number)
@@ -107,7 +112,9 @@ def _from(graph: Graph, order: IntArray, n: int, which: str) -> BoolArray:
     """The best edges of an order of some, `n` of them connected if there are so many."""
     found = graph.prune(selection.first(graph, order, len(order)))
     if not found.any():
-        raise EmptyCircuitError(f"the {len(order)} edges {which} connect the input with the logits nowhere")
+        raise EmptyCircuitError(
+            f"the {counted(len(order), 'best edge')} {which} connect the input with the logits nowhere"
+        )
     if int(found.sum()) <= n:
         return found
     return selection.connected(graph, order, n)

@@ -136,7 +136,7 @@ def benchmark(
                 rows = run(
                     chosen,
                     folder,
-                    methods=list(METHODS) if methods == "all" else _split(methods),
+                    methods=list(METHODS) if "all" in (_split(methods) or ()) else _split(methods),
                     seeds=_integers(seeds),
                     retry=retry,
                     memory=memory,

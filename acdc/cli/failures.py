@@ -37,7 +37,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, AcdcError):
         return Failure(str(error))
     if isinstance(error, typer.TyperException):
-        return Failure(error.format_message(), error.exit_code)
+        return Failure(error.format_message().replace("Value error, ", ""), error.exit_code)
     if _is_out_of_memory(error):
         return Failure(
             "there is not enough memory: give a smaller --batch-size or --size, --dtype bfloat16, or a smaller model"

@@ -102,8 +102,13 @@ def test_rules_say_what_they_lack() -> None:
         Scores(SMALL, made.values).top(3, select="bootstrap", prompts=20)
     with pytest.raises(AcdcError, match="at least 8"):
         made.top(3, select="bootstrap", prompts=4)
-    with pytest.raises(EmptyCircuitError, match="with this ratio"):
-        Scores(SMALL, np.abs(made.values)).top(3, select="pnr=0.5")
+    one_hinders = SMALL.valid.astype(float)
+    one_hinders.flat[np.flatnonzero(SMALL.valid)[0]] = -1
+    with pytest.raises(EmptyCircuitError, match="the 2 best edges with this ratio"):
+        Scores(SMALL, one_hinders).top(3, select="pnr=0.01")
+    for select in ("pnr=0.5", "bootstrap"):
+        with pytest.raises(AcdcError, match="all by 'eap' have one sign"):
+            dataclasses.replace(made, values=np.abs(made.values), method="eap").top(3, select=select, prompts=20)
     with pytest.raises(AcdcError, match="dangles"):
         made.top(3, select="ilp", prune=False)
     large = Graph(n_layers=12, n_heads=20)

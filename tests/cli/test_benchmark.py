@@ -19,6 +19,7 @@ from acdc.benchmarks.runner import Subject
 from acdc.benchmarks.table import Row, Table
 from acdc.cli import main as cli
 from acdc.errors import WriteError
+from acdc.methods import METHODS
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -136,6 +137,11 @@ def test_files_that_no_benchmark_made_are_not_replaced(command: Command) -> None
         assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
     shutil.rmtree("here/rows")
     assert command("smoke", "--cases", "hist", "--methods", "eap", "-o", "here")[0] == 0
+
+
+def test_all_is_every_method_those_too_that_train_masks(command: Command) -> None:
+    assert command("smoke", "--cases", "hist", "--methods", "all", "-o", "runs")[0] == 0
+    assert {row.method for row in Table("runs").rows()} == set(METHODS)
 
 
 @pytest.mark.parametrize(

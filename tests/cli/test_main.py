@@ -213,6 +213,13 @@ def test_an_interrupted_run_leaves_nothing(command: Command, monkeypatch: pytest
         (["discover", "tracr-reverse", "--device", "cdua"], "cuda"),
         (["discover", "tracr-reverse", "--dtype", "flot32"], "float32"),
         (["discover", "tracr-reverse", "--qkv", "splt"], "split"),
+        (["positions", "induction-2l", "--method", "gim"], "Invalid value for '--method': 'gim' is not one of"),
+        (["discover", "induction-2l", "--method", "gim", "--option", "gates=true"], "is of gated MLPs"),
+        (["discover", "induction-2l", "--method", "eap-ig", "--option", "steps=0"], "at least one step, got 0"),
+        (
+            ["discover", "induction-2l", "--method", "information-flow", "--edges", "9", "--select", "pnr"],
+            "one sign",
+        ),
         (["evaluate", "nowhere"], "nowhere"),
         (["export", "RUN", "--to", "graphm"], "graphml"),
         (["export", "RUN", "--to", "eap-pt"], "not written"),
