@@ -1,9 +1,12 @@
 """The table of all methods in docs/methods.md, from the results of `acdc benchmark`.
 
-    python -m acdc.benchmarks.measuring.methods docs/benchmark docs/interp docs/trained
+    acdc benchmark trained --cases tiny-tasks-ioi --methods all --seeds 0,1 -o runs/trained
+    python -m acdc.benchmarks.measuring.methods runs/trained
 
-A mean says something only beside means over the same cases: methods that were run on fewer cases than the others, as
-those that train masks, stand in a second table, with all others on these same cases. What was not run is said.
+The rows of any number of such folders come to those in docs/methods/results.csv; a row that is there already gives way
+to a new one, and rows of earlier versions, which lack columns, stay out. A mean says something only beside means over
+the same cases: methods that were run on fewer cases than the others, as those that train masks, stand in a second
+table with all others on these same cases. What was not run is said.
 """
 
 from __future__ import annotations
@@ -17,14 +20,15 @@ from acdc.benchmarks.measuring.correlation import write_between
 from acdc.benchmarks.report import number
 from acdc.benchmarks.runner import KL_AT
 from acdc.benchmarks.summary import Line, leaderboard, per_case
-from acdc.benchmarks.table import Row, from_csv
+from acdc.benchmarks.table import Row, from_csv, to_csv
 from acdc.methods import METHODS
 from acdc.shown import counted
+from acdc.store.writing import write_atomically
 
 START, END = "<!-- methods -->", "<!-- end of methods -->"
 COLUMNS = (
     "method", "edge AUC", "CPR", "CMD", *(f"KL at {100 * share:g}%" for share in KL_AT.values()),
-    "edges", "stability", "passes", "work", "seconds", "MB",
+    "log KL", "edges", "stability", "passes", "seconds", "MB",
 )  # fmt: skip
 
 
@@ -72,10 +76,11 @@ def _cells(line: Line, rows: list[Row], cases: int) -> list[str]:
     name = line.method if there == cases else f"{line.method} ({there} of {cases})"
     means = {key: figure.mean for key, figure in line.figures.items()}
     nats = []
-    for column in KL_AT:
+    for column in (*KL_AT, "log_kl"):
         values = per_case(rows, lambda row, column=column: getattr(row, column))  # type: ignore[misc]
         least = f" · {line.least[column]}" if values else ""
-        nats.append(_short(statistics.median(values) if values else None) + least)
+        of = f" of {len(values)}" if 0 < len(values) < there else ""
+        nats.append(_short(statistics.median(values) if values else None) + least + of)
     share = means.get("share_kept")
     passes = [line.costs[kind] for kind in ("forward", "backward") if kind in line.costs]
     peak = line.costs.get("peak_bytes")
@@ -86,7 +91,7 @@ def _cells(line: Line, rows: list[Row], cases: int) -> list[str]:
         "–" if share is None else f"{100 * share:.3g}%",
         _short(line.stability.mean if line.stability else None, 2),
         f"{sum(passes):.0f}" if passes else "–",
-        *(number(line.costs.get(key), 2) for key in ("work", "processor_seconds")),
+        number(line.costs.get("processor_seconds"), 2),
         "–" if peak is None else f"{peak / 1e6:.3g}",
     ]
 
@@ -99,11 +104,21 @@ def _short(value: float | None, digits: int = 3) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="of benchmarks, with their results.csv")
+    parser.add_argument("folders", type=Path, nargs="*", help="of benchmarks, with their results.csv")
+    parser.add_argument("-o", "--out", type=Path, default=Path("docs/methods"))
     parser.add_argument("--page", type=Path, default=Path("docs/methods.md"))
     given = parser.parse_args()
-    rows = [row for folder in given.folders for row in from_csv((folder / "results.csv").read_text())]
-    write_between(given.page, START, END, page(rows))
+    file = given.out / "results.csv"
+    files = [file] if file.exists() else []
+    files += [folder / "results.csv" for folder in given.folders]
+    rows = {
+        row.key: row
+        for path in files
+        for row in from_csv(path.read_text())
+        if row.kept is not None or row.error is not None  # others lack the columns of this table
+    }
+    write_atomically(file, to_csv([rows[key] for key in sorted(rows)]), replace=True)
+    write_between(given.page, START, END, page(from_csv(file.read_text())))
 
 
 if __name__ == "__main__":
