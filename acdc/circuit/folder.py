@@ -204,6 +204,7 @@ def load(folder: str | Path) -> Saved:
     if not path.exists():
         raise AcdcError(
             f"no circuit at {str(folder)!r}: expected a folder with a {NAME}, as Circuit.save writes it"
+            + _inside(folder)
         )
     what = repr(str(path))
     record = _validated(parse_json(read(path), what), what)
@@ -218,6 +219,16 @@ def load(folder: str | Path) -> Saved:
         raise AcdcError(f"{what}: {error}") from None
     made = record.scores
     return Saved(graph, *known, arrays, made.method, made.provenance, what, record.units, made.signs)
+
+
+def _inside(folder: Path) -> str:
+    """The runs in a folder that is none itself, for whoever meant one of them."""
+    try:
+        runs = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+    except OSError:
+        return ""
+    more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+    return f"; there are some in it: {', '.join(runs[:3])}{more}" if runs else ""
 
 
 def _validated(value: Any, what: str) -> CircuitFile:

@@ -37,7 +37,10 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, AcdcError):
         return Failure(str(error))
     if isinstance(error, typer.TyperException):
-        return Failure(error.format_message().replace("Value error, ", ""), error.exit_code)
+        text, context = error.format_message().replace("Value error, ", ""), getattr(error, "ctx", None)
+        if context is not None and type(error).__name__ != "BadParameter":  # not a value, which says what is wrong
+            text = f"{text.rstrip('.')}; {context.command_path} --help shows how"
+        return Failure(text, error.exit_code)
     if _is_out_of_memory(error):
         return Failure(
             "there is not enough memory: give a smaller --batch-size or --size, --dtype bfloat16, or a smaller model"

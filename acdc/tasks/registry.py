@@ -114,10 +114,10 @@ class TaskInfo(NamedTuple):
 
 
 def names() -> list[TaskInfo]:
-    """Every built-in task."""
+    """Every built-in task: those of any language model first, then those of programs."""
+    language = [TaskInfo(generator.name, generator.description) for generator in GENERATORS.values()]
     programs = _tracr_tasks() | _interp_tasks()
-    tracr = [TaskInfo(name, description) for name, description in programs.items()]
-    return [*tracr, *(TaskInfo(generator.name, generator.description) for generator in GENERATORS.values())]
+    return [*language, *(TaskInfo(name, description) for name, description in programs.items())]
 
 
 def _of_programs() -> dict[str, tuple[str, str]]:

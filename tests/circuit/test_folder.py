@@ -258,6 +258,10 @@ def test_fields_of_a_newer_minor_version_are_ignored(circuit: Circuit, tmp_path:
 def test_missing_and_broken_files(circuit: Circuit, tmp_path: Path) -> None:
     with pytest.raises(AcdcError, match=r"no circuit at .*expected a folder with a circuit\.json"):
         Circuit.load(tmp_path)
+    for name in "dacb":
+        circuit.save(tmp_path / "runs" / name)
+    with pytest.raises(AcdcError, match=r"Circuit\.save writes it; there are some in it: a, b, c and 1 more$"):
+        Circuit.load(tmp_path / "runs")
     circuit.save(tmp_path)
     scores = tmp_path / "scores.safetensors"
     content = scores.read_bytes()

@@ -106,3 +106,16 @@ def test_flags_have_no_type_and_shells_complete(command: Command, monkeypatch: p
     assert "<bool>" not in whole
     assert "Find and judge" in whole
     assert "complete" in command("--show-completion", "bash").out
+
+
+def test_tasks_of_language_models_come_first(command: Command) -> None:
+    lines = command("tasks").out.splitlines()
+    names = [line.split()[0] for line in lines if line.strip()]
+    assert names.index("ioi") < names.index("tracr-hist")
+
+
+def test_a_command_that_lacks_something_says_where_to_look(command: Command) -> None:
+    for words, name in ((("discover",), "discover"), (("models", "fetch"), "models fetch"), (("nonsense",), "")):
+        result = command(*words)
+        assert result.status == 2
+        assert result.err.strip().endswith(f"; {' '.join(['acdc', name]).strip()} --help shows how")
