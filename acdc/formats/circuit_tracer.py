@@ -93,7 +93,7 @@ def write_places(
             "sg_pos": "",
         },
         "nodes": [
-            _node(graph, at, len(tokens)) | _traced(*(beside[port].get(at, {}) for port in "qkv"), ids)
+            _node(graph, at, len(tokens)) | _traced({port: read.get(at, {}) for port, read in beside.items()}, ids)
             for at in rows
         ],
         "links": [{"source": ids[s], "target": ids[d], "weight": w} for (s, d), w in links.items()],
@@ -206,15 +206,13 @@ def _node(graph: Graph, at: At, n_tokens: int) -> dict[str, Any]:
     }
 
 
-def _traced(
-    queries: Mapping[At, float], keys: Mapping[At, float], values: Mapping[At, float], ids: Mapping[At, str]
-) -> dict[str, Any]:
-    """What a head's queries, keys and values read, the most first; nothing is known of pairs."""
-    if not queries and not keys and not values:
+def _traced(read: Mapping[str, Mapping[At, float]], ids: Mapping[At, str]) -> dict[str, Any]:
+    """What a head's queries, keys and values read, by port, the most first; nothing is known of pairs."""
+    if not any(read.values()):
         return {}
     q, k, v = (
-        [[ids[source], weight] for source, weight in sorted(read.items(), key=lambda item: -abs(item[1]))]
-        for read in (queries, keys, values)
+        [[ids[source], weight] for source, weight in sorted(read[port].items(), key=lambda item: -abs(item[1]))]
+        for port in "qkv"
     )
     traced = {"pair_wise_contributors": [], "top_q_marginal_contributors": q, "top_k_marginal_contributors": k}
     return ({"qk_tracing_results": traced} if q or k else {}) | {VALUES: v}
