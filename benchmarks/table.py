@@ -176,7 +176,7 @@ def from_csv(text: str) -> list[Row]:
 def _kind(hint: Any) -> Callable[[str], Any]:
     """How a cell is read: as what a field is where it is not None."""
     (kind,) = (kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
-    return "True".__eq__ if kind is bool else kind  # type: ignore[no-any-return]
+    return "True".__eq__ if kind is bool else kind
 
 
 class Table:

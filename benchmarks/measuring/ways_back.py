@@ -72,6 +72,7 @@ def costs(name: str, prompts: int, *, rounds: int, bound: bool) -> list[Cost]:
                 "bound": missed.bound / missed.separation,
                 "bound_seconds": time.process_time() - start,
             }
+            assert data.held_out is not None
             exact = acdc.score(model, dataclasses.replace(data, discovery=data.held_out), "exact")
             outside = exact.graph.valid & ~circuit.edges
             extra["largest"] = float(abs(exact.values[outside]).max()) / missed.separation
