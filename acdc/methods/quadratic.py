@@ -38,6 +38,8 @@ ATTRIBUTED = 0.01
 """Share of an edge's attribution that it costs at least: where a softmax is saturated, nothing curves."""
 AT_ONCE = 0.002
 """Share of the edges that the model lets go before it looks at all costs again."""
+COHERENT = 2.0
+"""How many times what they curve alone so many may curve together: past it the first of them changed the others' cost."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,9 +95,14 @@ class Quadratic:
         together = np.zeros(len(self.effects))
         order: list[IntArray] = []
         at_once = max(1, int(AT_ONCE * len(self.edges)))
+        own = np.square(self.effects).sum(0)
         while (missing := count - sum(map(len, order))) > 0:
             cost = np.where(left, self.alone + together @ self.effects, np.inf)
             some = np.argsort(cost, kind="stable")[: min(at_once, missing)]
+            joint = np.square(np.cumsum(self.effects[:, some], axis=1)).sum(0)
+            coherent = joint > COHERENT * np.cumsum(own[some])
+            if coherent[1:].any():
+                some = some[: 1 + int(coherent[1:].argmax())]
             order.append(self.edges[some])
             left[some] = False
             together += self.effects[:, some].sum(1)
@@ -118,7 +125,11 @@ def _gradients(
                 passes.count(backward=prompts)
     none = torch.zeros(0, len(edges), dtype=torch.float64)
     first = found[0] if found else none.new_zeros(prompts, len(edges))
-    return first, torch.cat([none, *found[1:]])
+    rows = found[1:]
+    if measure.outcome.is_distance:
+        distance = measure.distance(logits.detach())[0].cpu().double().clamp(min=torch.finfo(model.dtype).tiny)
+        rows.append(-first / (2 * distance).sqrt()[:, None])
+    return first, torch.cat([none, *rows])
 
 
 def directions(measure: Measure, logits: Tensor, scale: float) -> list[Tensor]:
