@@ -137,7 +137,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
     fixed = graph.n_ports * S * (3 * size + 8)
     modelled = 0.0
     if work == "search":  # the quadratic model of guided pruning: of a batch, and the rows of all prompts
-        directions = DIRECTIONS if outcome.is_distance else 1
+        directions = DIRECTIONS + 1 if outcome.is_distance else 1
         modelled = graph.n_edges * (2 * size + 8 * (1 + 2 * directions)) + 4 * (1 + directions) * read
         fixed += 3 * 8 * directions * graph.n_edges * len(prompts) + 8 * graph.n_ports * S
     masked = T * (3 * masks * size + 4)  # bytes a token: masks of the contexts, and what they are made from

@@ -6,9 +6,12 @@ the distance by
     ΔD(S) = mean_b [ −Σ_e g_be + ½ Σ_k (Σ_e G_bke)² ]
 
 with g the gradient of the distance, and G the gradients along the few directions k of the logits in which the distance
-curves most (Gauss–Newton). A ranking knows the size of each edge's effect only; this knows which effects cancel, on
-every prompt. The model's own terms e = e' stand for all that it does not see (other directions, other prompts, the
-network's curvature) and are counted many times over: without this it believes in sets of large effects that cancel.
+curves most (Gauss–Newton). Of a metric that is a distance itself, g_b / √(2 D_b) is one more direction: no set takes
+the distance D_b of a prompt below 0, whatever first order says.
+
+A ranking knows the size of each edge's effect only; this knows which effects cancel, on every prompt. The model's own
+terms e = e' stand for all that it does not see (other directions, other prompts, the network's curvature) and are
+counted many times over: without this it believes in sets of large effects that cancel.
 
 All of it takes one run, and a backward pass for the distance and for each direction. What it proposes is tested.
 """
@@ -36,10 +39,12 @@ DAMPING = 10.0
 """How many times an edge's own curvature is counted."""
 ATTRIBUTED = 0.01
 """Share of an edge's attribution that it costs at least: where a softmax is saturated, nothing curves."""
+NEAR = 0.01
+"""Share of the distance that matters below which no prompt's distance is told from 0."""
 AT_ONCE = 0.002
 """Share of the edges that the model lets go before it looks at all costs again."""
 COHERENT = 2.0
-"""How many times what they curve alone so many may curve together: past it the first of them changed the others' cost."""
+"""How many times what edges curve alone they may curve together: past it, each has changed what the next one costs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +54,8 @@ class Quadratic:
     Attributes:
         edges: flat indices of the circuit's edges, `[edge]`.
         linear: change of the distance to first order when each goes, `[edge]`.
-        effects: `[row, edge]`; rows are prompts × directions, scaled so that the curvature is ½ |Σ effects|².
+        effects: `[row, edge]`; rows are directions × prompts, scaled so that the curvature is ½ |Σ effects|²; of a
+            distance the last one of each prompt is its gradient's own.
         attributed: absolute scores of the edges in the full model, `[edge]`.
     """
 
@@ -112,7 +118,7 @@ class Quadratic:
 def _gradients(
     patching: Patching, measure: Measure, kept: BoolArray, edges: IntArray, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Of one batch: gradient of the distance `[B, edge]`, and along the directions `[B · direction, edge]`."""
+    """Of one batch: gradient of the distance `[B, edge]`, and along the directions `[direction · B, edge]`."""
     prompts, model = len(patching.prompts), patching.model
     with torch.enable_grad(), model.frozen():
         zeros = torch.zeros(prompts, len(edges), dtype=model.dtype, device=model.device)
@@ -127,7 +133,8 @@ def _gradients(
     first = found[0] if found else none.new_zeros(prompts, len(edges))
     rows = found[1:]
     if measure.outcome.is_distance:
-        distance = measure.distance(logits.detach())[0].cpu().double().clamp(min=torch.finfo(model.dtype).tiny)
+        least = max(NEAR * scale, torch.finfo(model.dtype).eps)
+        distance = measure.distance(logits.detach())[0].cpu().double().clamp(min=least)
         rows.append(-first / (2 * distance).sqrt()[:, None])
     return first, torch.cat([none, *rows])
 

@@ -66,6 +66,8 @@ def test_the_model_is_right_to_first_and_second_order(metric: str, monkeypatch: 
     kept = some_circuit(patching)
     scale = 10.0  # so that a metric that is no distance is bounded by one and the same parabola
     model = Quadratic.around(Measures.of(patching, measure), kept, scale, np.zeros(kept.shape))
+    if metric != "logit-difference":  # the last rows are the gradient's own
+        model = dataclasses.replace(model, effects=model.effects[: -len(patching.prompts)])
     going = np.zeros_like(kept)
     going.flat[model.edges[:: len(model.edges) // 5]] = True
 
@@ -111,6 +113,30 @@ def test_effects_that_cancel_go_together() -> None:
     assert model.goes(4).tolist()[-1] == 13
     assert model.goes(0).tolist() == []
     assert together(model, np.array([0, 1])) == pytest.approx(model.alone[:2].sum() - 4)
+
+
+def test_edges_that_do_the_same_do_not_all_go_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them alone brings the circuit nearer; all together bring it far beyond."""
+    monkeypatch.setattr(quadratic, "AT_ONCE", 0.5)
+    n = 20
+    effects = np.zeros((2, 2 * n))
+    effects[0, :n], effects[1, n:] = 0.1, 1e-3
+    linear = np.where(np.arange(2 * n) < n, -0.2, 0.0)
+    model = Quadratic(np.arange(2 * n), linear, effects, np.zeros(2 * n))
+    going = model.goes(n)
+    assert together(model, going) < 0
+    assert together(model, np.arange(n)) < together(model, going) or (going >= n).any()
+
+
+def test_no_set_brings_a_distance_below_zero() -> None:
+    patching, measure = problems.make("gpt2-scaled-by-layer", metric="kl", padding="both")
+    kept = some_circuit(patching)
+    measures = Measures.of(patching, measure)
+    model = Quadratic.around(measures, kept, 1e-9, np.zeros(kept.shape))
+    for n in (1, 5, 50):
+        best = np.argsort(model.linear, kind="stable")[:n]
+        assert model.linear[best].sum() < 0
+        assert together(model, best) > -measures.distance(kept)
 
 
 def test_a_circuit_that_is_not_read_costs_nothing() -> None:
@@ -159,9 +185,9 @@ def test_without_a_second_derivative_nothing_curves(function: Callable[[Tensor],
     kept = some_circuit(patching)
     measures = Measures.of(patching, bind(outcome, patching))
     model = Quadratic.around(measures, kept, 1.0, np.zeros(kept.shape))
-    assert model.effects.shape == (0, kept.sum())
+    assert model.effects.shape == (len(patching.prompts), kept.sum())  # the gradient's own
     gradient = weight_gradient(measures, kept, Measure.distance, sparse=True)
-    np.testing.assert_allclose(model.alone, -gradient[kept], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(model.linear, -gradient[kept], rtol=1e-9, atol=1e-12)
 
 
 def test_edges_without_any_curvature_go_by_their_attribution() -> None:
