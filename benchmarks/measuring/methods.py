@@ -89,11 +89,18 @@ def _cells(line: Line, rows: list[Row], cases: int) -> list[str]:
         *(_short(means.get(key)) for key in ("edge_auc", "cpr", "cmd")),
         *nats,
         "–" if share is None else f"{100 * share:.3g}%",
-        _short(line.stability.mean if line.stability else None, 2),
+        _stability(line, there),
         f"{sum(passes):.0f}" if passes else "–",
         number(line.costs.get("processor_seconds"), 2),
         "–" if peak is None else f"{peak / 1e6:.3g}",
     ]
+
+
+def _stability(line: Line, cases: int) -> str:
+    found = line.stability
+    if found is None:
+        return "–"
+    return _short(found.mean, 2) + (f" of {found.n}" if found.n < cases else "")
 
 
 def _short(value: float | None, digits: int = 3) -> str:
