@@ -5,13 +5,15 @@
 
 The rows of any number of such folders come to those in docs/methods/results.csv; a row that is there already gives way
 to a new one, and rows of earlier versions, which lack columns, stay out. A mean says something only beside means over
-the same cases: methods that were run on fewer cases than the others, as those that train masks, stand in a second
-table with all others on these same cases. What was not run is said.
+the same cases and seeds. So methods that were run on fewer cases than the others, as those that train masks, stand in
+a second table with all others on these same cases, and a seed that some method lacks counts for stability alone. What
+was not run is said.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 from acdc.benchmarks.measuring.correlation import write_between
 from acdc.benchmarks.report import number
 from acdc.benchmarks.runner import KL_AT
-from acdc.benchmarks.summary import Line, leaderboard, per_case
+from acdc.benchmarks.summary import Line, by_case, leaderboard, per_case
 from acdc.benchmarks.table import Row, from_csv, to_csv
 from acdc.methods import METHODS
 from acdc.shown import counted
@@ -59,16 +61,29 @@ def _suite(rows: list[Row]) -> list[str]:
 
 
 def _table(rows: list[Row]) -> str:
-    cases = len({row.case for row in rows})
-    seeds = sorted({row.seed for row in rows if row.kept is not None}) or sorted({row.seed for row in rows})
-    lines = {line.method: line for line in leaderboard(rows)}
+    compared = _compared(rows)
+    cases = len({row.case for row in compared})
+    seeds = sorted({row.seed for row in rows})
+    lines = {line.method: line for line in leaderboard(compared)}
+    stability = {line.method: line.stability for line in leaderboard(rows)}
     text = [f"{counted(cases, 'case')}, seeds {', '.join(map(str, seeds))}.", ""]
     text += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for name in METHODS:
         if name in lines:
-            of = [row for row in rows if row.method == name and row.error is None]
-            text.append("| " + " | ".join(_cells(lines[name], of, cases)) + " |")
+            of = [row for row in compared if row.method == name and row.error is None]
+            line = dataclasses.replace(lines[name], stability=stability[name])
+            text.append("| " + " | ".join(_cells(line, of, cases)) + " |")
     return "\n".join(text)
+
+
+def _compared(rows: list[Row]) -> list[Row]:
+    """Of each case, the rows of the seeds that every method has."""
+    kept = []
+    for group in by_case(rows).values():
+        methods = {row.method for row in group}
+        seeds = [{row.seed for row in group if row.method == method} for method in methods]
+        kept += [row for row in group if row.seed in set.intersection(*seeds)]
+    return kept
 
 
 def _cells(line: Line, rows: list[Row], cases: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ PAGE = f"before\n{methods.START}\nold\n{methods.END}\nafter\n"
 
 
 def row(case: str, method: str, kl: float, **other: object) -> Row:
-    return Row("s", case, method, 0, kl_at_2=kl, cmd=0.25, n_edges=1, n_edges_total=50, kept=KEPT, **other)  # type: ignore[arg-type]
+    return Row("s", case, method, 0, kl_at_2=kl, cmd=0.25, n_edges=1, n_edges_total=50, **({"kept": KEPT} | other))  # type: ignore[arg-type]
 
 
 def cells(text: str, method: str) -> list[list[str]]:
@@ -35,6 +36,14 @@ def test_methods_on_fewer_cases_stand_beside_all_others_on_these() -> None:
     assert [line[column] for line in cells(text, "ugs")] == ["7 · 0"]
     assert "Run on fewer of the 3 cases: ugs on 1, random on 2. On those that all have (two):" in text
     assert "Not run: guided, acdc," in text
+
+
+def test_seeds_that_some_method_lacks_count_for_stability_alone() -> None:
+    rows = [row("one", "eap", 1), row("one", "guided", 2)]
+    rows.append(dataclasses.replace(row("one", "eap", 9, kept=packed(np.arange(50) < 2)), seed=1))
+    (found,) = cells(methods.page(rows), "eap")
+    assert found[methods.COLUMNS.index("KL at 2%")] == "1.000 · 1"
+    assert found[methods.COLUMNS.index("stability")] == ".50"
 
 
 def test_what_failed_or_is_undefined_is_counted() -> None:
