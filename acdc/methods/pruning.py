@@ -28,6 +28,8 @@ JOINT = 1.25
 """They go at once if that costs at most so many times what each costs alone."""
 FIRST_CERTIFIED = 16
 """The cheapest edges, which are certified first."""
+ONE_BY_ONE = 32
+"""So few edges go one by one, whichever costs least when it is tested: the model is of small changes."""
 ADDITIONS, REMOVALS = 8, 8
 """Edges that are tried as additions, and how many of the cheapest are measured with each of them."""
 ALPHAS = (0.02, 0.3)
@@ -192,6 +194,12 @@ class Pruning:
         model: Quadratic | None = None
         while (n := int(self.kept.sum())) > floor:
             self.say("shares within the budget")
+            if n <= ONE_BY_ONE and limit == np.inf:
+                edges = np.flatnonzero(self.kept)
+                self._measure(edges)
+                self._take(edges[[np.argmin(self.rise.ravel()[edges])]])
+                self.note()
+                continue
             if model is None:
                 model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
                 self.rise.flat[model.edges] = model.alone

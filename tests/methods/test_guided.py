@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods import guided as module
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided
-from acdc.methods.pruning import CERTIFIED, CERTIFY, SHARES, SHRINK, Pruning
+from acdc.methods.pruning import CERTIFIED, CERTIFY, ONE_BY_ONE, SHARES, SHRINK, Pruning
 from acdc.metrics import OUTCOMES
 
 SLACK = 1e-9  # of rounding, as a share of the budget
@@ -139,6 +140,24 @@ def test_impossible_requests_are_refused(options: dict[str, Any], message: str) 
 
 
 # ---- the front --------------------------------------------------------------------------------------------------
+
+
+def test_few_edges_go_one_by_one_and_the_cheapest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acdc.methods.pruning.SMALLEST_SHARE", 1.0)  # no shares while that is cheap
+    problem, patching, measure = make("gpt2")
+    graph = problem.graph
+    found = guided(problem, edges=10, front=True)
+    left = np.where(graph.valid, np.floor(found.order), 0)
+    circuits = [left >= step for step in np.unique(left[left > 0])]
+    few = [circuit for circuit in circuits if circuit.sum() <= ONE_BY_ONE]
+    assert len(few) > 3
+    for before, after in itertools.pairwise(few[:-1]):  # the last is the one of ten that was asked for
+        without = []
+        for edge in np.flatnonzero(before):
+            smaller = before.copy()
+            smaller.flat[edge] = False
+            without.append(problems.distance(patching, measure, graph.prune(smaller)))
+        assert problems.distance(patching, measure, after) == pytest.approx(min(without), rel=1e-9)
 
 
 def test_the_front_is_of_circuits_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
