@@ -138,7 +138,7 @@ def test_a_process_that_does_not_start_is_no_error_of_a_row(tmp_path: Path) -> N
 
 
 TINY = Suite("tiny", "", (Case("hist", "tracr-hist", "tracr-hist", inputs="split", gradient_metric="projection"),))
-COSTS = {"seconds", "ranking_seconds"}
+COSTS = {"seconds", "processor_seconds", "ranking_seconds", "ranking_processor_seconds"}
 
 
 def test_the_rows_of_processes_are_those_of_one_process(tmp_path: Path) -> None:
