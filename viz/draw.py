@@ -10,12 +10,12 @@ from pathlib import Path
 import graphviz
 
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_type, unknown
 from acdc.graph import BoolArray
 from acdc.store.writing import write_atomically
 from acdc.viz import graphviz_renderer, tikz
 from acdc.viz.diagram import make_diagram
-from acdc.viz.prompt import ShownPrompt, given_prompt
+from acdc.viz.prompt import ShownPrompt
 from acdc.viz.reduce import Detail
 from acdc.viz.style import Style, get_style
 
@@ -92,10 +92,12 @@ def draw(
         prompt: its tokens stand below the input, its answer beside the logits; `ShownPrompt.of(dataset, model)` is one
             of a task's.
     """
+    if prompt is not None:
+        check_type("a ShownPrompt, as ShownPrompt.of makes", prompt, ShownPrompt)
     format = _format(path, format)
     diagram = make_diagram(
         circuit, get_style(style), truth=truth, detail=detail, max_edges=max_edges, fold=fold, title=title,
-        legend=legend, roles=roles, neurons=neurons, prompt=None if prompt is None else given_prompt(prompt),
+        legend=legend, roles=roles, neurons=neurons, prompt=prompt,
     )  # fmt: skip
     note = ""
     if format in ("dot", "tikz"):

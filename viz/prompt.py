@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from acdc.errors import AcdcError, check_whole
+from acdc.errors import check_whole
 from acdc.viz.elements import DiagramNode, DiagramText, clean, text_width
 from acdc.viz.layout import Box
 from acdc.viz.style import Style
@@ -57,17 +57,6 @@ class ShownPrompt:
         first = [text(row[0]) for row in own.answers[0].tolist() if row[0] >= 0]
         more = " …" if own.answers.shape[-1] > 1 and int((own.answers[0] >= 0).any(0).sum()) > 1 else ""
         return cls(tokens, (" " if own.branch is None else "").join(first) + more)
-
-
-def given_prompt(prompt: ShownPrompt | str | object) -> ShownPrompt:
-    """A prompt that a user has given.
-
-    Raises:
-        AcdcError: it is none.
-    """
-    if not isinstance(prompt, ShownPrompt):
-        raise AcdcError(f"expected a ShownPrompt, as ShownPrompt.of makes, got {type(prompt).__name__}")
-    return prompt
 
 
 def token_boxes(

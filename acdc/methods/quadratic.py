@@ -90,10 +90,15 @@ class Quadratic:
         return found
 
     @cached_property
+    def own(self) -> FloatArray:
+        """Each edge's curvature alone, undamped, `[edge]`."""
+        squares: FloatArray = np.square(self.effects).sum(0)
+        return squares
+
+    @cached_property
     def alone(self) -> FloatArray:
         """What each edge costs, `[edge]`."""
-        own = 0.5 * DAMPING * np.square(self.effects).sum(0)
-        return self.linear + own + ATTRIBUTED * self.attributed
+        return self.linear + 0.5 * DAMPING * self.own + ATTRIBUTED * self.attributed
 
     def goes(self, count: int) -> IntArray:
         """Flat indices of so many edges that may go together at least cost, cheapest first."""
@@ -101,12 +106,11 @@ class Quadratic:
         together = np.zeros(len(self.effects))
         order: list[IntArray] = []
         at_once = max(1, int(AT_ONCE * len(self.edges)))
-        own = np.square(self.effects).sum(0)
         while (missing := count - sum(map(len, order))) > 0:
             cost = np.where(left, self.alone + together @ self.effects, np.inf)
             some = np.argsort(cost, kind="stable")[: min(at_once, missing)]
             joint = np.square(np.cumsum(self.effects[:, some], axis=1)).sum(0)
-            coherent = joint > COHERENT * np.cumsum(own[some])
+            coherent = joint > COHERENT * np.cumsum(self.own[some])
             if coherent[1:].any():
                 some = some[: 1 + int(coherent[1:].argmax())]
             order.append(self.edges[some])
