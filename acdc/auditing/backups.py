@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from acdc.auditing.record import Check, NotApplicable, Result
-from acdc.auditing.subject import Subject
+from acdc.auditing.subject import Scale, Subject
 from acdc.evaluation.completeness import Knockout, completeness
-from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.graph import FloatArray, IntArray
 from acdc.metrics.hypotheses import any_of, mean_exceeds
 
 SETS = {"quick": 8, "usual": 20, "full": 50}
@@ -26,7 +26,7 @@ MOST_PROMPTS = 128
 APART = 0.1
 """Share by which circuit and model may part, and what the claim leaves open."""
 WORST = 3
-"""Sets that are judged on fresh prompts, at most, of each kind."""
+"""Sets of each kind, and single parts, that are judged on fresh prompts, at most."""
 
 
 def _backups(subject: Subject) -> Result:
@@ -40,14 +40,16 @@ def _backups(subject: Subject) -> Result:
         greedy_candidates=10, seed=subject.seed, confidence=None, batch_size=subject.batch_size,
     )  # fmt: skip
     singles = [Knockout("class", graph.sources[s], (graph.sources[s],), 0, 0, 0, (0, 0)) for s in parts[:64]]
-    chosen = _worst(found.knockouts)
-    rows = _apart(subject, [_sources(graph, k) for k in (*chosen, *singles)])  # [set, prompt]
+    apart = _apart(subject, subject.on_discovery, [_sources(graph, k) for k in singles]).mean(axis=1)
+    worst_alone = [singles[i] for i in np.argsort(-apart, kind="stable")[:WORST]]
+    chosen = [*_worst(found.knockouts), *worst_alone]
+    rows = _apart(subject, subject.on_many, [_sources(graph, k) for k in chosen])  # [set, prompt]
     allowed = max(APART, 2 * subject.tolerance)
     tests = [mean_exceeds(row, allowed) for row in rows]
     means = rows.mean(axis=1)
     worst = int(means.argmax())
-    name = ", ".join((*chosen, *singles)[worst].components) or "nothing"
-    backups = _candidates(subject, _sources(graph, (*chosen, *singles)[worst]), float(means[worst]))
+    name = ", ".join(chosen[worst].components) or "nothing"
+    backups = _candidates(subject, _sources(graph, chosen[worst]), float(means[worst]))
     text = f"without {name:.80} circuit and model part by {means[worst]:.0%}"
     if backups:
         text += f"; {next(iter(backups))} takes over in the model"
@@ -61,7 +63,7 @@ def _backups(subject: Subject) -> Result:
         details={
             "knocked out": [
                 {"kind": k.kind, "components": list(k.components), "share": float(mean)}
-                for k, mean in zip((*chosen, *singles), means, strict=True)
+                for k, mean in zip(chosen, means, strict=True)
             ],
             "take over": backups,
             "self-repair": _repair(subject, parts),
@@ -82,10 +84,9 @@ def _worst(knockouts: tuple[Knockout, ...]) -> list[Knockout]:
     return found
 
 
-def _apart(subject: Subject, sets: list[IntArray], circuit: BoolArray | None = None) -> FloatArray:
-    """`[set, prompt]` share between circuit and model without each set, on fresh prompts."""
-    graph, scale = subject.graph, subject.on_fresh
-    edges = subject.edges if circuit is None else circuit
+def _apart(subject: Subject, scale: Scale, sets: list[IntArray]) -> FloatArray:
+    """`[set, prompt]` share between circuit and model without each set."""
+    graph, edges = subject.graph, subject.edges
     removed = np.zeros((len(sets), graph.n_sources), dtype=bool)
     for row, some in zip(removed, sets, strict=True):
         row[some] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,13 +18,25 @@ FAR = 7_919_000
 """Added to a task's seed for prompts of another draw."""
 FEWEST = 16
 """Prompts below which an audit tells nothing."""
-FOUND_ON = "prompts it was found on"
+
+
+class Fresh(NamedTuple):
+    """Prompts to judge a circuit on.
+
+    Attributes:
+        where: what they are, in words.
+        unseen: whether the circuit was not found on them.
+    """
+
+    prompts: Prompts
+    where: str
+    unseen: bool
 
 
 def fresh_prompts(
     task: object, model: Model, dataset: Dataset, size: int, *, seed: int = 0, **settings: Any
-) -> tuple[Prompts, str]:
-    """As many prompts as can be had that were not in discovery, and where they come from, in words.
+) -> Fresh:
+    """As many prompts as can be had that were not in discovery.
 
     Args:
         task: a recipe with a seed and a size draws new ones; from a dataset or bare prompts the held-out ones are
@@ -40,12 +52,13 @@ def fresh_prompts(
                 drawn = dataclasses.replace(task, **changed, size=size).prepare(model).discovery
                 drawn = without(drawn, dataset.discovery)
                 if len(drawn) >= FEWEST:
-                    return drawn, "fresh prompts"
+                    return Fresh(drawn, "fresh prompts", unseen=True)
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):
-        return held_out, "held-out prompts"
-    return found, f"{FOUND_ON}: {_more(len(found), 0 if held_out is None else len(held_out))}"
+        return Fresh(held_out, "held-out prompts", unseen=True)
+    how = _more(len(found), 0 if held_out is None else len(held_out))
+    return Fresh(found, f"prompts it was found on: {how}", unseen=False)
 
 
 def _more(n_found: int, n_held_out: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acdc.auditing.prompts import FOUND_ON, fresh_prompts
+from acdc.auditing.prompts import fresh_prompts
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.circuit import Circuit
@@ -127,9 +127,10 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
     if not made.method:
         raise AcdcError("the circuit does not say by which method it was found")
     how = _asked(subject.circuit)
-    pool, where = fresh_prompts(subject.task, subject.model, subject.dataset, n * size, seed=subject.seed + 1)
-    if where.startswith(FOUND_ON):
-        raise AcdcError(f"there are only {where}")
+    fresh = fresh_prompts(subject.task, subject.model, subject.dataset, n * size, seed=subject.seed + 1)
+    if not fresh.unseen:
+        raise AcdcError(f"there are only {fresh.where}")
+    pool = fresh.prompts
     if len(pool) < size:
         raise AcdcError(f"there are {len(pool)} other prompts, and the circuit was found on {size}")
     disjoint = len(pool) >= n * size
@@ -155,7 +156,7 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
     order = np.argsort(-shares, kind="stable")
     return {
         "searches": n,
-        "samples": f"{'disjoint' if disjoint else f'drawn from {len(pool)}'} {where}, {size} each",
+        "samples": f"{'disjoint' if disjoint else f'drawn from {len(pool)}'} {fresh.where}, {size} each",
         "edges": [int(edges.sum()) for edges in found],
         "overlap with the circuit": [_overlap(edges, own) for edges in found],
         "overlap of two": float(np.mean(pairs)) if pairs else 1.0,

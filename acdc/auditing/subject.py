@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from acdc.auditing.prompts import FEWEST, FOUND_ON, fresh_prompts
+from acdc.auditing.prompts import FEWEST, Fresh, fresh_prompts
 from acdc.auditing.record import Level, NotApplicable
 from acdc.circuit import Circuit
 from acdc.circuit.constants import Constants
@@ -36,6 +36,8 @@ SLACK = 1.5
 """Of what a claim leaves open, how many times may lie between circuit and model on other prompts."""
 BROKEN = 0.25
 """Share of what separates model and empty circuit that conditions other than its own may cost."""
+MANY, MANY_SHIFTED = 2048, 256
+"""Prompts that tell small effects, and those drawn of a second task."""
 TINY, SMALL = 200_000, 2_000_000
 """Parameters up to which a model is small: hundreds of prompts and thousands of runs cost seconds."""
 Circuits = Sequence[BoolArray] | BoolArray
@@ -104,36 +106,40 @@ class Subject:
     # ---- prompts -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _drawn(self) -> tuple[Prompts, str]:
+    def _drawn(self) -> Fresh:
         quick = self.level == "quick"
         size = self.size or (512 if self.tiny else (128 if quick else 256) if self.small else 64)
-        found, where = fresh_prompts(self.task, self.model, self.dataset, size, seed=self.seed)
-        if len(found) < FEWEST:
+        found = fresh_prompts(self.task, self.model, self.dataset, size, seed=self.seed)
+        if (n := len(found.prompts)) < FEWEST:
             raise AcdcError(
-                f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {len(found)}: give more with "
-                "--task FILE, or find the circuit on more"
+                f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {n}: give more with --task "
+                "FILE, or find the circuit on more"
             )
-        return found, where
+        return found
 
     @property
     def fresh(self) -> Prompts:
-        return self._drawn[0]
+        return self._drawn.prompts
 
     @property
     def where(self) -> str:
-        return self._drawn[1]
+        return self._drawn.where
 
     @property
     def unseen(self) -> bool:
         """Whether the circuit was not found on the fresh prompts."""
-        return not self.where.startswith(FOUND_ON)
+        return self._drawn.unseen
 
     @cached_property
     def shifted(self) -> Dataset | None:
-        """The user's further prompts, judged by this task's metric and ablation."""
+        """The user's further prompts, judged by this task's metric and ablation: many, where they can be drawn."""
         if self.other is None:
             return None
-        return as_dataset(self.other, self.model, metric=self.dataset.metric, ablation=self.dataset.ablation)
+        data = as_dataset(self.other, self.model, metric=self.dataset.metric, ablation=self.dataset.ablation)
+        many = fresh_prompts(self.other, self.model, data, MANY_SHIFTED, seed=self.seed)
+        return (
+            dataclasses.replace(data, discovery=many.prompts) if len(many.prompts) > len(data.discovery) else data
+        )
 
     def problem(self, prompts: Prompts | None = None, **changes: Any) -> Problem:
         """Prompts (None: the fresh ones) as a problem of the circuit's graph."""
@@ -159,6 +165,16 @@ class Subject:
     def on_fresh(self) -> Scale:
         """How far circuits are from the model on the fresh prompts."""
         return Scale(self.problem(), exact=self.exact)
+
+    @cached_property
+    def on_many(self) -> Scale:
+        """The same on `MANY` where a circuit's run costs nothing; for the few circuits that small effects hang on."""
+        if not self.tiny or self.size is not None:
+            return self.on_fresh
+        many = fresh_prompts(self.task, self.model, self.dataset, MANY, seed=self.seed)
+        if len(many.prompts) <= len(self.fresh):
+            return self.on_fresh
+        return Scale(self.problem(many.prompts), exact=self.exact)
 
     @cached_property
     def on_discovery(self) -> Scale:

@@ -17,18 +17,24 @@ import torch
 
 import acdc
 from acdc.auditing.random_weights import randomised
+from acdc.auditing.specificity import MARGIN
+from acdc.auditing.subject import Scale
 from acdc.benchmarks.suites import SUITES, TRAINED
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError
+from acdc.engine.problem import Problem
+from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.evaluation.connected import connected_circuits
 from acdc.graph import BoolArray, Graph
 from acdc.methods.attribution import path
 from acdc.methods.by_prompt import best, scores_by_prompt
+from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
 from acdc.model.programs.tracr import TracrLayer, TracrModel
 from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.task import Task
 
+MANY = 256
+"""Prompts that say whether a circuit serves a task."""
 SAME = 1e-3
 """Largest change of an output by which two models do the same."""
 
@@ -141,9 +147,6 @@ def _ranked(case: Case, model: Model) -> BoolArray:
 
 
 def _sizes(case: Case, model: Model) -> Any:
-    from acdc.engine.problem import Problem
-    from acdc.metrics import OUTCOMES
-
     data = case.task.prepare(case.model)
     outcome = data.metric if data.metric.is_distance else OUTCOMES["l2"]
     problem = Problem(model, case.graph, data.discovery, outcome)
@@ -244,7 +247,11 @@ def _cancelling(case: Case, rng: np.random.Generator, size: float) -> tuple[Case
         layer.w_v[first + 1], layer.w_o[first + 1] = layer.w_v[first], -layer.w_o[first]
     last = program.program.n_layers - 1
     heads = [f"a{last}.h{first}", f"a{last}.h{first + 1}"]
-    return _with_model(case, module), [e for h in heads for e in (f"input.token->{h}<v>", f"{h}->logits")]
+    try:
+        wide = _with_model(case, module)
+    except UnsupportedModelError:  # rounding alone decides what comes out
+        return None
+    return wide, [e for h in heads for e in (f"input.token->{h}<v>", f"{h}->logits")]
 
 
 def hole(case: Case, rng: np.random.Generator) -> Planted | None:
@@ -294,7 +301,7 @@ def half_of_two(case: Case, rng: np.random.Generator) -> Planted | None:
         after = wide.model.plain_logits(prompts.clean, prompts.mask, prompts.position_ids)
         real = prompts.mask.clone()
         real[:, 0] &= program.program.bos is None
-        if float((before - after).abs().amax(-1)[real].max()) < SAME:
+        if float((before - after).detach().abs().amax(-1)[real].max()) < SAME:
             return Planted(wide.model, case.task, Circuit(wide.graph, wide.truth))
     return None
 
@@ -303,13 +310,23 @@ def half_of_two(case: Case, rng: np.random.Generator) -> Planted | None:
 
 
 def mislabelled(rng: np.random.Generator) -> Planted | None:
-    """The circuit of one language task under the name of another."""
+    """The circuit of one language task under the name of another; None if it serves that one as well."""
     own, other = rng.choice(TRAINED, 2, replace=False).tolist()
     model = acdc.load(("tiny-tasks", "tiny-tasks-gqa")[int(rng.integers(2))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         circuit = acdc.discover(model, acdc.tasks.load(other, size=32), "eap-ig", edges=30)
+        apart = [_unfaithfulness(model, acdc.tasks.load(name, size=MANY), circuit) for name in (own, other)]
+    if apart[0] <= apart[1] + MARGIN:
+        return None
     return Planted(model, acdc.tasks.load(own, seed=int(rng.integers(1000))), circuit, {"size": 64})
+
+
+def _unfaithfulness(model: Model, task: Task, circuit: Circuit) -> float:
+    """Mean share of the way from the model to no circuit."""
+    data = task.prepare(model)
+    scale = Scale(Problem(model, circuit.graph, data.discovery, data.metric), exact=False)
+    return float(scale.shares([circuit.edges]).mean())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,32 @@ def test_a_planted_fault_is_found_by_its_check(kind: Kind) -> None:
     assert report.failed == (kind.check,)
 
 
+@pytest.mark.parametrize(
+    ("name", "program", "seed"),
+    [
+        ("of any network", "tracr-occurrence", 0),  # as near to one in five shuffled copies
+        ("by chance", "tracr-first", 0),  # further than 85 of 100 random circuits
+        pytest.param(
+            "half of two mechanisms", "tracr-sort-freq", 8, marks=pytest.mark.slow
+        ),  # by 16%, where 10% may be
+        ("shifted inputs", "interp-shift", 0),  # 47% of the way, where 25% are allowed
+    ],
+)
+def test_a_weak_fault_is_found(name: str, program: str, seed: int) -> None:
+    kind = next(kind for kind in KINDS if kind.name == name)
+    assert kind.plant is not None
+    rng = np.random.default_rng((seed, sum(map(ord, name + program))))
+    planted = kind.plant(Case.load(program, seed), rng)
+    assert planted is not None
+    report = acdc.audit(
+        planted.model, planted.task, planted.circuit, level=kind.level,  # type: ignore[arg-type]
+        checks=[kind.check], seed=seed, **planted.options,
+    )  # fmt: skip
+    p = report[kind.check].p
+    assert p is not None
+    assert p <= 0.05 / 12, f"{report[kind.check].found}"
+
+
 @pytest.mark.parametrize("name", ["tracr-hist", "interp-shift"])
 def test_a_true_circuit_passes(name: str) -> None:
     case = Case.load(name, 1)
@@ -92,7 +118,8 @@ def test_notes_are_of_the_shifted_prompts_too(tmp_path: Path) -> None:
 def test_fresh_prompts_are_new() -> None:
     model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist")
     data = task.prepare(model)
-    found, where = fresh_prompts(task, model, data, 100)
+    found, where, unseen = fresh_prompts(task, model, data, 100)
+    assert unseen
     assert where == "fresh prompts"
     assert len(without(found, data.discovery)) == len(found)
     assert fresh_prompts(data, model, data, 100)[0] is data.held_out
