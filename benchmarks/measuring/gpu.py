@@ -336,7 +336,7 @@ al. 2024](https://arxiv.org/abs/2406.16778)). What these figures say of larger m
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table for each device."""
+    """Markdown: a table for each device. A row's `note` says what was unusual when it was measured."""
     text = [PAGE]
     for device in sorted({row["device"] for row in rows}):
         mine = [row for row in rows if row["device"] == device]
@@ -367,7 +367,8 @@ def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     kept = "" if row.get("kept") is None else f"{row['kept']:,} ({row['kept'] / row['edges']:.1%})"
     peak = "" if row.get("peak_bytes") is None else size(row["peak_bytes"])
     where = f"{row['prompts']} × {row['tokens']}"
-    return f"| {what} | {where} | {row['edges']:,} | {row['work']} | {row['seconds']:.3g} | {times} | {kept} | {peak} |"
+    work = row["work"] + (f" ({row['note']})" if row.get("note") else "")
+    return f"| {what} | {where} | {row['edges']:,} | {work} | {row['seconds']:.3g} | {times} | {kept} | {peak} |"
 
 
 def main() -> None:
