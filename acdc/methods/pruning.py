@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from acdc.circuit import selection
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.problem import Problem
 from acdc.engine.stages import stages_of
@@ -73,19 +74,34 @@ class Pruning:
 
     # ---- beginning, and going on -------------------------------------------------------------------------------
 
-    def start(self, circuits: list[tuple[BoolArray, float]]) -> None:
-        """Go on from the last of some shrinking circuits, given with their distances."""
-        kept = self.graph.valid
-        for circuit, distance in circuits:
-            circuit = self.graph.prune(circuit) if self.prunable else circuit
-            self._leave(kept & ~circuit)
-            kept = circuit
-            self._note_distance(kept, distance)
+    def start(self, kept: BoolArray, distance: float) -> None:
+        """Go on from a circuit, given with its distance, or from the best edges by their scores if these are nearer.
+
+        What goes at this step goes in the order of the scores: a circuit of whole components and the best edges beside
+        them is nearer than one of more components.
+        """
+        ranked = selection.top(self.graph, self.weakness, int(kept.sum()), prune=False)
+        if self.prunable:
+            kept, ranked = self.graph.prune(kept), self.graph.prune(ranked)
+        if (kept != self.graph.valid).any() and self.measures.distance(ranked) < distance:
+            kept = ranked
+        self._note_distance(self.graph.valid, 0.0)
+        self._leave(self.graph.valid & ~kept)
         self.search = Groups(self.measures, kept=kept)
         if self.search.distance > self.budget:  # rounding, or nothing may go
             self.gone[:] = 0
             self.search = Groups(self.measures)
+        self._note_before()
+        self._note_distance(self.kept, self.search.distance)
         self.note()
+
+    def _note_before(self) -> None:
+        """Note distances of the front's circuits that are larger than the one the search goes on from."""
+        order, n = self.order(), 2 * int(self.kept.sum())
+        while 0 < n < self.graph.n_edges:
+            circuit = selection.top_pruned(self.graph, order, n)
+            self._note_distance(circuit, self.measures.distance(circuit))
+            n *= 2
 
     @classmethod
     def resumed(cls, problem: Problem, measures: Measures, budget: float) -> Pruning | None:

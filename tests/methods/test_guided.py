@@ -19,6 +19,7 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods import guided as module
+from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided
 from acdc.methods.pruning import CERTIFIED, CERTIFY, ONE_BY_ONE, SHARES, SHRINK, Pruning
@@ -177,6 +178,27 @@ def test_the_front_is_of_circuits_that_were_measured(monkeypatch: pytest.MonkeyP
     assert (selection.top(patching.graph, found.order, int(found.kept.sum())) == found.kept).all()
     assert (found.kept == guided(problem, faithfulness=0.6).kept).all()  # going on below changes nothing above
     assert (guided(problem, edges=12).kept.sum()) == 12
+
+
+@pytest.mark.parametrize("nearer", [True, False])
+def test_it_begins_with_the_nearer_of_components_and_ranking(nearer: bool) -> None:
+    """And what goes at once goes in the order of the scores."""
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    graph, n = problem.graph, 20
+    sizes = np.where(graph.valid, np.random.default_rng(0).random(graph.valid.shape), 0.0)
+    measures = Measures(problem.outcome, problem.searched())
+    pruning = Pruning(problem, measures, np.inf, Estimates(sizes, sizes, sizes))
+    given = graph.prune(selection.top(graph, -sizes, n, by="signed"))
+    count = int(given.sum())
+    best = graph.prune(selection.top(graph, sizes, count, prune=False))
+    distance = problems.distance(patching, measure, best)
+    pruning.start(given, distance + 1e-6 if nearer else distance - 1e-6)
+    assert (pruning.kept == (best if nearer else given)).all()
+    twice = 2 * int(pruning.kept.sum())
+    larger = selection.top_pruned(graph, pruning.order(), twice)
+    beside = np.where(pruning.kept, np.inf, sizes)
+    assert (larger == selection.top_pruned(graph, beside, twice)).all()
+    assert pruning.distances[int(larger.sum())] == pytest.approx(problems.distance(patching, measure, larger))
 
 
 def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
