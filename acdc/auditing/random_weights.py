@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 
 import numpy as np
@@ -47,7 +48,7 @@ def _random_weights(subject: Subject) -> Result:
         if shuffled is None:
             raise NotApplicable("a copy with shuffled weights cannot be run: it gives no finite numbers")
         overlaps.append(_overlap(subject, shuffled, own))
-    wins = sum(trained > other for other in overlaps)
+    wins = sum((trained > other) + (trained == other) / 2 for other in overlaps)
     layers: dict[str, float] = {}
     if subject.small or subject.level == "full":
         for layer in range(min(MOST_LAYERS, subject.model.n_layers)):
@@ -59,10 +60,10 @@ def _random_weights(subject: Subject) -> Result:
         statistic="overlap (Jaccard) with EAP-IG's ranking on the trained weights, less the mean on shuffled ones",
         value=trained - mean,
         threshold=0.0,
-        p=share_falls_short(wins, n, NEARER),
+        p=share_falls_short(math.ceil(wins), n, NEARER),
         found=(
             f"EAP-IG overlaps with it by {trained:.0%} on the trained weights, and by {mean:.0%} on shuffled ones; "
-            f"more in {wins} of {n} comparisons"
+            f"more in {wins:g} of {n} comparisons, where a tie is half"
         ),
         advice="networks that learnt nothing have this circuit as much: what it shows is the architecture",
         details={"trained": trained, "shuffled": overlaps, "one layer shuffled": layers},

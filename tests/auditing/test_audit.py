@@ -87,6 +87,15 @@ def test_a_true_circuit_passes(name: str) -> None:
     assert "passes all 6 checks" in str(report)
 
 
+def test_what_any_network_has_too_may_be_true() -> None:
+    """A third of the shuffled copies rank the edges of this small circuit highest as well: ties, and no defeats."""
+    case = Case.load("tracr-caesar", 0)
+    report = acdc.audit(case.model, case.task, Circuit(case.graph, case.truth), checks=["random-weights"])
+    finding = report["random-weights"]
+    assert max(finding.details["shuffled"]) == finding.details["trained"] == 1
+    assert finding.verdict == "pass"
+
+
 def test_checks_are_read_together_by_holm() -> None:
     case = Case.load("tracr-hist", 0)
     edges = case.truth.copy()
