@@ -43,7 +43,9 @@ def _backups(subject: Subject) -> Result:
     apart = _apart(subject, subject.on_discovery, [_sources(graph, k) for k in singles]).mean(axis=1)
     worst_alone = [singles[i] for i in np.argsort(-apart, kind="stable")[:WORST]]
     chosen = [*_worst(found.knockouts), *worst_alone]
-    rows = _apart(subject, subject.on_many, [_sources(graph, k) for k in chosen])  # [set, prompt]
+    sets = {k.components: _sources(graph, k) for k in chosen}  # the same set may be the worst of several kinds
+    apart_in = dict(zip(sets, _apart(subject, subject.on_many, list(sets.values())), strict=True))
+    rows = np.stack([apart_in[k.components] for k in chosen])  # [set, prompt]
     allowed = max(APART, 2 * subject.tolerance)
     tests = [mean_exceeds(row, allowed) for row in rows]
     means = rows.mean(axis=1)

@@ -19,7 +19,7 @@ from acdc.metrics.hypotheses import any_of, hsic, share_exceeds, share_falls_sho
 EPSILON = 0.1
 """How far the share of wins may be from one half."""
 BETTER_THAN = 0.99
-"""Share of random circuits that the circuit has to beat: one of a hundred of them would."""
+"""Share of random circuits that the circuit has to beat, as one random circuit in a hundred does."""
 NECESSARY = 0.9
 """Share of random circuits without which the model may lose no more than without this one."""
 MOST_PROMPTS_HSIC = 128

@@ -359,6 +359,16 @@ KINDS = (
 )
 
 
+def planted_in(kind: Kind, name: str, seed: int) -> Planted | None:
+    """A circuit with a fault in a program; of a wrong label in a language model, whatever the program."""
+    rng = np.random.default_rng((seed, sum(map(ord, kind.name + name))))
+    if kind.plant is None:
+        return mislabelled(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kind.plant(Case.load(name, seed), rng)
+
+
 def circuits(kind: Kind, n: int, *, first: int = 0) -> Iterator[tuple[str, int, Planted]]:
     """Up to `n` circuits with a fault, from all programs in turn, with the program's name and the seed."""
     names, made = _programs(), 0
@@ -366,13 +376,7 @@ def circuits(kind: Kind, n: int, *, first: int = 0) -> Iterator[tuple[str, int, 
         for name in names:
             if made >= n:
                 return
-            rng = np.random.default_rng((seed, sum(map(ord, kind.name + name))))
-            if kind.plant is None:
-                planted, name = mislabelled(rng), "tiny-tasks"
-            else:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    planted = kind.plant(Case.load(name, seed), rng)
+            planted = planted_in(kind, name, seed)
             if planted is not None:
                 made += 1
-                yield name, seed, planted
+                yield name if kind.plant else "tiny-tasks", seed, planted

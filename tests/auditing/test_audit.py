@@ -16,7 +16,7 @@ from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import fresh_prompts, without
 from acdc.auditing.subject import Scale
-from acdc.benchmarks.measuring.planted import KINDS, Case, Kind
+from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
 from acdc.circuit import Circuit
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
@@ -65,9 +65,7 @@ def test_a_planted_fault_is_found_by_its_check(kind: Kind) -> None:
 )
 def test_a_weak_fault_is_found(name: str, program: str, seed: int) -> None:
     kind = next(kind for kind in KINDS if kind.name == name)
-    assert kind.plant is not None
-    rng = np.random.default_rng((seed, sum(map(ord, name + program))))
-    planted = kind.plant(Case.load(program, seed), rng)
+    planted = planted_in(kind, program, seed)
     assert planted is not None
     report = acdc.audit(
         planted.model, planted.task, planted.circuit, level=kind.level,  # type: ignore[arg-type]
@@ -93,6 +91,8 @@ def test_what_any_network_has_too_may_be_true() -> None:
     report = acdc.audit(case.model, case.task, Circuit(case.graph, case.truth), checks=["random-weights"])
     finding = report["random-weights"]
     assert max(finding.details["shuffled"]) == finding.details["trained"] == 1
+    assert finding.threshold == 0.9
+    assert 0.5 < finding.value < 0.9  # below the threshold, and not clearly so
     assert finding.verdict == "pass"
 
 
