@@ -37,6 +37,8 @@ Work = Literal["circuits", "everywhere", "exact", "gradients", "search"]
 
 MARGIN = 1.2
 """For what the allocator holds back, and for what is too small to be counted."""
+OF_GRADIENTS = 1.1
+"""The same of attribution, which holds many pieces of one size for as long as a run takes."""
 
 OVERHEAD = 4e6
 """Bytes of Python's own, which count where somebody has said how many there may be."""
@@ -76,13 +78,14 @@ class Need:
     length: int
     least: int
     modelled: float = 0.0
+    margin: float = MARGIN
 
     def of(self, prompts: int, least: int | None = None) -> float:
         """Bytes for so many prompts; `least` instead of its own."""
         tokens = prompts * self.length
         at_once = max(1, (self.least if least is None else least) // tokens) * tokens
         largest = max(self.token * at_once, self.token * tokens + prompts * self.modelled)
-        return MARGIN * (self.fixed + prompts * self.prompt + largest)
+        return self.margin * (self.fixed + prompts * self.prompt + largest)
 
     def fitting(self, available: float, most: int, least: int | None = None) -> int:
         """How many prompts fit, of so many; `least` as for `of`."""
@@ -93,7 +96,7 @@ class Need:
         return (
             self.least
             if not self.token
-            else int((available / MARGIN - self.fixed - prompts * self.prompt) / self.token)
+            else int((available / self.margin - self.fixed - prompts * self.prompt) / self.token)
         )
 
 
@@ -128,7 +131,8 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         # Capped scores are made one by one, and leave holes between those that gradients keep.
         kept += L * (9 * D + 9 * h + 2 * h_kv + mlp + (5 if capped else 1) * H * T) + scores
         ports = max(sum(len(x.every_port) for x in graph.sublayers_of(layer)) for layer in range(L))
-        kept += (S + 2 * ports) * D + 8 * graph.n_ports * S / T  # and each edge's score of each prompt
+        copies = 2 if size < 4 and model.device.type == "cpu" else 1  # matrix products in half precision make one
+        kept += (copies * S + 2 * ports) * D + 8 * graph.n_ports * S / T  # and each edge's score of each prompt
     else:
         kept += S * D + graph.n_ports * D + L * (4 * h + 2 * D)  # the circuit's own activations
         # Gradients in the circuit, by which `guided` ranks its edges.
@@ -149,6 +153,7 @@ def need(model: Model, graph: Graph, prompts: Prompts, outcome: Outcome, ablatio
         length=T,
         least=tokens_at_once(model.device) if at_once else 0,
         modelled=modelled,
+        margin=OF_GRADIENTS if work == "gradients" else MARGIN,
     )
 
 

@@ -347,11 +347,16 @@ def scaled_by_post_norm(attention: Attention, z: Tensor) -> Tensor:
         inverse = attention.z_norm.inverse_scale(z.permute(1, 2, 3, 0, 4).flatten(-2))  # [C, B, P, 1]
         z = z * inverse.to(z.dtype) * attention.z_norm.gain.view(H, 1, 1, 1, d_head)
     if attention.post_norm is not None:
-        total = torch.einsum("hcbpe,hed->cbpd", z, attention.w_o)
+        total = _summed(attention, z)
         if attention.b_o is not None:
             total = total + attention.b_o
         z = z * attention.post_norm.inverse_scale(total).to(z.dtype)
     return z if attention.multiplier == 1.0 else z * attention.multiplier
+
+
+def _summed(attention: Attention, z: Tensor) -> Tensor:
+    """The sum of all heads' outputs: `[H, C, B, P, d_head] -> [C, B, P, D]`, without a copy of the weights."""
+    return z.permute(1, 2, 3, 0, 4).flatten(-2) @ attention.w_o.flatten(0, 1)
 
 
 def write(attention: Attention, z: Tensor, *, heads: Heads = None) -> Tensor:
@@ -364,8 +369,7 @@ def write(attention: Attention, z: Tensor, *, heads: Heads = None) -> Tensor:
 
 def attention_output(attention: Attention, z: Tensor) -> Tensor:
     """What the whole layer writes, bias included: scaled z `[H, C, B, P, d_head] -> [C, B, P, D]`."""
-    H, _, _, _, d_head = z.shape
-    out = z.permute(1, 2, 3, 0, 4).flatten(-2) @ attention.w_o.reshape(H * d_head, -1)
+    out = _summed(attention, z)
     if attention.post_norm is not None:
         return out * attention.post_norm.gain
     return out if attention.b_o is None else out + attention.b_o
