@@ -5,7 +5,7 @@ edge is needed: removing any one of them breaks the budget.
 
 1. Score every edge on every prompt (EAP-IG), and rank by mean absolute score.
 2. Whole components: the weakest half goes if its removal is cheap enough, else each of its halves is tried, and so on
-   (`Components`). As many of the best edges by their scores are taken instead where these are nearer.
+   (`Components`). As many of the best edges by their scores are taken instead where these are about as near.
 3. Of what is left, the edges go together that cost least by a quadratic model of the distance around the circuit as it
    is (`Quadratic`): a share of them at once, while that is cheap when it is tested (`Pruning.shares`).
 4. Smaller shares go by the model until the budget is spent (`Pruning.shrink`).

@@ -29,6 +29,8 @@ JOINT = 1.25
 """They go at once if that costs at most so many times what each costs alone."""
 FIRST_CERTIFIED = 16
 """The cheapest edges, which are certified first."""
+AS_NEAR = 1.25
+"""A ranking's circuit may be so many times as far as one of components, which was chosen by its distance."""
 ONE_BY_ONE = 32
 """So few edges go one by one, whichever costs least when it is tested: the model is of small changes."""
 ADDITIONS, REMOVALS = 8, 8
@@ -75,16 +77,18 @@ class Pruning:
     # ---- beginning, and going on -------------------------------------------------------------------------------
 
     def start(self, kept: BoolArray, distance: float) -> None:
-        """Go on from a circuit, given with its distance, or from the best edges by their scores if these are nearer.
+        """Go on from a circuit, given with its distance, or from as many of the best edges by their scores.
+
+        These are taken where the best edges are nearer when they are as many as those of the circuit that matter.
 
         What goes at this step goes in the order of the scores: a circuit of whole components and the best edges beside
         them is nearer than one of more components.
         """
-        ranked = selection.top(self.graph, self.weakness, int(kept.sum()), prune=False)
-        if self.prunable:
-            kept, ranked = self.graph.prune(kept), self.graph.prune(ranked)
-        if (kept != self.graph.valid).any() and self.measures.distance(ranked) < distance:
-            kept = ranked
+        circuit = self._connected(kept)
+        ranked = self._connected(self._best(circuit))
+        if (kept != self.graph.valid).any() and self.measures.distance(ranked) < AS_NEAR * distance:
+            circuit = self._connected(self._best(kept))
+        kept = circuit
         self._note_distance(self.graph.valid, 0.0)
         self._leave(self.graph.valid & ~kept)
         self.search = Groups(self.measures, kept=kept)
@@ -94,6 +98,14 @@ class Pruning:
         self._note_before()
         self._note_distance(self.kept, self.search.distance)
         self.note()
+
+    def _connected(self, kept: BoolArray) -> BoolArray:
+        """The edges of a circuit that matter in it."""
+        return self.graph.prune(kept) if self.prunable else kept
+
+    def _best(self, like: BoolArray) -> BoolArray:
+        """As many edges as a circuit has, the best by their scores."""
+        return selection.top(self.graph, self.weakness, int(like.sum()), prune=False)
 
     def _note_before(self) -> None:
         """Note distances of the front's circuits that are larger than the one the search goes on from."""

@@ -22,7 +22,7 @@ from acdc.methods import guided as module
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided
-from acdc.methods.pruning import CERTIFIED, CERTIFY, ONE_BY_ONE, SHARES, SHRINK, Pruning
+from acdc.methods.pruning import AS_NEAR, CERTIFIED, CERTIFY, ONE_BY_ONE, SHARES, SHRINK, Pruning
 from acdc.metrics import OUTCOMES
 
 SLACK = 1e-9  # of rounding, as a share of the budget
@@ -192,13 +192,31 @@ def test_it_begins_with_the_nearer_of_components_and_ranking(nearer: bool) -> No
     count = int(given.sum())
     best = graph.prune(selection.top(graph, sizes, count, prune=False))
     distance = problems.distance(patching, measure, best)
-    pruning.start(given, distance + 1e-6 if nearer else distance - 1e-6)
+    pruning.start(given, distance / AS_NEAR + (1e-6 if nearer else -1e-6))
     assert (pruning.kept == (best if nearer else given)).all()
     twice = 2 * int(pruning.kept.sum())
     larger = selection.top_pruned(graph, pruning.order(), twice)
     beside = np.where(pruning.kept, np.inf, sizes)
     assert (larger == selection.top_pruned(graph, beside, twice)).all()
     assert pruning.distances[int(larger.sum())] == pytest.approx(problems.distance(patching, measure, larger))
+
+
+def test_edges_that_dangle_do_not_make_components_a_larger_circuit() -> None:
+    """A ranking of as many edges as whole components have among them, most of which dangle, would be nearer."""
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    graph = problem.graph
+    sizes = np.where(graph.valid, np.random.default_rng(2).random(graph.valid.shape), 0.0)
+    measures = Measures(problem.outcome, problem.searched())
+    pruning = Pruning(problem, measures, np.inf, Estimates(sizes, sizes, sizes))
+    loose = selection.top(graph, np.where(graph.valid, 1 - sizes, 0.0), graph.n_edges // 2, prune=False)
+    given = graph.prune(loose)
+    few, many = (
+        problems.distance(patching, measure, graph.prune(selection.top(graph, sizes, int(x.sum()), prune=False)))
+        for x in (given, loose)
+    )
+    assert many < few
+    pruning.start(loose, (many + few) / 2 / AS_NEAR)
+    assert (pruning.kept == given).all()
 
 
 def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
