@@ -79,10 +79,8 @@ class Pruning:
     def start(self, kept: BoolArray, distance: float) -> None:
         """Go on from a circuit, given with its distance, or from as many of the best edges by their scores.
 
-        These are taken where the best edges are nearer when they are as many as those of the circuit that matter.
-
-        What goes at this step goes in the order of the scores: a circuit of whole components and the best edges beside
-        them is nearer than one of more components.
+        The best edges are taken if they are about as near (`AS_NEAR`) when they are as many as matter in the circuit.
+        What goes at this step goes in the order of the scores.
         """
         circuit = self._connected(kept)
         ranked = self._connected(self._best(circuit))

@@ -147,6 +147,25 @@ def test_heads_and_bias_sum_to_the_attention_output(family: str) -> None:
             assert relative_error(forward.attention_output(layer.attention, z)[0], theirs, mask) < 1e-12
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
+def test_the_scale_of_a_post_norm_copies_no_weights(family: str) -> None:
+    """What gradients keep of every layer would have the heads' output weights in it, as much as the model itself."""
+    model = families.tiny(family, torch.float32)
+    attention = model.decomposition.layers[0].attention
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    z = torch.randn(attention.n_heads, 1, 3, 9, attention.w_o.shape[1], dtype=model.dtype).requires_grad_()
+    with model.frozen(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        forward.scaled_by_post_norm(attention, z)
+    weights = [x for x in kept if x.numel() == attention.w_o.numel()]
+    assert weights
+    assert {x.untyped_storage().data_ptr() for x in weights} == {attention.w_o.untyped_storage().data_ptr()}
+
+
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_facts_about_each_norm_reproduce_it(family: str) -> None:
     """gain and 1/σ, which closed-form gradients rely on, give the module's own output (up to its bias)."""
