@@ -24,7 +24,7 @@ SETS = {"quick": 8, "usual": 20, "full": 50}
 CANDIDATES = 24
 MOST_PROMPTS = 128
 APART = 0.1
-"""Share by which circuit and model may part, and what the claim leaves open."""
+"""Share by which circuit and model may part where outputs are exact: parts are gone that the claim has not lost."""
 WORST = 3
 """Sets of each kind, and single parts, that are judged on fresh prompts, at most."""
 
@@ -45,27 +45,24 @@ def _backups(subject: Subject) -> Result:
     chosen = [*_worst(found.knockouts), *worst_alone]
     sets = {k.components: _sources(graph, k) for k in chosen}  # the same set may be the worst of several kinds
     apart_in = dict(zip(sets, _apart(subject, subject.on_many, list(sets.values())), strict=True))
-    rows = np.stack([apart_in[k.components] for k in chosen])  # [set, prompt]
-    allowed = max(APART, 2 * subject.tolerance)
-    tests = [mean_exceeds(row, allowed) for row in rows]
-    means = rows.mean(axis=1)
-    worst = int(means.argmax())
-    name = ", ".join(chosen[worst].components) or "nothing"
-    backups = _candidates(subject, _sources(graph, chosen[worst]), float(means[worst]))
-    text = f"without {name:.80} circuit and model part by {means[worst]:.0%}"
+    allowed = APART if subject.exact else subject.broken
+    tests = [mean_exceeds(row, allowed) for row in apart_in.values()]
+    means = {components: float(row.mean()) for components, row in apart_in.items()}
+    worst, share = max(means.items(), key=lambda item: item[1])
+    backups = _candidates(subject, sets[worst], share)
+    text = f"without {', '.join(worst):.80} circuit and model part by {share:.0%}"
     if backups:
         text += f"; {next(iter(backups))} takes over in the model"
     return Result(
         statistic="largest mean share between circuit and model with the same parts knocked out",
-        value=float(means[worst]),
+        value=share,
         threshold=allowed,
         p=any_of(tests),
         found=text,
         advice="parts that the circuit leaves out take over: add those named, or say that they are left out",
         details={
             "knocked out": [
-                {"kind": k.kind, "components": list(k.components), "share": float(mean)}
-                for k, mean in zip(chosen, means, strict=True)
+                {"kind": k.kind, "components": list(k.components), "share": means[k.components]} for k in chosen
             ],
             "take over": backups,
             "self-repair": _repair(subject, parts),
