@@ -17,9 +17,10 @@ import torch
 
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray, FloatArray
-from acdc.methods.attribution import path
+from acdc.graph import BoolArray
+from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, scores_by_prompt
 from acdc.metrics import OUTCOMES, jaccard
 from acdc.metrics.hypotheses import share_falls_short
@@ -72,16 +73,15 @@ def _random_weights(subject: Subject) -> Result:
 
 def _overlap(subject: Subject, model: Model, own: BoolArray) -> float:
     """Jaccard of the circuit and a model's best edges at its size."""
-    return jaccard(best(_sizes(subject, model), int(own.sum())), own)
+    problem = subject.problem(subject.dataset.discovery[:MOST_PROMPTS], model=model)
+    return jaccard(best_by_distance(problem, int(own.sum())), own)
 
 
-def _sizes(subject: Subject, model: Model) -> FloatArray:
-    """`[edge]` mean absolute scores of EAP-IG by KL from the model's own output (`kl` needs no task to be done)."""
-    prompts = subject.dataset.discovery[:MOST_PROMPTS]
-    outcome = subject.dataset.metric if subject.dataset.metric.is_distance else OUTCOMES["l2"]
-    problem = subject.problem(prompts, model=model, outcome=outcome)
-    sizes: FloatArray = np.abs(scores_by_prompt(problem, alphas=path(5))).mean(axis=0)
-    return sizes
+def best_by_distance(problem: Problem, n: int) -> BoolArray:
+    """`[edge]`: the best by mean absolute EAP-IG of a distance, which needs no task to be done."""
+    outcome = problem.outcome if problem.outcome.is_distance else OUTCOMES["l2"]
+    scores = scores_by_prompt(dataclasses.replace(problem, outcome=outcome), alphas=path(STEPS))
+    return best(np.abs(scores).mean(axis=0), n)
 
 
 def randomised(model: Model, generator: torch.Generator, *, layer: int | None = None) -> Model | None:

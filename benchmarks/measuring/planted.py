@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import acdc
-from acdc.auditing.random_weights import randomised
+from acdc.auditing.random_weights import best_by_distance, randomised
 from acdc.auditing.specificity import MARGIN
 from acdc.auditing.subject import Scale
 from acdc.benchmarks.suites import SUITES, TRAINED
@@ -25,9 +25,7 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.evaluation.connected import connected_circuits
 from acdc.graph import BoolArray, Graph
-from acdc.methods.attribution import path
-from acdc.methods.by_prompt import best, scores_by_prompt
-from acdc.metrics import OUTCOMES
+from acdc.methods.by_prompt import best
 from acdc.model.model import Model
 from acdc.model.programs.tracr import TracrLayer, TracrModel
 from acdc.tasks.programs.program_task import ProgramTask
@@ -125,7 +123,9 @@ def of_random_weights(case: Case, rng: np.random.Generator) -> Planted | None:
     model = randomised(case.model, torch.Generator().manual_seed(int(rng.integers(2**31))))
     if model is None:
         return None
-    return case.planted(_ranked(case, model))
+    edges = np.zeros_like(case.truth)
+    edges[case.graph.valid] = _best_edges(case, model)
+    return case.planted(edges)
 
 
 def of_any_network(case: Case, rng: np.random.Generator) -> Planted | None:
@@ -134,23 +134,16 @@ def of_any_network(case: Case, rng: np.random.Generator) -> Planted | None:
     for _ in range(6):
         model = randomised(case.model, torch.Generator().manual_seed(int(rng.integers(2**31))))
         if model is not None:
-            total += best(_sizes(case, model), int(case.truth.sum()))
+            total += _best_edges(case, model)
     edges = np.zeros_like(case.truth)
     edges[case.graph.valid] = best(total, int(case.truth.sum()))
     return case.planted(edges)
 
 
-def _ranked(case: Case, model: Model) -> BoolArray:
-    edges = np.zeros_like(case.truth)
-    edges[case.graph.valid] = best(_sizes(case, model), int(case.truth.sum()))
-    return edges
-
-
-def _sizes(case: Case, model: Model) -> Any:
+def _best_edges(case: Case, model: Model) -> BoolArray:
+    """`[edge]`: as many as are true, by the ranking that the check makes."""
     data = case.task.prepare(case.model)
-    outcome = data.metric if data.metric.is_distance else OUTCOMES["l2"]
-    problem = Problem(model, case.graph, data.discovery, outcome)
-    return np.abs(scores_by_prompt(problem, alphas=path(5))).mean(axis=0)
+    return best_by_distance(Problem(model, case.graph, data.discovery, data.metric), int(case.truth.sum()))
 
 
 def by_chance(case: Case, rng: np.random.Generator) -> Planted | None:
