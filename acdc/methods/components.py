@@ -25,8 +25,8 @@ from acdc.model.trace import after_earlier, project_normed
 
 def weak_components_removed(
     measures: Measures, graph: Graph, weakness: FloatArray, allowance: float
-) -> tuple[BoolArray, float]:
-    """The circuit without the components that may go whole, and its distance.
+) -> list[tuple[BoolArray, float]]:
+    """Circuits without ever more of the components that may go whole, and their distances; first the whole model.
 
     The weakest half of the components goes if the distance rises by no more than their part of the allowance; if not,
     each half of it is tried, and so on down to single ones.
@@ -36,6 +36,7 @@ def weak_components_removed(
         allowance: what all components together may cost.
     """
     components = Components(measures, graph)
+    found = [(graph.valid, components.distance)]
     inner = np.arange(graph.n_inputs, graph.n_sources)
     groups = [inner[np.argsort(weakness[inner], kind="stable")]]
     while groups:
@@ -45,9 +46,10 @@ def weak_components_removed(
         rise = components.without(fewer) - components.distance
         if rise <= allowance * len(group) / len(inner):
             components.keep(fewer)
+            found.append((graph.edges_from_sources(fewer), components.distance))
         elif len(group) > 1:
             groups += [group[len(group) // 2 :], group[: len(group) // 2]]
-    return graph.edges_from_sources(components.kept), components.distance
+    return found
 
 
 @dataclasses.dataclass

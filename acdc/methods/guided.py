@@ -117,7 +117,7 @@ def guided(
             nothing, none = np.zeros_like(graph.valid), np.zeros((0, 2))
             return Pruned(nothing, scores, budget, np.full(nothing.shape, np.nan), pruning.weakness, none)
         problem.progress(0, None, "whole components")
-        pruning.start(*weak_components_removed(measures, graph, components, COMPONENTS * budget))
+        pruning.start(weak_components_removed(measures, graph, components, COMPONENTS * budget))
     pruning.shares(edges or 0)
     if edges is not None:
         pruning.shrink(np.inf, floor=0 if front else edges)

@@ -7,6 +7,8 @@ tested alone. A group's loss is counted with what dangles without it.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from acdc.circuit import selection
@@ -76,25 +78,28 @@ class Pruning:
 
     # ---- beginning, and going on -------------------------------------------------------------------------------
 
-    def start(self, kept: BoolArray, distance: float) -> None:
-        """Go on from a circuit, given with its distance, or from as many of the best edges by their scores.
+    def start(self, circuits: list[tuple[BoolArray, float]]) -> None:
+        """Go on from the last of some shrinking circuits, or from as many of the best edges by their scores.
 
         The best edges are taken if they are about as near (`AS_NEAR`) when they are as many as matter in the circuit.
-        What goes at this step goes in the order of the scores.
+
+        Args:
+            circuits: the whole model, then ever fewer edges; each with its distance.
         """
-        circuit = self._connected(kept)
-        ranked = self._connected(self._best(circuit))
-        if (kept != self.graph.valid).any() and self.measures.distance(ranked) < AS_NEAR * distance:
-            circuit = self._connected(self._best(kept))
-        kept = circuit
-        self._note_distance(self.graph.valid, 0.0)
-        self._leave(self.graph.valid & ~kept)
-        self.search = Groups(self.measures, kept=kept)
+        kept, distance = circuits[-1]
+        ranked = self._connected(self._best(self._connected(kept)))
+        if len(circuits) > 1 and self.measures.distance(ranked) < AS_NEAR * distance:
+            circuits = [circuits[0], (self._best(kept), np.inf)]
+        circuits = [(self._connected(circuit), distance) for circuit, distance in circuits]
+        self.search = Groups(self.measures, kept=circuits[-1][0])
         if self.search.distance > self.budget:  # rounding, or nothing may go
-            self.gone[:] = 0
+            circuits = circuits[:1]
             self.search = Groups(self.measures)
-        self._note_before()
+        for (larger, distance), (smaller, _) in pairwise(circuits):
+            self._leave(larger & ~smaller)
+            self._note_distance(larger, distance)
         self._note_distance(self.kept, self.search.distance)
+        self._note_before()
         self.note()
 
     def _connected(self, kept: BoolArray) -> BoolArray:

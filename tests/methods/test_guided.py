@@ -182,22 +182,27 @@ def test_the_front_is_of_circuits_that_were_measured(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("nearer", [True, False])
 def test_it_begins_with_the_nearer_of_components_and_ranking(nearer: bool) -> None:
-    """And what goes at once goes in the order of the scores."""
+    """Components go in the order in which they went; what goes at once, in the order of the scores."""
     problem, patching, measure = make("gpt2-scaled-by-layer")
     graph, n = problem.graph, 20
     sizes = np.where(graph.valid, np.random.default_rng(0).random(graph.valid.shape), 0.0)
     measures = Measures(problem.outcome, problem.searched())
     pruning = Pruning(problem, measures, np.inf, Estimates(sizes, sizes, sizes))
-    given = graph.prune(selection.top(graph, -sizes, n, by="signed"))
+    between, given = (graph.prune(selection.top(graph, -sizes, count, by="signed")) for count in (2 * n, n))
     count = int(given.sum())
     best = graph.prune(selection.top(graph, sizes, count, prune=False))
     distance = problems.distance(patching, measure, best)
-    pruning.start(given, distance / AS_NEAR + (1e-6 if nearer else -1e-6))
+    near = distance / AS_NEAR + (1e-6 if nearer else -1e-6)
+    pruning.start([(graph.valid, 0.0), (between, near), (given, near)])
     assert (pruning.kept == (best if nearer else given)).all()
-    twice = 2 * int(pruning.kept.sum())
-    larger = selection.top_pruned(graph, pruning.order(), twice)
-    beside = np.where(pruning.kept, np.inf, sizes)
-    assert (larger == selection.top_pruned(graph, beside, twice)).all()
+    step = np.where(pruning.kept, 2.0, between & ~pruning.kept)
+    beside = sizes + (0.0 if nearer else step)
+    beside[pruning.kept] = np.inf
+    for size in (int(between.sum()), 2 * int(pruning.kept.sum())):
+        larger = selection.top_pruned(graph, pruning.order(), size)
+        assert (larger == selection.top_pruned(graph, beside, size)).all()
+    assert (selection.top_pruned(graph, pruning.order(), int(between.sum())) == between).all() != nearer
+    assert np.isfinite(pruning.distances[int(between.sum())]) or nearer
     assert pruning.distances[int(larger.sum())] == pytest.approx(problems.distance(patching, measure, larger))
 
 
@@ -215,7 +220,7 @@ def test_edges_that_dangle_do_not_make_components_a_larger_circuit() -> None:
         for x in (given, loose)
     )
     assert many < few
-    pruning.start(loose, (many + few) / 2 / AS_NEAR)
+    pruning.start([(graph.valid, 0.0), (loose, (many + few) / 2 / AS_NEAR)])
     assert (pruning.kept == given).all()
 
 
