@@ -1,19 +1,25 @@
 """Proof by enumeration: a compiled program has finitely many inputs, so that "always" can be tried.
 
-A resample claim is about pairs, a clean input and the one whose activations replace what is removed. Up to a million
-pairs all are run. Above, donors that write the same on all removed edges are one: all clean inputs are run with one of
-each class. Where that is still too much, all clean inputs (or as many as fit) are run with donors drawn at random, and
-that is no proof. Permuted positions have an order each, and are always drawn.
+A resample claim is about pairs, a clean input and the one whose activations replace what is removed, the donor.
+Donors that the circuit cannot tell apart are one (`brought`): all clean inputs are run with one donor of each class,
+and each run counts for as many pairs as the class has donors. Where that is too much, all clean inputs (or as many as
+fit) are run with donors drawn at random, and that is no proof. Where positions are permuted, a donor is an input in
+one order of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from acdc.certificates.donors import brought
 from acdc.certificates.record import Enumeration
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
@@ -23,20 +29,24 @@ from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
 from acdc.model.programs.tracr import TracrModel, Value
-from acdc.tasks.programs.derive import written_values
-from acdc.tasks.programs.inputs import Pairs, pairs_of_inputs
+from acdc.tasks.programs.inputs import Pairs, lengths_of, pairs_of_inputs, random_inputs
 from acdc.tasks.programs.interp import InterpRecord, InterpTask, with_answers
 from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.programs.rare_inputs import all_inputs, number_of_inputs
 from acdc.tasks.programs.tracr import to_prompts
 from acdc.tasks.prompts import Prompts
 
-MOST_PAIRS = 1_000_000
-MOST_DONORS = 20_000
-"""Inputs whose activations are compared, at most."""
+MOST_PAIRS = 2**20
+"""Runs of the circuit on one pair, at most."""
+MOST_DONORS = 1_000_000
+"""Donors that are compared, at most."""
 AT_ONCE = 2048
 SHOWN = 20
 Input = tuple[Value, ...]
+Donor = tuple[Input, tuple[int, ...]]
+"""An input and its position ids."""
+Pair = tuple[Input, Donor, int]
+"""A clean input, its donor, and how many donors that one stands for."""
 
 
 def enumerate_pairs(
@@ -53,7 +63,7 @@ def enumerate_pairs(
 
     Args:
         task: says the ablation and in what the inputs of a pair differ.
-        most: pairs to run.
+        most: runs of the circuit on one pair.
 
     Raises:
         AcdcError: the task's inputs are not a program's.
@@ -64,26 +74,22 @@ def enumerate_pairs(
             "certify without --enumerate"
         )
     program, record = _program(model, task)
-    mixed, permuted = task.distribution in ("mixed", "varied"), task.distribution in ("permuted", "varied")
-    n = number_of_inputs(program.program, mixed=mixed)
-    if task.ablation == "zero":
-        permuted = False  # the corrupted input does not matter
+    inputs = _Inputs(program, *(task.distribution in (kind, "varied") for kind in ("mixed", "permuted")))
     rng = np.random.default_rng(seed)
-    pairs, what, proof = _pairs(
-        program, task.ablation, graph, edges, n, mixed=mixed, permuted=permuted, most=most, rng=rng
-    )
+    pairs, what, proof = _pairs(model, inputs, task.ablation, graph, edges, most=most, rng=rng)
     total = changed = 0
     share, worst = 0.0, 0.0
     clean: set[Input] = set()
     refutations: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     while some := list(itertools.islice(pairs, AT_ONCE)):
-        tensors = _tensors(program, some, permuted=permuted, rng=rng)
+        tensors = inputs.tensors([(x, donor) for x, donor, _ in some])
         moved = _moved(model, graph, edges, task.ablation, tensors, program, record)
-        total += len(some)
-        share, worst = share + float(moved.sum()), max(worst, float(moved.max()))
-        clean.update(tuple(pair[0]) for pair in some)
+        counts = np.array([count for _, _, count in some])
+        total += int(counts.sum())
+        share, worst = share + float(moved @ counts), max(worst, float(moved.max()))
+        clean.update(x for x, _, _ in some)
         for i in np.flatnonzero(moved > 0).tolist():
-            changed += 1
+            changed += int(counts[i])
             if len(refutations) < SHOWN:
                 rows = ((tensors.clean, tensors.clean_mask), (tensors.corrupted, tensors.corrupted_mask))
                 a, b = (tuple(ids[i][mask[i]].tolist()) for ids, mask in rows)
@@ -104,75 +110,117 @@ def _program(model: Model, task: object) -> tuple[TracrModel, InterpRecord | Non
     raise AcdcError("proof by enumeration needs a task with finitely many inputs: a program's (tracr-*, interp-*)")
 
 
-def _tensors(
-    program: TracrModel, pairs: list[tuple[Input, Input]], *, permuted: bool, rng: np.random.Generator
-) -> Pairs:
-    """Pairs as tensors; an input that comes in many is encoded once."""
-    different = list(dict.fromkeys(x for pair in pairs for x in pair))
-    place = {x: i for i, x in enumerate(different)}
-    once = pairs_of_inputs(program, [(x, x) for x in different], distribution="mixed", rng=rng)
-    clean, corrupted = (torch.tensor([place[pair[side]] for pair in pairs]) for side in (0, 1))
-    positions = once.clean_positions[corrupted].numpy().copy()
-    if permuted:
-        first = int(program.program.bos is not None)
-        positions[:, first:] = rng.permuted(positions[:, first:], axis=1)
-    return Pairs(
-        once.clean[clean], once.clean_mask[clean], once.clean_positions[clean],
-        once.clean[corrupted], once.clean_mask[corrupted], torch.from_numpy(positions),
-    )  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a program.
+
+    Attributes:
+        mixed: of every length, or of the greatest alone; permuted: donors' positions come in every order.
+    """
+
+    program: TracrModel
+    mixed: bool
+    permuted: bool
+
+    @property
+    def n(self) -> int:
+        return number_of_inputs(self.program.program, mixed=self.mixed)
+
+    @cached_property
+    def every(self) -> list[Input]:
+        return list(all_inputs(self.program.program, mixed=self.mixed))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Of an input, and of PAD after it."""
+        program = self.program.program
+        return tuple(range(lengths_of(program)[-1] + (program.bos is not None)))
+
+    def orders(self) -> Iterator[tuple[int, ...]]:
+        """Position ids of donors; BOS stays first."""
+        if not self.permuted:
+            return iter([self.positions])
+        first = int(self.program.program.bos is not None)
+        fixed, rest = self.positions[:first], self.positions[first:]
+        return ((*fixed, *order) for order in itertools.permutations(rest))
+
+    @property
+    def n_orders(self) -> int:
+        moved = len(self.positions) - (self.program.program.bos is not None)
+        return math.factorial(moved) if self.permuted else 1
+
+    def drawn_order(self, rng: np.random.Generator) -> tuple[int, ...]:
+        first = int(self.program.program.bos is not None)
+        fixed, rest = self.positions[:first], self.positions[first:]
+        return (*fixed, *rng.permutation(rest).tolist()) if self.permuted else self.positions
+
+    def tensors(self, pairs: Sequence[tuple[Input, Donor]]) -> Pairs:
+        """Pairs as tensors; an input that comes in many is encoded once."""
+        sides = [x for x, _ in pairs], [x for _, (x, _) in pairs]
+        different = list(dict.fromkeys(itertools.chain(*sides)))
+        place = {x: i for i, x in enumerate(different)}
+        nothing = np.random.default_rng(0)
+        once = pairs_of_inputs(self.program, [(x, x) for x in different], distribution="mixed", rng=nothing)
+        clean, corrupted = (torch.tensor([place[x] for x in side]) for side in sides)
+        return Pairs(
+            once.clean[clean], once.clean_mask[clean], once.clean_positions[clean],
+            once.clean[corrupted], once.clean_mask[corrupted], torch.tensor([order for _, (_, order) in pairs]),
+        )  # fmt: skip
 
 
 def _pairs(
-    program: TracrModel, ablation: str, graph: Graph, edges: BoolArray, n: int, *, mixed: bool, permuted: bool,
-    most: int, rng: np.random.Generator,
-) -> tuple[Iterator[tuple[Input, Input]], str, bool]:  # fmt: skip
+    model: Model, inputs: _Inputs, ablation: str, graph: Graph, edges: BoolArray, *, most: int,
+    rng: np.random.Generator,
+) -> tuple[Iterator[Pair], str, bool]:  # fmt: skip
     """The pairs to run, what they are in words, and whether they stand for all."""
-    if ablation in ("zero",):
+    n, usual = inputs.n, inputs.positions
+    if ablation == "zero":  # the donor does not matter
         if n <= most:
-            return ((x, x) for x in all_inputs(program.program, mixed=mixed)), f"all {n:,} inputs, with zeros", True
-    elif n * n <= most and not permuted:
-        every = list(all_inputs(program.program, mixed=mixed))
-        return itertools.product(every, every), f"all pairs of {n:,} inputs", True
-    elif n <= MOST_DONORS and not permuted and ablation == "resample":
-        every = list(all_inputs(program.program, mixed=mixed))
-        donors = _classes(program, every, graph, edges)
-        if n * len(donors) <= most:
-            text = f"all {n:,} inputs with a donor of each of {len(donors):,} classes"
-            return itertools.product(every, donors), text, True
+            return ((x, (x, usual), 1) for x in inputs.every), f"all {n:,} inputs, with zeros", True
+    elif ablation == "resample" and n * inputs.n_orders <= MOST_DONORS:
+        donors = _classes(model, inputs, graph, edges, most=most // n)
+        if donors is not None:
+            text = f"all pairs of {n:,} inputs{' in every order' if inputs.permuted else ''}"
+            if len(donors) < n * inputs.n_orders:
+                text += f", donors of {len(donors):,} {'class' if len(donors) == 1 else 'classes'}"
+            return ((x, donor, count) for x in inputs.every for donor, count in donors), text, True
+    elif n * n <= most and not inputs.permuted:
+        return ((x, (y, usual), 1) for x in inputs.every for y in inputs.every), f"all pairs of {n:,} inputs", True
     if n > most:
-        return _drawn(program, most // 10, mixed, rng), f"{most // 10:,} pairs drawn from {n:.2g} inputs", False
-    every = list(all_inputs(program.program, mixed=mixed))
+        drawn = most // 10
+        sides = [random_inputs(inputs.program.program, drawn, rng=rng, mixed=inputs.mixed) for _ in range(2)]
+        pairs = ((tuple(x), (tuple(y), inputs.drawn_order(rng)), 1) for x, y in zip(*sides, strict=True))
+        return pairs, f"{drawn:,} pairs drawn from {n:.2g} inputs", False
     each = max(1, min(20, most // n))
-    donors_of = ((x, every[j]) for x in every for j in rng.integers(len(every), size=each))
-    orders = " and orders" if permuted else ""
-    return donors_of, f"all {n:,} inputs with {each} donors{orders} drawn for each", False
+    places = ((x, j) for x in inputs.every for j in rng.integers(n, size=each))
+    with_donors = ((x, (inputs.every[j], inputs.drawn_order(rng)), 1) for x, j in places)
+    return (
+        with_donors,
+        f"all {n:,} inputs with {each} donors{' and orders' * inputs.permuted} drawn for each",
+        False,
+    )
 
 
-def _drawn(program: TracrModel, n: int, mixed: bool, rng: np.random.Generator) -> Iterator[tuple[Input, Input]]:
-    from acdc.tasks.programs.inputs import random_inputs
+def _classes(
+    model: Model, inputs: _Inputs, graph: Graph, edges: BoolArray, *, most: int
+) -> list[tuple[Donor, int]] | None:
+    """A donor of each class of those that the circuit cannot tell apart, and how many there are of it.
 
-    sides = [random_inputs(program.program, n, rng=rng, mixed=mixed) for _ in range(2)]
-    return ((tuple(a), tuple(b)) for a, b in zip(*sides, strict=True))
-
-
-def _classes(program: TracrModel, every: list[Input], graph: Graph, edges: BoolArray) -> list[Input]:
-    """One input of each class of those that write the same wherever an edge is removed."""
-    removed = np.asarray((graph.valid & ~edges).any(axis=0))
-    finest = ["input.token", "input.position", *graph.sources[graph.n_inputs :]]
-    single = graph.n_inputs == 1
-    used = [
-        i for i, name in enumerate(finest) if removed[0 if single and i < 2 else graph.source_index.get(name, 0)]
-    ]
-    found: dict[bytes, Input] = {}
-    for start in range(0, len(every), AT_ONCE):
-        some = every[start : start + AT_ONCE]
-        tensors = pairs_of_inputs(
-            program, [(x, x) for x in some], distribution="mixed", rng=np.random.default_rng(0)
-        )
-        written = written_values(program, tensors.clean, tensors.clean_mask)[used]  # [source, B, T, D]
-        rows = written.movedim(1, 0).mul(1e4).round().to(torch.int64).flatten(1).numpy()
-        for x, row, mask in zip(some, rows, tensors.clean_mask.numpy(), strict=True):
-            found.setdefault(row.tobytes() + mask.tobytes(), x)
+    None if there are more than `most` classes.
+    """
+    found: dict[bytes, tuple[Donor, int]] = {}
+    donors = itertools.product(inputs.every, inputs.orders())
+    while some := list(itertools.islice(donors, AT_ONCE)):
+        tensors = inputs.tensors([(x, (x, order)) for x, order in some])
+        as_clean = dataclasses.replace(tensors, clean_positions=tensors.corrupted_positions)
+        rows = brought(model, graph, edges, to_prompts(inputs.program, as_clean))
+        digits = rows.mul(1e4).round().to(torch.int64).numpy()
+        for donor, row, mask in zip(some, digits, tensors.clean_mask.numpy(), strict=True):
+            key = hashlib.sha256(row.tobytes() + mask.tobytes()).digest()
+            first, count = found.get(key, (donor, 0))
+            found[key] = first, count + 1
+        if len(found) > most:
+            return None
     return list(found.values())
 
 

@@ -18,7 +18,8 @@ def certify(
         str, typer.Option(help="Minimality to try for: local, pairs, subset or cardinal.")
     ] = "local",
     enumerate: Annotated[
-        bool, typer.Option("--enumerate", help="Run all pairs of inputs of a program, up to a million.")
+        bool,
+        typer.Option("--enumerate", help="Prove it on all pairs of inputs of a program, in up to a million runs."),
     ] = False,
     stable: Annotated[
         int | None,

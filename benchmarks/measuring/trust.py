@@ -24,7 +24,7 @@ from acdc.auditing.record import ALARM, AuditReport
 from acdc.benchmarks.measuring.planted import KINDS, Case, circuits
 from acdc.benchmarks.measuring.trust_page import page
 from acdc.benchmarks.suites import SUITES, TRAINED
-from acdc.certificates.enumeration import enumerate_pairs
+from acdc.certificates.enumeration import MOST_PAIRS, enumerate_pairs
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.store.writing import write_atomically
@@ -137,8 +137,8 @@ def truths(known: Rows, level: str) -> Iterator[Row]:
             ))  # fmt: skip
 
 
-def proofs(known: Rows, most_pairs: int) -> Iterator[Row]:
-    """Every true circuit on all pairs of inputs, or as many as can be run."""
+def proofs(known: Rows, most_runs: int) -> Iterator[Row]:
+    """Every true circuit on all pairs of inputs, or as many as can be."""
     names = [case.model for suite in ("tracr", "interp") for case in SUITES[suite].cases]
     for distribution in DISTRIBUTIONS:
         for name in names:
@@ -151,8 +151,7 @@ def proofs(known: Rows, most_pairs: int) -> Iterator[Row]:
             if truth is None:
                 continue
             graph = model.graph(inputs="split")
-            most = most_pairs if distribution in ("fixed", "mixed") else min(most_pairs, 50_000)
-            found = enumerate_pairs(model, task, graph, truth.mask(graph), most=most)
+            found = enumerate_pairs(model, task, graph, truth.mask(graph), most=most_runs)
             seconds = time.perf_counter() - started
             said = f"{'proof' if found.proof else 'no proof'}: {found.what}"
             ok = found.changed == 0
@@ -230,7 +229,7 @@ def main(
         str, typer.Option(help="faults, truths, proofs, trained, searches, or none to write the page alone.")
     ] = "all",
     n: Annotated[int, typer.Option("--circuits", help="Circuits of each kind of fault.")] = 60,
-    pairs: Annotated[int, typer.Option(help="Pairs of inputs of each proof, at most.")] = 1_000_000,
+    runs: Annotated[int, typer.Option(help="Runs of each proof on one pair of inputs, at most.")] = MOST_PAIRS,
     level: Annotated[str, typer.Option(help="Of the audits of truths.")] = "quick",
     again: Annotated[int, typer.Option("--searches", help="On other samples of prompts, of each circuit.")] = 20,
 ) -> None:
@@ -241,7 +240,7 @@ def main(
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "faults": lambda: faults(known, n),
         "truths": lambda: truths(known, level),
-        "proofs": lambda: proofs(known, pairs),
+        "proofs": lambda: proofs(known, runs),
         "trained": lambda: trained(known, "quick"),
         "searches": lambda: searches(known, again),
     }

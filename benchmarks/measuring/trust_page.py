@@ -111,10 +111,11 @@ def _proofs(rows: Collection[Row]) -> str:
         for row in refuted
     )
     text = (
-        "## Truths, by enumeration\n\nEvery shipped true circuit under resample ablation, on all pairs of inputs "
-        "where these are at most a million (or all inputs with a donor of each class); otherwise on pairs that were "
-        "drawn, which is no proof. A compiled program's circuit is refuted by one output that differs; "
-        "networks that were trained to "
+        "## Truths, by enumeration\n\nEvery shipped true circuit under resample ablation, on all pairs of a clean "
+        "input and a donor, whose activations replace what is removed. Donors that the circuit cannot tell apart, "
+        "since removed edges bring it the same of them, are run as one. Where that takes more than 2^20 runs, donors "
+        "are drawn, which is no proof. A compiled program's circuit is "
+        "refuted by one output that differs; networks that were trained to "
         "run a program are not exact, and the share of changed answers is told.\n\n"
         + _table(
             (
@@ -124,7 +125,7 @@ def _proofs(rows: Collection[Row]) -> str:
                 "proved",
                 "not refuted, no proof",
                 "with changes",
-                "pairs run",
+                "pairs",
                 "largest mean share changed",
             ),
             lines,

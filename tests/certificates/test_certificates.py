@@ -13,6 +13,7 @@ from scipy import stats
 
 import acdc
 from acdc.benchmarks.measuring.planted import Case
+from acdc.certificates import enumeration
 from acdc.certificates.enumeration import enumerate_pairs
 from acdc.certificates.record import NAME, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
@@ -21,6 +22,7 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.graph import Graph
 from acdc.methods.by_prompt import best
+from acdc.tasks.programs.program_task import ProgramTask
 from command_line import Command
 
 
@@ -167,6 +169,38 @@ def test_enumeration_runs_every_pair_and_lists_refutations() -> None:
     assert refuted.refutations
     with pytest.raises(AcdcError, match="finitely many"):
         enumerate_pairs(acdc.load("induction-2l"), acdc.tasks.load("induction"), graph, truth)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "distribution", "inputs"),
+    [("tracr-mirrored", "fixed", 32), ("tracr-shuffle-dyck", "mixed", 50), ("tracr-mirrored", "permuted", 6)],
+)
+def test_one_donor_stands_for_those_that_a_circuit_cannot_tell_apart(
+    monkeypatch: pytest.MonkeyPatch, name: str, distribution: str, inputs: int
+) -> None:
+    """Counts over all pairs are those of a run of every pair, for right circuits and wrong ones."""
+    every = enumeration._Inputs.every.func  # type: ignore[attr-defined]
+    monkeypatch.setattr(enumeration._Inputs, "every", property(lambda self: every(self)[-inputs:]))
+    model, task = acdc.load(name), acdc.tasks.load(name, distribution=distribution)
+    assert isinstance(task, ProgramTask)
+    graph = model.graph(inputs="split")
+    known = task.truth()
+    assert known is not None
+    truth = known.mask(graph)
+    rng = np.random.default_rng(1)
+    fewer = 0
+    for share in (0.0, 0.1, 0.3):
+        circuit = (truth & (rng.random(truth.shape) >= share)) | (graph.valid & (rng.random(truth.shape) < share))
+        found = enumerate_pairs(model, task, graph, circuit)
+        with monkeypatch.context() as plain:
+            plain.setattr(enumeration, "brought", lambda *given: torch.arange(len(given[-1]))[:, None].double())
+            expected = enumerate_pairs(model, task, graph, circuit)
+        assert found.pairs == expected.pairs == inputs**2 * (120 if distribution == "permuted" else 1)
+        assert (found.changed, found.worst) == (expected.changed, expected.worst)
+        assert found.mean == pytest.approx(expected.mean)
+        assert (found.changed == 0) == (share == 0)
+        fewer += found.what != expected.what
+    assert fewer > 1
 
 
 def test_a_vote_is_a_count_over_subsamples() -> None:
