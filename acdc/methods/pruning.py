@@ -247,7 +247,7 @@ class Pruning:
     # ---- certifying --------------------------------------------------------------------------------------------
 
     def certify(self, *, swaps: int) -> None:
-        """Until no edge, and no component, can go within the budget; then one edge in and two out, where that fits.
+        """Until no edge, and no `_parts`, can go within the budget; then one edge in and two out, where that fits.
 
         Args:
             swaps: of circuits of at most so many edges.
@@ -299,11 +299,18 @@ class Pruning:
         return tested[:count]
 
     def _parts(self) -> list[Group]:
-        """What may go at once though no edge of it can: the outputs of a component, and all that dangles."""
+        """What may go at once though no edge of it can.
+
+        The outputs of a component, the cheapest inputs of a destination, which may cancel, and all that dangles.
+        """
         S = self.graph.n_sources
-        outputs = [np.flatnonzero(self.kept[:, s]) * S + s for s in np.flatnonzero(self.kept.any(axis=0))]
-        dangling = np.flatnonzero(self.kept & ~self.graph.prune(self.kept))
-        return [group for group in (*outputs, dangling) if len(group) > 1]
+        groups = [np.flatnonzero(self.kept & ~self.graph.prune(self.kept))]
+        groups += [np.flatnonzero(self.kept[:, s]) * S + s for s in np.flatnonzero(self.kept.any(axis=0))]
+        for d in np.flatnonzero(self.kept.any(axis=1)):
+            sources = np.flatnonzero(self.kept[d])
+            sources = sources[np.argsort(self.rise[d, sources], kind="stable")]
+            groups += [np.sort(d * S + sources[:n]) for n in range(2, len(sources) + 1)]
+        return [group for group in groups if len(group) > 1]
 
     def _swap(self) -> bool:
         """One edge in and two out, where that fits: whether the circuit became smaller."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import acdc
 import families
 import problems
 from acdc.circuit import selection
@@ -222,6 +223,14 @@ def test_edges_that_dangle_do_not_make_components_a_larger_circuit() -> None:
     assert many < few
     pruning.start([(graph.valid, 0.0), (loose, (many + few) / 2 / AS_NEAR)])
     assert (pruning.kept == given).all()
+
+
+def test_inputs_that_cancel_go_together() -> None:
+    """Without `input->m1` or `m0->m1` alone what is left of the two breaks the budget; without both it is nearer."""
+    model = acdc.load("induction-2l")
+    data = acdc.tasks.load("induction", metric="kl", ablation="mean").prepare(model)
+    problem = Problem(model, model.graph(), data.discovery, data.metric, data.ablation)
+    assert guided(problem, faithfulness=0.95).kept.sum() == 8
 
 
 def test_one_edge_goes_in_where_two_can_go_out(monkeypatch: pytest.MonkeyPatch) -> None:
