@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ from acdc.model.programs.interpbench import is_interpbench
 from acdc.model.programs.tracr import builtin_names
 from acdc.tasks.programs import interp
 
+OWN = "own"
+"""The suite of a model and a task of one's own."""
+_READ = 2**26
+"""Bytes of the largest file that is read for a digest."""
 TRAINED = ("ioi", "greater-than", "gendered-pronoun", "sva", "docstring", "induction", "fact-recall")
 """What the `tiny-tasks` models are trained to do."""
 
@@ -145,7 +150,8 @@ def own_suite(
 ) -> Suite:
     """A suite of one case: a model and a task of one's own, in the same table as the others.
 
-    The graph has the options (q, k and v, inputs) of the true circuit's, if there is one.
+    The graph has the options (q, k and v, inputs) of the true circuit's, if there is one. The case's name ends in a
+    digest of the files it is of, so that rows of another file under the same name are not taken for its own.
 
     Args:
         model, task, task_options: as for `acdc.load` and `acdc.tasks.load`, names or files.
@@ -161,8 +167,26 @@ def own_suite(
         graph = true_circuit(truth).graph
         options |= {"qkv": graph.qkv, "inputs": graph.inputs}
     words = re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}")
-    case = Case("-".join(words), model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
-    return Suite("own", f"{model} on {task}", (case,))
+    files = [*_files(model), *_files(task), *(_files(truth) if truth is not None else ())]
+    name = "-".join([*words, _digest(files, options)])
+    case = Case(name, model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
+    return Suite(OWN, f"{model} on {task}", (case,))
+
+
+def _files(name: str) -> list[Path]:
+    """The files that a name stands for, if it is a path."""
+    path = Path(name)
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+
+
+def _digest(files: Sequence[Path], options: object) -> str:
+    """Of files' contents, of large ones their size and when they were written, and of options."""
+    found = hashlib.sha256(repr(options).encode())
+    for path in files:
+        stat = path.stat()
+        content = path.read_bytes() if stat.st_size <= _READ else f"{stat.st_size} {stat.st_mtime_ns}".encode()
+        found.update(path.name.encode() + b"\0" + content + b"\0")
+    return found.hexdigest()[:6]
 
 
 def get_suite(name: str, *, cases: Sequence[str] | None = None) -> Suite:

@@ -2,7 +2,7 @@
 
 A right circuit is faulted by any check in at most 5% of audits: p-values are rejected by Holm's rule, which holds
 whatever the checks share. What a note belongs to is a digest of the weights, the prompts, the circuit and the options;
-notes of anything else are not looked at.
+notes of anything else are neither taken nor replaced.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def audit(
     key = _key(subject)
     known = _noted(notes, key)
     if set(known) >= {check.name for check in chosen}:
-        return _report(subject, key, [known[check.name] for check in chosen], complete=True)
+        return _report(subject, key, [known[name] for name in CHECKS if name in known], complete=True)
     _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
     findings: list[Finding] = []
     for number, check in enumerate(chosen):
@@ -123,7 +123,8 @@ def audit(
                 _note(Path(notes), _report(subject, key, kept, complete=False))
         else:
             findings.append(finding)
-    report = _report(subject, key, findings, complete=True)
+    found = known | {finding.check: finding for finding in findings}
+    report = _report(subject, key, [found[name] for name in CHECKS if name in found], complete=True)
     if notes is not None:
         _note(Path(notes), report)
     return report
@@ -203,25 +204,29 @@ def _key(subject: Subject) -> str:
 
 
 def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
-    """The findings of this audit that a file holds; none if it is of another audit.
+    """The findings of this audit that a file holds.
 
     Raises:
-        AcdcError: the file is damaged, or something else.
+        AcdcError: the file is of another audit, damaged, or something else.
     """
     if notes is None or not Path(notes).is_file():
         return {}
     try:
         value = read_json(Path(notes))
-        if value["format"] == FORMAT and value["key"] != key:
-            return {}
         if value["format"] != FORMAT:
             raise ValueError
+        other = value["key"] != key
         known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
     except (AcdcError, KeyError, TypeError, ValueError):
         raise AcdcError(
             f"{notes} is damaged, or not of an audit: expected the findings that an audit notes; delete it to begin "
             "anew, or choose another"
         ) from None
+    if other:
+        raise AcdcError(
+            f"{notes} holds the findings of another audit (of another level, metric, seed, circuit, weights or "
+            "prompts): write to another folder with --out, or replace it with --force"
+        )
     return {name: finding for name, finding in known.items() if name in CHECKS}
 
 

@@ -78,7 +78,7 @@ def without(prompts: Prompts, others: Prompts) -> Prompts:
     known = set(_rows(others))
     new = [i for i, row in enumerate(_rows(prompts)) if row not in known]
     if not new:
-        raise TaskError("all prompts are known")
+        raise TaskError("every prompt to judge it on is among those that it was found on: give others")
     return prompts[torch.tensor(new, device=prompts.clean.device)]
 
 

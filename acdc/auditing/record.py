@@ -190,8 +190,11 @@ class AuditReport(Shown):
         """In one line."""
         judged = len(self.failed) + len(self.passed)
         more = "" if self.complete else "; not all checks were run"
+        if not judged:
+            return f"no check applies, so nothing is said of it{more}"
         if not self.failed:
-            return f"passes all {judged} checks that apply{more}"
+            which = f"all {judged} checks that apply" if judged > 1 else "the one check that applies"
+            return f"passes {which}{more}"
         return f"fails {len(self.failed)} of {judged} checks: {', '.join(self.failed)}{more}"
 
     def table(self) -> tuple[Sequence[str], list[Sequence[str]]]:

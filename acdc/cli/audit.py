@@ -132,7 +132,7 @@ def audit(
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if force:
             where.unlink(missing_ok=True)
-        with terminal.progress_bar() as progress:
+        with terminal.going_on(where), terminal.progress_bar() as progress:
             report = acdc.audit(
                 subject, recipe, circuit, level="quick" if quick else "full" if full else "usual", checks=names,
                 faithfulness=faithfulness, shift=other, size=size, searches=searches, limit=seconds,

@@ -43,11 +43,11 @@ def compare(
         from acdc.evaluation.compare import compare as compared
 
         circuits = [Circuit.load(run) for run in runs]
-        models: dict[tuple[str, str | None], Model] = {}
+        models: dict[tuple[str | None, ...], Model] = {}
 
         def opened(circuit: Circuit) -> tuple[Model, Task]:
             made = circuit.provenance
-            key = (made.model, made.revision)
+            key = (made.model, made.revision, made.tokenizer)
             if key not in models:
                 models[key] = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
             return models[key], task_again(made)
@@ -78,7 +78,8 @@ def compare(
                 more = f" and {len(edges) - MOST} more" if len(edges) > MOST else ""
                 print(f"\nonly in {name}: {', '.join(edges[:MOST])}{more}")
     if found.faithfulness is not None:
-        print("\nfaithfulness of each circuit (row) on the held-out prompts of each one's task (column)")
+        on = ", ".join(dict.fromkeys(found.prompts))
+        print(f"\nfaithfulness of each circuit (row) on the {on} prompts of each one's task (column)")
         terminal.print_table(
             ("circuit", *found.names),
             (

@@ -57,6 +57,8 @@ from acdc.cli.options import (
     options,
     own_task,
     short,
+    task_again,
+    without_known,
 )
 from acdc.cli.positions import positions
 from acdc.cli.trace import trace
@@ -356,13 +358,20 @@ def evaluate(
             seed=own_seed if seed is None else seed,
             memory=memory,
         )
-        found_here = task in (None, made.task) and settings == made.task_options and seed in (None, own_seed)
+        found_here = (
+            bool(made.prompts_sha256)  # an imported circuit does not say
+            and task in (None, made.task)
+            and settings == made.task_options
+            and seed in (None, own_seed)
+        )
         if not found_here:  # other prompts were asked for
             warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
+        if not found_here and made.prompts_sha256 and task in (None, made.task) and data.held_out is not None:
+            data = without_known(data, task_again(made).prepare(subject).discovery)
         with terminal.progress_bar() as progress:
             evaluation = acdc.evaluate(
                 subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,

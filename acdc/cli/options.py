@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from acdc.graph import Graph
     from acdc.model.model import Model
     from acdc.tasks import Task
+    from acdc.tasks.prompts import Prompts
     from acdc.tasks.task import Dataset
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
@@ -232,6 +234,21 @@ def task_again(made: Provenance, *, ablation: str | None = None, memory: str | N
         made.task, dict(made.task_options), metric=made.metric or None,
         ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
     )  # fmt: skip
+
+
+def without_known(data: Dataset, known: Prompts) -> Dataset:
+    """A dataset without the held-out prompts that a circuit was found on; a note says how many they were."""
+    from acdc.auditing.prompts import without
+
+    assert data.held_out is not None
+    unseen = without(data.held_out, known)
+    if seen := len(data.held_out) - len(unseen):
+        terminal.say(
+            "note",
+            f"{seen} of {len(data.held_out)} held-out prompts are among those that the circuit was found on: left out",
+            "bold",
+        )
+    return dataclasses.replace(data, held_out=unseen)
 
 
 def as_found(

@@ -47,9 +47,10 @@ class Comparison:
     Attributes:
         names: of the circuits; edges: how many each keeps.
         pairs: each with each.
-        faithfulness: `[circuit][task]` of each circuit on the held-out prompts of each one's task, in that one's model;
-            None if nothing was run. NaN where it is undefined.
+        faithfulness: `[circuit][task]` of each circuit on the prompts of each one's task, in that one's model; None if
+            nothing was run. NaN where it is undefined.
         notes: what a reader must know.
+        prompts: of each task: "held-out", "discovery" (those its circuit was found on) or "other".
     """
 
     names: tuple[str, ...]
@@ -57,6 +58,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     faithfulness: tuple[tuple[float, ...], ...] | None
     notes: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
 
 
 Opener = Callable[[Circuit], "tuple[Model, Task]"]
@@ -93,18 +95,23 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
     if len(hashes) > 1:
         notes.append("the circuits were found in different models; each is judged in that of the task it is run on")
     faithfulness = None
+    prompts: list[str] = []
     if opened is not None:
         columns = []
-        for own in circuits:
+        for place, own in enumerate(circuits):
             model, task = opened(own)
             data = task.prepare(model)
-            with warnings.catch_warnings():  # that others were found on other prompts is what is asked about
-                warnings.simplefilter("ignore", UserWarning)
-                judged = [evaluate(model, data, c, random_circuits=0, confidence=None) for c in circuits]
+            judged = []
+            for other, circuit in enumerate(circuits):
+                with warnings.catch_warnings():
+                    if other != place:  # that it was found on other prompts is what is asked about
+                        warnings.simplefilter("ignore", UserWarning)
+                    judged.append(evaluate(model, data, circuit, random_circuits=0, confidence=None))
+            prompts.append(judged[place].prompts)
             columns.append([float(x.faithfulness) for x in judged])
         faithfulness = tuple(zip(*columns, strict=True))
     counts = tuple(circuit.n_edges for circuit in circuits)
-    return Comparison(tuple(names), counts, tuple(pairs), faithfulness, tuple(notes))
+    return Comparison(tuple(names), counts, tuple(pairs), faithfulness, tuple(notes), tuple(prompts))
 
 
 def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:

@@ -15,6 +15,7 @@ import acdc
 from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import fresh_prompts, without
+from acdc.auditing.record import AuditReport
 from acdc.auditing.subject import Scale
 from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
 from acdc.circuit import Circuit
@@ -107,21 +108,22 @@ def test_checks_are_read_together_by_holm() -> None:
 
 
 def test_notes_are_of_the_shifted_prompts_too(tmp_path: Path) -> None:
-    """Further prompts that were changed under the same name are measured again."""
+    """Further prompts that were changed under the same name are another audit, which replaces nothing."""
     case = Case.load("tracr-hist", 0)
     circuit, further = (
         Circuit(case.graph, case.truth),
         [case.task.prepare(case.model).discovery[i::2] for i in (0, 1)],
     )
     assert str(further[0]) == str(further[1])
-    first, same, other = (
-        acdc.audit(
+
+    def audited(prompts: Prompts) -> AuditReport:
+        return acdc.audit(
             case.model, case.task, circuit, checks=["shift"], size=64, shift=prompts, notes=tmp_path / "notes"
         )
-        for prompts in (further[0], further[0], further[1])
-    )
-    assert first.findings == same.findings
-    assert other.key != first.key
+
+    assert audited(further[0]).findings == audited(further[0]).findings
+    with pytest.raises(AcdcError, match="another audit"):
+        audited(further[1])
 
 
 def test_fresh_prompts_are_new() -> None:

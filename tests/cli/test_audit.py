@@ -40,6 +40,9 @@ def test_a_true_circuit_passes_and_a_second_call_runs_nothing(command: Command, 
     (run / "audit.json").write_text(json.dumps(record))
     again = command("audit", run, "--checks", "held-out,minimality,numbers", "--size", 64)
     assert "noted before" in again.out, "what was noted is not run again"
+    command("audit", run, "--checks", "held-out", "--size", 64)
+    kept = json.loads((run / "audit.json").read_text())["findings"]
+    assert len(kept) == 3, "what was found before stays"
     forced = command("audit", run, "--checks", "held-out", "--size", 64, "--force")
     assert "noted before" not in forced.out
 
@@ -56,7 +59,10 @@ def test_notes_of_other_work_or_damaged_are_not_believed(command: Command, tmp_p
     text = (run / "audit.json").read_text().replace("outputs are the model", "noted before")
     (run / "audit.json").write_text(text)
     other = command("audit", run, "--checks", "held-out", "--size", 64, "--seed", 1)
-    assert "noted before" not in other.out
+    assert other.status == 2
+    assert "another audit" in other.err
+    assert "--force" in other.err
+    assert (run / "audit.json").read_text() == text
     (run / "audit.json").write_text(text[:-30])
     damaged = command("audit", run, "--checks", "held-out", "--size", 64)
     assert damaged.status == 2

@@ -37,6 +37,30 @@ def test_ones_own_task_and_truth_are_a_case(tmp_path: Path, command: Command) ->
     again = command("benchmark", *given, "--methods", "eap", "-o", str(out))
     assert again.status == 0
     assert len(Table(out).rows("own")) == 2
+    Circuit(graph, graph.valid).save(tmp_path / "truth", force=True)  # rows of another truth are not its own
+    other = command("benchmark", *given, "--methods", "eap", "-o", str(out), "--json")
+    assert len(Table(out).rows("own")) == 4
+    assert [row["n_true"] for row in json.loads(other.out)["rows"]] == [graph.n_edges] * 2
+
+
+def test_what_every_row_would_say_is_said_once(tmp_path: Path, command: Command) -> None:
+    graph = acdc.load("tracr-hist").graph()
+    Circuit(graph, graph.valid).save(tmp_path / "truth")
+    write_prompts(tmp_path / "pairs.jsonl", right=12, wrong=0)
+    task = str(tmp_path / "pairs.jsonl")
+    found = command(
+        "benchmark",
+        "--model",
+        "induction-2l",
+        "--task",
+        task,
+        "--truth",
+        str(tmp_path / "truth"),
+        "-o",
+        str(tmp_path / "o"),
+    )
+    assert found.status == 2
+    assert "is not of the graph of induction-2l: n_layers=" in found.err
 
 
 @pytest.mark.parametrize(
