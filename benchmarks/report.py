@@ -95,7 +95,9 @@ def write_report(folder: str | Path, suite: str, *, command: str) -> dict[str, P
     drawn = figures(rows, lines)
     context = {
         "suite": suite,
-        "description": SUITES[suite].description if suite in SUITES else "",
+        "description": SUITES[suite].description
+        if suite in SUITES
+        else "; ".join(dict.fromkeys(f"{row.model} on {row.task}" for row in rows)),
         "command": command,
         "lines": lines,
         "methods": [line.method for line in lines],

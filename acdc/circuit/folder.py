@@ -173,7 +173,9 @@ def save(saved: Saved, folder: str | Path, *, force: bool = False) -> Path:
     folder = Path(folder)
     settle(folder)
     if placed(folder, NAME).exists() and not force:
-        raise AcdcError(f"{str(folder)!r} already holds a circuit: choose another folder, or replace it with force")
+        raise AcdcError(
+            f"{str(folder)!r} already holds a circuit: choose another folder, or replace it with force (--force)"
+        )
     with whole_folder(folder, force=force) as place:
         write(saved, place)
     return folder

@@ -230,10 +230,16 @@ def load_again(made: Provenance, **options: Any) -> Model:
 
 def task_again(made: Provenance, *, ablation: str | None = None, memory: str | None = None) -> Task:
     """The task that a result is of, with the settings it was found with, but for what is given."""
-    return load_task(
-        made.task, dict(made.task_options), metric=made.metric or None,
-        ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
-    )  # fmt: skip
+    try:
+        return load_task(
+            made.task, dict(made.task_options), metric=made.metric or None,
+            ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
+        )  # fmt: skip
+    except AcdcError as error:
+        raise AcdcError(
+            f"{error} (the run names {made.task!r} as its task and {made.metric!r} as its metric: a file's path is "
+            "taken from the current folder, and prompts or a metric that only Python had are not in the run)"
+        ) from None
 
 
 def without_known(data: Dataset, known: Prompts) -> Dataset:

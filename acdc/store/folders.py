@@ -77,7 +77,9 @@ def whole_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
         try:
             _put(staging, target, force=force)
         except FileExistsError as error:
-            raise AcdcError(f"{error.filename} exists: choose another folder, or replace it with force") from None
+            raise AcdcError(
+                f"{error.filename} exists: choose another folder, or replace it with force (--force)"
+            ) from None
         except OSError as error:
             raise cannot_write(folder, error) from None
 

@@ -46,7 +46,7 @@ def write_atomically(path: str | Path, content: str | bytes, *, replace: bool = 
             else:
                 move_to_new(whole, target)
     except FileExistsError:
-        raise AcdcError(f"{str(path)!r} exists: choose another file, or replace it with force") from None
+        raise AcdcError(f"{str(path)!r} exists: choose another file, or replace it with force (--force)") from None
     except OSError as error:
         raise cannot_write(path, error) from None
     return Path(path)
