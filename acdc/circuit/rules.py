@@ -211,10 +211,9 @@ def integer_program(graph: Graph, values: FloatArray, n: int, *, seconds: float)
         bounds=scipy.optimize.Bounds(0, 1),
         options={"time_limit": seconds},
     )
-    none = found.x is None or not (found.x[:E] > 0.5).any()
-    if none and found.status == 0:
-        raise AcdcError(f"no circuit of at most {n} edges has a score above 0: ask for more edges")
-    if none:
+    if found.x is None or not (found.x[:E] > 0.5).any():
+        if found.status == 0:
+            raise AcdcError(f"no circuit of at most {n} edges has a score above 0: ask for more edges")
         raise AcdcError(
             f"the integer program of {E:,} edges found no circuit of {n} in {seconds:g} seconds: give it more "
             "(select='ilp=600'), or take select='greedy'"
