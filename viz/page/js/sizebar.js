@@ -19,7 +19,10 @@ export class Sizebar {
     this.chart = byId("chart");
     this.slider.addEventListener("input", () => this.choose(this.sizeAt(Number(this.slider.value)), { passing: true }));
     this.slider.addEventListener("change", () => store.write());
-    this.entry.addEventListener("change", () => this.choose(Math.round(Number(this.entry.value))));
+    this.entry.addEventListener("change", () => {
+      this.choose(Math.round(Number(this.entry.value)));
+      this.entry.value = String(this.store.state.n ?? this.view.unitsA);
+    });
     byId("as-found").addEventListener("click", () => store.set({ n: null }));
     new ResizeObserver(() => this.draw()).observe(this.chart);
   }
@@ -47,7 +50,7 @@ export class Sizebar {
     const shown = n === null || !ranked ? view.unitsA : n;
     this.slider.disabled = this.entry.disabled = !ranked;
     this.entry.max = this.most;
-    this.entry.value = String(shown);
+    if (document.activeElement !== this.entry) this.entry.value = String(shown); // else it may be half typed
     const place = n === null ? view.a.asked : shown;
     if (document.activeElement !== this.slider || this.sizeAt(Number(this.slider.value)) !== place)
       this.slider.value = String(this.stepAt(place));
