@@ -110,9 +110,7 @@ def run(
         return [trial for key, trial in trials.items() if lacks(key)]
 
     if suite.name == OWN and missing():  # what is wrong with it is wrong in every row
-        ready = Subject.prepare(subjects[0][0], subjects[0][1])
-        runner = Runner(folder, None if slots else ready)
-        del ready
+        (Runner(folder) if slots else runner).ready(*subjects[0])
     if slots and (left := missing()):
         there = len(trials) - len(left)
         hand_out(
@@ -149,6 +147,14 @@ class Runner:
     folder: Path
     _subject: Subject | None = None
 
+    def ready(self, case: Case, seed: int) -> Subject:
+        """The case with this seed, made ready unless it is."""
+        ready = self._subject
+        if ready is None or (ready.case, ready.seed) != (case, seed):
+            ready = self._subject = None  # there may be no room for two
+            ready = self._subject = Subject.prepare(case, seed)
+        return ready
+
     def compute(self, trial: Trial) -> Row:
         """A row; what goes wrong is in it.
 
@@ -156,10 +162,7 @@ class Runner:
             WriteError: the folder cannot be written to: nor would there be room for the other rows.
         """
         try:
-            ready = self._subject
-            if ready is None or (ready.case, ready.seed) != (trial.case, trial.seed):
-                ready = self._subject = None  # there may be no room for two
-                ready = self._subject = Subject.prepare(trial.case, trial.seed)
+            ready = self.ready(trial.case, trial.seed)
             row = run_row(trial.suite, ready, trial.method, folder=self.folder, memory=trial.memory)
         except WriteError:
             raise

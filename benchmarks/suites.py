@@ -135,8 +135,11 @@ def _interpbench(folder: Path) -> Suite:
 
 def true_circuit(path: str | Path) -> Circuit:
     """The circuit in a folder, or in a `circuit.json`, that counts as the true one."""
-    path = Path(path)
-    return Circuit.load(path.parent if path.name == "circuit.json" else path)
+    return Circuit.load(_true_file(path).parent)
+
+
+def _true_file(path: str | Path) -> Path:
+    return Path(path) if Path(path).name == "circuit.json" else Path(path) / "circuit.json"
 
 
 def own_suite(
@@ -167,7 +170,7 @@ def own_suite(
         graph = true_circuit(truth).graph
         options |= {"qkv": graph.qkv, "inputs": graph.inputs}
     words = re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}")
-    files = [*_files(model), *_files(task), *(_files(truth) if truth is not None else ())]
+    files = [*_files(model), *_files(task), *(() if truth is None else (_true_file(truth),))]
     name = "-".join([*words, _digest(files, options)])
     case = Case(name, model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
     return Suite(OWN, f"{model} on {task}", (case,))

@@ -108,24 +108,17 @@ def audit(
     )  # fmt: skip
     key = _key(subject)
     known = _noted(notes, key)
-    if set(known) >= {check.name for check in chosen}:
-        return _report(subject, key, [known[name] for name in CHECKS if name in known], complete=True)
-    _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
-    findings: list[Finding] = []
-    for number, check in enumerate(chosen):
+    missing = [check for check in chosen if check.name not in known]
+    if missing:
+        _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
+    found = dict(known)
+    for number, check in enumerate(missing, len(chosen) - len(missing)):
         progress(number, len(chosen), f"check {check.name}")
-        finding = known.get(check.name)
-        if finding is None:
-            finding = _run(check, subject)
-            findings.append(finding)
-            if notes is not None and finding.seconds:  # what was left out for want of time may be run the next time
-                kept = [*known.values(), *(f for f in findings if f.seconds and f.check not in known)]
-                _note(Path(notes), _report(subject, key, kept, complete=False))
-        else:
-            findings.append(finding)
-    found = known | {finding.check: finding for finding in findings}
+        found[check.name] = finding = _run(check, subject)
+        if notes is not None and finding.seconds:  # what was left out for want of time may be run the next time
+            _note(Path(notes), _report(subject, key, [f for f in found.values() if f.seconds], complete=False))
     report = _report(subject, key, [found[name] for name in CHECKS if name in found], complete=True)
-    if notes is not None:
+    if notes is not None and missing:
         _note(Path(notes), report)
     return report
 

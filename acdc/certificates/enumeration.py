@@ -136,23 +136,22 @@ class _Inputs:
         program = self.program.program
         return tuple(range(lengths_of(program)[-1] + (program.bos is not None)))
 
-    def orders(self) -> Iterator[tuple[int, ...]]:
-        """Position ids of donors; BOS stays first."""
-        if not self.permuted:
-            return iter([self.positions])
-        first = int(self.program.program.bos is not None)
-        fixed, rest = self.positions[:first], self.positions[first:]
-        return ((*fixed, *order) for order in itertools.permutations(rest))
+    @property
+    def fixed(self) -> int:
+        """Positions that stay: BOS is first in every order."""
+        return int(self.program.program.bos is not None) if self.permuted else len(self.positions)
 
     @property
     def n_orders(self) -> int:
-        moved = len(self.positions) - (self.program.program.bos is not None)
-        return math.factorial(moved) if self.permuted else 1
+        return math.factorial(len(self.positions) - self.fixed)
+
+    def orders(self) -> Iterator[tuple[int, ...]]:
+        """Position ids of donors."""
+        stay, move = self.positions[: self.fixed], self.positions[self.fixed :]
+        return ((*stay, *order) for order in itertools.permutations(move))
 
     def drawn_order(self, rng: np.random.Generator) -> tuple[int, ...]:
-        first = int(self.program.program.bos is not None)
-        fixed, rest = self.positions[:first], self.positions[first:]
-        return (*fixed, *rng.permutation(rest).tolist()) if self.permuted else self.positions
+        return (*self.positions[: self.fixed], *rng.permutation(self.positions[self.fixed :]).tolist())
 
     def tensors(self, pairs: Sequence[tuple[Input, Donor]]) -> Pairs:
         """Pairs as tensors; an input that comes in many is encoded once."""

@@ -358,19 +358,15 @@ def evaluate(
             seed=own_seed if seed is None else seed,
             memory=memory,
         )
-        found_here = (
-            bool(made.prompts_sha256)  # an imported circuit does not say
-            and task in (None, made.task)
-            and settings == made.task_options
-            and seed in (None, own_seed)
-        )
+        known = bool(made.prompts_sha256) and task in (None, made.task)  # an imported circuit does not say
+        found_here = known and settings == made.task_options and seed in (None, own_seed)
         if not found_here:  # other prompts were asked for
             warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
-        if not found_here and made.prompts_sha256 and task in (None, made.task) and data.held_out is not None:
+        if known and not found_here and data.held_out is not None:
             data = without_known(data, task_again(made).prepare(subject).discovery)
         with terminal.progress_bar() as progress:
             evaluation = acdc.evaluate(

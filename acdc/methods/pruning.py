@@ -247,7 +247,7 @@ class Pruning:
     # ---- certifying --------------------------------------------------------------------------------------------
 
     def certify(self, *, swaps: int) -> None:
-        """Until no edge, and no `_parts`, can go within the budget; then one edge in and two out, where that fits.
+        """Until no edge can go within the budget, nor any of `_parts`; then one edge in and two out, where that fits.
 
         Args:
             swaps: of circuits of at most so many edges.

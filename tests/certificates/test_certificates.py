@@ -14,6 +14,7 @@ from scipy import stats
 import acdc
 from acdc.benchmarks.measuring.planted import Case
 from acdc.certificates import enumeration
+from acdc.certificates.certify import RECHECKED
 from acdc.certificates.enumeration import enumerate_pairs
 from acdc.certificates.record import NAME, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
@@ -201,6 +202,17 @@ def test_one_donor_stands_for_those_that_a_circuit_cannot_tell_apart(
         assert (found.changed == 0) == (share == 0)
         fewer += found.what != expected.what
     assert fewer > 1
+
+
+def test_a_proof_with_few_donors_is_made_again_whole() -> None:
+    model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", distribution="fixed", size=16)
+    certificate = acdc.certify(model, task, circuit := acdc.discover(model, task), enumerate=True)
+    assert certificate.enumeration is not None
+    assert certificate.enumeration.proof
+    assert certificate.enumeration.pairs == 243**2 > RECHECKED
+    again = acdc.verify(model, task, circuit, certificate)
+    assert any(said.startswith("0 of 59,049 pairs") for said in again.checked)
+    assert not any("other" in said and "pairs" in said for said in again.told)
 
 
 def test_a_vote_is_a_count_over_subsamples() -> None:

@@ -41,6 +41,14 @@ def test_ones_own_task_and_truth_are_a_case(tmp_path: Path, command: Command) ->
     other = command("benchmark", *given, "--methods", "eap", "-o", str(out), "--json")
     assert len(Table(out).rows("own")) == 4
     assert [row["n_true"] for row in json.loads(other.out)["rows"]] == [graph.n_edges] * 2
+    (tmp_path / "truth" / "audit.json").write_text("{}")  # beside it, and not of it
+    write_prompts(tmp_path / "pairs.jsonl", right=16, wrong=0)
+    assert command("benchmark", *given, "--methods", "eap", "-o", str(out)).status == 0
+    assert len(Table(out).rows("own")) == 6
+    assert command("benchmark", *given, "--methods", "eap", "-o", str(out)).status == 0
+    (tmp_path / "truth" / "audit.json").unlink()
+    assert command("benchmark", *given, "--methods", "eap", "-o", str(out)).status == 0
+    assert len(Table(out).rows("own")) == 6
 
 
 def test_what_every_row_would_say_is_said_once(tmp_path: Path, command: Command) -> None:
