@@ -73,7 +73,7 @@ def score(
     units: Unit | Literal["neuron"] = "edge",
     batch_size: int | None = None,
     memory: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress | None = None,
     resume: str | Path | ResumeFile | None = None,
     **options: Any,
@@ -90,6 +90,7 @@ def score(
             "nap-ig" or "exact", see `acdc.neurons.score_neurons`).
         batch_size: prompts a batch; None: what fits in memory.
         memory: how much of it may be used beside the weights, like "4GB"; None: what is free.
+        seed: of what the method draws; None: that of the task, by which a run's prompts are drawn again.
         progress: called with (done, total, text).
         resume: a file in which long work notes how far it is. The same call goes on from there, and removes the
             file when it is done; a file of other work, or a damaged one, is refused.
@@ -145,7 +146,7 @@ def discover(
     units: Unit = "edge",
     batch_size: int | None = None,
     memory: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress | None = None,
     resume: str | Path | ResumeFile | None = None,
     **options: Any,
@@ -395,7 +396,7 @@ def _problem(
     units: Unit,
     batch_size: int | None,
     memory: str | None,
-    seed: int,
+    seed: int | None,
     progress: Progress | None,
 ) -> Problem:
     return Problem(
@@ -405,7 +406,7 @@ def _problem(
         dataset.metric,
         dataset.ablation,
         batch_size,
-        seed,
+        dataset.seed if seed is None else seed,
         progress or no_progress,
         unit=units,
         memory_limit=None if memory is None else bytes_of(memory),

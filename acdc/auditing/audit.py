@@ -33,7 +33,7 @@ from acdc.metrics.hypotheses import holm
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
 from acdc.store.reading import read_json
-from acdc.store.writing import write_atomically
+from acdc.store.writing import fields_digest, write_atomically
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 FORMAT = "acdc-audit"
-VERSION = 1
+VERSION = 2
 
 
 @memory.explained
@@ -209,6 +209,7 @@ def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
         if value["format"] != FORMAT:
             raise ValueError
         other = value["key"] != key
+        changed = value.pop("sha256", None) != fields_digest(value)
         known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
     except (AcdcError, KeyError, TypeError, ValueError):
         raise AcdcError(
@@ -219,6 +220,11 @@ def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
         raise AcdcError(
             f"{notes} holds the findings of another audit (of another level, metric, seed, circuit, weights or "
             "prompts): write to another folder with --out, or replace it with --force"
+        )
+    if changed:
+        raise AcdcError(
+            f"{notes} was changed after the audit had written it, so its findings are not taken over: delete it to "
+            "begin anew, or replace it with --force"
         )
     return {name: finding for name, finding in known.items() if name in CHECKS}
 
@@ -233,9 +239,10 @@ def _note(path: Path, report: AuditReport) -> None:
 
 
 def report_json(report: AuditReport) -> str:
-    """The report as JSON; numbers that JSON has no word for as null."""
+    """The report as JSON, with a digest of its fields; numbers that JSON has no word for as null."""
     value = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(report), "failed": list(report.failed)}
-    return json.dumps(_finite(plain(value)), indent=1) + "\n"
+    finite = _finite(plain(value))
+    return json.dumps(finite | {"sha256": fields_digest(finite)}, indent=1) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
@@ -20,7 +20,7 @@ from acdc.errors import AcdcError
 from acdc.shown import counted
 from acdc.store.folders import placed
 from acdc.store.reading import complaints, parse_json, read
-from acdc.store.writing import write_atomically
+from acdc.store.writing import fields_digest, write_atomically
 
 NAME = "certificate.json"
 VERSION = 1
@@ -171,7 +171,7 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
 def content(certificate: Certificate) -> bytes:
     """The file's bytes: with the digest of all fields, and one way to write them."""
     value = json.loads(certificate.model_dump_json())
-    value["sha256"] = _digest(value)
+    value["sha256"] = fields_digest(value)
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
 
 
@@ -201,7 +201,7 @@ def load(folder: Path) -> Certificate:
         certificate = Certificate.model_validate_json(json.dumps(value), strict=False)
     except pydantic.ValidationError as error:
         raise AcdcError(f"{what} is damaged: {complaints(error)}") from None
-    if digest != _digest(value) or content(certificate) != given:
+    if digest != fields_digest(value) or content(certificate) != given:
         raise AcdcError(f"{what} was changed after it was written: certify again")
     for name, then, now in zip(
         (CIRCUIT, SCORES), (certificate.circuit_sha256, certificate.scores_sha256), files(folder), strict=True
@@ -218,7 +218,3 @@ def files(folder: Path) -> tuple[str, str]:
         path = placed(folder, name)
         found.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
     return found[0], found[1]
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

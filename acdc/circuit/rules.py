@@ -95,6 +95,13 @@ def cut(
         edges = integer_program(graph, values, n, seconds=rule.number)
     elif rule.name == "pnr":
         edges = _from(graph, by_ratio(graph, scores.values, values, rule.number), n, "with this ratio of signs")
+        positive = float((scores.values[edges] > 0).mean())
+        if abs(positive - rule.number) * edges.sum() > 1:
+            warnings.warn(
+                f"{positive:.0%} of the kept edges have a positive score instead of {rule.number:.0%}: edges that the "
+                "ratio takes in and that connect nothing go",
+                stacklevel=4,
+            )
     else:
         kept = consistency(scores, prompts) >= rule.number
         order = selection.best_first(graph, values, "signed")

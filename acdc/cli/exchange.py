@@ -127,7 +127,8 @@ def import_circuit(
         typer.Option(
             "--from",
             metavar="FORMAT",
-            help="mib, eap-pt, node-link, graphml, csv, circuit-tracer or mib-submission.",
+            help="mib, eap-pt, node-link, graphml, csv, circuit-tracer, mib-submission, or mib-circuits: the largest "
+            "of its nine.",
         ),
     ],
     task: TaskName = None,

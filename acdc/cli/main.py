@@ -54,6 +54,7 @@ from acdc.cli.options import (
     load_again,
     load_model,
     load_task,
+    naming_task_of,
     options,
     own_task,
     short,
@@ -350,14 +351,11 @@ def evaluate(
         if task in (None, made.task):
             settings = made.task_options | settings
         own_seed = made.seed or 0
-        recipe = load_task(
-            task or made.task,
-            settings,
-            metric=metric or made.metric,
-            ablation=ablation or made.ablation,
-            seed=own_seed if seed is None else seed,
-            memory=memory,
-        )
+        with contextlib.nullcontext() if task else naming_task_of(made):
+            recipe = load_task(
+                task or made.task, settings, metric=metric or made.metric, ablation=ablation or made.ablation,
+                seed=own_seed if seed is None else seed, memory=memory,
+            )  # fmt: skip
         known = bool(made.prompts_sha256) and task in (None, made.task)  # an imported circuit does not say
         found_here = known and settings == made.task_options and seed in (None, own_seed)
         if not found_here:  # other prompts were asked for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -230,11 +232,18 @@ def load_again(made: Provenance, **options: Any) -> Model:
 
 def task_again(made: Provenance, *, ablation: str | None = None, memory: str | None = None) -> Task:
     """The task that a result is of, with the settings it was found with, but for what is given."""
-    try:
+    with naming_task_of(made):
         return load_task(
             made.task, dict(made.task_options), metric=made.metric or None,
             ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def naming_task_of(made: Provenance) -> Iterator[None]:
+    """An error about a task is said to be of the task that a run names."""
+    try:
+        yield
     except AcdcError as error:
         raise AcdcError(
             f"{error} (the run names {made.task!r} as its task and {made.metric!r} as its metric: a file's path is "

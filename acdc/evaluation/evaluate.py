@@ -151,7 +151,8 @@ class Evaluation(Shown):
         least, greatest = e.faithfulness_range
         if not in_brackets(e.faithfulness_interval) and not math.isnan(least):
             facts["prompt by prompt"] = (
-                f"{rounded(least)} to {rounded(greatest)}; no interval could be trusted from these {e.n_prompts}"
+                f"{rounded(least)} to {rounded(greatest)}; no interval could be trusted from "
+                + counted(e.n_prompts, "prompt")
             )
         if e.random_faithfulness:
             mean, highest = statistics.fmean(e.random_faithfulness), max(e.random_faithfulness)

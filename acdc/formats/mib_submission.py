@@ -78,6 +78,13 @@ def read_folder(folder: Path, graph: Graph | None = None) -> Circuit:
         raise AcdcError(f"{folder} has neither {_IMPORTANCES}.json or .pt nor other circuits of MIB")
     circuits = [mib.read_pt(read(p), graph) if p.suffix == ".pt" else mib.read(read(p), graph) for p in paths]
     largest = max(circuits, key=lambda circuit: circuit.n_edges)
+    if len(circuits) > 1:
+        name = paths[circuits.index(largest)].name
+        warnings.warn(
+            f"of the {len(circuits)} circuits in {folder} the largest is taken, {name} of {largest.n_edges:,} edges: "
+            "for another, import its file in the format mib (.json) or eap-pt (.pt)",
+            stacklevel=3,
+        )
     if odd := [p.name for p, circuit in zip(paths, circuits, strict=True) if circuit.graph != largest.graph]:
         raise AcdcError(f"{folder}: {odd[0]} is of another graph than the largest circuit")
     counts = np.sum([circuit.edges for circuit in circuits], axis=0).astype(np.float64)

@@ -8,11 +8,14 @@ it ends: what nobody holds was left by a process that was killed, and the next o
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from acdc.errors import AcdcError, WriteError
 
@@ -22,6 +25,11 @@ except ImportError:  # Windows: nothing is known to be left behind there, and no
     fcntl = None  # type: ignore[assignment]
 
 PREFIX, SUFFIX = ".acdc-", ".tmp"
+
+
+def fields_digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of the fields of a JSON record, which it carries so that a changed one is noticed."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_atomically(path: str | Path, content: str | bytes, *, replace: bool = True) -> Path:

@@ -12,6 +12,7 @@ from acdc.auditing.checks import CHECKS
 from acdc.circuit import Provenance
 from acdc.cli.audit import seconds_of
 from acdc.errors import AcdcError
+from acdc.store.writing import fields_digest
 from acdc.tasks import load as load_task
 from command_line import Command
 
@@ -37,7 +38,8 @@ def test_a_true_circuit_passes_and_a_second_call_runs_nothing(command: Command, 
     assert "held-out" in page
     assert "http" not in page  # it needs no network
     record["findings"][0]["found"] = "noted before"
-    (run / "audit.json").write_text(json.dumps(record))
+    del record["sha256"]
+    (run / "audit.json").write_text(json.dumps(record | {"sha256": fields_digest(record)}))
     again = command("audit", run, "--checks", "held-out,minimality,numbers", "--size", 64)
     assert "noted before" in again.out, "what was noted is not run again"
     command("audit", run, "--checks", "held-out", "--size", 64)
@@ -56,13 +58,18 @@ def test_help_names_the_checks_of_the_registry(command: Command, monkeypatch: py
 def test_notes_of_other_work_or_damaged_are_not_believed(command: Command, tmp_path: Path) -> None:
     run = truth(tmp_path / "run")
     command("audit", run, "--checks", "held-out", "--size", 64)
-    text = (run / "audit.json").read_text().replace("outputs are the model", "noted before")
-    (run / "audit.json").write_text(text)
+    text = (run / "audit.json").read_text()
     other = command("audit", run, "--checks", "held-out", "--size", 64, "--seed", 1)
     assert other.status == 2
     assert "another audit" in other.err
     assert "--force" in other.err
     assert (run / "audit.json").read_text() == text
+    edited = text.replace('"verdict": "pass"', '"verdict": "fail"')
+    assert edited != text
+    (run / "audit.json").write_text(edited)
+    changed = command("audit", run, "--checks", "held-out", "--size", 64)
+    assert changed.status == 2
+    assert "was changed after the audit" in changed.err
     (run / "audit.json").write_text(text[:-30])
     damaged = command("audit", run, "--checks", "held-out", "--size", 64)
     assert damaged.status == 2
