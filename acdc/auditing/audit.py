@@ -2,7 +2,8 @@
 
 A right circuit is faulted by any check in at most 5% of audits: p-values are rejected by Holm's rule, which holds
 whatever the checks share. What a note belongs to is a digest of the weights, the prompts, the circuit and the options;
-notes of anything else are neither taken nor replaced.
+notes of anything else are neither taken nor replaced. A finding of a shallower level, or on other fresh prompts, gives
+way to a new one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import FEWEST
 from acdc.auditing.record import ALARM, LEVELS, AuditReport, Check, Finding, Level, NotApplicable
+from acdc.auditing.stability import SEARCHES
 from acdc.auditing.subject import Subject
 from acdc.circuit import Circuit
 from acdc.circuit.provenance import plain
@@ -107,8 +109,8 @@ def audit(
         other=shift, searches=searches, until=None if limit is None else time.monotonic() + limit,
     )  # fmt: skip
     key = _key(subject)
-    known = _noted(notes, key)
-    missing = [check for check in chosen if check.name not in known]
+    known = _noted(notes, key, level)
+    missing = [check for check in chosen if not _is_of(known.get(check.name), subject)]
     if missing:
         _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
     found = dict(known)
@@ -148,7 +150,7 @@ def _run(check: Check, subject: Subject) -> Finding:
     except AcdcError as error:  # a check that this model or metric does not allow
         return Finding.none(check, f"it cannot be run here: {error}")
     finding = Finding.of(check, result, max(time.perf_counter() - started, 1e-9))
-    return dataclasses.replace(finding, details=plain(finding.details))
+    return dataclasses.replace(finding, details=plain(finding.details), conditions=_conditions(subject))
 
 
 def _report(subject: Subject, key: str, findings: Sequence[Finding], *, complete: bool) -> AuditReport:
@@ -188,19 +190,30 @@ def _key(subject: Subject) -> str:
     """A digest of all that the findings depend on."""
     dataset = subject.dataset
     values = [
-        VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), prompts_digest(subject.fresh),
-        repr(subject.graph), hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name,
-        dataset.ablation, subject.claim, subject.level, subject.seed, subject.searches,
-        None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
+        VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), repr(subject.graph),
+        hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name, dataset.ablation, subject.claim,
+        subject.seed, None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 
 
-def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
-    """The findings of this audit that a file holds.
+def _conditions(subject: Subject) -> str:
+    return f"{subject.level}, on {prompts_digest(subject.fresh)}"
+
+
+def _is_of(finding: Finding | None, subject: Subject) -> bool:
+    """Whether a finding that was noted is what this audit would find."""
+    if finding is None or finding.conditions != _conditions(subject):
+        return False
+    asked = subject.searches if finding.check == "stability" else None
+    return asked is None or asked == finding.details.get(SEARCHES, {}).get("searches", 0)
+
+
+def _noted(notes: str | Path | None, key: str, level: Level) -> dict[str, Finding]:
+    """The findings on this circuit that a file holds.
 
     Raises:
-        AcdcError: the file is of another audit, damaged, or something else.
+        AcdcError: the file is of another audit, of a deeper one, damaged, or something else.
     """
     if notes is None or not Path(notes).is_file():
         return {}
@@ -218,13 +231,18 @@ def _noted(notes: str | Path | None, key: str) -> dict[str, Finding]:
         ) from None
     if other:
         raise AcdcError(
-            f"{notes} holds the findings of another audit (of another level, metric, seed, circuit, weights or "
-            "prompts): write to another folder with --out, or replace it with --force"
+            f"{notes} holds the findings of another audit (of another metric, seed, circuit, weights or prompts): "
+            "write to another folder with --out, or replace it with --force"
         )
     if changed:
         raise AcdcError(
             f"{notes} was changed after the audit had written it, so its findings are not taken over: delete it to "
             "begin anew, or replace it with --force"
+        )
+    if LEVELS.index(value["level"]) > LEVELS.index(level):
+        raise AcdcError(
+            f"{notes} holds the findings of a deeper audit, of level {value['level']!r}: ask for that level to go on "
+            "from it, write to another folder with --out, or replace it with --force"
         )
     return {name: finding for name, finding in known.items() if name in CHECKS}
 

@@ -78,7 +78,7 @@ class Finding:
 
     Attributes:
         verdict: "fail" where the p-value is rejected together with those of all other checks (Holm).
-        seconds: that it took.
+        seconds: that it took; conditions: the level and the fresh prompts that it was found at.
     """
 
     check: str
@@ -93,6 +93,7 @@ class Finding:
     advice: str
     seconds: float
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    conditions: str = ""
 
     @classmethod
     def of(cls, check: Check, result: Result, seconds: float) -> Finding:

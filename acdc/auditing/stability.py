@@ -30,6 +30,8 @@ from acdc.metrics import OUTCOMES, jaccard, spearman
 RESAMPLES = 1000
 LEAST_OVERLAP = 0.5
 CORE = 0.95
+SEARCHES = "searches on other prompts"
+"""Name of what they found, in the details."""
 AGAIN = 3
 """Searches on other prompts in a full audit, unless told otherwise."""
 MOST_KEPT = 60
@@ -87,7 +89,7 @@ def _stability(subject: Subject) -> Result:
             told = (
                 f"; searches on {again} other samples keep {found['always']} edges always and {found['ever']} ever"
             )
-        details["searches on other prompts"] = found
+        details[SEARCHES] = found
     low, high = np.quantile(overlaps, [0.025, 0.975]).tolist()
     value = float(overlaps.mean())
     return Result(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc import Circuit, load
+from acdc import Circuit, discover, load
 from acdc.auditing.checks import CHECKS
 from acdc.circuit import Provenance
 from acdc.cli.audit import seconds_of
@@ -47,6 +47,37 @@ def test_a_true_circuit_passes_and_a_second_call_runs_nothing(command: Command, 
     assert len(kept) == 3, "what was found before stays"
     forced = command("audit", run, "--checks", "held-out", "--size", 64, "--force")
     assert "noted before" not in forced.out
+
+
+def test_a_deeper_audit_goes_on_and_a_shallower_one_replaces_nothing(command: Command, tmp_path: Path) -> None:
+    run = truth(tmp_path / "run")
+    assert command("audit", run, "--checks", "held-out,adversary", "--size", 64, "--quick").status == 0
+
+    def conditions() -> dict[str, str]:
+        return {f["check"]: f["conditions"] for f in json.loads((run / "audit.json").read_text())["findings"]}
+
+    quick = conditions()
+    usual = command("audit", run, "--checks", "adversary", "--size", 64)
+    assert usual.status == 0, usual.err
+    assert conditions()["adversary"] != quick["adversary"], "it was run again, deeper"
+    assert conditions()["held-out"] == quick["held-out"], "what was found before stays"
+    shallower = command("audit", run, "--checks", "adversary", "--size", 64, "--quick")
+    assert shallower.status == 2
+    assert "deeper audit, of level 'usual'" in shallower.err
+
+
+def test_searches_that_are_asked_for_later_are_made(command: Command, tmp_path: Path) -> None:
+    model, task = load("tracr-hist"), load_task("tracr-hist")
+    run = discover(model, task, "eap-ig", edges=4).save(tmp_path / "run")
+
+    def searched() -> int:
+        finding = json.loads((run / "audit.json").read_text())["findings"][0]
+        return int(finding["details"].get("searches on other prompts", {}).get("searches", 0))
+
+    for options, n in (((), 0), (("--searches", 2), 2), ((), 2)):
+        result = command("audit", run, "--checks", "stability", "--size", 64, *options)
+        assert result.status == 0, result.err
+        assert searched() == n
 
 
 def test_help_names_the_checks_of_the_registry(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
