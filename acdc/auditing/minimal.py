@@ -3,6 +3,10 @@
 That an edge does nothing is the claim to be proved here. It is tested against the hypothesis that the edge does
 something, more than a tenth of what its edges do that matter, and at most 2.5%; an edge that clearly acts
 on some prompt is needed, however rarely that is.
+
+The more edges, the more prompts it takes to say so of one of them: thousands, where hundreds of edges are kept. So one
+thing is asked of the circuit as a whole, too: may half of its edges, those of the least effect on the discovery
+prompts, go together at less than the claim allows on other prompts?
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 from acdc.auditing.record import Check, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.graph import BoolArray, FloatArray, IntArray
-from acdc.metrics.hypotheses import mean_falls_short, share_falls_short
+from acdc.metrics.hypotheses import any_of, mean_falls_short, share_falls_short
 
 MOST_NEEDLESS = 0.025
 OF_AVERAGE = 0.1
@@ -46,16 +50,21 @@ def _minimal(subject: Subject) -> Result:
         rows = _effects(scales, edges, _without(edges, groups))
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
-    p = min(1.0, (2 if groups else 1) * min(float(corrected.min()), float(p_groups.min())))
+    half, cost, p_half = _half(subject, places, effects)
+    p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
     left = _after(subject, needless)
-    found = f"{len(needless)} of {len(names)} edges do nothing alone"
+    found = f"{len(needless)} of {len(names)} edges are shown to do nothing alone"
+    if (enough := _prompts_needed(len(names), least, subject.exact)) > effects.shape[1]:
+        found = f"{effects.shape[1]} prompts show of no single edge that it does nothing, which takes {enough:,}"
+    if p_half < 0.05:
+        found += f"; {half} of {len(names)} edges may go together at {cost:.1%} of the way to no circuit"
     if groups:
         found += f"; {len(named)} of {len(groups)} pairs and groups tried do nothing together"
     if needless:
         found += f" ({', '.join(needless[:3])}{', …' if len(needless) > 3 else ''})"
     return Result(
         statistic="edges that do nothing",
-        value=float(len(needless) + len(named)),
+        value=float(max(len(needless) + len(named), half if p_half < 0.05 else 0)),
         threshold=0.0,
         p=p,
         found=found,
@@ -63,6 +72,7 @@ def _minimal(subject: Subject) -> Result:
         details={
             "an edge does nothing below a share of": least,
             "effect of an edge that matters": average,
+            "half of the edges": {"edges": half, "share of the way to the empty circuit": cost, "p": p_half},
             "needless": needless[:SHOWN],
             "needless together": named[:SHOWN],
             "dangling": graph.edge_names(dangling)[:SHOWN],
@@ -72,6 +82,37 @@ def _minimal(subject: Subject) -> Result:
             "without the needless": left,
         },
     )
+
+
+def _half(subject: Subject, places: IntArray, effects: FloatArray) -> tuple[int, float, float]:
+    """The weaker half of the edges: how many, what they cost together on fresh prompts, and the p-value that the
+    circuit does not do without them.
+
+    Args:
+        effects: `[edge, prompt]`; the last prompts are those of discovery, by which the half is chosen.
+    """
+    n = len(places) // 2
+    if not n:
+        return 0, 0.0, 1.0
+    on_discovery = effects[:, len(subject.fresh) :].mean(axis=1)
+    weaker = places[np.argsort(on_discovery, kind="stable")[:n]]
+    row = subject.on_fresh.between(_without(subject.edges, [weaker]), subject.edges[None])[0]
+    most = max(subject.tolerance, MOST_NEEDLESS)
+    if subject.exact:
+        return n, float(row.mean()), share_falls_short(int((row > 0).sum()), len(row), most)
+    return n, float(row.mean()), mean_falls_short(row, most)
+
+
+def _prompts_needed(n_edges: int, least: float, exact: bool) -> int:
+    """Prompts on which an edge without any effect is the first to be found, among so many."""
+    n = 1
+    while _needless(np.zeros(n), least, exact) * n_edges > 0.05:
+        n *= 2
+    low = n // 2
+    while n - low > 1:
+        middle = (n + low) // 2
+        low, n = (low, middle) if _needless(np.zeros(middle), least, exact) * n_edges <= 0.05 else (middle, n)
+    return n
 
 
 def _without(edges: BoolArray, groups: list[IntArray]) -> BoolArray:

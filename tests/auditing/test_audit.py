@@ -259,3 +259,13 @@ def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
     same = dataclasses.replace(data, held_out=data.discovery)
     found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=1)["stability"].details
     assert found["searches on other prompts"]["overlap with the circuit"] == [1.0]
+
+
+def test_half_of_a_random_circuits_edges_may_go_where_no_single_one_can_be_told() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    for method, verdict in (("random", "fail"), ("guided", "pass")):
+        circuit = acdc.discover(model, task, method)
+        finding = acdc.audit(model, task, circuit, level="quick", checks=["minimality"], size=128)["minimality"]
+        assert finding.verdict == verdict, finding.found
+        assert "prompts show of no single edge that it does nothing, which takes" in finding.found
+        assert ("may go together" in finding.found) == (verdict == "fail")
