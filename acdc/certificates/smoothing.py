@@ -6,7 +6,7 @@ the probability with which an edge is kept moves by at most 1 − (1 − q)^r. A
 more, by a lower confidence bound, is kept by the majority of all subsamples of the changed prompts too; one below by
 more stays out; the others are abstained from. (Randomised smoothing by deletion, as Certified Circuits do, Anani et al.
 2026, arXiv 2602.22968; the bound is the plain one, by total variation.) Scores add over prompts, so that all votes cost
-one run.
+one run. Each prompt's have to be its own: under ablation by a mean over the prompts, one that changes moves all.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
 
 SAMPLES, SHARE, CONFIDENCE = 1000, 0.2, 0.95
 RANKINGS = ("eap", "eap-ig")
+OF_EACH_PROMPT = ("resample", "zero")
+"""Ablations under which a prompt's scores hang on no other prompt."""
 _AT_ONCE = 50
 
 
@@ -42,10 +44,16 @@ def stability(
     """Which of the best `n_edges` edges stay when up to `radius` prompts change.
 
     Raises:
-        AcdcError: another ranking than EAP or EAP-IG, or a radius at which no edge could ever be certified.
+        AcdcError: another ranking than EAP or EAP-IG, an ablation by what all prompts have in common, or a radius at
+            which no edge could ever be certified.
     """
     if method not in RANKINGS:
         raise AcdcError(f"stability is certified for {' and '.join(RANKINGS)}, whose scores add up, not {method!r}")
+    if problem.ablation not in OF_EACH_PROMPT:
+        raise AcdcError(
+            f"stability is certified under {' and '.join(OF_EACH_PROMPT)} ablation, not {problem.ablation}: what "
+            "replaces an edge is taken over all prompts there, so that one that changes moves the scores of all"
+        )
     most = largest_radius(1.0, share)
     if not 0 <= radius <= most:
         raise AcdcError(

@@ -9,6 +9,7 @@ read, by us, so that what was compared is what is loaded.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,10 +59,20 @@ def load_module(
     headers = {key: header for file in weights for key, header in file.headers.items()}
     _check_depth(settings, len(headers), name)
     config, skeleton = _build(folder, settings, name, trust_remote_code)
-    places = match(skeleton, headers, name)
+    converted = _is_converted(skeleton)
+    if converted:  # names and shapes are those of the hub, from which transformers makes the module's
+        _check_amount(skeleton, headers, name)
+        places = {key: key for key in headers}
+    else:
+        places = match(skeleton, headers, name)
     other = sorted(
         {str(headers[key].dtype).removeprefix("torch.") for key in places if headers[key].dtype != dtype}
     )
+    if on_disk and converted:
+        raise AcdcError(
+            f"{name}: weights of {config.model_type} models are put together when they are read, and cannot stay on "
+            "the disk: give --device cpu, cuda or cuda+cpu"
+        )
     if on_disk and other:
         raise AcdcError(
             f"{name}: weights stay on the disk as they are there, in {' and '.join(other)}, and "
@@ -71,7 +82,9 @@ def load_module(
     for file in weights:
         for key in file.headers:
             if key in places:
-                state[places[key]] = file.read(key).to(device, dtype, copy=not on_disk)
+                tensor = file.read(key)
+                kept = dtype if tensor.is_floating_point() else tensor.dtype
+                state[places[key]] = tensor.to(device, kept, copy=not on_disk)
     try:
         with no_bars():
             loaded: Any = type(skeleton).from_pretrained(
@@ -81,6 +94,8 @@ def load_module(
         raise AcdcError(f"cannot load model {name!r}: {reason(error)}") from error
     module: torch.nn.Module
     module, loading = loaded
+    if converted:
+        _check_left_over(loading["unexpected_keys"], module, name)
     made_up = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if made_up:  # transformers has put random numbers there
         raise AcdcError(f"cannot load model {name!r}: transformers found no weight {made_up[0]!r} in it")
@@ -98,7 +113,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.exists():
         raise AcdcError(f"{name}: the folder has no {CONFIG}; expected one written by save_pretrained")
-    settings = read_json(path, largest=_LARGEST_CONFIG)
+    settings = _floats(read_json(path, largest=_LARGEST_CONFIG))
     if not isinstance(settings, dict):
         raise AcdcError(
             f"{path}: expected the JSON object that save_pretrained writes, got a {type(settings).__name__}"
@@ -113,6 +128,15 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         inherited = {key: settings[key] for key in ("tie_word_embeddings",) if key in settings}
         return inherited | text | {"model_type": "gemma3_text"}
     return settings
+
+
+def _floats(value: Any) -> Any:
+    """With numbers that JSON has no word for, which `save_pretrained` writes as `{"__float__": "Infinity"}`."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {key: _floats(item) for key, item in value.items()}
+    return [_floats(item) for item in value] if isinstance(value, list) else value
 
 
 # ---- weights ----------------------------------------------------------------------------------------------------
@@ -266,7 +290,8 @@ def match(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: str) -> d
         AcdcError: a parameter is not among the weights, has another shape, or a part of the decoder is left over.
     """
     parameters = dict(skeleton.named_parameters(remove_duplicate=False))  # with both names of what is tied
-    by_core = {_core(key): key for key in parameters}
+    tensors = skeleton.state_dict(keep_vars=True)  # buffers that are saved, too
+    by_core = {_core(key): key for key in [*parameters, *tensors]}
     places: dict[str, str] = {}
     left_over = []
     taken = set()
@@ -279,7 +304,7 @@ def match(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: str) -> d
         else:
             places[key] = by_core[core]
             taken.add(core)
-    _check_shapes(parameters, headers, places, name)
+    _check_shapes(parameters, parameters | tensors, headers, places, name)
     parts = {core.partition(".")[0] for core in by_core}
     for key, core in left_over:
         if core.partition(".")[0] not in parts or _LEFT_OVER.search(core):
@@ -300,24 +325,32 @@ def _core(key: str) -> str:
 
 
 def _check_shapes(
-    parameters: dict[str, torch.nn.Parameter], headers: dict[str, Tensor], places: dict[str, str], name: str
+    parameters: dict[str, torch.nn.Parameter],
+    tensors: dict[str, Tensor],
+    headers: dict[str, Tensor],
+    places: dict[str, str],
+    name: str,
 ) -> None:
     given = {place: headers[key] for key, place in places.items()}
-    there = {id(parameters[place]) for place in given}
+    there = {id(tensors[place]) for place in given}
     missing = [key for key, parameter in parameters.items() if id(parameter) not in there]
-    other = [key for key, header in given.items() if header.shape != parameters[key].shape]
+    other = [key for key, header in given.items() if header.shape != tensors[key].shape]
     more = f" (and {len(missing + other) - 1} more)" if len(missing + other) > 1 else ""
     if other:
-        key = min(other, key=list(parameters).index)
+        key = min(other, key=list(tensors).index)
         raise AcdcError(
             f"cannot load model {name!r}: {key!r} is {list(given[key].shape)} in the weights, and should be "
-            f"{list(parameters[key].shape)} by config.json{more}"
+            f"{list(tensors[key].shape)} by config.json{more}"
         )
     if missing:
         raise AcdcError(
             f"cannot load model {name!r}: the checkpoint has no weight {missing[0]!r}, which should be "
             f"{list(parameters[missing[0]].shape)} by config.json{more}"
         )
+    _check_not_quantised({key: header for key, header in given.items() if key in parameters}, name)
+
+
+def _check_not_quantised(given: dict[str, Tensor], name: str) -> None:
     quantised = next((key for key, header in given.items() if header.dtype not in DTYPES.values()), None)
     if quantised is not None:
         dtype = str(given[quantised].dtype).removeprefix("torch.")
@@ -325,6 +358,38 @@ def _check_shapes(
             f"{name}: quantised weights are not supported; {quantised!r} is in {dtype}: take the model in bfloat16 "
             "or float32"
         )
+
+
+# ---- weights that transformers renames and puts together ---------------------------------------------------------
+
+
+def _is_converted(skeleton: torch.nn.Module) -> bool:
+    """Whether the files of such models have other tensors than the module, as the single experts of a layer."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    return bool(get_model_conversion_mapping(skeleton, add_legacy=False))  # type: ignore[arg-type]
+
+
+def _check_amount(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: str) -> None:
+    """Putting tensors together makes no numbers: the module has no more than the files."""
+    asked = sum(parameter.numel() for parameter in skeleton.parameters())
+    given = sum(header.numel() for header in headers.values())
+    if asked > given:
+        raise AcdcError(
+            f"cannot load model {name!r}: the weights hold {given:,} numbers, and the model that config.json asks for "
+            f"has {asked:,}"
+        )
+    _check_not_quantised({key: header for key, header in headers.items() if header.dtype.is_floating_point}, name)
+
+
+def _check_left_over(keys: Iterable[str], module: torch.nn.Module, name: str) -> None:
+    parts = {_core(key).partition(".")[0] for key in module.state_dict()}
+    for key in sorted(keys):
+        if _core(key).partition(".")[0] in parts and not _LEFT_OVER.search(_core(key)):
+            raise AcdcError(
+                f"cannot load model {name!r}: the weights hold {key!r}, and the model that config.json asks for has no "
+                "place for it"
+            )
 
 
 def _see_everything(module: torch.nn.Module) -> None:

@@ -111,6 +111,10 @@ def test_false_claims_with_a_new_digest_do_not_hold(run: Path) -> None:
         {"edges_sha256": "0" * 64},
         {"weights_sha256": "0" * 64},
         {"prompts_sha256": "0" * 64},
+        {"n_prompts": 10_000},
+        {"n_edges": 2},
+        {"model": "gpt2-xl"},
+        {"task": "everything"},
         {"metric": "kl"},
         {"dtype": "float64"},
     ):
@@ -264,6 +268,9 @@ def test_bad_requests() -> None:
     circuit = Circuit(case.graph, case.truth)
     with pytest.raises(AcdcError, match="strength"):
         acdc.certify(case.model, case.task, circuit, strength="strong")  # type: ignore[arg-type]
+    shared = acdc.tasks.load(case.model.name, ablation="mean")
+    with pytest.raises(AcdcError, match="certified under resample and zero ablation, not mean"):
+        acdc.certify(case.model, shared, circuit, stable=1, budget=100.0)
     with pytest.raises(AcdcError, match="radius between 0 and 3"):
         acdc.certify(case.model, case.task, circuit, stable=9)
     with pytest.raises(AcdcError, match="whose scores add"):

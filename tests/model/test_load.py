@@ -15,6 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers.utils import logging
 
 import families
+from acdc.benchmarks.measuring.decoders import tiny_decoder
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model.load import builtin_models, load
 
@@ -48,6 +49,51 @@ def test_a_folder_gives_the_module_that_was_saved(family: str, tmp_path: Path) -
     mask = torch.ones_like(token_ids, dtype=torch.bool)
     with torch.no_grad():
         assert torch.equal(model.plain_logits(token_ids, mask), load(module).plain_logits(token_ids, mask))
+
+
+@pytest.mark.parametrize(
+    "kind", ["mixtral", "qwen3_moe", "jamba", "lfm3", "olmo_hybrid", "gemma4_text", "apertus", "bamba"]
+)
+def test_weights_that_transformers_renames_or_puts_together_are_read(kind: str, tmp_path: Path) -> None:
+    module: Any = tiny_decoder(kind, dtype=torch.float32)
+    module.save_pretrained(tmp_path)
+    token_ids = torch.arange(1, 8)[None]
+    with torch.no_grad():
+        ours = load(tmp_path).plain_logits(token_ids, torch.ones_like(token_ids).bool())
+        assert torch.equal(ours, module.eval()(token_ids).logits)
+
+
+def _without_expert(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    del weights["model.layers.0.block_sparse_moe.experts.1.w1.weight"]
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _with_another_tensor(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["model.layers.0.other"] = torch.zeros(3)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _with_many_experts(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_local_experts": 100_000}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_expert, "cannot load model"),
+        (_with_another_tensor, "has no place for it"),
+        (_with_many_experts, r"the weights hold [\d,]+ numbers, and the model that config.json asks for has"),
+    ],
+)
+def test_experts_are_not_made_up(change: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    module: Any = tiny_decoder("mixtral", dtype=torch.float32)
+    module.save_pretrained(tmp_path)
+    change(tmp_path)
+    with pytest.raises(AcdcError, match=words):
+        load(tmp_path)
 
 
 def test_sizes_are_the_configs() -> None:
