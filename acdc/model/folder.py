@@ -78,6 +78,8 @@ def load_module(
             f"{name}: weights stay on the disk as they are there, in {' and '.join(other)}, and "
             f"{str(dtype).removeprefix('torch.')} was asked for: give --dtype {other[0]}, or --device cpu"
         )
+    if dtype == torch.float64:  # the product of all experts at once knows no float64
+        config._experts_implementation = "eager"
     state = {}
     for file in weights:
         for key in file.headers:
@@ -101,6 +103,8 @@ def load_module(
         raise AcdcError(f"cannot load model {name!r}: transformers found no weight {made_up[0]!r} in it")
     if not getattr(config, "is_causal", True):
         _see_everything(module)
+    if dtype == torch.float64:  # transformers keeps some weights in float32 whatever is asked for
+        module = module.to(dtype)
     return module.to(device).eval()
 
 

@@ -13,11 +13,13 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import acdc
 from acdc.benchmarks.measuring.tiny_decoders import causal_types, tiny_decoder
@@ -69,7 +71,7 @@ def judge(kind: str) -> Verdict:
     except AcdcError as error:
         reason = str(error).replace(f"{type(module).__name__}: ", "", 1)
         return Verdict(kind, "refused", reason)
-    wrong = faults(model)
+    wrong = faults(model) + _faults_of_folder(module, model)
     return Verdict(kind, "wrong" if wrong else "read", "; ".join(wrong) if wrong else mechanisms(model))
 
 
@@ -92,6 +94,26 @@ def faults(model: Model) -> list[str]:
     bound = 1e-3 if model.dtype == torch.float32 else 2e-6
     wrong = [f"differs {where} by {by:.1e}" for where, by in checks.items() if not by <= bound]
     return wrong if finite <= _FINITE else [*wrong, f"differs from a finite difference by {finite:.1e}"]
+
+
+@torch.no_grad()
+def _faults_of_folder(module: Any, model: Model) -> list[str]:
+    """What differs when the module is saved and loaded again in float32; nothing where transformers cannot either."""
+    token_ids = torch.arange(1, 8)[None]
+    mask = torch.ones_like(token_ids).bool()
+    with TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        try:
+            again = load(folder)
+        except AcdcError as error:
+            try:
+                AutoModelForCausalLM.from_pretrained(folder)
+            except Exception:  # whatever it stumbles over
+                return []
+            return [f"is not read from a folder: {error}"]
+    here = model.plain_logits(token_ids, mask)
+    by = float((again.plain_logits(token_ids, mask) - here).abs().max() / here.abs().max())
+    return [f"differs by {by:.1e} from a folder"] if not by <= 1e-3 else []
 
 
 @torch.no_grad()
@@ -250,7 +272,8 @@ _INTRODUCTION = """\
 A type is no promise for every checkpoint of it: what counts is the module. Each model is read by watching plain runs of
 it, and then compared with itself: when it is loaded, on random tokens (without padding, padded on either side, and
 longer than its windows if these are under 512 tokens), and again on the prompts of every measurement. Here, in float64,
-it must also be right on prompts with padding on the left, on prompts longer than every window, and in its gradients.
+it must also be the same when it is saved to a folder and loaded from it (where transformers loads it),
+and be right on prompts with padding on the left, on prompts longer than every window, and in its gradients.
 
 ## What is a node
 

@@ -148,8 +148,8 @@ def _trained(rows: Collection[Row]) -> str:
         edges = statistics.median(row.value for row in some)
         lines.append((method, len(some), f"{edges:.0f}", f"{mean:.1f} of {some[0].judged}", told or "–"))
     return (
-        "## Circuits of trained models\n\nThe quick audit, on 64 fresh prompts, of what each method finds at its defaults (the "
-        "task's faithfulness of 0.95), held to that faithfulness prompt by prompt.\n\n"
+        "## Circuits of trained models\n\nThe quick audit, on 64 fresh prompts, of what each method finds at its "
+        "defaults (the task's faithfulness of 0.95), held to that faithfulness prompt by prompt.\n\n"
         + _table(("method", "circuits", "edges, median", "checks passed, mean", "failed: how many circuits"), lines)
     )
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers.utils import logging
 
 import families
-from acdc.benchmarks.measuring.decoders import tiny_decoder
+from acdc.benchmarks.measuring.tiny_decoders import tiny_decoder
 from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model.load import builtin_models, load
 
@@ -61,6 +61,7 @@ def test_weights_that_transformers_renames_or_puts_together_are_read(kind: str, 
     with torch.no_grad():
         ours = load(tmp_path).plain_logits(token_ids, torch.ones_like(token_ids).bool())
         assert torch.equal(ours, module.eval()(token_ids).logits)
+    assert load(tmp_path, dtype="float64").dtype == torch.float64
 
 
 def _without_expert(folder: Path) -> None:
