@@ -187,7 +187,7 @@ def _report(subject: Subject, key: str, findings: Sequence[Finding], *, complete
 
 
 def _key(subject: Subject) -> str:
-    """A digest of all that the findings depend on."""
+    """A digest of all that the findings depend on, but for the conditions of each."""
     dataset = subject.dataset
     values = [
         VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), repr(subject.graph),
@@ -222,7 +222,7 @@ def _noted(notes: str | Path | None, key: str, level: Level) -> dict[str, Findin
         if value["format"] != FORMAT:
             raise ValueError
         other = value["key"] != key
-        changed = value.pop("sha256", None) != fields_digest(value)
+        changed = value.get("sha256") != fields_digest(value)
         known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
     except (AcdcError, KeyError, TypeError, ValueError):
         raise AcdcError(

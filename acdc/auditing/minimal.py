@@ -4,13 +4,14 @@ That an edge does nothing is the claim to be proved here. It is tested against t
 something, more than a tenth of what its edges do that matter, and at most 2.5%; an edge that clearly acts
 on some prompt is needed, however rarely that is.
 
-The more edges, the more prompts it takes to say so of one of them: thousands, where hundreds of edges are kept. So one
+The more edges, the more prompts it takes to say so of one of them: hundreds at least. So one
 thing is asked of the circuit as a whole, too: may half of its edges, those of the least effect on the discovery
 prompts, go together at less than the claim allows on other prompts?
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 
 import numpy as np
@@ -26,6 +27,8 @@ ACTS = 0.5
 """Share on one prompt that shows an edge to be needed."""
 MOST_PAIRS = 400
 SHOWN = 20
+MOST_COUNTED = 100_000
+"""Prompts up to which it is worked out how many it takes to tell an edge."""
 
 
 def _minimal(subject: Subject) -> Result:
@@ -54,8 +57,10 @@ def _minimal(subject: Subject) -> Result:
     p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
     left = _after(subject, needless)
     found = f"{len(needless)} of {len(names)} edges are shown to do nothing alone"
-    if (enough := _prompts_needed(len(names), least, subject.exact)) > effects.shape[1]:
-        found = f"{effects.shape[1]} prompts show of no single edge that it does nothing, which takes {enough:,}"
+    n_prompts = effects.shape[1]
+    if not needless and not _can_tell(n_prompts, len(names), least, subject.exact):
+        enough = _prompts_needed(len(names), least, subject.exact)
+        found = f"{n_prompts} prompts show of no single edge that it does nothing, which takes {enough:,}"
     if p_half < 0.05:
         found += f"; {half} of {len(names)} edges may go together at {cost:.1%} of the way to no circuit"
     if groups:
@@ -103,16 +108,15 @@ def _half(subject: Subject, places: IntArray, effects: FloatArray) -> tuple[int,
     return n, float(row.mean()), mean_falls_short(row, most)
 
 
+def _can_tell(n_prompts: int, n_edges: int, least: float, exact: bool) -> bool:
+    """Whether an edge without any effect is found among so many."""
+    return _needless(np.zeros(n_prompts), least, exact) * n_edges < 0.05
+
+
 def _prompts_needed(n_edges: int, least: float, exact: bool) -> int:
-    """Prompts on which an edge without any effect is the first to be found, among so many."""
-    n = 1
-    while _needless(np.zeros(n), least, exact) * n_edges > 0.05:
-        n *= 2
-    low = n // 2
-    while n - low > 1:
-        middle = (n + low) // 2
-        low, n = (low, middle) if _needless(np.zeros(middle), least, exact) * n_edges <= 0.05 else (middle, n)
-    return n
+    """Prompts from which on it is, as far as anybody would count."""
+    counted = range(MOST_COUNTED)
+    return bisect.bisect_left(counted, True, key=lambda n: _can_tell(n, n_edges, least, exact))
 
 
 def _without(edges: BoolArray, groups: list[IntArray]) -> BoolArray:

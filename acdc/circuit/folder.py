@@ -35,7 +35,7 @@ from acdc.errors import AcdcError, unknown
 from acdc.graph import FloatArray, Graph, Unit
 from acdc.store.folders import LAST, placed, settle, whole_folder
 from acdc.store.reading import complaints, parse_json, read
-from acdc.store.writing import write_atomically
+from acdc.store.writing import fields_digest, write_atomically
 
 NAME = LAST
 SCORES = "scores.safetensors"
@@ -194,7 +194,7 @@ def write(saved: Saved, folder: Path) -> None:
     fields = header(saved.graph, saved.provenance, saved.unit)
     record = CircuitFile(**fields, nodes=dict(saved.nodes), edges=dict(saved.edges), scores=stored)
     value = json.loads(record.model_dump_json())
-    value["sha256"] = _digest(value)
+    value["sha256"] = fields_digest(value)
     write_atomically(folder / NAME, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -247,15 +247,9 @@ def _validated(value: Any, what: str) -> CircuitFile:
     if minor >= _DIGESTED_SINCE and "sha256" not in value:
         raise AcdcError(f"{what} is damaged: sha256: field required")
     record = _in_schema(value, minor, what)
-    if minor >= _DIGESTED_SINCE and record.sha256 != _digest(value):
+    if minor >= _DIGESTED_SINCE and record.sha256 != fields_digest(value):
         raise AcdcError(f"{what} was changed after it was written (its digest differs): make the circuit again")
     return record
-
-
-def _digest(value: dict[str, Any]) -> str:
-    """SHA-256 of a file's fields but the digest itself, whatever their order and layout."""
-    rest = {name: item for name, item in value.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _in_schema(value: dict[str, Any], minor: int, what: str) -> CircuitFile:

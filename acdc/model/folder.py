@@ -9,7 +9,7 @@ read, by us, so that what was compared is what is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,7 +97,7 @@ def load_module(
     module: torch.nn.Module
     module, loading = loaded
     if converted:
-        _check_left_over(loading["unexpected_keys"], module, name)
+        _check_left_over(sorted(loading["unexpected_keys"]), {_core(key) for key in module.state_dict()}, name)
     made_up = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if made_up:  # transformers has put random numbers there
         raise AcdcError(f"cannot load model {name!r}: transformers found no weight {made_up[0]!r} in it")
@@ -302,23 +302,29 @@ def match(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: str) -> d
     for key in headers:
         core = _core(key)
         if core not in by_core:
-            left_over.append((key, core))
+            left_over.append(key)
         elif core in taken:
             raise AcdcError(f"cannot load model {name!r}: the weights hold {core!r} twice")
         else:
             places[key] = by_core[core]
             taken.add(core)
     _check_shapes(parameters, parameters | tensors, headers, places, name)
-    parts = {core.partition(".")[0] for core in by_core}
-    for key, core in left_over:
+    _check_left_over(left_over, by_core, name)
+    return places
+
+
+def _check_left_over(keys: Iterable[str], cores: Collection[str], name: str) -> None:
+    """Refuse weights of the decoder that have no place among its tensors."""
+    parts = {core.partition(".")[0] for core in cores}
+    for key in keys:
+        core = _core(key)
         if core.partition(".")[0] not in parts or _LEFT_OVER.search(core):
             continue  # a head for another purpose, the part that sees images, a table that is computed
         first_layer = _LAYER.sub(".0.", core, count=1)
-        what = "has fewer layers" if first_layer in by_core else "has no place for it"
+        what = "has fewer layers" if first_layer in cores else "has no place for it"
         raise AcdcError(
             f"cannot load model {name!r}: the weights hold {key!r}, and the model that config.json asks for {what}"
         )
-    return places
 
 
 def _core(key: str) -> str:
@@ -384,16 +390,6 @@ def _check_amount(skeleton: torch.nn.Module, headers: dict[str, Tensor], name: s
             f"has {asked:,}"
         )
     _check_not_quantised({key: header for key, header in headers.items() if header.dtype.is_floating_point}, name)
-
-
-def _check_left_over(keys: Iterable[str], module: torch.nn.Module, name: str) -> None:
-    parts = {_core(key).partition(".")[0] for key in module.state_dict()}
-    for key in sorted(keys):
-        if _core(key).partition(".")[0] in parts and not _LEFT_OVER.search(_core(key)):
-            raise AcdcError(
-                f"cannot load model {name!r}: the weights hold {key!r}, and the model that config.json asks for has no "
-                "place for it"
-            )
 
 
 def _see_everything(module: torch.nn.Module) -> None:

@@ -28,8 +28,12 @@ PREFIX, SUFFIX = ".acdc-", ".tmp"
 
 
 def fields_digest(fields: dict[str, Any]) -> str:
-    """SHA-256 of the fields of a JSON record, which it carries so that a changed one is noticed."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 of a JSON record's fields but the digest itself, `sha256`, whatever their order and layout.
+
+    A record carries it so that a changed one is noticed.
+    """
+    rest = {name: item for name, item in fields.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_atomically(path: str | Path, content: str | bytes, *, replace: bool = True) -> Path:
