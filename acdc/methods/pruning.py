@@ -40,6 +40,9 @@ ADDITIONS, REMOVALS = 8, 8
 ALPHAS = (0.02, 0.3)
 """Where the gradients that choose additions are taken: edges outside the circuit carry this share."""
 
+RUNS_BETWEEN_NOTES, RUNS_OF_A_MODEL = 32, 8
+"""Batches of tests after which activations are made anew, which costs little then; and so many is a quadratic model."""
+
 SHARES, SHRINK, CERTIFY, CERTIFIED = range(4)
 
 
@@ -75,6 +78,10 @@ class Pruning:
         coupled = any(stage.coupled for stage in stages_of(problem.model, problem.graph))
         self.prunable = problem.ablation == "resample" and not coupled
         self.search: Groups
+        self._anew, self._runs = (
+            True,
+            0,
+        )  # are activations made from the kept edges; runs since, beside the search's
 
     # ---- beginning, and going on -------------------------------------------------------------------------------
 
@@ -123,10 +130,11 @@ class Pruning:
         """The search that was noted last; None if none was."""
         shape, n_edges = problem.graph.valid.shape, problem.graph.n_edges
         saved = problem.resume.load(
-            {name: (shape, np.float64) for name in ("values", "absolute", "rms", "rise", "without")}
+            {name: (shape, np.float64) for name in ("values", "absolute", "rms", "rise")}
+            | {name: (shape, np.float64) for name in ("without", "without_in_search")}
             | {name: (shape, np.bool_) for name in ("kept", "fresh", "circuit")}
             | {"gone": (shape, np.int64), "distances": ((n_edges + 1,), np.float64)}
-            | {"numbers": ((2,), np.float64)},
+            | {"numbers": ((3,), np.float64)},
             endless=("rise", "distances"),
         )
         if not saved:
@@ -134,19 +142,32 @@ class Pruning:
         self = cls(problem, measures, budget, Estimates(saved["values"], saved["absolute"], saved["rms"]))
         for name in ("rise", "fresh", "gone", "distances", "circuit", "without"):
             setattr(self, name, saved[name].copy())
-        self.phase, self.share = int(saved["numbers"][0]), float(saved["numbers"][1])
+        phase, self.share, runs = saved["numbers"].tolist()
+        self.phase, self._runs = int(phase), int(runs)
         self.search = Groups(measures, kept=saved["kept"])
-        self.search.without = np.where(self.kept, self.search.value + self.without, 0.0)
+        self.search.without = saved["without_in_search"].copy()
         return self
 
-    def note(self) -> None:
-        """Note how far the search is."""
-        self.problem.resume.save(
-            values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise,
-            kept=self.search.kept, fresh=self.fresh, gone=self.gone, distances=self.distances, circuit=self.circuit,
-            without=self.without if self.phase == CERTIFIED else self._changes(),
-            numbers=np.array([self.phase, self.share]),
-        )  # fmt: skip
+    def note(self, *, anew: bool = False) -> None:
+        """Note how far the search is, where its activations are those that a search that goes on from here has.
+
+        They are made anew from time to time, whether or not anything is noted: a removal carries them on, with rounding
+        of its own, and an interrupted search is to end as one that was not, to the bit.
+
+        Args:
+            anew: make them anew now, since much has been done since the last time.
+        """
+        if not self._anew and (anew or self._runs + self.search.runs >= RUNS_BETWEEN_NOTES):
+            changes = self._changes()
+            self.search, self._anew, self._runs = Groups(self.measures, kept=self.kept), True, 0
+            self.search.without = np.where(self.kept, self.search.value + changes, 0.0)
+        if self._anew:
+            self.problem.resume.save(
+                values=self.scores.values, absolute=self.weakness, rms=self.rms, rise=self.rise,
+                kept=self.search.kept, fresh=self.fresh, gone=self.gone, distances=self.distances,
+                circuit=self.circuit, without=self.without, without_in_search=self.search.without,
+                numbers=np.array([self.phase, self.share, self._runs + self.search.runs]),
+            )  # fmt: skip
 
     def _changes(self) -> FloatArray:
         """How the metric changes without each kept edge, when that was last tested."""
@@ -203,7 +224,7 @@ class Pruning:
                 self.note()
                 return
             self.say("shares of all edges")
-            model = model or Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
+            model = model or self._model()
             group = np.sort(model.goes(min(int(self.share * n), n - floor)))
             distance = self.search.distance_without(group) if len(group) > 1 else np.inf
             if distance - self.search.distance <= (self.budget - self.search.distance) * len(group) / n:
@@ -232,7 +253,7 @@ class Pruning:
                 self.note()
                 continue
             if model is None:
-                model = Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
+                model = self._model()
                 self.rise.flat[model.edges] = model.alone
             group = np.sort(model.goes(min(max(1, int(self.share * n)), n - floor)))
             if self.search.distance_without(group) <= limit:
@@ -257,7 +278,7 @@ class Pruning:
             if self.kept.sum() > swaps or not self._swap():
                 self.phase, self.share, self.circuit = CERTIFIED, LAST_SHARE, self.kept.copy()
                 self.without = self._changes()
-            self.note()
+            self.note(anew=True)
 
     def _certify(self) -> None:
         """Test every edge in the circuit as it is, those that were cheapest first; let go what fits in the budget."""
@@ -321,10 +342,11 @@ class Pruning:
         self.say("one edge in, two out")
         distances = self.measures.distances(additions)
         saved = self.search, self.rise.copy(), self.fresh, self.gone.copy(), self.distances.copy()
+        anew = self._anew
         for i in np.argsort(distances, kind="stable")[:ADDITIONS]:
             if distances[i] >= distance:
                 break
-            self.search = Groups(self.measures, kept=additions[i])
+            self.search, self._anew = Groups(self.measures, kept=additions[i]), True
             self.gone[additions[i]] = 0
             self.fresh = np.zeros_like(before)
             self._remove_while_it_fits()
@@ -333,6 +355,7 @@ class Pruning:
             self.search, self.rise, self.fresh, self.gone, self.distances = (
                 saved[0], saved[1].copy(), saved[2], saved[3].copy(), saved[4].copy(),
             )  # fmt: skip
+            self._anew = anew
         return False
 
     def _remove_while_it_fits(self) -> None:
@@ -362,6 +385,11 @@ class Pruning:
 
     # ---- testing and removing ----------------------------------------------------------------------------------
 
+    def _model(self) -> Quadratic:
+        """The distance around the circuit as it is."""
+        self._runs += RUNS_OF_A_MODEL
+        return Quadratic.around(self.measures, self.kept, self.budget, self.weakness)
+
     def _rises(self, groups: list[Group]) -> FloatArray:
         return self.search.measure_without(groups)[0] - self.search.distance
 
@@ -382,6 +410,7 @@ class Pruning:
     def _take(self, group: Group) -> None:
         """Remove a group, and what dangles then."""
         lost = self._lost(group)
+        self._anew = False
         self.search.remove(group)
         if len(lost) > len(group):
             self.search.drop(lost)

@@ -33,8 +33,9 @@ from acdc.store.writing import write_atomically
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m acdc.benchmarks.measuring.real", description=__doc__)
     parser.add_argument("--models", nargs="+", choices=list(PRETRAINED), default=list(TASKS), help="default: all")
-    parser.add_argument("--tasks", nargs="+", help="of those each model does; default: all")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all")
+    tasks = sorted(set().union(*TASKS.values()))
+    parser.add_argument("--tasks", nargs="+", choices=tasks, help="of those each model does; default: all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--size", type=int, default=32, help="prompts, and as many held out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="a rival is to be measured where the search was")
