@@ -309,9 +309,10 @@ def verify(
         if abs(then_value - now_value) > off:
             raise AcdcError(f"the certificate is wrong: {what} is {now_value:.6g}, and it says {then_value:.6g}")
     if search.distance > b.budget + off:
-        raise AcdcError(
-            f"the certificate is wrong: the circuit is {search.distance:.6g} from the model, past {b.budget:.6g}"
-        )
+        _wrong(f"the circuit is {search.distance:.6g} from the model, past {b.budget:.6g}")
+    names = circuit.edge_names()
+    if len(rises) and (b.which not in names or rises[names.index(b.which)] > least + off):
+        _wrong(f"the circuit is nearest without {names[int(rises.argmin())]}, not without {b.which!r}")
     checked = [f"within {b.budget:.4g} of the model ({search.distance:.4g})"]
     told = _verify_minimality(problem, search, circuit, certificate, rises, off, checked)
     if certificate.enumeration is not None:
@@ -336,17 +337,23 @@ def _verify_minimality(
     checked: list[str],
 ) -> list[str]:  # fmt: skip
     """Checks what is claimed; returns what is not run again."""
-    m, budget = certificate.minimality, certificate.budget.budget
-    needless = int((rises <= budget - off).sum())
+    m, budget, n = certificate.minimality, certificate.budget.budget, circuit.n_edges
     if m.strength == "none":
-        checked.append("not minimal, as it says") if (rises <= budget + off).any() else _wrong(
-            "every edge is needed"
-        )
+        fits = rises <= budget + off
+        needless = {name for name, may_go in zip(circuit.edge_names(), fits, strict=True) if may_go}
+        if not needless:
+            _wrong("every edge is needed")
+        if not m.refuted or set(m.refuted) - needless:
+            _wrong(f"not all of these edges can go alone: {', '.join(m.refuted)}")
+        _verify_count(m, n)
+        checked.append("not minimal, as it says")
         return []
-    if needless:
-        _wrong(f"{needless} edges can go within the budget")
-    checked.append(f"no edge of {circuit.n_edges} can go")
+    if needless_edges := int((rises <= budget - off).sum()):
+        _wrong(f"{needless_edges} edges can go within the budget")
+    checked.append(f"no edge of {n} can go")
+    _verify_refuted(search, circuit, m, budget + off)
     if m.strength == "local":
+        _verify_count(m, n)
         return []
     flat = np.flatnonzero(circuit.edges)
     pairs = list(itertools.combinations(flat.tolist(), 2))
@@ -355,14 +362,36 @@ def _verify_minimality(
     if len(some) and (_without(search, [np.array(pair) for pair in some]) <= budget - off).any():
         _wrong("two edges can go within the budget")
     checked.append(f"{len(some)} of {len(pairs):,} pairs cannot go")
+    run = n + len(pairs)
     if m.strength == "pairs":
+        _verify_count(m, run)
         return [] if len(some) == len(pairs) else ["that no other pair can go either"]
     allowed = circuit.edges if m.strength == "subset" else problem.graph.valid
-    smaller, tested = smaller_circuit(problem, allowed, circuit.n_edges - 1, budget - off, strength=m.strength)
+    smaller, tested = smaller_circuit(problem, allowed, n - 1, budget - off, strength=m.strength)
     if smaller is not None:
         _wrong(f"a circuit of {int(smaller.sum())} edges is within the budget")
     checked.append(f"no smaller circuit: {tested:,} run")
+    if m.strength == "cardinal":
+        run += sum(1 for _ in connected_circuits_up_to(problem.graph, circuit.edges, n - 1, limit=MOST_CIRCUITS))
+    _verify_count(m, run + tested)
     return []
+
+
+def _verify_count(m: Minimality, run: int) -> None:
+    """Checks how many circuits it says were run; more are for a stronger minimality that was refuted."""
+    more = bool(m.refuted) and m.strength != "none"
+    if m.tested < run or (m.tested > run and not more):
+        _wrong(f"it says that {m.tested:,} circuits were run for strength {m.strength}, which takes {run:,}")
+
+
+def _verify_refuted(search: Groups, circuit: Circuit, m: Minimality, within: float) -> None:
+    """Checks what is said to refute the next stronger minimality: two edges that can go, or a smaller circuit."""
+    if not m.refuted:
+        return
+    edges = circuit.graph.edges_from_names(list(m.refuted))
+    smaller = circuit.edges & ~edges if m.strength == "local" else edges
+    if smaller.sum() >= circuit.n_edges or search.measures.distance(smaller) > within:
+        _wrong(f"a circuit by {', '.join(m.refuted)} is not smaller and within the budget")
 
 
 def _verify_enumeration(

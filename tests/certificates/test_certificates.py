@@ -107,7 +107,9 @@ def test_false_claims_with_a_new_digest_do_not_hold(run: Path) -> None:
         {"budget": budget.model_copy(update={"distance": budget.distance + 1})},
         {"budget": budget.model_copy(update={"budget": budget.least_without + 1})},
         {"budget": budget.model_copy(update={"least_without": 9.0})},
+        {"budget": budget.model_copy(update={"which": "input->m99"})},
         {"minimality": certificate.minimality.model_copy(update={"strength": "none"})},
+        {"minimality": certificate.minimality.model_copy(update={"tested": 10_000_000})},
         {"edges_sha256": "0" * 64},
         {"weights_sha256": "0" * 64},
         {"prompts_sha256": "0" * 64},
@@ -130,6 +132,10 @@ def test_a_circuit_that_is_not_minimal_says_so() -> None:
     certificate = acdc.certify(case.model, case.task, circuit, strength="pairs")
     assert certificate.minimality.strength == "none"
     assert acdc.verify(case.model, case.task, circuit, certificate).checked
+    for changed in ({"tested": 1}, {"refuted": ()}, {"refuted": tuple(circuit.edge_names())}):
+        false = certificate.minimality.model_copy(update=changed)
+        with pytest.raises(AcdcError, match="the certificate is wrong"):
+            acdc.verify(case.model, case.task, circuit, certificate.model_copy(update={"minimality": false}))
     less = edges & False
     with pytest.raises(AcdcError, match="past the budget"):
         acdc.certify(case.model, case.task, Circuit(case.graph, less))
