@@ -53,6 +53,8 @@ def slow_scores(patching: Patching, measure: Measure, alphas: Sequence[float]) -
     module, graph, prompts = patching.model.module, patching.graph, patching.prompts
     clean = oracle.source_outputs(module, graph, prompts.clean, prompts.mask)
     corrupted = oracle.source_outputs(module, graph, prompts.corrupted, prompts.mask)
+    if patching.ablation == "zero":
+        corrupted = {source: torch.zeros_like(output) for source, output in corrupted.items()}
     difference = torch.stack([corrupted[s] - clean[s] for s in graph.sources])
     gradient = sum(
         slow_gradients(patching, measure, (corrupted["input"] + a * (clean["input"] - corrupted["input"]))[None])

@@ -80,7 +80,7 @@ def _overlap(subject: Subject, model: Model, own: BoolArray) -> float:
 def best_by_distance(problem: Problem, n: int) -> BoolArray:
     """`[edge]`: the best by mean absolute EAP-IG of a distance, which needs no task to be done."""
     outcome = problem.outcome if problem.outcome.is_distance else OUTCOMES["l2"]
-    scores = scores_by_prompt(dataclasses.replace(problem, outcome=outcome), alphas=path(STEPS))
+    scores = scores_by_prompt(dataclasses.replace(problem, outcome=outcome), alphas=path(STEPS, problem.ablation))
     return best(np.abs(scores).mean(axis=0), n)
 
 

@@ -23,7 +23,7 @@ from acdc.circuit import Circuit
 from acdc.discovery import discover
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, units_of
-from acdc.methods.attribution import path
+from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
 from acdc.metrics import OUTCOMES, jaccard, spearman
 
@@ -45,7 +45,8 @@ def _stability(subject: Subject) -> Result:
     if not outcome.differentiable:
         outcome = OUTCOMES["kl"]
     n_edges = subject.circuit.n_edges
-    scores = scores_by_prompt(subject.problem(prompts, outcome=outcome), alphas=path(5))  # [prompt, edge]
+    problem = subject.problem(prompts, outcome=outcome)
+    scores = scores_by_prompt(problem, alphas=path(STEPS, problem.ablation))  # [prompt, edge]
     sizes = np.abs(scores).mean(axis=0)
     chosen = best(sizes, n_edges)
     resampled = resampled_sizes(scores, RESAMPLES, seed=subject.seed)

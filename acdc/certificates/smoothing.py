@@ -59,7 +59,7 @@ def stability(
         raise AcdcError(
             f"expected a radius between 0 and {most}: with more, most subsamples of {share:.0%} have one that changed"
         )
-    scores = scores_by_prompt(problem, alphas=[1.0] if method == "eap" else path(STEPS))
+    scores = scores_by_prompt(problem, alphas=[1.0] if method == "eap" else path(STEPS, problem.ablation))
     votes = vote(scores, n_edges, samples=samples, share=share, seed=seed)
     low, high = bounds(votes, samples, confidence)
     radii = np.array([largest_radius(p, share) for p in low])

@@ -39,11 +39,16 @@ STEPS = 5
 """Gradients on the way from the corrupted to the clean prompt, unless told otherwise."""
 
 
-def path(steps: object) -> list[float]:
-    """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out."""
+def path(steps: object, ablation: str) -> list[float]:
+    """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out.
+
+    Under zero ablation the corrupted end is no embedding at all: a norm's slope there is 1/√eps, which would outweigh
+    every other gradient, or be infinite. So gradients are taken in the middle of each step then.
+    """
     if not isinstance(steps, int) or steps < 1:
         raise AcdcError(f"expected steps to be a whole number, at least one step, got {steps!r}")
-    return [k / steps for k in range(steps)]
+    begin = 0.5 if ablation == "zero" else 0.0
+    return [(k + begin) / steps for k in range(steps)]
 
 
 class Gradients:
@@ -279,7 +284,7 @@ def refuse_bad_gradient(scores: Tensor | FloatArray, outcome: Outcome) -> None:
     if not torch.isfinite(torch.as_tensor(scores)).all():
         raise TaskError(
             f"the gradient of metric {outcome.name!r} is NaN or infinite on these prompts: use a method that takes no "
-            "gradient (acdc methods), another metric, or float32"
+            "gradient, or none at the corrupted end (acdc methods), another metric, or float32"
         )
 
 

@@ -53,7 +53,7 @@ def _eap(problem: Problem, *, backward: Back = "plain") -> Estimates:
 
 
 def _eap_ig(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    return attributed(problem, straight(path(steps)), rule_of(backward))
+    return attributed(problem, straight(path(steps, problem.ablation)), rule_of(backward))
 
 
 def _clean_corrupted(
@@ -66,7 +66,7 @@ def _clean_corrupted(
 
 
 def _eap_ig_activations(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    path(steps)
+    path(steps, problem.ablation)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
         return on_activations(patching, outcome, first, flow, steps=steps)
@@ -81,7 +81,7 @@ def _eap_gp(
     length: Annotated[float, "of a step down the distance"] = 1.0,
     backward: Back = "plain",
 ) -> Estimates:
-    path(steps)
+    path(steps, problem.ablation)
     if not 0 < length < float("inf"):
         raise AcdcError(f"expected the length of a step to be above 0, got {length}")
 
@@ -92,7 +92,7 @@ def _eap_gp(
 
 
 def _conductance(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    path(steps)
+    path(steps, problem.ablation)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
         return conductance(patching, outcome, first, flow, steps=steps)

@@ -99,7 +99,7 @@ def guided(
         raise AcdcError(f"expected a faithfulness between 0 and 1, got {faithfulness}")
     if edges is not None and edges < 1:
         raise AcdcError(f"expected at least one edge, got {edges}")
-    alphas = path(steps)
+    alphas = path(steps, problem.ablation)
     measures = Measures(problem.outcome, problem.searched())
     graph, apart = problem.graph, measures.separation()
     if edges is not None:
@@ -158,7 +158,7 @@ def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
     units, measures = problem.units, Measures(problem.outcome, problem.searched())
     search = UnitSearch.resumed(problem, measures)
     if search is None:
-        total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps))
+        total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps, problem.ablation))
         change, kept = total[0] / len(problem.prompts), None
         if target.edges is not None:
             kept = selection.top_units(units, np.abs(change), target.edges)

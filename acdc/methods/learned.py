@@ -90,7 +90,7 @@ def _edge_pruning(
     gate, allowed, first = HardConcrete(), None, 0.0
     start: float | FloatArray = 0.9
     if warm_start or restrict is not None:
-        found = attributed(problem, straight(path(STEPS)), rule_of("plain")).absolute
+        found = attributed(problem, straight(path(STEPS, problem.ablation)), rule_of("plain")).absolute
         assert found is not None
         order = np.argsort(-np.where(problem.units.valid, found, -1.0), axis=None, kind="stable")[: problem.units.n]
         if restrict is not None:

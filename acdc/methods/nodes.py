@@ -41,7 +41,7 @@ def _nap(problem: Problem, *, backward: Back = "plain") -> Estimates:
 
 
 def _nap_ig(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    return as_asked(problem, _nodes(problem, path(steps), backward))
+    return as_asked(problem, _nodes(problem, path(steps, problem.ablation), backward))
 
 
 def _hisp(problem: Problem, *, backward: Back = "plain") -> Estimates:

@@ -151,8 +151,8 @@ def score_neurons(
     """
     if method not in get_args(Method):
         raise unknown("method for neurons", str(method), get_args(Method))
-    alphas = {"nap": [1.0], "nap-ig": path(steps), "exact": []}[method]
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    alphas = {"nap": [1.0], "nap-ig": path(steps, dataset.ablation), "exact": []}[method]
     refuse_metric(get_method(method), dataset.metric, [get_method(name) for name in get_args(Method)])
     limit = None if memory is None else bytes_of(memory)
     problem = Problem(

@@ -176,8 +176,8 @@ def score_positions(
     """
     if method not in get_args(Method):
         raise unknown("method for edges at positions", str(method), get_args(Method))
-    alphas = {"eap": [1.0], "eap-ig": path(steps), "exact": []}[method]
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    alphas = {"eap": [1.0], "eap-ig": path(steps, dataset.ablation), "exact": []}[method]
     limit = None if memory is None else bytes_of(memory)
     problem = Problem(
         model, graph or model.graph(), dataset.discovery, dataset.metric, dataset.ablation, batch_size,

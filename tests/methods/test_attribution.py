@@ -109,7 +109,8 @@ def method_scores(name: str, patching: Patching, metric: str, **options: Any) ->
     """A method of the registry, as the change of the metric on removal, summed over all prompts."""
     score = METHODS[name].score
     assert score is not None
-    problem = Problem(patching.model, patching.graph, patching.prompts, OUTCOMES[metric])
+    ablation = patching.ablation
+    problem = Problem(patching.model, patching.graph, patching.prompts, OUTCOMES[metric], ablation)
     sign = -1 if OUTCOMES[metric].higher_is_better else 1  # scores are positive where an edge helps
     return sign * score(problem, **options).values * len(patching.prompts)
 
@@ -119,6 +120,15 @@ def test_eap_ig_averages_gradients_from_the_corrupted_end(family: str) -> None:
     patching, measure = problems.make(family, padding="both")
     expected = slow_scores(patching, measure, [k / 4 for k in range(4)])
     assert_same(method_scores("eap-ig", patching, "logit-difference", steps=4), expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
+def test_eap_ig_takes_no_gradient_at_an_embedding_of_zero(family: str) -> None:
+    """A norm's slope is 1/√eps there, by which scores were up to 10²²."""
+    patching, measure = problems.make(family, ablation="zero", metric="kl")
+    ours = method_scores("eap-ig", patching, "kl", steps=4)
+    assert_same(ours, slow_scores(patching, measure, [0.125, 0.375, 0.625, 0.875]))
+    assert np.abs(ours).max() < 100
 
 
 @pytest.mark.parametrize("metric", ["kl", "l2"])

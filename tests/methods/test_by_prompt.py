@@ -16,7 +16,7 @@ from problems import make_prompts, tiny
 def test_rows_are_the_scores_of_single_prompts() -> None:
     model, prompts = tiny("gpt2"), make_prompts(size=4, shared=2)
     problem = Problem(model, model.graph(), prompts, OUTCOMES["logit-difference"], batch_size=3)
-    rows = scores_by_prompt(problem, alphas=path(3))
+    rows = scores_by_prompt(problem, alphas=path(3, problem.ablation))
     valid = model.graph().valid
     whole = acdc.score(model, prompts, "eap-ig", steps=3)
     assert np.allclose(np.abs(rows).mean(0), whole.sizes("mean-absolute")[valid], atol=1e-6)
