@@ -22,6 +22,8 @@ BETTER_THAN = 0.99
 """Share of random circuits that the circuit has to beat, as one random circuit in a hundred does."""
 NECESSARY = 0.9
 """Share of random circuits without which the model may lose no more than without this one."""
+SAME = 1e-6
+"""Of mean shares, what rounding may be."""
 MOST_PROMPTS_HSIC = 128
 MOST_PROMPTS = 64
 """That random circuits are run on."""
@@ -43,7 +45,8 @@ def _baselines(subject: Subject) -> Result:
     few = _few(subject, scale)
     own = few.shares([subject.edges])[0].mean()
     others = few.shares(random).mean(axis=1)
-    better = n if own <= subject.tolerance + 1e-9 else int((own < others - 1e-9).sum())
+    better = int((own < others - SAME).sum())
+    as_claimed = own <= subject.tolerance + SAME
     empty = float(few.apart(few.empty, few.full).mean())
     broken = float(few.shares([rest])[0].mean())
     rests = few.shares(graph.valid & ~random).mean(axis=1)
@@ -51,7 +54,7 @@ def _baselines(subject: Subject) -> Result:
     tests = {
         "equivalence": p_wins,
         "independence": p_dependent,
-        "sufficiency": share_falls_short(better, n, BETTER_THAN),
+        "sufficiency": 1.0 if as_claimed else share_falls_short(better, n, BETTER_THAN),
         "partial necessity": share_falls_short(necessary, n, NECESSARY),
     }
     fails = [name for name, p in tests.items() if p < 0.0125]
@@ -62,8 +65,8 @@ def _baselines(subject: Subject) -> Result:
         threshold=BETTER_THAN,
         p=any_of(list(tests.values())),
         found=(
-            f"it beats {better} of {n} random circuits of its size; without it the model loses {broken:.0%}, as "
-            f"much as without {necessary} of {n} of them{_won(scale, wins)}{worst}"
+            f"it beats {better} of {n} random circuits of its size{_allowed(as_claimed, better, n)}; without it the "
+            f"model loses {broken:.0%}, as much as without {necessary} of {n} of them{_won(scale, wins)}{worst}"
         ),
         advice="a circuit that chance matches explains nothing: keep more edges, or search again on more prompts",
         details={
@@ -78,6 +81,11 @@ def _baselines(subject: Subject) -> Result:
             "random ones knocked out": _summary(rests),
         },
     )
+
+
+def _allowed(as_claimed: bool, better: int, n: int) -> str:
+    """A circuit that is as near to the model as it claims need not be nearer than others that are."""
+    return ", and is as near to the model as it claims" if as_claimed and better < BETTER_THAN * n else ""
 
 
 def _few(subject: Subject, scale: Scale) -> Scale:

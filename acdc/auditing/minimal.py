@@ -16,7 +16,7 @@ import itertools
 
 import numpy as np
 
-from acdc.auditing.record import Check, Result
+from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.metrics.hypotheses import any_of, mean_falls_short, share_falls_short
@@ -33,6 +33,8 @@ MOST_COUNTED = 100_000
 
 def _minimal(subject: Subject) -> Result:
     edges, graph = subject.edges, subject.graph
+    if not edges.any():
+        raise NotApplicable("the circuit has no edge")
     places = np.argwhere(edges)
     dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
     singles = _without(edges, [place[None] for place in places])

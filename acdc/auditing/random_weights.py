@@ -19,6 +19,7 @@ from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
+from acdc.evaluation.connected import connected_circuits
 from acdc.graph import BoolArray
 from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, scores_by_prompt
@@ -33,12 +34,15 @@ COPIES = 20
 COPIES_OF_LARGE = 5
 MOST_PROMPTS = 32
 MOST_LAYERS = 12
+RANDOM, SHARED, BY_CHANCE = 200, 0.5, 0.2
+"""Random circuits that are compared with the circuit, what overlap (Jaccard) is much, and how many may have it."""
 
 
 def _random_weights(subject: Subject) -> Result:
     own = subject.edges[subject.graph.valid]
     if own.all():
         raise NotApplicable("the circuit is the whole graph, which every network has")
+    _refuse_what_chance_shares(subject)
     trained = _overlap(subject, subject.model, own)
     rng = torch.Generator().manual_seed(subject.seed)
     n = COPIES if subject.small else COPIES_OF_LARGE
@@ -69,6 +73,18 @@ def _random_weights(subject: Subject) -> Result:
         advice="networks that learnt nothing have this circuit as much: what it shows is the architecture",
         details={"trained": trained, "shuffled": overlaps, "one layer shuffled": layers},
     )
+
+
+def _refuse_what_chance_shares(subject: Subject) -> None:
+    """In a small graph, or of a circuit that is most of one, any network's ranking has much: it tells nothing."""
+    graph, edges = subject.graph, subject.edges
+    random = connected_circuits(graph, subject.circuit.n_edges, RANDOM, seed=subject.seed)
+    share = float(np.mean([jaccard(each, edges) >= SHARED for each in random]))
+    if share > BY_CHANCE:
+        raise NotApplicable(
+            f"{share:.0%} of random connected circuits of {subject.circuit.n_edges} of {graph.n_edges} edges share "
+            "half with it, so that shuffled weights would too"
+        )
 
 
 def _overlap(subject: Subject, model: Model, own: BoolArray) -> float:

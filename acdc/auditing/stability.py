@@ -1,10 +1,11 @@
 """Stability: would other prompts, fewer of them, or another cut have given the same edges?
 
-A ranking's scores add over prompts (`acdc.methods.by_prompt`), so that the ranking on a thousand resamples costs no
-run. Told are the overlap of what they keep at the circuit's size, the correlation of ranks, how often each edge of the
-circuit is kept, and the core that always is. A circuit that a search found is judged by the ranking of EAP-IG at its
-size. How often that search itself keeps each edge on other samples of prompts is told where it is asked for, and in a
-full audit (`searches`).
+A ranking's scores add over prompts (`acdc.methods.by_prompt`), so that the ranking on a thousand samples costs no run.
+It is judged by halves of the prompts, which have none in common: how much of what one keeps at the circuit's size does
+the other keep, beyond chance? Told besides are the overlap of resamples with the whole, the correlation of ranks, how
+often each edge of the circuit is kept, and the core that always is. A circuit that a search found is judged by the
+ranking of EAP-IG at its size. How often that search itself keeps each edge on other samples of prompts is told where it
+is asked for, and in a full audit (`searches`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from acdc.discovery import discover
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, units_of
 from acdc.methods.attribution import STEPS, path
-from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
+from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt, sizes_of_halves
 from acdc.metrics import OUTCOMES, jaccard, spearman
 
 RESAMPLES = 1000
-LEAST_OVERLAP = 0.5
+LEAST_OVERLAP = 0.25
+"""Of two halves of the prompts, from 0 (what chance gives) to 1 (the same edges)."""
 CORE = 0.95
 SEARCHES = "searches on other prompts"
 """Name of what they found, in the details."""
@@ -45,6 +47,8 @@ def _stability(subject: Subject) -> Result:
     if not outcome.differentiable:
         outcome = OUTCOMES["kl"]
     n_edges = subject.circuit.n_edges
+    if not 0 < n_edges < graph.n_edges:
+        raise NotApplicable(f"a circuit of {n_edges} of {graph.n_edges} edges is the same by any ranking")
     problem = subject.problem(prompts, outcome=outcome)
     scores = scores_by_prompt(problem, alphas=path(STEPS, problem.ablation))  # [prompt, edge]
     sizes = np.abs(scores).mean(axis=0)
@@ -53,7 +57,10 @@ def _stability(subject: Subject) -> Result:
     kept = best(resampled, n_edges)
     overlaps = np.array([_overlap(row, chosen) for row in kept])
     ranks = np.array([spearman(row, sizes) for row in resampled[:200]])
-    half = best(resampled_sizes(scores, 200, seed=subject.seed + 1, share=0.5), n_edges)
+    one, other = (best(half, n_edges) for half in sizes_of_halves(scores, RESAMPLES, seed=subject.seed + 1))
+    halves = np.array([_overlap(a, b) for a, b in zip(one, other, strict=True)])
+    chance = n_edges / (2 * graph.n_edges - n_edges)
+    beyond = (halves - chance) / (1 - chance)
     own = subject.edges[graph.valid]
     frequency = kept.mean(axis=0)[own]
     names = graph.edge_names(subject.edges)
@@ -66,7 +73,9 @@ def _stability(subject: Subject) -> Result:
     details: dict[str, Any] = {
         "resamples": RESAMPLES,
         "prompts": len(prompts),
-        "overlap of half of the prompts": float(np.mean([_overlap(row, chosen) for row in half])),
+        "overlap of halves": float(halves.mean()),
+        "overlap by chance": chance,
+        "overlap of resamples with the whole": float(overlaps.mean()),
         "overlap of two resamples": float(
             np.mean([_overlap(a, b) for a, b in zip(kept[:200], kept[200:400], strict=True)])
         ),
@@ -91,17 +100,17 @@ def _stability(subject: Subject) -> Result:
                 f"; searches on {again} other samples keep {found['always']} edges always and {found['ever']} ever"
             )
         details[SEARCHES] = found
-    low, high = np.quantile(overlaps, [0.025, 0.975]).tolist()
-    value = float(overlaps.mean())
+    low, high = np.quantile(beyond, [0.025, 0.975]).tolist()
+    value = float(beyond.mean())
     return Result(
-        statistic="mean overlap (Jaccard) of the ranking's best edges with those on resampled prompts",
+        statistic="mean overlap (Jaccard) of the ranking's best edges on halves of the prompts, beyond chance",
         value=value,
         interval=(low, high),
         threshold=LEAST_OVERLAP,
-        p=float((1 + (overlaps >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)),
+        p=float((1 + (beyond >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)),
         found=(
-            f"on resampled prompts EAP-IG keeps {value:.0%} of the same {n_edges} edges; "
-            f"{core} of the circuit's edges are always kept{told}"
+            f"two halves of the prompts give EAP-IG {halves.mean():.0%} of the same {n_edges} edges, chance "
+            f"{chance:.0%}; {core} of the circuit's edges are always kept{told}"
         ),
         advice="take more prompts, or report only the edges that are always kept",
         details=details,

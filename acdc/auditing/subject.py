@@ -32,6 +32,8 @@ from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.task import Dataset
 
+LEAST_TOLERANCE = 1e-3
+"""Share that rounding may cost where a claim leaves nothing open."""
 SLACK = 1.5
 """Of what a claim leaves open, how many times may lie between circuit and model on other prompts."""
 BROKEN = 0.25
@@ -96,7 +98,7 @@ class Subject:
     @property
     def tolerance(self) -> float:
         """Largest mean share from the model that the claim allows on other prompts."""
-        return 0.0 if self.exact else min(1.0, SLACK * (1 - self.claim))
+        return 0.0 if self.exact else min(1.0, max(LEAST_TOLERANCE, SLACK * (1 - self.claim)))
 
     @property
     def broken(self) -> float:

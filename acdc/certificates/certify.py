@@ -68,8 +68,8 @@ def certify(
         strength: how strong a minimality to try for: "local", "pairs", "subset" or "cardinal". What is claimed is the
             strongest up to it that holds.
         enumerate: run the circuit on all pairs of inputs of a program, if these are at most a million.
-        stable: also certify which of the best edges by `method` stay when so many prompts change; as many edges as the
-            circuit has.
+        stable: also certify which edges stay when so many prompts change, by vote of subsamples on the best edges by
+            `method`, as many as the circuit has.
         method: "eap" or "eap-ig".
         budget: largest distance from the full model; None: that of the circuit's search, or else what the task's
             faithfulness leaves open.
@@ -328,7 +328,7 @@ def verify(
             raise AcdcError(f"the certificate is wrong: {len(differ)} edges are not as stable as it says")
         if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
             _wrong(f"{again.out} edges stay out and {again.abstained} are undecided, not {s.out} and {s.abstained}")
-        checked.append(f"{len(s.kept)} edges stay if any {s.radius} prompts change")
+        checked.append(f"{len(s.kept)} edges stay by vote if any {s.radius} prompts change")
     return Verification(tuple(checked), tuple(told))
 
 

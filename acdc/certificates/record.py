@@ -82,7 +82,10 @@ class Enumeration(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 class Stability(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """Edges of the ranking's best that provably stay, or stay out, when some prompts change.
+    """Edges that provably stay, or stay out, when some prompts change, of a circuit by vote.
+
+    An edge is in if most subsamples of the prompts rank it among the best. Nothing is claimed of the ranking by all
+    prompts at once, which one prompt of a huge score can turn over.
 
     Attributes:
         method, edges: what ranks, and how many edges are kept.
@@ -159,8 +162,9 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
             )
         if (s := self.stability) is not None:
             found.append(
-                f"{len(s.kept)} of {s.edges} edges that {s.method} ranks best stay if any {s.radius} prompts change, "
-                f"{s.out:,} stay out, {s.abstained:,} are undecided ({s.samples} votes, confidence {s.confidence:.0%})"
+                f"by vote of {s.samples} subsamples, each of {s.share:.0%} of the prompts, on {s.method}'s best "
+                f"{s.edges} edges: {len(s.kept)} stay in if any {s.radius} prompts change, {s.out:,} stay out, "
+                f"{s.abstained:,} are undecided (confidence {s.confidence:.0%})"
             )
         return found
 

@@ -6,7 +6,9 @@ the probability with which an edge is kept moves by at most 1 − (1 − q)^r. A
 more, by a lower confidence bound, is kept by the majority of all subsamples of the changed prompts too; one below by
 more stays out; the others are abstained from. (Randomised smoothing by deletion, as Certified Circuits do, Anani et al.
 2026, arXiv 2602.22968; the bound is the plain one, by total variation.) Scores add over prompts, so that all votes cost
-one run. Each prompt's have to be its own: under ablation by a mean over the prompts, one that changes moves all.
+one run. The claim is of the circuit by vote, not of the ranking by all prompts at once: there one prompt with a huge
+score can take any edge's place. Each prompt's scores have to be its own: under ablation by a mean over the prompts, one
+that changes moves all.
 """
 
 from __future__ import annotations

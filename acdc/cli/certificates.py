@@ -23,7 +23,9 @@ def certify(
     ] = False,
     stable: Annotated[
         int | None,
-        typer.Option(min=0, metavar="PROMPTS", help="Which of the best edges stay if any so many prompts change."),
+        typer.Option(
+            min=0, metavar="PROMPTS", help="Which edges stay, by vote of subsamples, if any so many prompts change."
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help="Ranking for --stable: eap or eap-ig.")] = "eap-ig",
     budget: Annotated[

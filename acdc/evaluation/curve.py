@@ -71,6 +71,7 @@ class Curve(Shown):
     kl_intervals: tuple[tuple[float, float], ...] | None = None
     kl_area_interval: tuple[float, float] | None = None
     aggregate: selection.Aggregate = "signed"
+    by: selection.By = "absolute"
 
     def _summary(self) -> str:
         return f"{counted(len(self.shares), 'size')}, CPR {rounded(self.cpr)}, CMD {rounded(self.cmd)}"
@@ -79,7 +80,7 @@ class Curve(Shown):
         return {
             "CPR": rounded(self.cpr) + in_brackets(self.cpr_interval),
             "CMD": rounded(self.cmd) + in_brackets(self.cmd_interval),
-            "ranking": _RANKINGS[self.aggregate],
+            "ranking": _SIGNED if self.by == "signed" else _RANKINGS[self.aggregate],
         }
 
     def rows(self) -> list[tuple[float, int, float, float | None]]:
@@ -99,8 +100,9 @@ class Curve(Shown):
         ]
 
 
+_SIGNED = "by the mean score itself, as MIB ranks for CPR"
 _RANKINGS: dict[selection.Aggregate, str] = {
-    "signed": "by the mean score, as CPR and CMD are defined",
+    "signed": "by the size of the mean score, as MIB ranks for CMD",
     "mean-absolute": "by the mean of the absolute score",
     "rms": "by the root mean square of the score",
     "order": "in the order in which the search let edges go",
@@ -160,6 +162,7 @@ def curve(
     return Curve(
         shares=tuple(shares),
         aggregate=how["aggregate"],  # type: ignore[arg-type]
+        by=by,
         n_edges=tuple(int(c.sum()) for c in circuits),
         faithfulness=found,
         cpr=cpr(shares, found),

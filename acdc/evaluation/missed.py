@@ -87,9 +87,11 @@ def missed(
 ) -> Missed:
     """Bound what a circuit left out, on a task's held-out prompts (its discovery prompts if there are no others).
 
-    Each sample removes each edge (node) outside the circuit with probability `share` from the full model. Its effect is
-    estimated by the mean effect of the samples with it less that of those without, and bounded by Welch's t at a
-    confidence that is shared among all of them (Bonferroni).
+    Each sample removes each edge (node) outside the circuit with probability `share` from the full model. Its effect
+    is estimated by the mean effect of the samples with it less that of those without, and bounded by Student's t at a
+    confidence that is shared among all of them (Bonferroni). What else a sample removes hangs on no unit, so the
+    variance beside a unit's own effect is that of all samples, not of the few with it, in which a large unit may never
+    be.
 
     Args:
         samples: sets to remove, one run each; None: as many as give each unit two with it, surely enough.
@@ -122,8 +124,8 @@ def missed(
     for some, removed in zip(kept, chosen, strict=True):
         some.ravel()[rest[removed]] = False
     full, empty, values = _measured(problem, [np.zeros_like(circuit.graph.valid), *units.mask(kept)])
-    estimate, error, freedom = _difference(values - full, chosen)
-    quantile = scipy.stats.t.ppf(1 - (1 - confidence) / (2 * len(rest)), np.maximum(freedom, 1.0))
+    estimate, error = _difference(values - full, chosen)
+    quantile = scipy.stats.t.ppf(1 - (1 - confidence) / (2 * len(rest)), len(chosen) - 2)
     effects, bounds = np.full(units.shape, np.nan), np.full(units.shape, np.nan)
     effects.ravel()[rest] = estimate
     bounds.ravel()[rest] = np.abs(estimate) + quantile * error
@@ -152,31 +154,30 @@ def _sets(n: int, samples: int | None, share: float, rng: np.random.Generator, p
     while samples is None and number < MOST and n * scipy.stats.binom.cdf(1, number, min(share, 1 - share)) > 0.01:
         number = number * 5 // 4
     chosen = rng.random((number, n)) < share
-    counts = chosen.sum(0)
-    if counts.min() < 2 or counts.max() > number - 2:
+    while samples is None and not _tells(chosen) and len(chosen) < MOST:
+        chosen = np.concatenate([chosen, rng.random((number, n)) < share])
+    if not _tells(chosen):
         raise AcdcError(
-            f"{number} samples of {share:.3g} of the {plural} do not hold and lack each one twice; take more"
+            f"{len(chosen)} samples of {share:.3g} of the {plural} do not hold and lack each one twice; take more"
         )
     return np.asarray(chosen)
 
 
-def _difference(change: FloatArray, chosen: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Of each unit: the mean change of samples with it less that of those without, its standard error, and Welch's
-    degrees of freedom.
+def _tells(chosen: BoolArray) -> bool:
+    """Whether each unit is in two of the sets and out of two."""
+    counts = chosen.sum(0)
+    return bool(counts.min() >= 2 and counts.max() <= len(chosen) - 2)
+
+
+def _difference(change: FloatArray, chosen: BoolArray) -> tuple[FloatArray, FloatArray]:
+    """Of each unit: the mean change of samples with it less that of those without, and its standard error.
 
     Args:
         change: `[sample]`; chosen: `[sample, unit]`.
     """
-    means, spreads, counts = [], [], []
-    for part in (chosen, ~chosen):
-        count = part.sum(0)
-        mean = change @ part / count
-        counts.append(count)
-        means.append(mean)
-        square = np.maximum(np.square(change) @ part / count - np.square(mean), 0.0)
-        spreads.append(square / (count - 1))
-    total = spreads[0] + spreads[1]
-    freedom = np.square(total) / np.maximum(
-        sum(np.square(s) / (n - 1) for s, n in zip(spreads, counts, strict=True)), 1e-300
-    )
-    return means[0] - means[1], np.sqrt(total), freedom
+    n, held = len(change), chosen.sum(0)
+    with_it = change @ chosen / held
+    without = change @ ~chosen / (n - held)
+    beside = np.square(change).sum() - held * np.square(with_it) - (n - held) * np.square(without)
+    variance = np.maximum(beside, 0.0) / (n - 2)
+    return with_it - without, np.sqrt(variance * (1 / held + 1 / (n - held)))

@@ -6,7 +6,8 @@ without the edge, and only what follows the head is taken to be linear: Σ (z(wi
 
 *GradDrop.* Effects through two layers may cancel in one gradient. So gradients are taken with each layer in turn left
 out of the way back, and the absolute scores of all of them averaged; the layer that an edge leads into (a node is in)
-is passed over, since without it nothing is left.
+is passed over, since without it nothing is left. The score's sign is that of the mean with every layer. How a mean of
+absolute values varies says nothing of signs, so there is no root mean square for `--select bootstrap` to go by.
 
 What a circuit of the best edges then leaves out is bounded by `acdc.missed`.
 """
@@ -55,7 +56,7 @@ def _atp_star(
         raise AcdcError(f"atp-star ranks edges and nodes, not units {problem.unit!r}")
     layers = range(graph.n_layers) if grad_drop and graph.n_layers > 1 else range(0)
     weight = np.sum([np.broadcast_to(own != layer, units.shape) for layer in layers], axis=0) if layers else None
-    sums = np.zeros((3, *units.shape))
+    sums = np.zeros((2, *units.shape))
     batches, flow = problem.batches("gradients"), Flow(problem.model, Rule())
     port_destination = torch.as_tensor(graph.port_destination)
     for i, (first, patching) in enumerate(batches.after(0)):
@@ -73,11 +74,11 @@ def _atp_star(
         if weight is not None:
             parts = [np.abs(of_units(x)) * (own != layer) for layer, x in zip(layers, dropped, strict=True)]
             size = np.sum(parts, axis=0) / np.maximum(weight, 1)
-        sums += np.stack([signed.sum(0), size.sum(0), np.square(size).sum(0)])
+        sums += np.stack([signed.sum(0), size.sum(0)])
     problem.progress(len(batches), len(batches), "attribution")
-    signed, size, square = batches.ranks.summed(sums) / len(problem.prompts)
+    signed, size = batches.ranks.summed(sums) / len(problem.prompts)
     values = helpfulness(problem, np.sign(signed) * size)
-    return Estimates(values, size, np.sqrt(square))
+    return Estimates(values, size)
 
 
 def every_drop(

@@ -43,11 +43,11 @@ def path(steps: object, ablation: str) -> list[float]:
     """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out.
 
     Under zero ablation the corrupted end is no embedding at all: a norm's slope there is 1/√eps, which would outweigh
-    every other gradient, or be infinite. So gradients are taken in the middle of each step then.
+    every other gradient, or be infinite. So gradients are taken a quarter of a step further on then.
     """
     if not isinstance(steps, int) or steps < 1:
         raise AcdcError(f"expected steps to be a whole number, at least one step, got {steps!r}")
-    begin = 0.5 if ablation == "zero" else 0.0
+    begin = 0.25 if ablation == "zero" else 0.0
     return [(k + begin) / steps for k in range(steps)]
 
 

@@ -65,6 +65,19 @@ def resampled_sizes(scores: FloatArray, n: int, *, seed: int = 0, share: float |
     return np.asarray(weights @ np.abs(scores))
 
 
+def sizes_of_halves(scores: FloatArray, n: int, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+    """`[n, edge]` mean absolute scores on each of two halves of the prompts `[prompt, edge]` with none in common."""
+    rng = np.random.default_rng(seed)
+    half = len(scores) // 2
+    order = np.stack([rng.permutation(len(scores)) for _ in range(n)])
+    found = []
+    for chosen in (order[:, :half], order[:, half : 2 * half]):
+        weights = np.zeros((n, len(scores)), dtype=np.float32)
+        np.put_along_axis(weights, chosen, 1 / half, axis=1)
+        found.append(np.asarray(weights @ np.abs(scores)))
+    return found[0], found[1]
+
+
 def best(sizes: FloatArray, n: int) -> BoolArray:
     """`[…, edge]` bool: the `n` largest of each row that are not 0, ties in array order."""
     order = np.argsort(-sizes, axis=-1, kind="stable")[..., :n]

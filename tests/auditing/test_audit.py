@@ -269,3 +269,41 @@ def test_half_of_a_random_circuits_edges_may_go_where_no_single_one_can_be_told(
         assert finding.verdict == verdict, finding.found
         assert "prompts show of no single edge that it does nothing, which takes" in finding.found
         assert ("may go together" in finding.found) == (verdict == "fail")
+
+
+def test_what_any_circuit_of_its_size_shares_is_not_asked_of_shuffled_weights() -> None:
+    """Two of eight edges: input to MLP to logits is what most networks of one layer have."""
+    model, task = acdc.load("tracr-caesar"), acdc.tasks.load("tracr-caesar", distribution="fixed", size=64)
+    truth = acdc.Circuit(model.graph(), task.prepare(model).truth.mask(model.graph()))
+    finding = acdc.audit(model, task, truth, checks=["random-weights"], size=64)["random-weights"]
+    assert finding.verdict == "not applicable"
+    assert "random connected circuits of 2 of 8 edges share half with it" in finding.found
+
+
+def test_circuits_of_nothing_and_of_everything_are_audited() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    valid = model.graph().valid
+    nothing = acdc.audit(model, task, acdc.Circuit(model.graph(), valid & False), level="quick", size=64)
+    assert nothing.failed
+    assert nothing["minimality"].found == "the circuit has no edge"
+    checks = ["held-out", "hypotheses", "stability", "random-weights"]
+    whole = acdc.Circuit(model.graph(), valid)
+    everything = acdc.audit(model, task, whole, faithfulness=1.0, checks=checks, size=64)
+    assert everything["held-out"].verdict == everything["hypotheses"].verdict == "pass"  # but for rounding
+    assert "it beats 0 of" in everything["hypotheses"].found
+    assert "as near to the model as it claims" in everything["hypotheses"].found
+    assert everything["stability"].verdict == everything["random-weights"].verdict == "not applicable"
+
+
+@pytest.mark.parametrize("kept", [5, 14, 55, 100])
+def test_a_ranking_of_noise_is_not_stable(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=64)
+    circuit = acdc.score(model, task, "eap").top(kept)
+    for kind, verdict in (("noise", "fail"), ("scores", "pass")):
+        if kind == "noise":
+            rng = np.random.default_rng(0)
+            noise = rng.lognormal(sigma=2, size=(32, model.graph().n_edges))
+            monkeypatch.setattr(stability, "scores_by_prompt", lambda *_, noise=noise, **__: noise)
+        finding = acdc.audit(model, task, circuit, checks=["stability"], size=64)["stability"]
+        assert finding.verdict == verdict, finding.found
+        monkeypatch.undo()

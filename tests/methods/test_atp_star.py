@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import acdc
 import oracle
 import problems
 from acdc.engine.measure import Measure
 from acdc.engine.patching import Patching
 from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem
-from acdc.errors import UnsupportedModelError
+from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.graph import FloatArray
 from acdc.methods import METHODS, Estimates
 from acdc.metrics import OUTCOMES
@@ -109,3 +110,10 @@ def test_heads_that_share_a_norm_are_refused_the_qk_fix() -> None:
     with pytest.raises(UnsupportedModelError, match="qk_fix=false"):
         estimates(patching)
     assert np.abs(estimates(patching, qk_fix=False).values).max() > 0
+
+
+def test_how_a_size_varies_says_nothing_of_signs() -> None:
+    model, prompts = problems.tiny("gpt2"), problems.make_prompts(size=8)
+    scores = acdc.score(model, prompts, "atp-star")
+    with pytest.raises(AcdcError, match="which atp-star does not give"):
+        scores.top(5, select="bootstrap")
