@@ -52,16 +52,21 @@ def _stability(subject: Subject) -> Result:
     problem = subject.problem(prompts, outcome=outcome)
     scores = scores_by_prompt(problem, alphas=path(STEPS, problem.ablation))  # [prompt, edge]
     sizes = np.abs(scores).mean(axis=0)
-    chosen = best(sizes, n_edges)
+    chosen, own = best(sizes, n_edges), subject.edges[graph.valid]
+    chance = n_edges / (2 * graph.n_edges - n_edges)
+    again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
+    if not again and _overlap(chosen, own) < chance + LEAST_OVERLAP * (1 - chance):
+        raise NotApplicable(
+            f"EAP-IG's best {n_edges} edges are others ({_overlap(chosen, own):.0%} in common), so that they say nothing "
+            "of these; ask for --searches, which search again"
+        )
     resampled = resampled_sizes(scores, RESAMPLES, seed=subject.seed)
     kept = best(resampled, n_edges)
     overlaps = np.array([_overlap(row, chosen) for row in kept])
     ranks = np.array([spearman(row, sizes) for row in resampled[:200]])
     one, other = (best(half, n_edges) for half in sizes_of_halves(scores, RESAMPLES, seed=subject.seed + 1))
     halves = np.array([_overlap(a, b) for a, b in zip(one, other, strict=True)])
-    chance = n_edges / (2 * graph.n_edges - n_edges)
     beyond = (halves - chance) / (1 - chance)
-    own = subject.edges[graph.valid]
     frequency = kept.mean(axis=0)[own]
     names = graph.edge_names(subject.edges)
     core = int((frequency >= CORE).sum())
@@ -88,7 +93,6 @@ def _stability(subject: Subject) -> Result:
             zip(names[:MOST_KEPT], frequency[:MOST_KEPT].round(3).tolist(), strict=True)
         ),
     }  # fmt: skip
-    again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
     told = ""
     if again:
         try:

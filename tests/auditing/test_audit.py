@@ -15,7 +15,7 @@ import acdc
 from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import fresh_prompts, without
-from acdc.auditing.record import AuditReport
+from acdc.auditing.record import AuditReport, Finding
 from acdc.auditing.subject import Scale
 from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
 from acdc.circuit import Circuit
@@ -298,12 +298,16 @@ def test_circuits_of_nothing_and_of_everything_are_audited() -> None:
 @pytest.mark.parametrize("kept", [5, 14, 55, 100])
 def test_a_ranking_of_noise_is_not_stable(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=64)
-    circuit = acdc.score(model, task, "eap").top(kept)
-    for kind, verdict in (("noise", "fail"), ("scores", "pass")):
-        if kind == "noise":
-            rng = np.random.default_rng(0)
-            noise = rng.lognormal(sigma=2, size=(32, model.graph().n_edges))
-            monkeypatch.setattr(stability, "scores_by_prompt", lambda *_, noise=noise, **__: noise)
-        finding = acdc.audit(model, task, circuit, checks=["stability"], size=64)["stability"]
-        assert finding.verdict == verdict, finding.found
-        monkeypatch.undo()
+    graph, rng = model.graph(), np.random.default_rng(0)
+    noise = rng.lognormal(sigma=2, size=(32, graph.n_edges))
+    best = graph.valid.copy()
+    best[graph.valid] = np.argsort(np.argsort(-noise.mean(0))) < kept
+    ranked = acdc.score(model, task, "eap-ig", metric="kl").top(kept, prune=False)
+
+    def stable(circuit: Circuit) -> Finding:
+        return acdc.audit(model, task, circuit, checks=["stability"], size=64, metric="kl")["stability"]
+
+    assert stable(ranked).verdict == "pass"
+    monkeypatch.setattr(stability, "scores_by_prompt", lambda *_, **__: noise)
+    assert stable(Circuit(graph, best)).verdict == "fail"
+    assert "say nothing of these" in stable(ranked & Circuit(graph, ~best & graph.valid)).found
