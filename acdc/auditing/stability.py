@@ -57,7 +57,7 @@ def _stability(subject: Subject) -> Result:
     again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
     if not again and _overlap(chosen, own) < chance + LEAST_OVERLAP * (1 - chance):
         raise NotApplicable(
-            f"EAP-IG's best {n_edges} edges are others ({_overlap(chosen, own):.0%} in common), so that they say nothing "
+            f"EAP-IG's best {n_edges} edges are others ({_overlap(chosen, own):.0%} in common), so they say nothing "
             "of these; ask for --searches, which search again"
         )
     resampled = resampled_sizes(scores, RESAMPLES, seed=subject.seed)

@@ -52,7 +52,7 @@ def place_of(prompts: Prompts, where: str) -> Tensor:
         return mask & ~torch.stack(list(prompts.spans.values())).any(0)
     if where in prompts.spans:
         found = prompts.spans[where]
-    elif where.lstrip("-").isdecimal():
+    elif where.removeprefix("-").isdecimal():
         number = mask.long().cumsum(1) - 1
         wanted = int(where)
         found = mask & (number == (wanted if wanted >= 0 else mask.sum(1, keepdim=True) + wanted))

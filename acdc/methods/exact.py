@@ -112,6 +112,8 @@ def unit_scores(
     def without(some: slice) -> Tensor:
         if units.unit == "node" and not patching.coupled:
             return _without_nodes(patching, measure, some)
+        if units.unit == "node":  # its output alone: what it reads stays, which a shared norm lets others see
+            return patching.logits(patching.graph.valid & alone[some][:, None], rows=measure.rows)
         return patching.logits(units.mask(alone[some]), rows=measure.rows)
 
     for start in range(chosen.start, chosen.stop, at_once):

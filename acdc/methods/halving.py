@@ -43,19 +43,23 @@ def pruned(
 ) -> tuple[BoolArray, bool]:
     """Without what can go, the least first, in groups that halve where they cannot go together.
 
+    When something goes, what could not go before may do so now: all that is left is tested again, one by one, until
+    nothing goes.
+
     Args:
         kept: to start from; as it is if it is not enough itself.
         runs: most tests.
         one_by_one: no groups: nothing goes that cannot go alone, though two that undo each other could.
 
     Returns:
-        What is left, and whether each of it was tested alone.
+        What is left, and whether none of it can go alone: each was tested in what is left.
     """
     kept = kept.copy()
     if not enough(kept):
         return kept, False
     order = np.flatnonzero(kept)[np.argsort(sizes.flat[np.flatnonzero(kept)], kind="stable")]
     groups, tests = np.array_split(order, len(order) if one_by_one else 2), 0
+    needed: set[int] = set()  # in the selection as it is
     while groups and tests < runs:
         group = groups.pop(0)
         if not len(group):
@@ -64,7 +68,11 @@ def pruned(
         without.flat[group] = False
         tests += 1
         if enough(without):
-            kept = without
+            kept, needed = without, set()
         elif len(group) > 1:
             groups = [group[: len(group) // 2], group[len(group) // 2 :], *groups]
-    return kept, not groups
+        else:
+            needed.add(int(group[0]))
+        if not groups:
+            groups = [np.array([i]) for i in order if kept.flat[i] and i not in needed]
+    return kept, needed.issuperset(np.flatnonzero(kept).tolist())

@@ -233,6 +233,15 @@ def _header_problems(header: list[str]) -> list[str]:
     return found
 
 
+def _chat(cell: str) -> Any:
+    """A chat that is written in JSON; any other text in brackets is a text."""
+    try:
+        value = strict_json(cell)
+    except ValueError:
+        return cell
+    return value if value and all(isinstance(turn, dict) and "role" in turn for turn in value) else cell
+
+
 def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
     record: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=True):
@@ -249,7 +258,9 @@ def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
             continue
         if field.endswith("_tokens") and re.fullmatch(r"\s*[0-9]{1,20}\s*", cell):
             record[name] = int(cell)
-        elif field not in ("clean", "corrupted") and listed:
+        elif field in ("clean", "corrupted"):
+            record[name] = _chat(cell) if listed else cell
+        elif listed:
             try:
                 record[name] = strict_json(cell)
             except ValueError:

@@ -128,6 +128,23 @@ def test_a_checkpoint_is_the_patched_model_or_is_refused(family: str, ablation: 
     assert torch.allclose(read, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_a_layer_of_a_parallel_model_may_lose_all_heads(tmp_path: Path) -> None:
+    """Silent heads do not tell whether they stand beside the MLP or before it."""
+    torch.manual_seed(0)
+    config = transformers.GPTJConfig(
+        vocab_size=families.VOCABULARY, n_positions=32, n_embd=16, n_layer=2, n_head=4, rotary_dim=4
+    )
+    model, prompts = acdc.load(transformers.GPTJForCausalLM(config).eval()), make_prompts()
+    for missing in (("a0.h0", "a0.h1", "a0.h2", "a0.h3"), ("m1",)):
+        circuit = whole_nodes(model, missing)
+        folder = save_checkpoint(model, prompts, circuit, tmp_path / missing[0], ablation="zero")
+        opened = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        with torch.no_grad():
+            logits = opened(input_ids=prompts.clean, use_cache=False).logits
+        read = logits.gather(1, prompts.positions[..., None].expand(-1, -1, logits.shape[-1]))
+        assert torch.allclose(read, patched(model, circuit, prompts, "zero"), atol=1e-5)
+
+
 def test_circuits_that_no_checkpoint_holds_are_refused(tmp_path: Path) -> None:
     model, prompts = tiny("gpt2"), make_prompts()
     with pytest.raises(AcdcError, match="single edges: find one with --units node"):

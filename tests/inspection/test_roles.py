@@ -117,8 +117,9 @@ def test_a_mover_that_others_stand_in_for_is_one_and_where_heads_rest_comes_last
         assert "sink" not in labels[:-1]
 
 
-def test_effects_are_those_of_ablating_each_head() -> None:
-    model, prompts = tiny("llama"), make_prompts()
+@pytest.mark.parametrize("family", ["llama", "gemma3"])  # whose heads share a norm
+def test_effects_are_those_of_ablating_each_head(family: str) -> None:
+    model, prompts = tiny(family), make_prompts()
     found = head_roles(model, prompts)
     for head in ("a0.h1", "a1.h3"):
         effect = 1 - ablate(model, prompts, head).faithfulness

@@ -192,13 +192,21 @@ def test_what_is_pruned_stays_within_the_budget_and_needs_each_neuron() -> None:
         return float(gap.abs().mean())
 
     assert distance(dict(found.kept)) == pytest.approx(found.distance)
+    for mlp, chosen in found.kept.items():
+        for neuron in np.flatnonzero(chosen):
+            fewer = {name: x.copy() for name, x in found.kept.items()}
+            fewer[mlp][neuron] = False
+            assert distance(fewer) > found.budget
     one_by_one = discover_neurons(model, prompts, circuit, faithfulness=0.8, runs=5000, one_by_one=True)
     scores = score_neurons(model, prompts, "nap-ig")
     kept = {mlp: np.ones(len(x), dtype=bool) for mlp, x in scores.values.items()}
-    for row in reversed(scores.rows()):  # a plain loop, the weakest first
-        kept[row["node"]][row["neuron"]] = False
-        if distance(kept) > one_by_one.budget:
-            kept[row["node"]][row["neuron"]] = True
+    before = None
+    while before != (before := sum(int(x.sum()) for x in kept.values())):
+        for row in reversed(scores.rows()):  # a plain loop, the weakest first, until none can go
+            was = kept[row["node"]][row["neuron"]]
+            kept[row["node"]][row["neuron"]] = False
+            if was and distance(kept) > one_by_one.budget:
+                kept[row["node"]][row["neuron"]] = True
     for mlp, chosen in kept.items():
         np.testing.assert_array_equal(one_by_one.kept[mlp], chosen)
     judged = evaluate_neurons(model, prompts, one_by_one, random_neurons=3)

@@ -155,6 +155,17 @@ def test_four_kinds_of_bad_lines_are_all_reported(tmp_path: Path) -> None:
         acdc.tasks.load(_text(path, many))
 
 
+def test_a_chat_in_a_cell_is_the_chat_of_json_lines(tmp_path: Path) -> None:
+    clean, corrupted = ([{"role": "user", "content": f"Is the {thing}?"}] for thing in ("sky blue", "sky red"))
+    record = {"clean": clean, "corrupted": corrupted, "answers": "to"}
+    lines = acdc.tasks.load(_text(tmp_path / "lines.jsonl", json.dumps(record)))
+    row = (json.dumps(clean), json.dumps(corrupted), "to")
+    cells = acdc.tasks.load(_csv(tmp_path / "cells.csv", tuple(record), [row]))
+    assert cells.lines[0].pair == lines.lines[0].pair
+    text = acdc.tasks.load(_csv(tmp_path / "text.csv", tuple(record), [("[1, 2]", "[a]", "to")]))
+    assert text.lines[0].pair.clean == "[1, 2]"
+
+
 HEADER = "clean,corrupted,correct_idx,incorrect_idx\n"
 
 
