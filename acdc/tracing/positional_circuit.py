@@ -281,6 +281,8 @@ def discover_positions(
         )
         kept = every if one_by_one else fewest(enough, scores.absolute)
         kept, _ = pruned(enough, kept, scores.absolute, runs, one_by_one=one_by_one)
+    if not kept.any():
+        warnings.warn("no edge is kept: the empty circuit is as near to the model as was asked for", stacklevel=2)
     return PositionalCircuit(
         graph=scores.graph, by=by, places=scores.places, kept=kept, model=model.name, task=dataset.name,
         metric=dataset.metric.name, ablation=dataset.ablation, method=method, seed=dataset.seed,
