@@ -14,8 +14,8 @@ def lists(model: Model, circuit: Circuit) -> dict[str, Any]:
     """Lists of what is in the circuit and what is not, by the model's own names.
 
     Returns:
-        `heads_to_prune`: heads of each layer outside the circuit, as `prune_heads` of transformers before version 5 takes
-        them; `heads`, `mlps`: those inside, by layer; `layers`: layers with some part inside; `target_modules`: paths of the
+        `heads_to_prune`: heads of each layer outside the circuit, as `prune_heads` of transformers 4 takes them;
+        `heads`, `mlps`: those inside, by layer; `layers`: layers with some part inside; `target_modules`: paths of the
         linear modules of attentions and MLPs with a part inside, as `target_modules` of PEFT's LoRA takes them;
         `keep_in_high_precision`: the same modules' attentions and MLPs as a whole, for quantisers' lists of exceptions.
     """
