@@ -7,11 +7,10 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-import torch
-
 from acdc.errors import TaskError
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.repeats import without
 from acdc.tasks.task import Dataset, Task
 
 FAR = 7_919_000
@@ -71,20 +70,3 @@ def _more(n_found: int, n_held_out: int) -> str:
 
 def _fields(record: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(record)}
-
-
-def without(prompts: Prompts, others: Prompts) -> Prompts:
-    """The prompts that are not among others, by their clean and corrupted tokens."""
-    known = set(_rows(others))
-    new = [i for i, row in enumerate(_rows(prompts)) if row not in known]
-    if not new:
-        raise TaskError("every prompt to judge it on is among those that it was found on: give others")
-    return prompts[torch.tensor(new, device=prompts.clean.device)]
-
-
-def _rows(prompts: Prompts) -> list[tuple[int, ...]]:
-    rows = []
-    parts = zip(prompts.clean.tolist(), prompts.corrupted.tolist(), prompts.mask.tolist(), strict=True)
-    for clean, corrupted, mask in parts:
-        rows.append((*(c for c, m in zip(clean, mask, strict=True) if m), -1, *corrupted[: sum(mask)]))
-    return rows

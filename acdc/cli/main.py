@@ -50,6 +50,7 @@ from acdc.cli.options import (
     Run,
     TaskName,
     Trust,
+    as_used,
     command_digest,
     load_again,
     load_model,
@@ -251,7 +252,9 @@ def discover(
                 f"{counted(dangling, 'more edge')} at the threshold {are(dangling)} left out: on no path to the logits",
                 "bold",
             )
-        made = circuit.provenance.having(task=name, task_options=settings, command=("acdc", *sys.argv[1:]))
+        made = circuit.provenance.having(
+            task=name, task_options=as_used(settings, recipe), command=("acdc", *sys.argv[1:])
+        )
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
             if inner is not None:

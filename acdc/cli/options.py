@@ -211,6 +211,14 @@ def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> Task:
     return tasks.load(name, **given, **settings)
 
 
+def as_used(settings: dict[str, Any], recipe: Task) -> dict[str, Any]:
+    """The settings of a task with the size that there was, where a file has fewer prompts than were asked for."""
+    lines = getattr(getattr(recipe, "task", recipe), "lines", None)
+    if lines is None or "size" not in settings:
+        return settings
+    return settings | {"size": min(settings["size"], len(lines))}
+
+
 def load_model(name: str, **options: Any) -> Model:
     """The model; one thread for a tiny one, which more threads slow down."""
     import torch
@@ -253,7 +261,7 @@ def naming_task_of(made: Provenance) -> Iterator[None]:
 
 def without_known(data: Dataset, known: Prompts) -> Dataset:
     """A dataset without the held-out prompts that a circuit was found on; a note says how many they were."""
-    from acdc.auditing.prompts import without
+    from acdc.tasks.repeats import without
 
     assert data.held_out is not None
     unseen = without(data.held_out, known)

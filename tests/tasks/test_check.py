@@ -8,7 +8,8 @@ from torch import Tensor
 
 import acdc.tasks
 from acdc.errors import TaskError
-from acdc.tasks import Prompts, as_dataset
+from acdc.metrics import OUTCOMES
+from acdc.tasks import Dataset, Prompts, as_dataset
 from acdc.tasks.check import check_task, only_correct
 
 
@@ -104,7 +105,7 @@ def test_only_correct_keeps_what_the_model_gets_right() -> None:
 
 def test_duplicates_and_leaks_and_constant_answers_are_remarked() -> None:
     twice = Prompts.from_tokens([[1, 3]] * 2, [[1, 5]] * 2, [4, 4], [6, 6])
-    dataset = dataclasses.replace(as_dataset(twice, MODEL), held_out=twice)
+    dataset = Dataset("mine", twice, twice, OUTCOMES["logit-difference"])
     report = check_task(MODEL, dataset)  # type: ignore[arg-type]
     assert report.usable
     assert report.remarks == (
