@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust, as_found
+from acdc.cli.again import as_found
+from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust
 from acdc.errors import AcdcError
 
 EXPORTS = ("checkpoint", "circuit-model", "lists")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust, as_found
+from acdc.cli.again import as_found
+from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust
 from acdc.errors import AcdcError
 
 

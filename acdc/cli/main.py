@@ -24,6 +24,7 @@ from acdc.cli import positions as cli_positions
 from acdc.cli import processes, questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
+from acdc.cli.again import found_on, judged_on, load_again, naming_task_of, placed, settings_again, unseen
 from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
@@ -52,15 +53,11 @@ from acdc.cli.options import (
     Trust,
     as_used,
     command_digest,
-    load_again,
     load_model,
     load_task,
-    naming_task_of,
     options,
     own_task,
     short,
-    task_again,
-    without_known,
 )
 from acdc.cli.positions import positions
 from acdc.cli.trace import trace
@@ -349,31 +346,33 @@ def evaluate(
 
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
-        made = circuit.provenance
-        settings = prompts.settings
-        if task in (None, made.task):
-            settings = made.task_options | settings
+        made = placed(run, circuit.provenance)
+        own = task in (None, made.task, circuit.provenance.task)
+        settings = settings_again(made, prompts.settings) if own else prompts.settings
         own_seed = made.seed or 0
-        with contextlib.nullcontext() if task else naming_task_of(made):
+        with naming_task_of(made) if task is None else contextlib.nullcontext():
             recipe = load_task(
-                task or made.task, settings, metric=metric or made.metric, ablation=ablation or made.ablation,
-                seed=own_seed if seed is None else seed, memory=memory,
+                made.task if task is None or own else task, settings, metric=metric or made.metric,
+                ablation=ablation or made.ablation, seed=own_seed if seed is None else seed, memory=memory,
             )  # fmt: skip
-        known = bool(made.prompts_sha256) and task in (None, made.task)  # an imported circuit does not say
-        found_here = known and settings == made.task_options and seed in (None, own_seed)
-        if not found_here:  # other prompts were asked for
+        as_it_was = own and settings == made.task_options and seed in (None, own_seed)
+        found_here = as_it_was and bool(made.prompts_sha256)  # an imported circuit does not say
+        if not as_it_was:  # other prompts were asked for
             warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
-        if known and not found_here and data.held_out is not None:
-            data = without_known(data, task_again(made).prepare(subject).discovery)
+        known = None if as_it_was else found_on(made, data, subject)
+        if not as_it_was:
+            data, found_here = unseen(data, known)
         with terminal.progress_bar() as progress:
             evaluation = acdc.evaluate(
                 subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
                 seed=data.seed, progress=progress,
             )  # fmt: skip
+            if not as_it_was:
+                evaluation = judged_on(evaluation, found_here if known is not None else None)
             more: dict[str, Any] = {}
             if curve:
                 if circuit.scores is None:

@@ -88,7 +88,8 @@ class Evaluation(Shown):
 
     Attributes:
         prompts: "held-out", "discovery" if the circuit was judged on the prompts it was found on, or "other" if there
-            are no held-out ones and the circuit was found on other prompts than these.
+            are no held-out ones and the circuit was found on other prompts than these; `acdc evaluate` says "given"
+            where it is not known.
         changed: which of "weights", "prompts" and "held-out prompts" are not as they were when the circuit was found
             (see `acdc.engine.belonging`).
         full, empty, circuit: the metric for the full model, the circuit without edges, and the circuit.
