@@ -185,6 +185,8 @@ def discover(
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
+        if units != "neuron" and getattr(context.get_parameter_source("inside"), "name", "") == "COMMANDLINE":
+            raise AcdcError(f"--inside {inside} is of --units neuron, and these are {units}s: leave it out")
         method = method or DEFAULT_SEARCH
         method_options = options(option)
         if front:

@@ -112,3 +112,9 @@ def test_relative_paths_of_a_run_are_found_from_the_folders_above_it(
     assert "(the run names 'm': if that was a local folder, a path is taken from the current folder" in lost.err
     shutil.move("work/p.jsonl", "elsewhere")
     assert "or else from the folders above the run" in command("certify", "work/runs/a", "--force").err
+
+
+def test_inside_is_refused_where_no_neurons_are_looked_for(command: Command) -> None:
+    for inside in ("heads", "mlps"):
+        result = command("discover", "induction-2l", "--inside", inside, *FOUND)
+        assert (result.status, f"--inside {inside} is of --units neuron" in result.err) == (2, True)
