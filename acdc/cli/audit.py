@@ -13,6 +13,7 @@ from acdc.auditing.names import NAMES
 from acdc.cli import terminal
 from acdc.cli.again import found_on, load_again, placed, settings_again
 from acdc.cli.groups import PromptOptions
+from acdc.cli.neurons import say_unused
 from acdc.cli.options import (
     MODEL,
     OUTPUT,
@@ -114,6 +115,7 @@ def audit(
             if name not in NAMES:
                 raise unknown("check", name, NAMES)
         circuit = acdc.Circuit.load(run)
+        say_unused(run)
         made = placed(run, circuit.provenance)
         if not (task or made.task):
             raise AcdcError(

@@ -348,6 +348,7 @@ def evaluate(
 
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
+        cli_neurons.say_unused(run)
         made = placed(run, circuit.provenance)
         own = task in (None, made.task, circuit.provenance.task)
         settings = settings_again(made, prompts.settings) if own else prompts.settings

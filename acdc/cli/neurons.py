@@ -129,6 +129,15 @@ def beside(run: Path, circuit: Circuit) -> Mapping[str, BoolArray] | None:
         return None
 
 
+def say_unused(run: Path) -> None:
+    """A note where a run has neurons and what follows is of its circuit of edges alone."""
+    from acdc.neurons.circuit import NAME
+
+    if ((run.parent if run.is_file() else run) / NAME).is_file():
+        what = "all neurons of the nodes that the circuit keeps are used"
+        terminal.say("note", f"{NAME} is not taken into account: {what}", "bold")
+
+
 def record(found: NeuronCircuit, evaluation: NeuronEvaluation) -> dict[str, Any]:
     """What is printed as JSON."""
     kept = {node: {"hidden": len(units), "kept": units.nonzero()[0].tolist()} for node, units in found.kept.items()}

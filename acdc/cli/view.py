@@ -169,6 +169,7 @@ def write(
         if no_model:
             found, truth = Findings(notes=("Made without the model, so nothing was measured for it.",)), None
         else:
+            cli_neurons.say_unused(run)
             try:
                 found, truth = _investigate(
                     run, circuits, prompts=prompts, sizes=sizes, effects=effects, batch_size=batch_size, memory=memory,

@@ -118,3 +118,24 @@ def test_inside_is_refused_where_no_neurons_are_looked_for(command: Command) -> 
     for inside in ("heads", "mlps"):
         result = command("discover", "induction-2l", "--inside", inside, *FOUND)
         assert (result.status, f"--inside {inside} is of --units neuron" in result.err) == (2, True)
+
+
+def test_neurons_that_are_not_taken_into_account_are_said(command: Command, lines: list[str]) -> None:
+    judging: dict[str, tuple[object, ...]] = {
+        "evaluate": ("--random-circuits", 0),
+        "audit": ("--checks", "held-out"),
+        "certify": ("--budget", 100),
+        "view": ("--no-open", "--sizes", "none", "--effects", 0, "--prompts", 0),
+        "run": ("5 6 7",),
+    }
+    said = "neurons.json is not taken into account"
+    assert said not in command("evaluate", "run", *judging["evaluate"]).err
+    Path("run/neurons.json").write_text("{}")
+    for name, more in judging.items():
+        assert command(name, "run", *more).err.count(said) == 1, name
+
+
+def test_an_empty_text_is_called_so(command: Command, lines: list[str]) -> None:
+    for given in (["", "--top", 3], ["5 6 7", "--corrupted", " "]):
+        result = command("run", "run", *given)
+        assert (result.status, " is empty: give a prompt" in result.err) == (2, True)
