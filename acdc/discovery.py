@@ -19,7 +19,7 @@ from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.neurons import NO_CONSTANTS
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_number, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph, Unit
 from acdc.graph.units import UNITS
@@ -179,6 +179,9 @@ def discover(
         EmptyCircuitError: nothing is left, or nothing can be found.
         AcdcError: unknown method or option, or more than one way of saying how much to keep.
     """
+    for what, amount in (("a threshold", threshold), ("a faithfulness", faithfulness)):
+        if amount is not None:
+            check_number(what, amount)
     target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
     rule = Rule.of(select)
     if rule.name not in ("top", "greedy") and edges is None:

@@ -35,6 +35,7 @@ from acdc.evaluation.reproduction import Reproduction, reproduction
 from acdc.metrics import (
     CONFIDENCE,
     NO_INTERVAL,
+    OUTCOMES,
     confusion,
     faithfulness,
     faithfulness_interval,
@@ -214,7 +215,8 @@ def evaluate(
         confidence: of the intervals; None: no intervals.
 
     Warns:
-        UserWarning: the weights, or the prompts of the task of that name, are not those the circuit was found with.
+        UserWarning: the weights, or the prompts of the task of that name, are not those the circuit was found with; or
+            it was found by a function as metric, and none is given to judge it by.
 
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
@@ -227,6 +229,13 @@ def evaluate(
     for what, line in changed.items():
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
             warnings.warn(line, stacklevel=5)
+    found_by = circuit.provenance.metric
+    if metric is None and found_by not in ("", dataset.metric.name, *OUTCOMES):
+        warnings.warn(
+            f"the circuit was found by the metric {found_by!r}, which acdc does not know by name, and is judged by "
+            f"{dataset.metric.name}: give it as metric, or another one to judge by",
+            stacklevel=5,
+        )
     problem = judging_problem(
         model,
         dataset,

@@ -152,7 +152,9 @@ def resolve_metric(metric: Metric) -> Outcome:
         return dataclasses.replace(metric, function=_checked(metric.function, metric.name))
     if isinstance(metric, str):
         if metric not in OUTCOMES:
-            raise unknown("metric", metric, OUTCOMES)
+            error = unknown("metric", metric, OUTCOMES)
+            own = "in Python, one of your own is given itself: as_dataset(task, model, metric=FUNCTION)"
+            raise AcdcError(f"{error} ({own})")
         outcome = OUTCOMES[metric]
         return outcome if OUTCOMES.comes_with_acdc(metric) else resolve_metric(outcome)
     if not callable(metric):

@@ -314,6 +314,21 @@ def test_a_circuit_of_another_model_is_refused() -> None:
         acdc.evaluate(model(), prompts(), circuit(), truth=stranger)
 
 
+def test_a_circuit_that_was_found_by_ones_own_metric_is_not_silently_judged_by_another() -> None:
+    def margin(logits: Tensor) -> Tensor:
+        return logits[..., 1] - logits[..., 0]
+
+    on = dataset()
+    circuit = acdc.discover(model(), on, "eap", metric=margin, edges=5)
+    with pytest.warns(
+        UserWarning, match="found by the metric 'margin'.* judged by logit-difference: give it"
+    ) as told:
+        acdc.evaluate(model(), on, circuit, random_circuits=0)
+    assert len(told) == 1
+    for metric in (margin, "logit-difference"):  # as was asked for
+        assert acdc.evaluate(model(), on, circuit, metric=metric, random_circuits=0).metric in ("margin", metric)
+
+
 def test_a_batch_has_a_prompt() -> None:
     with pytest.raises(AcdcError, match="batch size of at least 1, got 0"):
         acdc.evaluate(model(), prompts(), circuit(), batch_size=0)
