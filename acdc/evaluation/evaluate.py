@@ -254,7 +254,7 @@ def evaluate(
     circuits = [nothing, circuit.edges, *([np.stack(others)] if others else [])]
     measured, *over_vocabulary = measure_prompts(problem, circuits, outcomes)
     full, (empty, value, *random_values) = float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()
-    warn_if_useless(dataset, full, empty)
+    warn_if_useless(dataset, measured.full, measured.circuits[0])
     on_discovery = faithfulness(value, full=full, empty=empty)
     if dataset.held_out is not None:
         found_on = dataclasses.replace(problem, prompts=dataset.discovery)
