@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _FROM = "a path is taken from the current folder, or else from the folders above the run"
 
+_TELLING = ("config.json", "adapter_config.json", "tokenizer_config.json", "ll_model.pth")
+"""Files of which the folder of a model, a tokenizer or a compiled program has one."""
+
 
 # ---- model and task ---------------------------------------------------------------------------------------------
 
@@ -34,27 +37,26 @@ def placed(run: Path, made: Provenance) -> Provenance:
     """
     options = dict(made.task_options)
     if isinstance(held_out := options.get("held_out"), str):
-        options["held_out"] = _found(run, held_out, file=True)
+        options["held_out"] = nearby(run, held_out)
     return made.having(
-        model=_found(run, made.model),
-        tokenizer=made.tokenizer and _found(run, made.tokenizer),
-        task=_found(run, made.task, file=True),
+        model=nearby(run, made.model),
+        tokenizer=made.tokenizer and nearby(run, made.tokenizer),
+        task=nearby(run, made.task),
         task_options=options,
     )
 
 
-def _found(run: Path, name: str, *, file: bool = False) -> str:
-    """A path from here, if the name is one of a file, or of a model's folder or file; otherwise the name."""
+def nearby(run: Path, name: str) -> str:
+    """A name that a run gives to its model, or to a file, as a path that leads there from here if it is one."""
     from acdc.model.load import builtin_models
     from acdc.tasks import names
 
-    known = [task.name for task in names()] if file else builtin_models()
     try:
-        if not name or name in known or Path(name).exists():
+        if not name or name in builtin_models() or name in {task.name for task in names()} or Path(name).exists():
             return name
         for folder in run.resolve().parents:
             path = folder / name
-            if path.is_file() or (not file and any(path.glob("*.json"))):
+            if path.is_file() or any((path / part).is_file() for part in _TELLING):
                 return str(path)
     except (OSError, ValueError):  # no name of a file; what it is then is said where it is loaded
         pass

@@ -108,6 +108,7 @@ def audit(
         from acdc.auditing.audit import report_json
         from acdc.auditing.page import page
         from acdc.auditing.prompts import Beside, draws
+        from acdc.engine.belonging import prompts_digest
         from acdc.store.writing import write_atomically
 
         names = None if checks is None else listed(checks, "checks")
@@ -139,8 +140,11 @@ def audit(
         if force:
             where.unlink(missing_ok=True)
         _check_task_of(where, recipe.name)
-        if not own and not draws(recipe):
-            recipe = Beside(recipe, found_on(made, recipe.prepare(subject), subject))
+        if not draws(recipe):
+            data = recipe.prepare(subject)
+            changed = prompts_digest(data.discovery) != made.prompts_sha256
+            if changed and (made.prompts_sha256 or not own):  # an imported circuit goes by the task it was given
+                recipe = Beside(recipe, found_on(made, data, subject))
         folder.mkdir(parents=True, exist_ok=True)
         with terminal.going_on(where), terminal.progress_bar() as progress:
             report = acdc.audit(

@@ -13,7 +13,7 @@ import typer
 
 from acdc.cli import neurons as cli_neurons
 from acdc.cli import terminal
-from acdc.cli.again import load_again, placed, task_again
+from acdc.cli.again import load_again, nearby, placed, task_again
 from acdc.cli.exchange import has_positions
 from acdc.cli.options import (
     MODEL,
@@ -134,8 +134,9 @@ def _positional(
         tokens = None
         if not no_model:
             try:
-                model = load_model(circuit.model, **loading)
-                tokens = example_tokens(model, load_task(circuit.task, {}, seed=circuit.seed), circuit)
+                model = load_model(nearby(run, circuit.model), **loading)
+                task = load_task(nearby(run, circuit.task), {}, seed=circuit.seed)
+                tokens = example_tokens(model, task, circuit)
             except (AcdcError, OSError) as error:
                 terminal.warn(f"the page goes without tokens, which need the model: {' '.join(str(error).split())}")
         given = None if roles is None else roles_of(roles, circuit.graph)

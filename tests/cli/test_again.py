@@ -68,6 +68,10 @@ def test_an_audit_on_new_prompts_holds_it_to_them(command: Command, lines: list[
     assert "another audit (of the prompts of all.jsonl)" in again.err
     own = command("audit", "run", "--checks", "held-out", "--task", "p.jsonl", "-o", "own")
     assert "prompts it was found on" in own.out
+    Path("p.jsonl").write_text("\n".join(lines[20:]))  # no longer what the run was found on
+    changed = command("audit", "run", "--checks", "held-out", "-o", "changed")
+    assert "those of 'p.jsonl', which the run names, have changed" in changed.err
+    assert "prompts of which it is not known whether" in changed.out
 
 
 def test_held_out_prompts_that_are_given_go_before_those_that_the_run_names(
