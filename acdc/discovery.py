@@ -16,10 +16,10 @@ from acdc.circuit.checks import warn_of_size
 from acdc.circuit.rules import Rule
 from acdc.engine import memory, ranks
 from acdc.engine.belonging import belonging, weights_digest
-from acdc.engine.circuits import measure_circuits
+from acdc.engine.circuits import measure_circuits, measure_prompts
 from acdc.engine.neurons import NO_CONSTANTS
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_type, refuse_renamed, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_number, check_type, refuse_renamed, unknown
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph, Unit
 from acdc.graph.units import UNITS
@@ -179,6 +179,9 @@ def discover(
         EmptyCircuitError: nothing is left, or nothing can be found.
         AcdcError: unknown method or option, or more than one way of saying how much to keep.
     """
+    for what, amount in (("a threshold", threshold), ("a faithfulness", faithfulness)):
+        if amount is not None:
+            check_number(what, amount)
     target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
     rule = Rule.of(select)
     if rule.name not in ("top", "greedy") and edges is None:
@@ -201,8 +204,9 @@ def discover(
     problem = _resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
     if searches:
         problem.check_memory("search")
-    full, (empty,) = measure_circuits(problem, [np.zeros_like(problem.graph.valid)])
-    warn_if_useless(dataset, full, empty)
+    (measured,) = measure_prompts(problem, [np.zeros_like(problem.graph.valid)])
+    warn_if_useless(dataset, measured.full, measured.circuits[0])
+    full, empty = float(measured.full.mean()), float(measured.circuits[0].mean())
     rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
     if not target.given and (not searches or "faithfulness" in record.targets):
         target = Target(faithfulness=dataset.faithfulness)

@@ -53,6 +53,16 @@ def check_whole(what: str, given: object, *, least: int, most: int | None = None
         raise AcdcError(f"expected {what} of at most {most}, got {given!r:.60}")
 
 
+def check_number(what: str, given: object) -> None:
+    """Refuse what is no number (True is none).
+
+    Raises:
+        AcdcError: says what was expected and given.
+    """
+    if not isinstance(given, numbers.Real) or isinstance(given, bool):
+        raise AcdcError(f"expected {what} as a number, got {given!r:.60}")
+
+
 def refuse_renamed(given: Iterable[str], renamed: Mapping[str, str]) -> None:
     """Refuse a name of the last version.
 

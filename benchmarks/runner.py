@@ -33,8 +33,10 @@ from acdc.benchmarks.trials import PAUSE, Key, Slot, Trial, hand_out
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.provenance import library_versions
 from acdc.discovery import discover, score
+from acdc.engine.belonging import changes
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.measure import bind
+from acdc.engine.plain_run import embedded
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, WriteError
 from acdc.evaluation.curve import Curve, curve
@@ -194,7 +196,12 @@ class Subject:
         recipe = acdc.tasks.load(case.task, ablation=case.ablation, seed=seed, **case.task_options)
         data = recipe.prepare(model)
         graph = model.graph(qkv=case.qkv, inputs=case.inputs)
+        with torch.no_grad():
+            embedded(model, graph, data.discovery[:1])  # refuses a graph whose inputs the model does not have
         truth = _truth(case, graph, data)
+        if case.truth is not None and (line := _other_weights(case.truth, model, data)):
+            warnings.warn(line, stacklevel=2)
+            data = dataclasses.replace(data, warnings=(*data.warnings, line))
         blind = None
         if truth is not None and isinstance(recipe, ProgramTask):
             blind = dataclasses.replace(recipe, witnesses=False).prepare(model)
@@ -224,6 +231,12 @@ def _truth(case: Case, graph: Graph, data: Dataset) -> BoolArray | None:
             f"the true circuit in {case.truth} is not of the graph of {case.model}: {circuit.graph.unlike(graph)}"
         )
     return circuit.edges
+
+
+def _other_weights(truth: str, model: Model, data: Dataset) -> str | None:
+    """A warning, if the true circuit was found with other weights than the model's."""
+    line = changes(true_circuit(truth).provenance, model, data).get("weights")
+    return line and f"the true circuit in {truth} may be of another model: {line}"
 
 
 def run_row(suite: str, subject: Subject, method: str, *, folder: Path, memory: str | None = None) -> Row:

@@ -71,6 +71,18 @@ def mean_interval(
     return low, high
 
 
+def is_above_zero(values: npt.ArrayLike, *, confidence: float = CONFIDENCE) -> bool | None:
+    """Whether the mean over prompts is told to be above 0, by a one-sided test; None where no interval is to be had.
+
+    Args:
+        values: as for `mean_interval`.
+    """
+    low, _ = mean_interval(
+        values, confidence=2 * confidence - 1
+    )  # what a two-sided interval leaves out is half below
+    return None if np.isnan(low) else bool(low > 0)
+
+
 def ratio_interval(
     numerator: npt.ArrayLike, denominator: npt.ArrayLike, *, confidence: float = CONFIDENCE
 ) -> Interval:

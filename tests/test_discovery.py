@@ -341,6 +341,8 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
         ("eap", {"threshold": float("nan")}, "threshold of at least 0, got nan"),
         ("guided", {"edges": 0}, "number of edges of at least 1, got 0"),
         ("guided", {"faithfulness": 0}, "above 0 and at most 1, got 0"),
+        ("guided", {"faithfulness": "0.9"}, "a faithfulness as a number, got '0.9'"),
+        ("eap", {"threshold": True}, "a threshold as a number, got True"),
         ("guided", {"faithfulness": 2}, "above 0 and at most 1, got 2"),
         ("eap", {"batch_size": 0}, "batch size of at least 1, got 0"),
         ("eap", {"metric": "accuracy"}, "'accuracy' has no gradient"),

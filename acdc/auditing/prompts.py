@@ -7,12 +7,12 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-import torch
-
 from acdc.errors import TaskError
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.repeats import among, without
 from acdc.tasks.task import Dataset, Task
+from acdc.tasks.tokenise import ModelLike
 
 FAR = 7_919_000
 """Added to a task's seed for prompts of another draw."""
@@ -33,17 +33,62 @@ class Fresh(NamedTuple):
     unseen: bool
 
 
-def fresh_prompts(
-    task: object, model: Model, dataset: Dataset, size: int, *, seed: int = 0, **settings: Any
-) -> Fresh:
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """A task's prompts beside those that a circuit was found on: what is among these is known, and the rest is new.
+
+    Attributes:
+        task: the prompts to judge a circuit on.
+        known: those that it was found on; None if they cannot be had, so that nobody knows which are new.
+    """
+
+    task: Task
+    known: Prompts | None
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def description(self) -> str:
+        return self.task.description
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    @property
+    def ablation(self) -> str:
+        return self.task.ablation
+
+    @property
+    def seed(self) -> int:
+        return self.task.seed
+
+    def prepare(self, model: ModelLike) -> Dataset:
+        """The known prompts as those of discovery, and the new ones as held out."""
+        data = self.task.prepare(model)
+        if self.known is None:
+            return data
+        given = data.discovery if data.held_out is None else data.held_out
+        new = None if all(among(given, self.known)) else without(given, self.known)
+        return dataclasses.replace(data, discovery=self.known, held_out=new, tokens=None)
+
+
+def draws(task: object) -> bool:
+    """Whether new prompts of a task can be drawn at will: it is a recipe with a seed and a size."""
+    return isinstance(task, Task) and dataclasses.is_dataclass(task) and {"seed", "size"} <= _fields(task)
+
+
+def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed: int = 0, **settings: Any) -> Fresh:
     """As many prompts as can be had that were not in discovery.
 
     Args:
         task: a recipe with a seed and a size draws new ones; from a dataset or bare prompts the held-out ones are
-            taken, or if these are too few those of discovery.
+            taken, or if these are too few those of discovery; so from a task `Beside` what a circuit was found on.
         settings: of the recipe, to be changed.
     """
-    if isinstance(task, Task) and dataclasses.is_dataclass(task) and {"seed", "size"} <= _fields(task):
+    if draws(task):
         changed: dict[str, Any] = {"seed": task.seed + FAR + seed, **settings}
         if "witnesses" in _fields(task):
             changed["witnesses"] = False
@@ -55,6 +100,10 @@ def fresh_prompts(
                     return Fresh(drawn, "fresh prompts", unseen=True)
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
+    if isinstance(task, Beside) and task.known is None:
+        return Fresh(
+            held_out or found, "prompts of which it is not known whether it was found on them", unseen=False
+        )
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):
         return Fresh(held_out, "held-out prompts", unseen=True)
     how = _more(len(found), 0 if held_out is None else len(held_out))
@@ -71,20 +120,3 @@ def _more(n_found: int, n_held_out: int) -> str:
 
 def _fields(record: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(record)}
-
-
-def without(prompts: Prompts, others: Prompts) -> Prompts:
-    """The prompts that are not among others, by their clean and corrupted tokens."""
-    known = set(_rows(others))
-    new = [i for i, row in enumerate(_rows(prompts)) if row not in known]
-    if not new:
-        raise TaskError("every prompt to judge it on is among those that it was found on: give others")
-    return prompts[torch.tensor(new, device=prompts.clean.device)]
-
-
-def _rows(prompts: Prompts) -> list[tuple[int, ...]]:
-    rows = []
-    parts = zip(prompts.clean.tolist(), prompts.corrupted.tolist(), prompts.mask.tolist(), strict=True)
-    for clean, corrupted, mask in parts:
-        rows.append((*(c for c, m in zip(clean, mask, strict=True) if m), -1, *corrupted[: sum(mask)]))
-    return rows

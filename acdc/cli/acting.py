@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust, as_found
+from acdc.cli.again import as_found
+from acdc.cli.neurons import say_unused
+from acdc.cli.options import AblationName, Device, Dtype, Json, Run, Trust
 from acdc.errors import AcdcError
 
 EXPORTS = ("checkpoint", "circuit-model", "lists")
@@ -41,6 +43,9 @@ def run(
 
     Example: acdc run runs/ioi "When Mary and John went to the store, John gave a drink to"
     """
+    for what, given in (("the text", text), ("--corrupted", corrupted)):
+        if given is not None and not given.strip():
+            raise AcdcError(f"{what} is empty: give a prompt, like those of the circuit's task")
     with terminal.quiet_libraries():
         from acdc.acting import CircuitModel, say
         from acdc.acting.saying import go_on
@@ -49,6 +54,7 @@ def run(
         circuit, model, task = as_found(
             run, ablation=ablation, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        say_unused(run)
         subject = CircuitModel.of(model, task, circuit, ablation=ablation)
         said = say(subject, text, corrupted=corrupted, top=top)
         if model.tokenizer is not None:

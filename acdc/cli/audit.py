@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from acdc.auditing.names import NAMES
 from acdc.cli import terminal
+from acdc.cli.again import found_on, load_again, placed, settings_again
 from acdc.cli.groups import PromptOptions
+from acdc.cli.neurons import say_unused
 from acdc.cli.options import (
     MODEL,
     OUTPUT,
@@ -30,10 +32,12 @@ from acdc.cli.options import (
     TaskOption,
     Trust,
     listed,
-    load_again,
     load_task,
 )
 from acdc.errors import AcdcError, unknown
+
+if TYPE_CHECKING:
+    from acdc.tasks import Task
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -103,6 +107,8 @@ def audit(
         import acdc
         from acdc.auditing.audit import report_json
         from acdc.auditing.page import page
+        from acdc.auditing.prompts import Beside, draws
+        from acdc.engine.belonging import prompts_digest
         from acdc.store.writing import write_atomically
 
         names = None if checks is None else listed(checks, "checks")
@@ -110,7 +116,8 @@ def audit(
             if name not in NAMES:
                 raise unknown("check", name, NAMES)
         circuit = acdc.Circuit.load(run)
-        made = circuit.provenance
+        say_unused(run)
+        made = placed(run, circuit.provenance)
         if not (task or made.task):
             raise AcdcError(
                 f"{run} does not say for which task the circuit is: give --task a name or a file of prompts"
@@ -118,20 +125,27 @@ def audit(
         if not made.model:
             raise AcdcError(f"{run} does not say of which model the circuit is")
         folder = out or (run.parent if run.is_file() else run)
-        if not folder.is_dir():
-            raise AcdcError(f"cannot write to {folder}: there is no such folder")
+        if not folder.is_dir() and folder.exists():
+            raise AcdcError(f"cannot write to {folder}: it is no folder")
         where = folder / "audit.json"
         settings = PromptOptions(task_option, task_format).settings
-        if task in (None, made.task):
-            settings = made.task_options | settings
-        recipe = load_task(
-            task or made.task, settings, metric=metric or made.metric or None,
+        own = task in (None, made.task, circuit.provenance.task)
+        settings = settings_again(made, settings) if own else settings
+        recipe: Task = load_task(
+            made.task if task is None or own else task, settings, metric=metric or made.metric or None,
             ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
         )  # fmt: skip
         other = None if shift is None else load_task(shift, {})
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if force:
             where.unlink(missing_ok=True)
+        _check_task_of(where, recipe.name)
+        if not draws(recipe):
+            data = recipe.prepare(subject)
+            changed = prompts_digest(data.discovery) != made.prompts_sha256
+            if changed and (made.prompts_sha256 or not own):  # an imported circuit goes by the task it was given
+                recipe = Beside(recipe, found_on(made, data, subject))
+        folder.mkdir(parents=True, exist_ok=True)
         with terminal.going_on(where), terminal.progress_bar() as progress:
             report = acdc.audit(
                 subject, recipe, circuit, level="quick" if quick else "full" if full else "usual", checks=names,
@@ -151,6 +165,21 @@ def audit(
         if finding.verdict == "fail":
             facts[finding.check] = finding.advice
     terminal.print_facts((facts | {"page": str(folder / "audit.html"), "record": str(where)}).items())
+
+
+def _check_task_of(notes: Path, task: str) -> None:
+    """Refuse notes of an audit on another task's prompts, whose findings are not to stand beside those of this one."""
+    from acdc.store.reading import read_json
+
+    try:
+        noted = read_json(notes)["task"] if notes.is_file() else task
+    except (AcdcError, KeyError, TypeError):  # which is said where they are read
+        return
+    if noted != task:
+        raise AcdcError(
+            f"{notes} holds the findings of another audit (of the prompts of {noted}): write to another folder with "
+            "--out, or replace it with --force"
+        )
 
 
 def seconds_of(text: str) -> float:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust, as_found
+from acdc.cli.again import as_found
+from acdc.cli.neurons import say_unused
+from acdc.cli.options import Device, Dtype, Force, Json, Memory, Run, Trust
 from acdc.errors import AcdcError
 
 
@@ -52,6 +54,7 @@ def certify(
         circuit, subject, recipe = as_found(
             run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+        say_unused(run)
         with terminal.progress_bar() as progress:
             certificate = certificates.certify(
                 subject, recipe, circuit, strength=strength, enumerate=enumerate,  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Device, Dtype, Json, Trust, load_again, task_again
+from acdc.cli.again import load_again, placed, task_again
+from acdc.cli.options import Device, Dtype, Json, Trust
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ def compare(
         from acdc.evaluation.compare import compare as compared
 
         circuits = [Circuit.load(run) for run in runs]
+        folder_of = {id(circuit): run for circuit, run in zip(circuits, runs, strict=True)}
         models: dict[tuple[str | None, ...], Model] = {}
 
         def opened(circuit: Circuit) -> tuple[Model, Task]:
-            made = circuit.provenance
+            made = placed(folder_of[id(circuit)], circuit.provenance)
             key = (made.model, made.revision, made.tokenizer)
             if key not in models:
                 models[key] = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -10,7 +10,8 @@ import typer
 from acdc.cli import neurons as cli_neurons
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
-from acdc.cli.options import Force, RolesFile, Run, load_again, roles_of, task_again
+from acdc.cli.again import load_again, placed, task_again
+from acdc.cli.options import Force, RolesFile, Run, roles_of
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def draw(
         replace = terminal.check_new_file(path, force=force, own=None if out else b'id="node:')
         edges = shown = None
         if truth or prompt is not None:
-            model, data = _again(circuit)
+            model, data = _again(run, circuit)
             edges = _true_edges(circuit, data) if truth else None
             shown = None if prompt is None else viz.ShownPrompt.of(data, model, prompt)
         picture = viz.draw(
@@ -85,11 +86,11 @@ def draw(
     terminal.print_line(path)
 
 
-def _again(circuit: Circuit) -> tuple[Model, Dataset]:
+def _again(run: Path, circuit: Circuit) -> tuple[Model, Dataset]:
     """The circuit's own model and task."""
     from acdc.engine.belonging import changes
 
-    made = circuit.provenance
+    made = placed(run, circuit.provenance)
     recipe, model = task_again(made), load_again(made)
     data = recipe.prepare(model)
     for line in changes(made, model, data).values():

@@ -24,6 +24,7 @@ from acdc.cli import positions as cli_positions
 from acdc.cli import processes, questions, report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.acting import run
+from acdc.cli.again import found_on, judged_on, load_again, naming_task_of, placed, settings_again, unseen
 from acdc.cli.audit import audit
 from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
@@ -50,16 +51,13 @@ from acdc.cli.options import (
     Run,
     TaskName,
     Trust,
+    as_used,
     command_digest,
-    load_again,
     load_model,
     load_task,
-    naming_task_of,
     options,
     own_task,
     short,
-    task_again,
-    without_known,
 )
 from acdc.cli.positions import positions
 from acdc.cli.trace import trace
@@ -187,6 +185,8 @@ def discover(
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
+        if units != "neuron" and getattr(context.get_parameter_source("inside"), "name", "") == "COMMANDLINE":
+            raise AcdcError(f"--inside {inside} is of --units neuron, and these are {units}s: leave it out")
         method = method or DEFAULT_SEARCH
         method_options = options(option)
         if front:
@@ -251,7 +251,9 @@ def discover(
                 f"{counted(dangling, 'more edge')} at the threshold {are(dangling)} left out: on no path to the logits",
                 "bold",
             )
-        made = circuit.provenance.having(task=name, task_options=settings, command=("acdc", *sys.argv[1:]))
+        made = circuit.provenance.having(
+            task=name, task_options=as_used(settings, recipe), command=("acdc", *sys.argv[1:])
+        )
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:
             if inner is not None:
@@ -346,31 +348,34 @@ def evaluate(
 
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
-        made = circuit.provenance
-        settings = prompts.settings
-        if task in (None, made.task):
-            settings = made.task_options | settings
+        cli_neurons.say_unused(run)
+        made = placed(run, circuit.provenance)
+        own = task in (None, made.task, circuit.provenance.task)
+        settings = settings_again(made, prompts.settings) if own else prompts.settings
         own_seed = made.seed or 0
-        with contextlib.nullcontext() if task else naming_task_of(made):
+        with naming_task_of(made) if task is None else contextlib.nullcontext():
             recipe = load_task(
-                task or made.task, settings, metric=metric or made.metric, ablation=ablation or made.ablation,
-                seed=own_seed if seed is None else seed, memory=memory,
+                made.task if task is None or own else task, settings, metric=metric or made.metric,
+                ablation=ablation or made.ablation, seed=own_seed if seed is None else seed, memory=memory,
             )  # fmt: skip
-        known = bool(made.prompts_sha256) and task in (None, made.task)  # an imported circuit does not say
-        found_here = known and settings == made.task_options and seed in (None, own_seed)
-        if not found_here:  # other prompts were asked for
+        as_it_was = own and settings == made.task_options and seed in (None, own_seed)
+        found_here = as_it_was and bool(made.prompts_sha256)  # an imported circuit does not say
+        if not as_it_was:  # other prompts were asked for
             warnings.filterwarnings("ignore", message="the (held-out )?prompts of .* differ")
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         data = recipe.prepare(subject)
         for warning in data.warnings:
             terminal.warn(warning)
-        if known and not found_here and data.held_out is not None:
-            data = without_known(data, task_again(made).prepare(subject).discovery)
+        known = None if as_it_was else found_on(made, data, subject)
+        if not as_it_was:
+            data, found_here = unseen(data, known)
         with terminal.progress_bar() as progress:
             evaluation = acdc.evaluate(
                 subject, data, circuit, batch_size=batch_size, memory=memory, random_circuits=random_circuits,
                 seed=data.seed, progress=progress,
             )  # fmt: skip
+            if not as_it_was:
+                evaluation = judged_on(evaluation, found_here if known is not None else None)
             more: dict[str, Any] = {}
             if curve:
                 if circuit.scores is None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import BatchSize, Device, Dtype, Force, Json, Memory, Run, Trust, as_found
+from acdc.cli.again import as_found
+from acdc.cli.options import BatchSize, Device, Dtype, Force, Json, Memory, Run, Trust
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -126,6 +127,15 @@ def beside(run: Path, circuit: Circuit) -> Mapping[str, BoolArray] | None:
     except AcdcError as error:
         terminal.warn(str(error))
         return None
+
+
+def say_unused(run: Path) -> None:
+    """A note where a run has neurons and what follows is of its circuit of edges alone."""
+    from acdc.neurons.circuit import NAME
+
+    if ((run.parent if run.is_file() else run) / NAME).is_file():
+        what = "all neurons of the nodes that the circuit keeps are used"
+        terminal.say("note", f"{NAME} is not taken into account: {what}", "bold")
 
 
 def record(found: NeuronCircuit, evaluation: NeuronEvaluation) -> dict[str, Any]:

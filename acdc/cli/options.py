@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +12,10 @@ from acdc.cli import terminal
 from acdc.errors import AcdcError, near_misses, unknown
 
 if TYPE_CHECKING:
-    from acdc.circuit import Circuit, Provenance
+    from acdc.circuit import Provenance
     from acdc.graph import Graph
     from acdc.model.model import Model
     from acdc.tasks import Task
-    from acdc.tasks.prompts import Prompts
     from acdc.tasks.task import Dataset
 
 PROMPTS, MODEL, OUTPUT = "Prompts", "Model", "Output"
@@ -211,6 +207,14 @@ def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> Task:
     return tasks.load(name, **given, **settings)
 
 
+def as_used(settings: dict[str, Any], recipe: Task) -> dict[str, Any]:
+    """The settings of a task with the size that there was, where a file has fewer prompts than were asked for."""
+    lines = getattr(getattr(recipe, "task", recipe), "lines", None)
+    if lines is None or "size" not in settings:
+        return settings
+    return settings | {"size": min(settings["size"], len(lines))}
+
+
 def load_model(name: str, **options: Any) -> Model:
     """The model; one thread for a tiny one, which more threads slow down."""
     import torch
@@ -223,66 +227,6 @@ def load_model(name: str, **options: Any) -> Model:
     if model.device.type == "cpu" and sum(p.numel() for p in model.module.parameters()) < 1_000_000:
         torch.set_num_threads(1)
     return model
-
-
-def load_again(made: Provenance, **options: Any) -> Model:
-    """The model that a result is of, at its revision and with its tokenizer."""
-    return load_model(made.model, revision=made.revision, tokenizer=made.tokenizer, **options)
-
-
-def task_again(made: Provenance, *, ablation: str | None = None, memory: str | None = None) -> Task:
-    """The task that a result is of, with the settings it was found with, but for what is given."""
-    with naming_task_of(made):
-        return load_task(
-            made.task, dict(made.task_options), metric=made.metric or None,
-            ablation=ablation or made.ablation or None, seed=made.seed or 0, memory=memory,
-        )  # fmt: skip
-
-
-@contextlib.contextmanager
-def naming_task_of(made: Provenance) -> Iterator[None]:
-    """An error about a task is said to be of the task that a run names."""
-    try:
-        yield
-    except AcdcError as error:
-        raise AcdcError(
-            f"{error} (the run names {made.task!r} as its task and {made.metric!r} as its metric: a file's path is "
-            "taken from the current folder, and prompts or a metric that only Python had are not in the run)"
-        ) from None
-
-
-def without_known(data: Dataset, known: Prompts) -> Dataset:
-    """A dataset without the held-out prompts that a circuit was found on; a note says how many they were."""
-    from acdc.auditing.prompts import without
-
-    assert data.held_out is not None
-    unseen = without(data.held_out, known)
-    if seen := len(data.held_out) - len(unseen):
-        terminal.say(
-            "note",
-            f"{seen} of {len(data.held_out)} held-out prompts are among those that the circuit was found on: left out",
-            "bold",
-        )
-    return dataclasses.replace(data, held_out=unseen)
-
-
-def as_found(
-    run: Path, *, ablation: str | None = None, memory: str | None = None, **loading: Any
-) -> tuple[Circuit, Model, Task]:
-    """The circuit of a run, its model, and its task as it was found on.
-
-    Raises:
-        AcdcError: the run does not say of which model or for which task it is.
-    """
-    from acdc import Circuit
-
-    circuit = Circuit.load(run)
-    made = circuit.provenance
-    for what, name in (("of which model", made.model), ("for which task", made.task)):
-        if not name:
-            raise AcdcError(f"{run} does not say {what} the circuit is, so neither can be loaded again")
-    task = task_again(made, ablation=ablation, memory=memory)  # before the long work
-    return circuit, load_again(made, **loading), task
 
 
 def prepared(

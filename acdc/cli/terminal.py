@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from acdc.engine.problem import Progress as ProgressCallback
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True)
+EVERY = 30.0
+"""Seconds between lines of progress where there is no terminal for a bar."""
 
 
 # ---- messages ---------------------------------------------------------------------------------------------------
@@ -118,18 +121,21 @@ def usable_streams() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[ProgressCallback]:
-    """A bar with the time left, on a terminal; it leaves a line that says how long checking the model took."""
+    """A bar with the time left, on a terminal, and elsewhere (a log) a line now and then.
+
+    It leaves a line that says how long checking the model took.
+    """
     from acdc.model.check import count_seconds
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     shown = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
     with count_seconds() as checking, shown as bars:
         bar = bars.add_task("", total=None)
-        current, largest = "", 0.0
+        current, largest, said = "", 0.0, time.monotonic()
         from acdc.engine.problem import NeedText
 
         def progress(done: int, total: int | None, text: str) -> None:
-            nonlocal current, largest
+            nonlocal current, largest, said
             if isinstance(text, NeedText):
                 if text.bytes > largest:
                     largest = text.bytes
@@ -139,6 +145,10 @@ def progress_bar() -> Iterator[ProgressCallback]:
                 current = text
                 bars.reset(bar, description=escape(printable(text)))
             bars.update(bar, completed=done, total=total)
+            if not messages.is_terminal and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                far = f", {done:,}" * bool(done or total) + (f" of {total:,}" if total else "")
+                say("progress", f"{text or 'working'}{far}", "bold")
 
         yield progress
     if checking.total:

@@ -13,6 +13,7 @@ import typer
 
 from acdc.cli import neurons as cli_neurons
 from acdc.cli import terminal
+from acdc.cli.again import load_again, nearby, placed, task_again
 from acdc.cli.exchange import has_positions
 from acdc.cli.options import (
     MODEL,
@@ -26,11 +27,9 @@ from acdc.cli.options import (
     RolesFile,
     Run,
     Trust,
-    load_again,
     load_model,
     load_task,
     roles_of,
-    task_again,
 )
 from acdc.errors import AcdcError
 
@@ -135,8 +134,9 @@ def _positional(
         tokens = None
         if not no_model:
             try:
-                model = load_model(circuit.model, **loading)
-                tokens = example_tokens(model, load_task(circuit.task, {}, seed=circuit.seed), circuit)
+                model = load_model(nearby(run, circuit.model), **loading)
+                task = load_task(nearby(run, circuit.task), {}, seed=circuit.seed)
+                tokens = example_tokens(model, task, circuit)
             except (AcdcError, OSError) as error:
                 terminal.warn(f"the page goes without tokens, which need the model: {' '.join(str(error).split())}")
         given = None if roles is None else roles_of(roles, circuit.graph)
@@ -170,9 +170,10 @@ def write(
         if no_model:
             found, truth = Findings(notes=("Made without the model, so nothing was measured for it.",)), None
         else:
+            cli_neurons.say_unused(run)
             try:
                 found, truth = _investigate(
-                    circuits, prompts=prompts, sizes=sizes, effects=effects, batch_size=batch_size, memory=memory,
+                    run, circuits, prompts=prompts, sizes=sizes, effects=effects, batch_size=batch_size, memory=memory,
                     device=device, dtype=dtype, trust_remote_code=trust_remote_code,
                 )  # fmt: skip
             except (AcdcError, OSError) as error:
@@ -204,6 +205,7 @@ def _circuits(runs: list[Path]) -> dict[str, Circuit]:
 
 
 def _investigate(
+    run: Path,
     circuits: dict[str, Circuit],
     *,
     prompts: int,
@@ -223,8 +225,9 @@ def _investigate(
     made = first.provenance
     if sizes is not None and any(size > first.graph.n_edges for size in sizes):
         raise _BadRequest(f"expected sizes of at most {first.graph.n_edges}, the edges there are, got {max(sizes)}")
-    recipe = task_again(made, memory=memory)
-    model = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    at_hand = placed(run, made)
+    recipe = task_again(at_hand, memory=memory)
+    model = load_again(at_hand, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
     others = [name for name in circuits if name not in same]

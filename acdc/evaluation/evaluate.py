@@ -35,6 +35,7 @@ from acdc.evaluation.reproduction import Reproduction, reproduction
 from acdc.metrics import (
     CONFIDENCE,
     NO_INTERVAL,
+    OUTCOMES,
     confusion,
     faithfulness,
     faithfulness_interval,
@@ -88,7 +89,8 @@ class Evaluation(Shown):
 
     Attributes:
         prompts: "held-out", "discovery" if the circuit was judged on the prompts it was found on, or "other" if there
-            are no held-out ones and the circuit was found on other prompts than these.
+            are no held-out ones and the circuit was found on other prompts than these; `acdc evaluate` says "given"
+            where it is not known.
         changed: which of "weights", "prompts" and "held-out prompts" are not as they were when the circuit was found
             (see `acdc.engine.belonging`).
         full, empty, circuit: the metric for the full model, the circuit without edges, and the circuit.
@@ -213,7 +215,8 @@ def evaluate(
         confidence: of the intervals; None: no intervals.
 
     Warns:
-        UserWarning: the weights, or the prompts of the task of that name, are not those the circuit was found with.
+        UserWarning: the weights, or the prompts of the task of that name, are not those the circuit was found with; or
+            it was found by a function as metric, and none is given to judge it by.
 
     Raises:
         AcdcError: the circuit belongs to another graph than the model's.
@@ -226,6 +229,13 @@ def evaluate(
     for what, line in changed.items():
         if what == "weights" or dataset.name in (circuit.provenance.task, Path(circuit.provenance.task).name):
             warnings.warn(line, stacklevel=5)
+    found_by = circuit.provenance.metric
+    if metric is None and found_by not in ("", dataset.metric.name, *OUTCOMES):
+        warnings.warn(
+            f"the circuit was found by the metric {found_by!r}, which acdc does not know by name, and is judged by "
+            f"{dataset.metric.name}: give it as metric, or another one to judge by",
+            stacklevel=5,
+        )
     problem = judging_problem(
         model,
         dataset,
@@ -244,7 +254,7 @@ def evaluate(
     circuits = [nothing, circuit.edges, *([np.stack(others)] if others else [])]
     measured, *over_vocabulary = measure_prompts(problem, circuits, outcomes)
     full, (empty, value, *random_values) = float(measured.full.mean()), measured.circuits.mean(axis=1).tolist()
-    warn_if_useless(dataset, full, empty)
+    warn_if_useless(dataset, measured.full, measured.circuits[0])
     on_discovery = faithfulness(value, full=full, empty=empty)
     if dataset.held_out is not None:
         found_on = dataclasses.replace(problem, prompts=dataset.discovery)

@@ -12,9 +12,18 @@ from acdc.circuit import Circuit, Scores, selection
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, Graph, units_of
-from acdc.metrics import NO_INTERVAL, OUTCOMES, Outcome, magnitude_interval, ratio_interval, relative_difference
+from acdc.metrics import (
+    NO_INTERVAL,
+    OUTCOMES,
+    Outcome,
+    is_above_zero,
+    magnitude_interval,
+    ratio_interval,
+    relative_difference,
+)
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
+from acdc.shown import counted
 from acdc.store.amounts import bytes_of
 
 if TYPE_CHECKING:
@@ -70,14 +79,26 @@ def intervals(confidence: float | None) -> Callable[..., tuple[float, float]]:
     return lambda function, *arrays, **options: function(*arrays, confidence=confidence, **options)
 
 
-def warn_if_useless(dataset: Dataset, full: float, empty: float) -> None:
-    """Warn if the model does the task no better on clean prompts than with everything ablated."""
-    if full == empty or (dataset.metric.higher_is_better and full <= empty):
-        warnings.warn(
-            f"{dataset.name}: the model does not do the task: {dataset.metric.name} is {full:.4g} on clean prompts "
-            f"and {empty:.4g} with every edge ablated, so a circuit for it means little",
-            stacklevel=6,
-        )
+def warn_if_useless(dataset: Dataset, full: FloatArray, empty: FloatArray) -> None:
+    """Warn unless the model is told to do the task better on clean prompts than with everything ablated.
+
+    Args:
+        full, empty: `[prompt]` metric of the full model and without any edge.
+    """
+    better, on_average = full - empty, float(full.mean() - empty.mean())
+    upwards = dataset.metric.higher_is_better
+    if on_average == 0 or (upwards and on_average < 0):
+        how = ""
+    elif upwards and is_above_zero(better) is False:
+        how = f", as far as {counted(len(better), 'prompt')} can tell"
+    else:
+        return
+    untold = ", a difference that is not told from 0" * bool(how)
+    warnings.warn(
+        f"{dataset.name}: the model does not do the task{how}: {dataset.metric.name} is {full.mean():.4g} on clean "
+        f"prompts and {empty.mean():.4g} with every edge ablated{untold}, so a circuit for it means little",
+        stacklevel=6,
+    )
 
 
 def random_circuits_like(circuit: Circuit, n: int, *, seed: int) -> list[BoolArray]:

@@ -1,20 +1,21 @@
 """Is a task worth looking for a circuit in this model? One report, before hours are spent on the answer no.
 
 The model is run once on the clean and once on the corrupted prompts. What makes a circuit meaningless (the model
-does the task no better on clean prompts than on corrupted ones) is a problem; what makes it weaker is a remark.
+does the task no better on clean prompts than on corrupted ones, or no better than can be told from the prompts) is a
+problem; what makes it weaker is a remark.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from acdc.errors import TaskError
-from acdc.metrics import OUTCOMES, Outcome, Targets
+from acdc.metrics import OUTCOMES, Outcome, Targets, is_above_zero
 from acdc.metrics.outcome import text_log_probabilities
 from acdc.shown import are, counted
 from acdc.store.amounts import bytes_of, size
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _FEW_RIGHT = 0.5
 _STILL_RIGHT = 0.9
+_HELD = "on the held-out prompts "
 _POSITIONS = 512  # read positions of a batch whose logits are held at once
 
 
@@ -110,17 +112,20 @@ def check_task(
         TaskError: the task cannot be prepared for the model, or the model's logits are not finite.
     """
     dataset = as_dataset(task, model, metric=metric)
-    discovery = _quality(dataset.discovery, _run(model, dataset.discovery, dataset.metric, batch_size, memory))
-    held_out = None
-    if dataset.held_out is not None:
-        held_out = _quality(dataset.held_out, _run(model, dataset.held_out, dataset.metric, batch_size, memory))
+    sets = {"": dataset.discovery} if dataset.held_out is None else {"": dataset.discovery, _HELD: dataset.held_out}
+    runs = {where: _run(model, prompts, dataset.metric, batch_size, memory) for where, prompts in sets.items()}
+    found = {where: _quality(prompts, runs[where]) for where, prompts in sets.items()}
+    discovery, held_out = found[""], found.get(_HELD)
+    problems = [text for where, quality in found.items() for text in _problems(dataset.metric, quality, where)]
+    if not problems:
+        problems = list(_untold(dataset.metric, runs.values()))
     return TaskReport(
         task=dataset.name,
         model=model.name,
         metric=dataset.metric.name,
         discovery=discovery,
         held_out=held_out,
-        problems=tuple(_problems(dataset.metric, discovery)),
+        problems=tuple(problems),
         remarks=(*dataset.warnings, *_remarks(dataset, discovery, held_out)),
     )
 
@@ -342,17 +347,35 @@ def _guessed(prompts: Prompts) -> Tensor | None:
     return torch.where(n_answers > 0, n_answers / (n_answers + n_wrong), 1.0).prod(-1)
 
 
-def _problems(metric: Outcome, quality: Quality) -> Iterator[str]:
+def _problems(metric: Outcome, quality: Quality, where: str) -> Iterator[str]:
+    """What the numbers of one set of prompts say against the task; where: which set it is, in words."""
     clean, corrupted = quality.clean, quality.corrupted
-    numbers = f"{metric.name} is {clean:.4g} on clean prompts and {corrupted:.4g} on corrupted ones"
+    numbers = f"{where}{metric.name} is {clean:.4g} on clean prompts and {corrupted:.4g} on corrupted ones"
     if metric.is_distance and corrupted <= clean + 1e-9:
         yield f"the corruption changes nothing in the model's output: {numbers}"
     elif not metric.is_distance and (clean <= corrupted) == metric.higher_is_better:
         yield f"the model does not do this task: {numbers}, so a circuit for it would mean nothing"
     elif quality.right is not None and quality.guessed is not None and quality.right <= quality.guessed < 1:
         yield (
-            f"the model does not do this task: it gets {quality.right:.0%} of the prompts right, and a guess among the "
-            f"answers {quality.guessed:.0%}"
+            f"the model does not do this task: {where}it gets {quality.right:.0%} of the prompts right, and a guess "
+            f"among the answers {quality.guessed:.0%}"
+        )
+
+
+def _untold(metric: Outcome, runs: Iterable[_Run]) -> Iterator[str]:
+    """The same of what separates clean from corrupted prompts on average, if chance alone could have made it.
+
+    All prompts are taken together, as many as there are to tell it by.
+    """
+    if metric.is_distance:
+        return
+    clean, corrupted = (torch.cat(part) for part in zip(*((run.clean, run.corrupted) for run in runs), strict=True))
+    better = (clean - corrupted).double() * (1 if metric.higher_is_better else -1)
+    if is_above_zero(better.numpy()) is False:
+        yield (
+            f"it is not told that the model does this task: {metric.name} is {clean.mean():.4g} on clean prompts and "
+            f"{corrupted.mean():.4g} on corrupted ones, and from {counted(len(better), 'prompt')} that difference is "
+            "not told from 0, so a circuit for it might mean nothing"
         )
 
 

@@ -17,6 +17,7 @@ from acdc.metrics import Outcome
 from acdc.shown import are, counted
 from acdc.tasks.prompt_files import Line, check_lines, read_lines
 from acdc.tasks.prompts import Padding
+from acdc.tasks.repeats import first_of_each
 from acdc.tasks.task import (
     Ablation,
     Dataset,
@@ -60,6 +61,8 @@ class FileTask(ShownTask):
     """Whether lines that the tokenizer does not suit are left out, with a warning; otherwise they are an error."""
     left_out: tuple[str, ...] = ()
     """What is wrong with lines that were left out when the file was read."""
+    remarks: tuple[str, ...] = ()
+    """What else there was to warn of when the file was read."""
 
     @property
     def metric(self) -> str:
@@ -74,7 +77,7 @@ class FileTask(ShownTask):
         rows = _checked(self.lines, model, texts=texts)
         other = _checked(self.held_out, model, texts=texts)
         found: dict[str, list[str]] = {}
-        warnings: list[str] = []
+        warnings: list[str] = list(self.remarks)
         for name, lines, part in ((self.name, self.lines, rows), (self.held_out_name, self.held_out, other)):
             labelled = [(line.label, row) for line, row in zip(lines, part, strict=True)]
             found.setdefault(name, []).extend(f"{label}: {x}" for label, row in labelled for x in row.problems)
@@ -139,11 +142,16 @@ def load_file(
         outcome = resolve_metric(metric if metric is not None else default)
         found, more = found + _without_answers(lines, outcome), more + _without_answers(other, outcome)
         check_lines({str(path): found} | ({} if held_out is None else {str(held_out): more}))
+    lines, remarks = _distinct(lines, path.name)
+    other, more_remarks = _distinct(other, path.name if held_out is None else held_out.name)
     if split is not None:
         lines, other = _split(lines, split, seed, path.name)
     if size is not None and size < len(lines):
         chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
         lines = tuple(lines[i] for i in chosen)
+    elif size is not None and size > len(lines):
+        fewer = f"{counted(len(lines), 'prompt')} {are(len(lines))} used instead of {size}: the file has no more"
+        remarks = (*remarks, f"{path.name}: {fewer}")
     outcome = resolve_metric(metric if metric is not None else default)
     other_name = held_out.name if held_out else path.name
     found = _without_answers(lines, outcome)
@@ -161,7 +169,18 @@ def load_file(
         chosen=metric is not None,
         lenient=lenient,
         left_out=tuple(left_out) if lenient else (),
+        remarks=(*remarks, *more_remarks),
     )
+
+
+def _distinct(lines: tuple[Line, ...], name: str) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """The lines whose prompts and answers did not occur before, and what to warn of."""
+
+    def said(line: Line) -> tuple[object, ...]:
+        return line.pair.clean, line.pair.corrupted, line.pair.answers, line.pair.wrong
+
+    kept, remarks = first_of_each(lines, said, name)
+    return tuple(kept), remarks
 
 
 def _split(

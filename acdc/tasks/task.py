@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -20,6 +21,7 @@ from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.shown import Shown, counted
 from acdc.tasks.prompts import Padding, Prompts, problems
+from acdc.tasks.repeats import distinct
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice, text_of
 
 FAITHFULNESS = 0.95
@@ -150,7 +152,9 @@ def resolve_metric(metric: Metric) -> Outcome:
         return dataclasses.replace(metric, function=_checked(metric.function, metric.name))
     if isinstance(metric, str):
         if metric not in OUTCOMES:
-            raise unknown("metric", metric, OUTCOMES)
+            error = unknown("metric", metric, OUTCOMES)
+            own = "in Python, one of your own is given itself: as_dataset(task, model, metric=FUNCTION)"
+            raise AcdcError(f"{error} ({own})")
         outcome = OUTCOMES[metric]
         return outcome if OUTCOMES.comes_with_acdc(metric) else resolve_metric(outcome)
     if not callable(metric):
@@ -231,8 +235,12 @@ def as_dataset(
     """A dataset for this model from a task, a dataset or bare prompts.
 
     Args:
+        task: of bare prompts, exact repeats are left out.
         metric, ablation: instead of the task's own. For bare prompts the metric is the logit difference if they
             have answers and wrong answers, else KL.
+
+    Warns:
+        UserWarning: bare prompts had repeats, and how many.
 
     Raises:
         TaskError: the prompts don't fit the model, or the metric needs answers they don't have.
@@ -241,7 +249,11 @@ def as_dataset(
     if isinstance(task, Prompts):
         default = "kl" if task.answers is None or task.wrong is None else "logit-difference"
         _check_prompts(task, model)
-        dataset = Dataset("prompts", task, None, OUTCOMES[default], warnings=_bos_warnings(task, model))
+        task, repeats = distinct(task)
+        for line in repeats:  # bare prompts come from Python, where nobody reads a dataset's warnings
+            warnings.warn(line, stacklevel=3)
+        remarks = (*repeats, *_bos_warnings(task, model))
+        dataset = Dataset("prompts", task, None, OUTCOMES[default], warnings=remarks)
     elif isinstance(task, Dataset):
         dataset = task
         for prompts in (task.discovery, task.held_out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import acdc
 from acdc.benchmarks.table import Table
-from acdc.circuit import Circuit
+from acdc.circuit import Circuit, Provenance
 from acdc.metrics import ground_truth
 from command_line import Command, write_prompts
 
@@ -69,6 +70,31 @@ def test_what_every_row_would_say_is_said_once(tmp_path: Path, command: Command)
     )
     assert found.status == 2
     assert "is not of the graph of induction-2l: n_layers=" in found.err
+
+
+def test_a_graph_that_the_model_does_not_have_is_refused_before_any_row(tmp_path: Path, command: Command) -> None:
+    model = acdc.load("tiny-tasks-gqa")  # rotary
+    graph = dataclasses.replace(model.graph(), inputs="split")
+    Circuit(graph, graph.valid).save(tmp_path / "truth")
+    given = ["--model", "tiny-tasks-gqa", "--task", "ioi", "--truth", str(tmp_path / "truth")]
+    found = command("benchmark", *given, "--methods", "random", "-o", str(tmp_path / "o"))
+    assert found.status == 2
+    assert 'inputs="split" needs position embeddings' in found.err
+    assert not Table(tmp_path / "o").rows("own")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_truth_of_other_weights_is_warned_of(tmp_path: Path, command: Command) -> None:
+    graph = acdc.load("induction-2l").graph()
+    write_prompts(tmp_path / "pairs.jsonl", right=12, wrong=0)
+    made = Provenance(model="another", dtype="float32", weights_sha256="0" * 64)
+    Circuit(graph, graph.valid, provenance=made).save(tmp_path / "truth")
+    given = ["--model", "induction-2l", "--task", str(tmp_path / "pairs.jsonl"), "--truth", str(tmp_path / "truth")]
+    found = command("benchmark", *given, "--methods", "random", "-o", str(tmp_path / "o"))
+    assert found.status == 0
+    assert "may be of another model: the weights of induction-2l differ from those" in found.err
+    (row,) = Table(tmp_path / "o").rows("own")
+    assert "the weights of induction-2l differ" in (row.warnings or "")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_what_can_be_shown_is_shown_as_it_is(text: str) -> None:
 def test_only_a_list_of_lines_has_lines(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.say("error", "x: 2 problems\n  line 1\n  line 2\nerror: forged", "bold")
     assert capsys.readouterr().err == "error: x: 2 problems\n  line 1\n  line 2\\nerror: forged\n"
+
+
+def test_a_log_gets_a_line_of_progress_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0, 10, 31, 31, 40, 70, 70])
+    monkeypatch.setattr(terminal, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    with terminal.progress_bar() as progress:
+        for done in (1, 2, 3):
+            progress(done, 2000, "testing edges")
+        progress(0, None, "pruning: 4 edges")
+    assert capsys.readouterr().err == "progress: testing edges, 2 of 2,000\nprogress: pruning: 4 edges\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.engine.references import NOT_LEARNED
 from acdc.errors import AcdcError
-from acdc.evaluation.judging import random_circuits_like
+from acdc.evaluation.judging import random_circuits_like, warn_if_useless
 from acdc.metrics import MIB_SHARES, OUTCOMES
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
@@ -314,6 +315,21 @@ def test_a_circuit_of_another_model_is_refused() -> None:
         acdc.evaluate(model(), prompts(), circuit(), truth=stranger)
 
 
+def test_a_circuit_that_was_found_by_ones_own_metric_is_not_silently_judged_by_another() -> None:
+    def margin(logits: Tensor) -> Tensor:
+        return logits[..., 1] - logits[..., 0]
+
+    on = dataset()
+    circuit = acdc.discover(model(), on, "eap", metric=margin, edges=5)
+    with pytest.warns(
+        UserWarning, match="found by the metric 'margin'.* judged by logit-difference: give it"
+    ) as told:
+        acdc.evaluate(model(), on, circuit, random_circuits=0)
+    assert len(told) == 1
+    for metric in (margin, "logit-difference"):  # as was asked for
+        assert acdc.evaluate(model(), on, circuit, metric=metric, random_circuits=0).metric in ("margin", metric)
+
+
 def test_a_batch_has_a_prompt() -> None:
     with pytest.raises(AcdcError, match="batch size of at least 1, got 0"):
         acdc.evaluate(model(), prompts(), circuit(), batch_size=0)
@@ -326,6 +342,16 @@ def test_a_model_that_does_not_do_the_task_is_a_warning_with_both_numbers() -> N
     (message,) = (str(warning.message) for warning in caught)
     assert f"{result.full:.4g}" in message
     assert f"{result.empty:.4g}" in message
+
+
+def test_a_difference_that_chance_could_make_is_a_warning() -> None:
+    full, empty = np.tile([1.0, -0.9], 10), np.zeros(20)
+    with pytest.warns(UserWarning, match="as far as 20 prompts can tell: .* is 0.05 on .* that is not told from 0"):
+        warn_if_useless(dataset(), full, empty)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_useless(dataset(), full + 1, empty)
+        warn_if_useless(dataset(), full[:4], empty[:4])  # too few to say so
 
 
 def test_prompts_that_do_not_differ_have_no_faithfulness() -> None:

@@ -13,6 +13,7 @@ from acdc.metrics import (
     faithfulness,
     faithfulness_interval,
     faithfulness_range,
+    is_above_zero,
     magnitude_interval,
     mean_interval,
     proportion_interval,
@@ -197,3 +198,13 @@ def test_bad_arguments_are_refused() -> None:
         mean_interval([[1.0, 2.0]])
     with pytest.raises(AcdcError, match="between 0 and 3 successes of 3, got 4"):
         proportion_interval(4, 3)
+
+
+def test_a_mean_is_told_to_be_above_zero_by_a_one_sided_test() -> None:
+    rng = np.random.default_rng(0)
+    told = [is_above_zero(rng.normal(0.0, 1.0, 20)) for _ in range(400)]
+    assert 0.02 < np.mean([x is True for x in told]) < 0.08
+    assert np.mean([is_above_zero(rng.normal(1.0, 1.0, 20)) is True for _ in range(100)]) > 0.95
+    assert is_above_zero([1.0, 2.0, 3.0]) is None  # too few
+    assert is_above_zero([2.0, 2.0]) is True
+    assert is_above_zero([0.0, 0.0]) is False

@@ -14,7 +14,7 @@ from huggingface_hub import constants, errors
 
 import acdc
 import families
-from acdc.cli.options import load_again
+from acdc.cli.again import load_again
 from acdc.errors import AcdcError
 from acdc.model import hub
 from acdc.model.load import load

@@ -80,9 +80,9 @@ def write(folder: Path, *rows: Any, name: str = "theirs.jsonl") -> Path:
 @pytest.mark.parametrize("array", [False, True])
 def test_a_row_becomes_the_pair_that_its_tool_means(name: str, array: bool, tmp_path: Path) -> None:
     row, pair = CASES[name]
-    path = write(tmp_path, [row] * 2) if array else write(tmp_path, row, row)
+    path = write(tmp_path, [row]) if array else write(tmp_path, row)
     for task in (load_file(path), load_file(path, format=name)):
-        assert [line.pair for line in task.lines] == [pair, pair]
+        assert [line.pair for line in task.lines] == [pair]
     if FORMATS[name].metric:
         assert load_file(path).metric == FORMATS[name].metric
 
@@ -100,9 +100,9 @@ def test_years_of_eap_have_to_be_asked_for(tmp_path: Path) -> None:
 
 PEAP_CLEAN = f""",prompt,prompt_id,prefix,IO,and,S1,S1+1,S2,action2,to,length,wrong_token,correct_token,label,split
 0,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,circuit
-1,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,ablation
-2,"{A}",3,1,2,3,4,5,10,11,14,16, John, Mary, Mary,eval
-3,"{A}",3,1,2,3,4,5,10,11,13,14, John, Mary, Mary,eval
+1,"{A}",3,1,2,3,4,5,10,11,14,15, Paul, Mary, Mary,ablation
+2,"{A}",3,1,2,3,4,5,10,11,14,16, Anna, Mary, Mary,eval
+3,"{A}",3,1,2,3,4,5,10,11,13,14, gave, Mary, Mary,eval
 4,"{A}",3,1,2,3,4,5,10,11,14,15, John, Mary, Mary,eval
 """
 PEAP_COUNTER = f""",prompt,prompt_id,length

@@ -43,6 +43,10 @@ def test_metric_and_ablation_can_be_overridden_and_near_misses_are_named() -> No
         as_dataset(PROMPTS, MODEL, metric="logit-diference")
     with pytest.raises(AcdcError, match="unknown ablation 'means': did you mean mean"):
         as_dataset(PROMPTS, MODEL, ablation="means")
+    with pytest.raises(
+        AcdcError, match=r"unknown metric 'margin': .*one of your own is given itself: as_dataset\("
+    ):
+        as_dataset(PROMPTS, MODEL, metric="margin")
     with pytest.raises(AcdcError, match="unknown metric 'klx'"):
         acdc.tasks.load("induction", metric="klx")
 

@@ -1,0 +1,61 @@
+"""Repeated prompts count once, in files and in bare prompts, and which prompts are among others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import acdc.tasks
+from acdc.tasks import Prompts, as_dataset
+from acdc.tasks.repeats import among, without
+from tiny_tokenizers import StandIn
+
+MODEL = StandIn(vocabulary_size=100)
+
+
+def _line(i: int, **more: Any) -> str:
+    pair = {"clean_tokens": [i, 2, 3], "corrupted_tokens": [i, 4, 3], "answer_tokens": 5, "wrong_tokens": [6, 7]}
+    return json.dumps(pair | more)
+
+
+def test_repeats_in_a_file_are_left_out_before_it_is_split_with_one_warning(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(_line(i) for _ in range(4) for i in range(10)))
+    data = acdc.tasks.load(path, split=0.3).prepare(MODEL)
+    assert data.held_out is not None
+    assert (len(data.discovery), len(data.held_out)) == (7, 3)
+    assert [line for line in data.warnings if "left out" in line] == [
+        "mine.jsonl: 30 of 40 prompts are left out, having occurred before with the same answers"
+    ]
+    path.write_text("\n".join([_line(1), _line(1, answer_tokens=8), _line(2)]))
+    other = acdc.tasks.load(path).prepare(MODEL)
+    assert len(other.discovery) == 3  # another answer is asked for
+    assert not other.warnings
+
+
+def test_repeats_among_bare_prompts_are_left_out_with_a_warning() -> None:
+    rows, other = [[1, 2], [3, 2], [1, 2]], [[4, 2], [4, 2], [4, 2]]
+    with pytest.warns(
+        UserWarning, match="1 of 3 prompts is left out, having occurred before with the same answers"
+    ):
+        data = as_dataset(Prompts.from_tokens(rows, other, [5, 6, 5], [7, 7, 7]), MODEL)
+    assert data.discovery.clean.tolist() == [[1, 2], [3, 2]]
+    assert len(as_dataset(Prompts.from_tokens(rows, other, [5, 6, 8], [7, 7, 7]), MODEL).discovery) == 3
+
+
+def test_prompts_are_told_apart_by_their_real_tokens() -> None:
+    some = Prompts.from_tokens([[1, 2], [3, 2, 1]], [[4, 2], [4, 2, 1]], padding="left")
+    others = Prompts.from_tokens([[1, 2], [5, 2]], [[4, 2], [4, 2]])
+    assert among(some, others) == [True, False]
+    assert without(some, others).clean.tolist() == [[3, 2, 1]]
+
+
+def test_a_size_above_what_a_file_has_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(_line(i) for i in range(3)))
+    data = acdc.tasks.load(path, size=5).prepare(MODEL)
+    assert data.warnings == ("mine.jsonl: 3 prompts are used instead of 5: the file has no more",)
+    assert not acdc.tasks.load(path, size=3).prepare(MODEL).warnings
