@@ -20,6 +20,9 @@ FEWEST = 16
 """Prompts below which an audit tells nothing."""
 
 
+NOT_KNOWN = "prompts of which it is not known whether it was found on them"
+
+
 class Fresh(NamedTuple):
     """Prompts to judge a circuit on.
 
@@ -101,9 +104,7 @@ def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed:
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
     if isinstance(task, Beside) and task.known is None:
-        return Fresh(
-            held_out or found, "prompts of which it is not known whether it was found on them", unseen=False
-        )
+        return Fresh(held_out or found, NOT_KNOWN, unseen=False)
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):
         return Fresh(held_out, "held-out prompts", unseen=True)
     how = _more(len(found), 0 if held_out is None else len(held_out))

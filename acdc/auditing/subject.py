@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from acdc.auditing.prompts import FEWEST, Fresh, fresh_prompts
+from acdc.auditing.prompts import FEWEST, NOT_KNOWN, Fresh, fresh_prompts
 from acdc.auditing.record import Level, NotApplicable
 from acdc.circuit import Circuit
 from acdc.circuit.constants import Constants
 from acdc.engine.batches import Batches
+from acdc.engine.belonging import prompts_digest
 from acdc.engine.circuits import Measured, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
@@ -117,6 +118,9 @@ class Subject:
                 f"an audit needs {FEWEST} prompts to judge a circuit on, and there are {n}: give more with --task "
                 "FILE, or find the circuit on more"
             )
+        digest = self.circuit.provenance.prompts_sha256
+        if not found.unseen and digest and digest != prompts_digest(self.dataset.discovery):
+            return found._replace(where=NOT_KNOWN)
         return found
 
     @property

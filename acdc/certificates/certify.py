@@ -311,7 +311,7 @@ def verify(
     if search.distance > b.budget + off:
         _wrong(f"the circuit is {search.distance:.6g} from the model, past {b.budget:.6g}")
     names = circuit.edge_names()
-    if len(rises) and (b.which not in names or rises[names.index(b.which)] > least + off):
+    if least is not None and (b.which not in names or rises[names.index(b.which)] > least + off):
         _wrong(f"the circuit is nearest without {names[int(rises.argmin())]}, not without {b.which!r}")
     checked = [f"within {b.budget:.4g} of the model ({search.distance:.4g})"]
     told = _verify_minimality(problem, search, circuit, certificate, rises, off, checked)

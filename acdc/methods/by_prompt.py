@@ -70,7 +70,7 @@ def sizes_of_halves(scores: FloatArray, n: int, *, seed: int = 0) -> tuple[Float
     rng = np.random.default_rng(seed)
     half = len(scores) // 2
     order = np.stack([rng.permutation(len(scores)) for _ in range(n)])
-    found = []
+    found: list[FloatArray] = []
     for chosen in (order[:, :half], order[:, half : 2 * half]):
         weights = np.zeros((n, len(scores)), dtype=np.float32)
         np.put_along_axis(weights, chosen, 1 / half, axis=1)

@@ -26,14 +26,14 @@ def first_of_each(items: Sequence[T], key: Callable[[T], Hashable], name: str) -
     return list(first.values()), (f"{name}: {of} {are(n)} left out, having occurred before with the same answers",)
 
 
-def distinct(prompts: Prompts) -> tuple[Prompts, tuple[str, ...]]:
-    """Prompts without exact repeats, and what to warn of."""
+def repeats(prompts: Prompts) -> tuple[str, ...]:
+    """What to warn of where some prompts are exact repeats of others."""
     parts = [value for value in vars(prompts).values() if isinstance(value, Tensor)]
-    rows = torch.cat([part.flatten(1).long().cpu() for part in parts], dim=1).tolist()
-    kept, warnings = first_of_each(list(enumerate(rows)), lambda item: tuple(item[1]), "prompts")
-    if not warnings:
-        return prompts, ()
-    return prompts[torch.tensor([i for i, _ in kept], device=prompts.clean.device)], warnings
+    rows = torch.cat([part.flatten(1).long().cpu() for part in parts], dim=1).unique(dim=0)
+    if not (n := len(prompts) - len(rows)):
+        return ()
+    of = counted(n, "prompt", of=len(prompts))
+    return (f"{of} repeat{'s' * (n == 1)} others, and intervals take each for a new one: leave them out",)
 
 
 def pairs(prompts: Prompts) -> list[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
 from acdc.shown import Shown, counted
 from acdc.tasks.prompts import Padding, Prompts, problems
-from acdc.tasks.repeats import distinct
+from acdc.tasks.repeats import repeats
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice, text_of
 
 FAITHFULNESS = 0.95
@@ -235,12 +235,11 @@ def as_dataset(
     """A dataset for this model from a task, a dataset or bare prompts.
 
     Args:
-        task: of bare prompts, exact repeats are left out.
         metric, ablation: instead of the task's own. For bare prompts the metric is the logit difference if they
             have answers and wrong answers, else KL.
 
     Warns:
-        UserWarning: bare prompts had repeats, and how many.
+        UserWarning: bare prompts have repeats, and how many.
 
     Raises:
         TaskError: the prompts don't fit the model, or the metric needs answers they don't have.
@@ -249,10 +248,10 @@ def as_dataset(
     if isinstance(task, Prompts):
         default = "kl" if task.answers is None or task.wrong is None else "logit-difference"
         _check_prompts(task, model)
-        task, repeats = distinct(task)
-        for line in repeats:  # bare prompts come from Python, where nobody reads a dataset's warnings
+        repeated = repeats(task)
+        for line in repeated:  # bare prompts come from Python, where nobody reads a dataset's warnings
             warnings.warn(line, stacklevel=3)
-        remarks = (*repeats, *_bos_warnings(task, model))
+        remarks = (*repeated, *_bos_warnings(task, model))
         dataset = Dataset("prompts", task, None, OUTCOMES[default], warnings=remarks)
     elif isinstance(task, Dataset):
         dataset = task

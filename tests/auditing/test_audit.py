@@ -311,3 +311,16 @@ def test_a_ranking_of_noise_is_not_stable(kept: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(stability, "scores_by_prompt", lambda *_, **__: noise)
     assert stable(Circuit(graph, best)).verdict == "fail"
     assert "say nothing of these" in stable(ranked & Circuit(graph, ~best & graph.valid)).found
+
+
+def test_of_other_prompts_than_a_circuits_own_it_is_not_said_that_it_was_found_on_them() -> None:
+    model = acdc.load("induction-2l")
+    own, other = (acdc.tasks.load("induction", size=16, seed=seed).prepare(model).discovery for seed in (0, 1))
+    circuit = acdc.score(model, own, "eap").top(14)
+    for prompts, said in (
+        (own, "it was found on: none held out"),
+        (other, "it is not known whether it was found on"),
+    ):
+        finding = acdc.audit(model, prompts, circuit, checks=["held-out"])["held-out"]
+        assert finding.verdict == "not applicable"
+        assert said in finding.found

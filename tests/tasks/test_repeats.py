@@ -36,14 +36,12 @@ def test_repeats_in_a_file_are_left_out_before_it_is_split_with_one_warning(tmp_
     assert not other.warnings
 
 
-def test_repeats_among_bare_prompts_are_left_out_with_a_warning() -> None:
+def test_repeats_among_bare_prompts_stay_with_a_warning() -> None:
     rows, other = [[1, 2], [3, 2], [1, 2]], [[4, 2], [4, 2], [4, 2]]
-    with pytest.warns(
-        UserWarning, match="1 of 3 prompts is left out, having occurred before with the same answers"
-    ):
+    with pytest.warns(UserWarning, match="1 of 3 prompts repeats others, and intervals take"):
         data = as_dataset(Prompts.from_tokens(rows, other, [5, 6, 5], [7, 7, 7]), MODEL)
-    assert data.discovery.clean.tolist() == [[1, 2], [3, 2]]
-    assert len(as_dataset(Prompts.from_tokens(rows, other, [5, 6, 8], [7, 7, 7]), MODEL).discovery) == 3
+    assert data.discovery.clean.tolist() == rows
+    assert not as_dataset(Prompts.from_tokens(rows, other, [5, 6, 8], [7, 7, 7]), MODEL).warnings
 
 
 def test_prompts_are_told_apart_by_their_real_tokens() -> None:
