@@ -175,11 +175,7 @@ def load_file(
 
 def _distinct(lines: tuple[Line, ...], name: str) -> tuple[tuple[Line, ...], tuple[str, ...]]:
     """The lines whose prompts and answers did not occur before, and what to warn of."""
-
-    def said(line: Line) -> tuple[object, ...]:
-        return line.pair.clean, line.pair.corrupted, line.pair.answers, line.pair.wrong
-
-    kept, remarks = first_of_each(lines, said, name)
+    kept, remarks = first_of_each(lines, lambda line: line.pair, name)
     return tuple(kept), remarks
 
 

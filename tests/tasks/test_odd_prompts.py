@@ -214,7 +214,7 @@ def test_an_odd_file_is_prompts_or_one_clear_error(seeds: range, tmp_path: Path,
 @pytest.mark.parametrize(
     "seeds", [range(1000), pytest.param(range(1000, 20_000), marks=pytest.mark.slow)], ids=["some", "all"]
 )
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:Sparse", "ignore:.*repeat")
 def test_odd_tensors_are_prompts_or_one_clear_error(seeds: range) -> None:
     outcomes = _sweep_tensors(StandIn(vocabulary_size=50), seeds)
     assert outcomes["read"] > len(seeds) / 20

@@ -108,9 +108,9 @@ def prepared(path: Path, content: Any, model: acdc.Model) -> acdc.tasks.Dataset:
 
 
 def test_a_file_names_tokens_or_texts(tmp_path: Path, model: acdc.Model) -> None:
-    rows = [ROW | {"spans": {"IO": [1], "S": [3], "place": "the store"}}] * 2
+    rows = [ROW | {"spans": {"IO": [1], "S": [3], "place": "the store"}}]
     prompts = prepared(tmp_path / "a.jsonl", rows, model).discovery
-    assert [texts(model, prompts, name)[1] for name in ("IO", "S", "place")] == ["Mary", "John", "the store"]
+    assert [texts(model, prompts, name)[0] for name in ("IO", "S", "place")] == ["Mary", "John", "the store"]
     tokens = {"clean_tokens": [5, 9, 5], "corrupted_tokens": [9, 5, 5], "answer_tokens": 9, "spans": {"x": [1, 2]}}
     prompts = prepared(tmp_path / "b.jsonl", [tokens], model).discovery
     assert prompts.spans["x"].tolist() == [[False, True, True]]
@@ -121,10 +121,10 @@ def test_a_file_names_tokens_or_texts(tmp_path: Path, model: acdc.Model) -> None
 
 def test_positions_of_auto_circuit_are_read(tmp_path: Path, model: acdc.Model) -> None:
     pair = {"clean": ROW["clean"], "corrupt": ROW["corrupted"], "answers": [" Mary"], "wrong_answers": [" John"]}
-    whole = {"seq_labels": ["w"], "word_idxs": {"IO": 1, "S1": 3, "again": 1, "far": 99}, "prompts": [pair] * 2}
+    whole = {"seq_labels": ["w"], "word_idxs": {"IO": 1, "S1": 3, "again": 1, "far": 99}, "prompts": [pair]}
     data = prepared(tmp_path / "a.json", json.dumps(whole), model)
     assert set(data.discovery.spans) == {"IO", "S1"}
-    assert texts(model, data.discovery, "S1") == ["John", "John"]
+    assert texts(model, data.discovery, "S1") == ["John"]
     assert any("named positions are left out" in warning for warning in data.warnings)
 
 
@@ -138,11 +138,11 @@ def test_regions_of_causalgym_are_spans(tmp_path: Path, model: acdc.Model) -> No
         "src_type": "y",
         "task": "z",
     }
-    prompts = prepared(tmp_path / "a.json", json.dumps([row, row]), model).discovery
-    assert texts(model, prompts, "region 1") == ["Mary", "Mary"]
+    prompts = prepared(tmp_path / "a.json", json.dumps([row]), model).discovery
+    assert texts(model, prompts, "region 1") == ["Mary"]
     assert len(prompts.spans) == 5
     uneven = row | {"src": ["When Tom and", " Paul went to the store, Paul gave a drink to"]}
-    assert not prepared(tmp_path / "b.json", json.dumps([uneven, uneven]), model).discovery.spans
+    assert not prepared(tmp_path / "b.json", json.dumps([uneven]), model).discovery.spans
 
 
 @pytest.mark.parametrize(
