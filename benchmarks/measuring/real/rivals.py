@@ -143,7 +143,9 @@ def _scored(model: Model, data: Dataset) -> tuple[Measures, FloatArray, FloatArr
     """The search's prompts, the weakness of each source, and EAP-IG's mean absolute scores, by KL."""
     problem = Problem(model, model.graph(), data.discovery, OUTCOMES["kl"], data.ablation)
     measures = Measures(problem.outcome, problem.searched())
-    total, weakness = attribution(problem.outcome, measures.batches, problem.units, alphas=path(STEPS, data.ablation))
+    total, weakness = attribution(
+        problem.outcome, measures.batches, problem.units, alphas=path(STEPS, data.ablation)
+    )
     sizes = estimates(total, len(data.discovery)).absolute
     assert sizes is not None
     return measures, weakness, sizes
