@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 FORMAT = "acdc-audit"
-VERSION = 2
+VERSION = 3
 
 
 @memory.explained
@@ -109,7 +109,7 @@ def audit(
         other=shift, searches=searches, until=None if limit is None else time.monotonic() + limit,
     )  # fmt: skip
     key = _key(subject)
-    known = _noted(notes, key, level)
+    known = _noted(notes, key, level, dataset.name)
     missing = [check for check in chosen if not _is_of(known.get(check.name), subject)]
     if missing:
         _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
@@ -209,7 +209,7 @@ def _is_of(finding: Finding | None, subject: Subject) -> bool:
     return asked is None or asked == finding.details.get(SEARCHES, {}).get("searches", 0)
 
 
-def _noted(notes: str | Path | None, key: str, level: Level) -> dict[str, Finding]:
+def _noted(notes: str | Path | None, key: str, level: Level, task: str) -> dict[str, Finding]:
     """The findings on this circuit that a file holds.
 
     Raises:
@@ -221,7 +221,7 @@ def _noted(notes: str | Path | None, key: str, level: Level) -> dict[str, Findin
         value = read_json(Path(notes))
         if value["format"] != FORMAT:
             raise ValueError
-        other = value["key"] != key
+        other, of = value["key"] != key, value["task"]
         changed = value.get("sha256") != fields_digest(value)
         known = {row["check"]: _finding(row) for row in value["findings"] if row["seconds"]}
     except (AcdcError, KeyError, TypeError, ValueError):
@@ -229,6 +229,11 @@ def _noted(notes: str | Path | None, key: str, level: Level) -> dict[str, Findin
             f"{notes} is damaged, or not of an audit: expected the findings that an audit notes; delete it to begin "
             "anew, or choose another"
         ) from None
+    if of != task:
+        raise AcdcError(
+            f"{notes} holds the findings of another audit (of the prompts of {of}): write to another folder with "
+            "--out, or replace it with --force"
+        )
     if other:
         raise AcdcError(
             f"{notes} holds the findings of another audit (of another metric, seed, circuit, weights or prompts): "

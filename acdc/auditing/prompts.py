@@ -11,15 +11,13 @@ from acdc.errors import TaskError
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
 from acdc.tasks.repeats import among, without
-from acdc.tasks.task import Dataset, Task
+from acdc.tasks.task import Dataset, OtherPrompts, Task
 from acdc.tasks.tokenise import ModelLike
 
 FAR = 7_919_000
 """Added to a task's seed for prompts of another draw."""
 FEWEST = 16
 """Prompts below which an audit tells nothing."""
-
-
 NOT_KNOWN = "prompts of which it is not known whether it was found on them"
 
 
@@ -37,36 +35,14 @@ class Fresh(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
+class Beside(OtherPrompts):
     """A task's prompts beside those that a circuit was found on: what is among these is known, and the rest is new.
 
     Attributes:
-        task: the prompts to judge a circuit on.
         known: those that it was found on; None if they cannot be had, so that nobody knows which are new.
     """
 
-    task: Task
     known: Prompts | None
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def description(self) -> str:
-        return self.task.description
-
-    @property
-    def metric(self) -> str:
-        return self.task.metric
-
-    @property
-    def ablation(self) -> str:
-        return self.task.ablation
-
-    @property
-    def seed(self) -> int:
-        return self.task.seed
 
     def prepare(self, model: ModelLike) -> Dataset:
         """The known prompts as those of discovery, and the new ones as held out."""

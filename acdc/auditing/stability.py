@@ -55,7 +55,8 @@ def _stability(subject: Subject) -> Result:
     chosen, own = best(sizes, n_edges), subject.edges[graph.valid]
     chance = n_edges / (2 * graph.n_edges - n_edges)
     again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
-    if not again and _overlap(chosen, own) < chance + LEAST_OVERLAP * (1 - chance):
+    is_ranked = _overlap(chosen, own) >= chance + LEAST_OVERLAP * (1 - chance)
+    if not again and not is_ranked:
         raise NotApplicable(
             f"EAP-IG's best {n_edges} edges are others ({_overlap(chosen, own):.0%} in common), so they say nothing "
             "of these; ask for --searches, which search again"
@@ -111,7 +112,7 @@ def _stability(subject: Subject) -> Result:
         value=value,
         interval=(low, high),
         threshold=LEAST_OVERLAP,
-        p=float((1 + (beyond >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)),
+        p=float((1 + (beyond >= LEAST_OVERLAP).sum()) / (1 + RESAMPLES)) if is_ranked else 1.0,
         found=(
             f"two halves of the prompts give EAP-IG {halves.mean():.0%} of the same {n_edges} edges, chance "
             f"{chance:.0%}; {core} of the circuit's edges are always kept{told}"

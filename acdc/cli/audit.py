@@ -139,7 +139,6 @@ def audit(
         subject = load_again(made, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if force:
             where.unlink(missing_ok=True)
-        _check_task_of(where, recipe.name)
         if not draws(recipe):
             data = recipe.prepare(subject)
             changed = prompts_digest(data.discovery) != made.prompts_sha256
@@ -165,21 +164,6 @@ def audit(
         if finding.verdict == "fail":
             facts[finding.check] = finding.advice
     terminal.print_facts((facts | {"page": str(folder / "audit.html"), "record": str(where)}).items())
-
-
-def _check_task_of(notes: Path, task: str) -> None:
-    """Refuse notes of an audit on another task's prompts, whose findings are not to stand beside those of this one."""
-    from acdc.store.reading import read_json
-
-    try:
-        noted = read_json(notes)["task"] if notes.is_file() else task
-    except (AcdcError, KeyError, TypeError):  # which is said where they are read
-        return
-    if noted != task:
-        raise AcdcError(
-            f"{notes} holds the findings of another audit (of the prompts of {noted}): write to another folder with "
-            "--out, or replace it with --force"
-        )
 
 
 def seconds_of(text: str) -> float:

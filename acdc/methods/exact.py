@@ -110,11 +110,11 @@ def unit_scores(
     scores, alone = np.zeros((3, *units.shape)), ~np.eye(units.n, dtype=bool)
 
     def without(some: slice) -> Tensor:
-        if units.unit == "node" and not patching.coupled:
-            return _without_nodes(patching, measure, some)
-        if units.unit == "node":  # its output alone: what it reads stays, which a shared norm lets others see
+        if units.unit != "node":
+            return patching.logits(units.mask(alone[some]), rows=measure.rows)
+        if patching.coupled:  # what the node reads stays, which a shared norm lets others see
             return patching.logits(patching.graph.valid & alone[some][:, None], rows=measure.rows)
-        return patching.logits(units.mask(alone[some]), rows=measure.rows)
+        return _without_nodes(patching, measure, some)
 
     for start in range(chosen.start, chosen.stop, at_once):
         some = slice(start, min(start + at_once, chosen.stop))

@@ -78,10 +78,8 @@ class Pruning:
         coupled = any(stage.coupled for stage in stages_of(problem.model, problem.graph))
         self.prunable = problem.ablation == "resample" and not coupled
         self.search: Groups
-        self._anew, self._runs = (
-            True,
-            0,
-        )  # are activations made from the kept edges; runs since, beside the search's
+        self._anew = True  # whether activations were made from the kept edges, and not carried on
+        self._runs = 0  # since then, beside those of the search itself
 
     # ---- beginning, and going on -------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from acdc.metrics.outcome import text_log_probabilities
 from acdc.shown import are, counted
 from acdc.store.amounts import bytes_of, size
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Dataset, Metric, Task, as_dataset
+from acdc.tasks.task import Dataset, Metric, OtherPrompts, Task, as_dataset
 from acdc.tasks.tokenise import ModelLike
 
 if TYPE_CHECKING:
@@ -155,35 +155,14 @@ def only_correct(
 
 
 @dataclasses.dataclass(frozen=True)
-class OnlyCorrect:
+class OnlyCorrect(OtherPrompts):
     """A task without the prompts that the model at hand gets wrong.
 
     Attributes:
         memory: how much may be used to find out, beside the weights.
     """
 
-    task: Task
     memory: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.task.name
-
-    @property
-    def description(self) -> str:
-        return self.task.description
-
-    @property
-    def metric(self) -> str:
-        return self.task.metric
-
-    @property
-    def ablation(self) -> str:
-        return self.task.ablation
-
-    @property
-    def seed(self) -> int:
-        return self.task.seed
 
     def prepare(self, model: ModelLike) -> Dataset:
         return only_correct(cast("Model", model), self.task, memory=self.memory)

@@ -136,6 +136,37 @@ class ShownTask(Shown):
         return found | {name: str(value) for name, value in getattr(self, "options", {}).items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherPrompts:
+    """A task that is another one but for its prompts, which a subclass prepares.
+
+    Attributes:
+        task: the other one.
+    """
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def description(self) -> str:
+        return self.task.description
+
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    @property
+    def ablation(self) -> str:
+        return self.task.ablation
+
+    @property
+    def seed(self) -> int:
+        return self.task.seed
+
+
 def resolve_metric(metric: Metric) -> Outcome:
     """The outcome metric of that name, or around that function.
 

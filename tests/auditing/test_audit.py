@@ -313,6 +313,17 @@ def test_a_ranking_of_noise_is_not_stable(kept: int, monkeypatch: pytest.MonkeyP
     assert "say nothing of these" in stable(ranked & Circuit(graph, ~best & graph.valid)).found
 
 
+def test_searches_are_told_of_a_circuit_that_no_ranking_speaks_of() -> None:
+    model, data = (
+        acdc.load("induction-2l"),
+        acdc.tasks.load("induction", size=16).prepare(acdc.load("induction-2l")),
+    )
+    circuit = acdc.discover(model, data, "random", edges=12)
+    for searches, verdict in ((0, "not applicable"), (1, "pass")):
+        audited = acdc.audit(model, data, circuit, checks=["stability"], size=16, searches=searches)["stability"]
+        assert audited.verdict == verdict, audited.found
+
+
 def test_of_other_prompts_than_a_circuits_own_it_is_not_said_that_it_was_found_on_them() -> None:
     model = acdc.load("induction-2l")
     own, other = (acdc.tasks.load("induction", size=16, seed=seed).prepare(model).discovery for seed in (0, 1))
