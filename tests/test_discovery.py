@@ -319,8 +319,8 @@ def test_prompts_without_answers_are_judged_by_kl() -> None:
         ("eap-ig", {"step": 3}, "unknown option of eap-ig 'step': did you mean steps"),
         ("eap", {"checkpoint": "progress"}, "checkpoint is now resume"),
         ("eap", {"steps": 3}, "unknown option of eap 'steps': known: backward"),
-        ("eap-ig", {"steps": 0}, "at least one step, got 0"),
-        ("guided", {"steps": 0}, "at least one step, got 0"),
+        ("eap-ig", {"steps": 0}, "steps of at least 1, got 0"),
+        ("guided", {"steps": 0}, "steps of at least 1, got 0"),
         (
             "acdc",
             {"taus": (0.1,)},

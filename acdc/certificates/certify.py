@@ -22,16 +22,16 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, check_type, unknown
+from acdc.evaluation.judging import as_found
 from acdc.graph import BoolArray, FloatArray, names_digest
 from acdc.methods.groups import Groups
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
-from acdc.tasks import as_dataset
 from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
-    from acdc.tasks.task import Dataset, Task
+    from acdc.tasks.task import Dataset, Metric, Task
 
 MOST_PAIRS = 20_000
 MOST_CIRCUITS = 300_000
@@ -58,6 +58,8 @@ def certify(
     stable: int | None = None,
     method: str = "eap-ig",
     budget: float | None = None,
+    metric: Metric | None = None,
+    ablation: str | None = None,
     seed: int = 0,
     memory: str | None = None,
     progress: Progress = no_progress,
@@ -71,8 +73,9 @@ def certify(
         stable: also certify which edges stay when so many prompts change, by vote of subsamples on the best edges by
             `method`, as many as the circuit has.
         method: "eap" or "eap-ig".
-        budget: largest distance from the full model; None: that of the circuit's search, or else what the task's
-            faithfulness leaves open.
+        budget: largest distance from the full model; None: that of the circuit's search, or else (and by another
+            metric or ablation than the search's) what its faithfulness or the task's leaves open.
+        metric, ablation: None: what the circuit was found by, or else the task's.
 
     Raises:
         AcdcError: the circuit is further from the model than the budget, or too large for the strength asked for.
@@ -80,7 +83,7 @@ def certify(
     check_type("a Circuit", circuit, Circuit)
     if strength not in STRENGTHS[1:]:
         raise unknown("strength of minimality", str(strength), STRENGTHS[1:])
-    dataset = as_dataset(task, model, **_as_found(circuit, task))
+    dataset = as_found(circuit, task, model, metric=metric, ablation=ablation)
     problem = _problem(model, dataset, circuit, memory, progress)
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)
     apart = search.measures.separation()
@@ -118,14 +121,6 @@ def certify(
     )  # fmt: skip
 
 
-def _as_found(circuit: Circuit, task: Any) -> dict[str, Any]:
-    """A recipe or dataset says its own metric and ablation; bare prompts take the circuit's."""
-    if not isinstance(task, Prompts):
-        return {}
-    made = circuit.provenance
-    return {name: value for name in ("metric", "ablation") if (value := getattr(made, name))}
-
-
 def _of(task: ProgramTask, dataset: Dataset) -> ProgramTask:
     return dataclasses.replace(task, ablation=dataset.ablation)
 
@@ -139,10 +134,12 @@ def _problem(model: Model, dataset: Dataset, circuit: Circuit, limit: str | None
 
 def _budget(circuit: Circuit, dataset: Dataset, apart: float) -> float:
     """The budget the circuit was searched for, or what the task's faithfulness leaves open."""
-    found = circuit.provenance.selection.get("budget")
+    made = circuit.provenance
+    as_then = made.metric in ("", dataset.metric.name) and made.ablation in ("", dataset.ablation)
+    found = made.selection.get("budget") if as_then else None
     if isinstance(found, int | float) and not isinstance(found, bool) and np.isfinite(found):
         return float(found)
-    asked = circuit.provenance.selection.get("faithfulness", dataset.faithfulness)
+    asked = made.selection.get("faithfulness", dataset.faithfulness)
     return (1 - float(asked)) * apart  # type: ignore[arg-type]
 
 
@@ -260,6 +257,8 @@ def verify(
     circuit: Circuit,
     certificate: Certificate,
     *,
+    metric: Metric | None = None,
+    ablation: str | None = None,
     memory: str | None = None,
     progress: Progress = no_progress,
 ) -> Verification:
@@ -268,11 +267,14 @@ def verify(
     The distance, and that without each edge, are run again; of pairs and smaller circuits the ones that can be told
     apart cheaply; enumerations on thousands of the pairs; stability from one pass.
 
+    Args:
+        metric, ablation: as they were given to `certify`.
+
     Raises:
         AcdcError: the certificate is of other weights, prompts, settings or another circuit, or a claim does not hold.
     """
     check_type("a Certificate", certificate, Certificate)
-    dataset = as_dataset(task, model, **_as_found(circuit, task))
+    dataset = as_found(circuit, task, model, metric=metric, ablation=ablation)
     about = {
         "edges": (certificate.edges_sha256, names_digest(circuit.edge_names())),
         "precision": (certificate.dtype, str(model.dtype).removeprefix("torch.")),

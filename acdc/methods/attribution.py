@@ -26,7 +26,7 @@ from acdc.engine.patching import Patching
 from acdc.engine.plain_run import plain_run
 from acdc.engine.problem import Progress, no_progress
 from acdc.engine.stage import Stage
-from acdc.errors import AcdcError, TaskError
+from acdc.errors import TaskError, check_whole
 from acdc.graph import BoolArray, FloatArray, Units
 from acdc.methods.aggregates import sums
 from acdc.metrics import Outcome
@@ -39,14 +39,13 @@ STEPS = 5
 """Gradients on the way from the corrupted to the clean prompt, unless told otherwise."""
 
 
-def path(steps: object, ablation: str) -> list[float]:
+def path(steps: int, ablation: str) -> list[float]:
     """Where EAP-IG takes gradients, as alphas of `attribute`: from the corrupted end, the clean end left out.
 
     Under zero ablation the corrupted end is no embedding at all: a norm's slope there is 1/√eps, which would outweigh
     every other gradient, or be infinite. So gradients are taken a quarter of a step further on then.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise AcdcError(f"expected steps to be a whole number, at least one step, got {steps!r}")
+    check_whole("a number of steps", steps, least=1)
     begin = 0.25 if ablation == "zero" else 0.0
     return [(k + begin) / steps for k in range(steps)]
 

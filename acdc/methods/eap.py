@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_whole
 from acdc.graph import Units
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import STEPS, attribute, path, summed
@@ -66,7 +66,7 @@ def _clean_corrupted(
 
 
 def _eap_ig_activations(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    path(steps, problem.ablation)
+    check_whole("a number of steps", steps, least=1)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
         return on_activations(patching, outcome, first, flow, steps=steps)
@@ -81,7 +81,7 @@ def _eap_gp(
     length: Annotated[float, "of a step down the distance"] = 1.0,
     backward: Back = "plain",
 ) -> Estimates:
-    path(steps, problem.ablation)
+    check_whole("a number of steps", steps, least=1)
     if not 0 < length < float("inf"):
         raise AcdcError(f"expected the length of a step to be above 0, got {length}")
 
@@ -92,7 +92,7 @@ def _eap_gp(
 
 
 def _conductance(problem: Problem, *, steps: Steps = STEPS, backward: Back = "plain") -> Estimates:
-    path(steps, problem.ablation)
+    check_whole("a number of steps", steps, least=1)
 
     def place(patching: Patching, outcome: Outcome, first: int, flow: Flow) -> Tensor:
         return conductance(patching, outcome, first, flow, steps=steps)

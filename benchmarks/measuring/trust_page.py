@@ -135,23 +135,48 @@ def _proofs(rows: Collection[Row]) -> str:
 
 
 def _trained(rows: Collection[Row]) -> str:
-    own = [row for row in rows if row.part == "trained" and row.judged]
-    if not own:
+    quick, usual = (_by_method([r for r in rows if r.part == part]) for part in ("trained", "usual"))
+    if not quick:
         return ""
-    methods = list(dict.fromkeys(row.name for row in own))
+    text = (
+        "## Circuits of trained models\n\nWhat each method finds at its defaults (the task's faithfulness of 0.95), "
+        "held to that faithfulness prompt by prompt, on as many fresh prompts as the audit draws itself. The quick "
+        f"audit:\n\n{quick}"
+    )
+    return text + (
+        f"\n\nAll twelve checks, of which some do not apply (`acdc audit RUN`):\n\n{usual}" if usual else ""
+    )
+
+
+def _by_method(rows: Collection[Row]) -> str:
+    own = [row for row in rows if row.judged]
     lines = []
-    for method in methods:
+    for method in dict.fromkeys(row.name for row in own):
         some = [row for row in own if row.name == method]
         failed = Counter(check for row in some for check in row.said.split())
-        mean = statistics.fmean(row.passed for row in some)
+        passed, judged = (statistics.fmean(getattr(row, name) for row in some) for name in ("passed", "judged"))
         told = ", ".join(f"{name} {n}" for name, n in failed.most_common())
-        edges = statistics.median(row.value for row in some)
-        lines.append((method, len(some), f"{edges:.0f}", f"{mean:.1f} of {some[0].judged}", told or "–"))
-    return (
-        "## Circuits of trained models\n\nThe quick audit, on 64 fresh prompts, of what each method finds at its "
-        "defaults (the task's faithfulness of 0.95), held to that faithfulness prompt by prompt.\n\n"
-        + _table(("method", "circuits", "edges, median", "checks passed, mean", "failed: how many circuits"), lines)
+        edges, seconds = (statistics.median(getattr(row, name) for row in some) for name in ("value", "seconds"))
+        longest = max(row.seconds for row in some)
+        lines.append(
+            (
+                method,
+                len(some),
+                f"{edges:.0f}",
+                f"{passed:.1f} of {judged:.1f}",
+                told or "–",
+                f"{seconds:.0f}, {longest:.0f}",
+            )
+        )
+    head = (
+        "method",
+        "circuits",
+        "edges, median",
+        "checks passed, mean",
+        "failed: how many circuits",
+        "seconds: median, most",
     )
+    return _table(head, lines) if lines else ""
 
 
 def _searches(rows: Collection[Row]) -> str:

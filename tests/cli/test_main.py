@@ -215,7 +215,7 @@ def test_an_interrupted_run_leaves_nothing(command: Command, monkeypatch: pytest
         (["discover", "tracr-reverse", "--qkv", "splt"], "split"),
         (["positions", "induction-2l", "--method", "gim"], "Invalid value for '--method': 'gim' is not one of"),
         (["discover", "induction-2l", "--method", "gim", "--option", "gates=true"], "is of gated MLPs"),
-        (["discover", "induction-2l", "--method", "eap-ig", "--option", "steps=0"], "at least one step, got 0"),
+        (["discover", "induction-2l", "--method", "eap-ig", "--option", "steps=0"], "steps of at least 1, got 0"),
         (
             ["discover", "induction-2l", "--method", "information-flow", "--edges", "9", "--select", "pnr"],
             "one sign",

@@ -133,7 +133,7 @@ def test_a_budget_is_in_the_units_of_the_metric() -> None:
         ({"budget": -1.0}, "budget of at least 0, got -1"),
         ({"faithfulness": 1.5}, "between 0 and 1, got 1.5"),
         ({"edges": 0}, "at least one edge, got 0"),
-        ({"steps": 0}, "at least one step, got 0"),
+        ({"steps": 0}, "steps of at least 1, got 0"),
     ],
 )
 def test_impossible_requests_are_refused(options: dict[str, Any], message: str) -> None:

@@ -133,7 +133,7 @@ def test_conductance_needs_the_corrupted_prompt() -> None:
 @pytest.mark.parametrize("name", ["eap-ig", "eap-ig-activations", "eap-gp", "conductance"])
 def test_no_steps_are_refused(name: str) -> None:
     patching, _ = problems.make("gpt2")
-    with pytest.raises(AcdcError, match="at least one step"):
+    with pytest.raises(AcdcError, match="steps of at least 1"):
         scores(name, patching, steps=0)
     if name == "eap-gp":
         with pytest.raises(AcdcError, match="length"):
