@@ -277,7 +277,7 @@ def test_a_claim_is_in_the_units_of_the_metric_that_the_circuit_was_found_by() -
     assert certificate.budget.budget == circuit.provenance.selection["budget"]
     acdc.verify(model, task, circuit, certificate)
     assert acdc.audit(model, task, circuit, checks=["numbers"]).metric == "kl"
-    with pytest.raises(AcdcError, match="past the budget of 0.2;"):  # its own budget is in nats
+    with pytest.raises(AcdcError, match="past the budget of 0"):  # its own budget is in nats
         acdc.certify(model, task, circuit, metric="probability")
     other = acdc.certify(model, task, circuit, metric="probability", budget=0.9)
     acdc.verify(model, task, circuit, other, metric="probability")

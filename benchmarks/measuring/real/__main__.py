@@ -36,7 +36,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     tasks = sorted(set().union(*TASKS.values()))
     parser.add_argument("--tasks", nargs="+", choices=tasks, help="of those each model does; default: all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
-    parser.add_argument("--size", type=int, default=32, help="prompts, and as many held out")
+    parser.add_argument("--size", type=int, default=32, help="prompts")
+    parser.add_argument("--held-out", type=int, default=128, help="prompts that circuits are measured on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="a rival is to be measured where the search was")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/real"))
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str]) -> None:
             loaded = {
                 name: loaded[name] if name in loaded else acdc.load(name, device=options.device)
             }  # one at a time
-            resume = options.output / f"{name}-{task}-{method}.resume"
-            cell = compute(loaded[name], task, method, size=options.size, resume=resume, given=given)
+            cell = compute(
+                loaded[name], task, method, size=options.size, held_out=options.held_out,
+                notes=options.output / "found" / f"{name}-{task}-{method}", given=given,
+            )  # fmt: skip
             cells.put(dataclasses.asdict(cell))
         report(options.output)
         print(f"{name}, {task}, {method}: {cell.seconds:.3g} s", flush=True)

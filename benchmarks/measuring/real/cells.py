@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import acdc
 from acdc.benchmarks.cost import Cost, device_name, measure, measure_once
 from acdc.benchmarks.measuring.real.rivals import RIVALS, Clock
 from acdc.circuit import selection
+from acdc.engine.belonging import prompts_digest
 from acdc.engine.circuits import measure_prompts
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import FloatArray
@@ -105,17 +107,28 @@ class Cell:
         return tuple(dict.fromkeys(size.aggregate for size in self.sizes))
 
 
-def compute(model: Model, task: str, method: str, *, size: int, resume: Path, given: float | None = None) -> Cell:
-    """Rank or search by the method on `size` prompts, and measure its circuits on as many others.
+def compute(
+    model: Model, task: str, method: str, *, size: int, held_out: int, notes: Path, given: float | None = None
+) -> Cell:
+    """Rank or search by the method on `size` prompts, and measure its circuits on `held_out` others.
 
     Args:
-        resume: file in which a search notes how far it is.
+        notes: where a search notes how far it is (`.resume`), and what edges are ranked by is kept (`.npz`), so that
+            other prompts can be asked without searching again.
         given: seconds of processor time that a rival has.
     """
-    data = acdc.tasks.load(task, size=size).prepare(model)
+    data = acdc.tasks.load(task, size=max(size, held_out)).prepare(model)
     assert data.held_out is not None
+    data = dataclasses.replace(data, discovery=data.discovery[:size], held_out=data.held_out[:held_out])
     graph = model.graph()
-    cuts, cost = _cuts(model, data, method, max(1, int(SHARES[0] * graph.n_edges)), resume, given)
+    kept = notes.with_suffix(".npz")
+    found = _kept(kept, data)
+    if found is None:
+        found = _cuts(
+            model, data, method, max(1, int(SHARES[0] * graph.n_edges)), notes.with_suffix(".resume"), given
+        )
+        _keep(kept, data, *found)
+    cuts, cost = found
     circuits = [
         selection.top_pruned(graph, sizes, int(share * graph.n_edges))
         for sizes in cuts.values()
@@ -194,6 +207,25 @@ def _cuts(
         for by, ranked in rankings.items()
         for aggregate in dict.fromkeys((ranked.aggregate, "signed"))
     }, cost
+
+
+def _keep(path: Path, data: Dataset, cuts: dict[str, FloatArray], cost: Cost) -> None:
+    about = json.dumps({"prompts": prompts_digest(data.discovery), "cost": dataclasses.asdict(cost)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, about=np.array(about), **{f"cut{name}": cut for name, cut in cuts.items()})  # type: ignore[arg-type]
+
+
+def _kept(path: Path, data: Dataset) -> tuple[dict[str, FloatArray], Cost] | None:
+    """What was found on the same prompts before."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        about = json.loads(str(saved["about"]))
+        if about["prompts"] != prompts_digest(data.discovery):
+            return None
+        cuts = {name.removeprefix("cut"): saved[name] for name in saved.files if name != "about"}
+    return cuts, Cost(**about["cost"])
 
 
 def _from_one(interval: tuple[float, float]) -> tuple[float, float]:

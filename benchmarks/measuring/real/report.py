@@ -22,7 +22,7 @@ def markdown(cells: Sequence[Cell], missing: Sequence[tuple[str, str, str]], com
 
 How faithful are circuits of each size, on models that people trained? Each method ranks all edges on one set of
 prompts, by the task's own metric and, where it has a gradient there, by KL; the best share of the edges, those on no
-path left out, is a circuit, measured on as many other prompts. Of a search these are the circuits on its way, of one
+path left out, is a circuit, measured on other prompts. Of a search these are the circuits on its way, of one
 search by KL. Whole components and, on {RIVALS_ON}, ACDC and learned masks go by KL too, and have the processor time
 that the search took (`benchmarks/measuring/real/rivals.py`). KL is in nats from the full model; |1 − f| is the
 distance of the faithfulness from 1 by the task's own metric; in brackets are 95% intervals over the prompts, where

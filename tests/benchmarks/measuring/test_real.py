@@ -20,8 +20,9 @@ from acdc.model.pretrained import PRETRAINED
 
 
 @pytest.fixture(scope="module")
-def cell() -> real.Cell:
-    return real.compute(acdc.load("tiny-tasks-gqa"), "ioi", "eap", size=16, resume=Path("unused"))
+def cell(tmp_path_factory: pytest.TempPathFactory) -> real.Cell:
+    notes = tmp_path_factory.mktemp("found") / "eap"
+    return real.compute(acdc.load("tiny-tasks-gqa"), "ioi", "eap", size=16, held_out=16, notes=notes)
 
 
 def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
@@ -39,10 +40,27 @@ def test_a_cell_is_the_curve_on_held_out_prompts(cell: real.Cell) -> None:
     assert signed[-1].kl < signed[0].kl
 
 
-def test_a_ranking_that_can_goes_by_kl_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_is_measured_on_more_prompts_without_finding_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
+    model, notes = acdc.load("tiny-tasks-gqa"), tmp_path / "found" / "eap"
+    first = real.compute(model, "ioi", "eap", size=8, held_out=16, notes=notes)
+    with monkeypatch.context() as patched:
+        patched.setattr(real, "_cuts", lambda *_: pytest.fail("it was found before"))
+        fewer = real.compute(model, "ioi", "eap", size=8, held_out=12, notes=notes)
+    assert (fewer.n_prompts, fewer.n_held_out, first.n_held_out) == (8, 12, 16)
+    assert (fewer.processor_seconds, fewer.forward) == (first.processor_seconds, first.forward)
+    for size, other in zip(fewer.sizes, first.sizes, strict=True):
+        np.testing.assert_allclose(size.kls[4:], other.kls[:8], rtol=1e-4, atol=1e-6)  # the same pairs
+    other_prompts = real.compute(model, "ioi", "eap", size=6, held_out=12, notes=notes)
+    assert other_prompts.forward == 2 * 6
+
+
+def test_a_ranking_that_can_goes_by_kl_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
     model = acdc.load("tiny-tasks-gqa")
-    cell = real.compute(model, "ioi", "clean-corrupted", size=8, resume=Path("unused"))
+    cell = real.compute(model, "ioi", "clean-corrupted", size=8, held_out=8, notes=tmp_path / "found")
     assert cell.aggregates == ("mean-absolute", "signed", "mean-absolute, kl", "signed, kl")
     data = acdc.tasks.load("ioi", size=8).prepare(model)
     scores = acdc.score(model, data, "clean-corrupted", metric="kl")
@@ -53,8 +71,8 @@ def test_a_ranking_that_can_goes_by_kl_too(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.filterwarnings("ignore:.*prompts:UserWarning")
 def test_a_cell_of_a_search_is_its_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real, "SHARES", (0.05, 0.2))
-    model, resume = acdc.load("tiny-tasks-gqa"), tmp_path / "resume"
-    cell = real.compute(model, "ioi", "guided", size=8, resume=resume)
+    model, notes = acdc.load("tiny-tasks-gqa"), tmp_path / "guided"
+    cell = real.compute(model, "ioi", "guided", size=8, held_out=8, notes=notes)
     data = acdc.tasks.load("ioi", size=8).prepare(model)
     found = acdc.discover(model, data, "guided", metric="kl", edges=int(0.05 * model.graph().n_edges))
     circuits = [found.scores.top(int(share * model.graph().n_edges)) for share in real.SHARES]
@@ -63,7 +81,7 @@ def test_a_cell_of_a_search_is_its_front(tmp_path: Path, monkeypatch: pytest.Mon
     results = [acdc.evaluate(model, data, circuit, random_circuits=0) for circuit in circuits]
     np.testing.assert_allclose([size.kl for size in cell.sizes], [result.kl for result in results])
     assert cell.seconds > 0
-    assert not resume.exists()
+    assert not notes.with_suffix(".resume").exists()
     assert RULES.get(real.FRONT) is None
     assert "| guided |" in markdown([cell], [], "")
 
@@ -87,7 +105,7 @@ def test_the_command_goes_on_and_names_what_is_missing(
     computed: list[tuple[str, str]] = []
 
     def compute(
-        model: acdc.Model, task: str, method: str, *, size: int, resume: Path, given: float | None
+        model: acdc.Model, task: str, method: str, *, size: int, held_out: int, notes: Path, given: float | None
     ) -> real.Cell:
         computed.append((task, method))
         if task == "sva":
