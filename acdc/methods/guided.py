@@ -41,7 +41,7 @@ COMPONENTS = 0.75
 """Share of the budget that all components may cost that go whole, each an equal part."""
 FRONT_SHARE = 0.05
 """The budget of the coarse steps, as a share of the separation, where a number of edges is asked for."""
-MOST_SWAPPED = 256
+MOST_SWAPPED = 128
 """Edges of a circuit past which swaps are not tried: one edge less is not worth its tests there."""
 
 

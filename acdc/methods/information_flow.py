@@ -53,12 +53,14 @@ def _information_flow(problem: Problem) -> Estimates:
     measure_prompts(problem, [])  # as with every method, a metric that is no number on some prompt is refused
     graph = problem.graph
     total = np.zeros((3, *problem.units.shape))
+    ports = torch.as_tensor(np.bincount(graph.port_destination))  # of a destination, which read one stream
     batches = problem.batches("gradients")
     for i, (_, patching) in enumerate(batches.after(0)):
         problem.progress(i, len(batches), "proximities")
         shares = flow_shares(patching)
         merged = shares.new_zeros(len(shares), *graph.valid.shape)
         merged.index_add_(1, torch.as_tensor(graph.port_destination, device=shares.device), shares)
+        merged /= ports.to(shares.device)[:, None]
         total += sums(problem.units.collect(merged).movedim(0, -1))
     problem.progress(len(batches), len(batches), "proximities")
     return estimates(batches.ranks.summed(total), len(problem.prompts))

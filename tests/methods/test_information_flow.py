@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,19 @@ from acdc.methods import METHODS
 from acdc.metrics import OUTCOMES
 
 
-@pytest.mark.parametrize("family", ["gpt-neox-parallel", "llama", "gemma2"])
-def test_a_part_counts_by_how_near_the_sum_is_to_it(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gpt-neox-parallel", {}),
+        ("gpt-neox-parallel", {"qkv": "merged"}),  # three ports read the same, and count once
+        ("llama", {}),
+        ("llama", {"group_kv": True}),
+        ("gemma2", {}),
+    ],
+)
+def test_a_part_counts_by_how_near_the_sum_is_to_it(family: str, options: dict[str, Any]) -> None:
     patching, _ = problems.make(family, padding="both")
-    graph, prompts = patching.graph, patching.prompts
+    graph, prompts = patching.model.graph(**options), patching.prompts
     written = oracle.source_outputs(patching.model.module, graph, prompts.clean, prompts.mask)
     expected = np.zeros(graph.valid.shape)
     for d in range(graph.n_destinations):
