@@ -119,7 +119,8 @@ def compute(
     """
     data = acdc.tasks.load(task, size=max(size, held_out)).prepare(model)
     assert data.held_out is not None
-    data = dataclasses.replace(data, discovery=data.discovery[:size], held_out=data.held_out[:held_out])
+    judged = data.held_out[:held_out]
+    data = dataclasses.replace(data, discovery=data.discovery[:size], held_out=judged)
     graph = model.graph()
     kept = notes.with_suffix(".npz")
     found = _kept(kept, data)
@@ -165,7 +166,7 @@ def compute(
     )
     return Cell(
         model=model.name, task=task, method=method, metric=data.metric.name, n_prompts=len(data.discovery),
-        n_held_out=len(data.held_out), n_edges_total=graph.n_edges, seconds=cost.seconds,
+        n_held_out=len(judged), n_edges_total=graph.n_edges, seconds=cost.seconds,
         processor_seconds=cost.processor_seconds, peak_bytes=cost.peak_bytes, forward=cost.forward,
         backward=cost.backward, sizes=sizes, full=_rounded(full), empty=_rounded(empty),
         machine=device_name(model.device),
