@@ -50,49 +50,67 @@ def _grown(graph: Graph, n_edges: int, rng: np.random.Generator) -> BoolArray:
 
 
 def walk(graph: Graph, circuits: BoolArray, swaps: int, rng: np.random.Generator) -> BoolArray:
-    """Circuits `[C, …]` after so many proposed swaps each."""
-    valid = np.flatnonzero(graph.valid)
-    flat = circuits.reshape(len(circuits), -1)[:, valid].copy()  # [C, edge]
-    every, n_edges = np.arange(len(flat))[:, None], int(flat[0].sum())
+    """Connected circuits `[C, …]`, all of one size, after so many proposed swaps each."""
+    valid, paths = np.flatnonzero(graph.valid), _Paths(graph)
+    inside = circuits.reshape(len(circuits), -1)[:, valid]
+    n_edges, every = int(inside[0].sum()), np.arange(len(inside))[:, None]
     if n_edges == len(valid):
         return circuits
+    order = np.argsort(~inside, axis=1, kind="stable").astype(np.int32)
+    kept, absent = order[:, :n_edges], order[:, n_edges:]
+    destination, source = (x.astype(np.int32) for x in np.divmod(valid, graph.n_sources))
+    out, into = circuits.sum(1, dtype=np.int32), circuits.sum(2, dtype=np.int32)  # edges of a source, a destination
     for _ in range(swaps):
-        most = min(MOST_AT_ONCE, n_edges, len(valid) - n_edges)
-        at_once = int(rng.integers(1, most + 1))
-        noise = rng.random(flat.shape)
-        gone = np.argpartition(np.where(flat, -noise, 1.0), at_once - 1, axis=1)[:, :at_once]
-        came = np.argpartition(np.where(flat, 1.0, -noise), at_once - 1, axis=1)[:, :at_once]
-        proposed = flat.copy()
-        proposed[every, gone], proposed[every, came] = False, True
-        good = connected(graph, _spread(graph, valid, proposed))
-        flat[good] = proposed[good]
-    return _spread(graph, valid, flat)
+        at_once = int(rng.integers(1, min(MOST_AT_ONCE, n_edges, absent.shape[1]) + 1))
+        goes, comes = (_distinct(rng, x.shape, at_once) for x in (kept, absent))
+        gone, came = kept[every, goes], absent[every, comes]
+        new_out, new_into = out.copy(), into.copy()
+        for edges, change in ((gone, -1), (came, 1)):
+            np.add.at(new_out, (every, source[edges]), change)
+            np.add.at(new_into, (every, destination[edges]), change)
+        good = paths.hold(new_out > 0, new_into > 0)
+        out[good], into[good] = new_out[good], new_into[good]
+        kept[every[good], goes[good]], absent[every[good], comes[good]] = came[good], gone[good]
+    found = np.zeros_like(circuits).reshape(len(circuits), -1)
+    found[every, valid[kept]] = True
+    return found.reshape(circuits.shape)
 
 
-def _spread(graph: Graph, valid: IntArray, flat: BoolArray) -> BoolArray:
-    full = np.zeros((len(flat), graph.valid.size), dtype=bool)
-    full[:, valid] = flat
-    return full.reshape(len(flat), *graph.valid.shape)
+def _distinct(rng: np.random.Generator, shape: tuple[int, ...], k: int) -> IntArray:
+    """`[C, k]`: of each of the rows of an array `[C, n]`, `k` places, none twice."""
+    found = rng.integers(shape[1], size=(shape[0], k))
+    while (again := np.flatnonzero((np.diff(np.sort(found, axis=1), axis=1) == 0).any(1))).size:
+        found[again] = rng.integers(shape[1], size=(len(again), k))
+    return found
 
 
 def connected(graph: Graph, circuits: BoolArray) -> BoolArray:
     """`[C]`: whether every edge of each circuit `[C, n_destinations, n_sources]` lies on a path."""
-    C, S = len(circuits), graph.n_sources
-    fed = np.zeros((C, S + 1), dtype=bool)  # component reads something that comes from the input; the last: logits
-    fed[:, : graph.n_inputs] = True
-    ports = circuits[:, graph.port_destination]  # [C, port, source]
-    for source in range(graph.n_inputs, S + 1):
-        own = np.flatnonzero(graph.port_source == source)
-        fed[:, source] = (ports[:, own] & fed[:, None, :S]).any((1, 2))
-    read = np.zeros((C, S + 1), dtype=bool)
-    read[:, S] = True
-    for source in reversed(range(S)):
-        readers = np.flatnonzero(ports[:, :, source].any(0))
-        read[:, source] = (ports[:, readers, source] & read[:, graph.port_source[readers]]).any(1)
-    alive = fed & read
-    sources = ~(circuits.any(1) & ~alive[:, :S]).any(1)  # every edge leaves a component that is alive
-    enters = circuits.any(2)  # [C, destination]
-    ends = np.zeros_like(enters)
-    for port, source in enumerate(graph.port_source):
-        ends[:, graph.port_destination[port]] |= alive[:, source]
-    return np.asarray(sources & ~(enters & ~ends).any(1))
+    return _Paths(graph).hold(circuits.any(1), circuits.any(2))
+
+
+class _Paths:
+    """Whether every edge is on a path from the input to the logits, by what components have edges alone.
+
+    The graph has no circle. So it is enough that whatever is read reads something itself, down to the input, and that
+    of the components that an edge leads into one is read, up to the logits.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._by_component = np.argsort(graph.port_source, kind="stable")
+        self._by_destination = np.argsort(graph.port_destination, kind="stable")
+        self._components, self._first_port = np.unique(graph.port_source[self._by_component], return_index=True)
+        _, self._first_component = np.unique(graph.port_destination[self._by_destination], return_index=True)
+
+    def hold(self, out: BoolArray, into: BoolArray) -> BoolArray:
+        """`[C]`, from whether an edge leaves each source `[C, n_sources]` and enters each destination."""
+        graph = self.graph
+        fed = np.zeros((len(out), graph.n_sources + 1), dtype=bool)  # the last: the logits
+        ports = into[:, graph.port_destination[self._by_component]]
+        fed[:, self._components] = np.logical_or.reduceat(ports, self._first_port, axis=1)
+        fed[:, : graph.n_inputs] = True
+        read = np.concatenate([out, np.ones((len(out), 1), dtype=bool)], axis=1)
+        readers = read[:, graph.port_source[self._by_destination]]
+        leads = np.logical_or.reduceat(readers, self._first_component, axis=1)
+        return np.asarray((~out | fed[:, :-1]).all(1) & (~into | leads).all(1))

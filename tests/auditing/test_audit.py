@@ -57,7 +57,7 @@ def test_a_planted_fault_is_found_by_its_check(kind: Kind) -> None:
     ("name", "program", "seed"),
     [
         ("of any network", "tracr-occurrence", 0),  # as near to one in five shuffled copies
-        ("by chance", "tracr-first", 0),  # further than 85 of 100 random circuits
+        ("by chance", "tracr-first", 6),  # nearer than 125 of 200 random circuits
         pytest.param(
             "half of two mechanisms", "tracr-sort-freq", 8, marks=pytest.mark.slow
         ),  # by 16%, where 10% may be
