@@ -65,7 +65,10 @@ def _matrix(subject: Subject) -> Result:
         threshold=allowed,
         p=any_of(list(tests.values())),
         found=f"under its own ablation it is furthest from the model by {worst}{flip_text}",
-        advice="the circuit is right by the number it was found by and by no other: find it by kl",
+        advice=(
+            "the circuit is further from the model by other numbers than by its own: find it "
+            + ("on more prompts, or keep more edges" if subject.dataset.metric.name == "kl" else "by kl")
+        ),
         details={"mean share of the way to the empty circuit": cells, "p-values": tests},
     )
 

@@ -121,6 +121,8 @@ def _largest(search: Groups, cheapest: Sequence[int] | IntArray, budget: float) 
 
 
 def _passes(subject: Subject) -> float:
+    if subject.graph.n_edges > MOST_EDGES and subject.level != "full":
+        return 0.0  # refused
     part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
     return 0.3 * part * subject.graph.n_edges * (2 if subject.small else 6)
 

@@ -100,17 +100,17 @@ class _Paths:
         self.graph = graph
         self._by_component = np.argsort(graph.port_source, kind="stable")
         self._by_destination = np.argsort(graph.port_destination, kind="stable")
-        self._components, self._first_port = np.unique(graph.port_source[self._by_component], return_index=True)
-        _, self._first_component = np.unique(graph.port_destination[self._by_destination], return_index=True)
+        self._components, self._port_starts = np.unique(graph.port_source[self._by_component], return_index=True)
+        _, self._component_starts = np.unique(graph.port_destination[self._by_destination], return_index=True)
 
     def hold(self, out: BoolArray, into: BoolArray) -> BoolArray:
         """`[C]`, from whether an edge leaves each source `[C, n_sources]` and enters each destination."""
         graph = self.graph
         fed = np.zeros((len(out), graph.n_sources + 1), dtype=bool)  # the last: the logits
         ports = into[:, graph.port_destination[self._by_component]]
-        fed[:, self._components] = np.logical_or.reduceat(ports, self._first_port, axis=1)
+        fed[:, self._components] = np.logical_or.reduceat(ports, self._port_starts, axis=1)
         fed[:, : graph.n_inputs] = True
         read = np.concatenate([out, np.ones((len(out), 1), dtype=bool)], axis=1)
         readers = read[:, graph.port_source[self._by_destination]]
-        leads = np.logical_or.reduceat(readers, self._first_component, axis=1)
+        leads = np.logical_or.reduceat(readers, self._component_starts, axis=1)
         return np.asarray((~out | fed[:, :-1]).all(1) & (~into | leads).all(1))

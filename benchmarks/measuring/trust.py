@@ -35,6 +35,8 @@ NOTES = "## What this says"
 """Heading of the part of the page that is written by hand."""
 SEEDS = range(5)
 METHODS = ("guided", "acdc", "eap-ig", "eap", "clean-corrupted", "exact", "random")
+FEW = 64
+"""Fresh prompts of the quick audit."""
 THOROUGH = ("guided", "acdc", "eap-ig")
 """Methods whose circuits are put to all twelve checks."""
 SEARCHES = ("guided",)
@@ -171,8 +173,8 @@ def proofs(known: Rows, most_runs: int) -> Iterator[Row]:
             )
 
 
-def trained(known: Rows, part: str, level: str, methods: Sequence[str]) -> Iterator[Row]:
-    """Circuits that methods find in trained models."""
+def trained(known: Rows, part: str, level: str, methods: Sequence[str], size: int | None) -> Iterator[Row]:
+    """Circuits that methods find in trained models, on so many fresh prompts, or as many as the audit draws itself."""
     for model_name, task_name in TRAINED_CASES:
         for method in methods:
             case = f"{model_name} {task_name}"
@@ -185,7 +187,7 @@ def trained(known: Rows, part: str, level: str, methods: Sequence[str]) -> Itera
                 yield Row(part, method, case, 0, False, 0.0, 0, 0, 0.0, str(error)[:100])
                 continue
             yield _audited(part, method, case, 0, lambda m=model, t=task, c=circuit: acdc.audit(  # type: ignore[misc]
-                m, t, c, level=level,  # type: ignore[arg-type]
+                m, t, c, level=level, size=size,  # type: ignore[arg-type]
             ))  # fmt: skip
 
 
@@ -243,8 +245,8 @@ def main(
         "faults": lambda: faults(known, n),
         "truths": lambda: truths(known, level),
         "proofs": lambda: proofs(known, runs),
-        "trained": lambda: trained(known, "trained", "quick", METHODS),
-        "usual": lambda: trained(known, "usual", "usual", THOROUGH),
+        "trained": lambda: trained(known, "trained", "quick", METHODS, FEW),
+        "usual": lambda: trained(known, "usual", "usual", THOROUGH, None),
         "searches": lambda: searches(known, again),
     }
     with warnings.catch_warnings():

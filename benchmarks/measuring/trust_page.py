@@ -140,11 +140,13 @@ def _trained(rows: Collection[Row]) -> str:
         return ""
     text = (
         "## Circuits of trained models\n\nWhat each method finds at its defaults (the task's faithfulness of 0.95), "
-        "held to that faithfulness prompt by prompt, on as many fresh prompts as the audit draws itself. The quick "
-        f"audit:\n\n{quick}"
+        f"held to that faithfulness prompt by prompt. The quick audit, on 64 fresh prompts:\n\n{quick}"
     )
     return text + (
-        f"\n\nAll twelve checks, of which some do not apply (`acdc audit RUN`):\n\n{usual}" if usual else ""
+        f"\n\nAll twelve checks, of which some do not apply, on as many as the audit draws itself (`acdc audit RUN`):"
+        f"\n\n{usual}"
+        if usual
+        else ""
     )
 
 
