@@ -86,7 +86,7 @@ def _distinct(rng: np.random.Generator, shape: tuple[int, ...], k: int) -> IntAr
 
 def connected(graph: Graph, circuits: BoolArray) -> BoolArray:
     """`[C]`: whether every edge of each circuit `[C, n_destinations, n_sources]` lies on a path."""
-    return _Paths(graph).hold(circuits.any(1), circuits.any(2))
+    return _Paths(graph).hold(np.asarray(circuits.any(1)), np.asarray(circuits.any(2)))
 
 
 class _Paths:
