@@ -31,12 +31,12 @@ from acdc.engine import memory
 from acdc.engine.belonging import prompts_digest, weights_digest
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError, check_type, check_whole, unknown
-from acdc.evaluation.judging import as_found
 from acdc.metrics.hypotheses import holm
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
 from acdc.store.reading import read_json
 from acdc.store.writing import fields_digest, write_atomically
+from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def audit(
         level: "quick": what costs seconds; "usual"; "full": also searches on large models, and more of everything.
         checks: names of checks, to run these alone; None: all of the level.
         faithfulness: what the circuit is held to; None: what it was searched for, else the task's.
-        metric, ablation: None: what the circuit was found by, or else the task's.
+        metric, ablation: instead of the task's own.
         shift: a second task, or prompts, that the circuit ought to hold on too.
         size: fresh prompts to draw; None: 512 for small models, 64 for others.
         searches: how often the check `stability` searches again, on other samples of prompts, to tell how often each
@@ -100,7 +100,7 @@ def audit(
         check_whole("a number of searches", searches, least=0)
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
-    dataset = as_found(circuit, task, model, metric=metric, ablation=ablation)
+    dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     searched_for = circuit.provenance.selection.get("faithfulness")
     own = searched_for if isinstance(searched_for, float) else dataset.faithfulness
     subject = Subject(

@@ -22,11 +22,11 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, check_type, unknown
-from acdc.evaluation.judging import as_found
 from acdc.graph import BoolArray, FloatArray, names_digest
 from acdc.methods.groups import Groups
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
+from acdc.tasks import as_dataset
 from acdc.tasks.programs.program_task import ProgramTask
 from acdc.tasks.prompts import Prompts
 
@@ -75,7 +75,7 @@ def certify(
         method: "eap" or "eap-ig".
         budget: largest distance from the full model; None: that of the circuit's search, or else (and by another
             metric or ablation than the search's) what its faithfulness or the task's leaves open.
-        metric, ablation: None: what the circuit was found by, or else the task's.
+        metric, ablation: instead of the task's own; bare prompts have none, and take the circuit's.
 
     Raises:
         AcdcError: the circuit is further from the model than the budget, or too large for the strength asked for.
@@ -83,7 +83,7 @@ def certify(
     check_type("a Circuit", circuit, Circuit)
     if strength not in STRENGTHS[1:]:
         raise unknown("strength of minimality", str(strength), STRENGTHS[1:])
-    dataset = as_found(circuit, task, model, metric=metric, ablation=ablation)
+    dataset = _dataset(circuit, task, model, metric, ablation)
     problem = _problem(model, dataset, circuit, memory, progress)
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)
     apart = search.measures.separation()
@@ -91,7 +91,7 @@ def certify(
     if search.distance > given + ROUNDING * apart:
         raise AcdcError(
             f"nothing can be certified: the circuit is {search.distance:.4g} from the full model, past the budget of "
-            f"{given:.4g}; give a larger --budget"
+            f"{given:.4g}; give a larger --budget" + _unlike(circuit, dataset)
         )
     rises = _without(search, [np.array([e]) for e in np.flatnonzero(circuit.edges)])
     names = circuit.edge_names()
@@ -121,6 +121,24 @@ def certify(
     )  # fmt: skip
 
 
+def _dataset(
+    circuit: Circuit, task: Task | Dataset | Prompts, model: Model, metric: Metric | None, ablation: str | None
+) -> Dataset:
+    """A recipe or dataset says its own metric and ablation; bare prompts take the circuit's."""
+    if isinstance(task, Prompts):
+        made = circuit.provenance
+        metric, ablation = metric or made.metric or None, ablation or made.ablation or None
+    return as_dataset(task, model, metric=metric, ablation=ablation)
+
+
+def _unlike(circuit: Circuit, dataset: Dataset) -> str:
+    """By what other metric or ablation the circuit was found, as a hint; nothing if by the same."""
+    made = circuit.provenance
+    pairs = (("metric", made.metric, dataset.metric.name), ("ablation", made.ablation, dataset.ablation))
+    then = ", ".join(f"{what}={found!r}" for what, found, now in pairs if found not in ("", now))
+    return f", or {then}, by which it was found" if then else ""
+
+
 def _of(task: ProgramTask, dataset: Dataset) -> ProgramTask:
     return dataclasses.replace(task, ablation=dataset.ablation)
 
@@ -135,8 +153,7 @@ def _problem(model: Model, dataset: Dataset, circuit: Circuit, limit: str | None
 def _budget(circuit: Circuit, dataset: Dataset, apart: float) -> float:
     """The budget the circuit was searched for, or what the task's faithfulness leaves open."""
     made = circuit.provenance
-    as_then = made.metric in ("", dataset.metric.name) and made.ablation in ("", dataset.ablation)
-    found = made.selection.get("budget") if as_then else None
+    found = None if _unlike(circuit, dataset) else made.selection.get("budget")  # it is in the units of a metric
     if isinstance(found, int | float) and not isinstance(found, bool) and np.isfinite(found):
         return float(found)
     asked = made.selection.get("faithfulness", dataset.faithfulness)
@@ -274,7 +291,7 @@ def verify(
         AcdcError: the certificate is of other weights, prompts, settings or another circuit, or a claim does not hold.
     """
     check_type("a Certificate", certificate, Certificate)
-    dataset = as_found(circuit, task, model, metric=metric, ablation=ablation)
+    dataset = _dataset(circuit, task, model, metric, ablation)
     about = {
         "edges": (certificate.edges_sha256, names_digest(circuit.edge_names())),
         "precision": (certificate.dtype, str(model.dtype).removeprefix("torch.")),

@@ -25,11 +25,10 @@ from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
 from acdc.shown import counted
 from acdc.store.amounts import bytes_of
-from acdc.tasks import as_dataset
 
 if TYPE_CHECKING:
     from acdc.tasks.prompts import Prompts
-    from acdc.tasks.task import Dataset, Metric, Task
+    from acdc.tasks.task import Dataset
 
 
 NAN = float("nan")
@@ -66,33 +65,6 @@ def judging_problem(
     if dataset.ablation == "optimal" and constants is None:
         constants = on(dataset.discovery).constants
     return on(dataset.held_out)
-
-
-def as_found(
-    circuit: Circuit,
-    task: Task | Dataset | Prompts,
-    model: Model,
-    *,
-    metric: Metric | None = None,
-    ablation: str | None = None,
-) -> Dataset:
-    """The task with the metric and ablation that the circuit was found by, so that its budget is in their units.
-
-    Args:
-        metric, ablation: instead of these. Of a circuit that does not say what it was found by they are the task's.
-
-    Raises:
-        AcdcError: it was found by a metric that is neither the task's nor one of acdc's.
-    """
-    dataset, made = as_dataset(task, model, metric=metric, ablation=ablation), circuit.provenance
-    if metric is None and made.metric and made.metric != dataset.metric.name:
-        if made.metric not in OUTCOMES:
-            raise AcdcError(
-                f"the circuit was found by the metric {made.metric!r}, which is not the task's; give the function as "
-                f"metric, or a metric's name to judge it by another"
-            )
-        metric = made.metric
-    return as_dataset(dataset, model, metric=metric, ablation=ablation or made.ablation or None)
 
 
 def over_the_vocabulary(model: Model) -> list[Outcome]:

@@ -65,6 +65,16 @@ def test_a_deeper_audit_goes_on_and_a_shallower_one_replaces_nothing(command: Co
     assert "deeper audit, of level 'usual'" in shallower.err
 
 
+def test_a_circuit_is_audited_by_the_metric_and_ablation_that_are_given(command: Command, tmp_path: Path) -> None:
+    run = discover(load("tracr-hist"), load_task("tracr-hist")).save(tmp_path / "run")
+    given = ("--metric", "probability", "--ablation", "zero")
+    for options, expected in (((), ("l2", "resample")), (given, ("probability", "zero"))):
+        result = command("audit", run, "--checks", "numbers", "--size", 64, "--force", *options)
+        assert result.status == 0, result.err
+        record = json.loads((run / "audit.json").read_text())
+        assert (record["metric"], record["ablation"]) == expected
+
+
 def test_searches_that_are_asked_for_later_are_made(command: Command, tmp_path: Path) -> None:
     model, task = load("tracr-hist"), load_task("tracr-hist")
     run = discover(model, task, "eap-ig", edges=4).save(tmp_path / "run")
