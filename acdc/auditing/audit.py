@@ -77,7 +77,8 @@ def audit(
         faithfulness: what the circuit is held to; None: what it was searched for, else the task's.
         metric, ablation: instead of the task's own.
         shift: a second task, or prompts, that the circuit ought to hold on too.
-        size: fresh prompts to draw; None: 512 for small models, 64 for others.
+        size: fresh prompts to draw; None: 512 for models of up to 0.2 M parameters, 256 (128 at level "quick") for
+            those of up to 2 M, 64 for others.
         searches: how often the check `stability` searches again, on other samples of prompts, to tell how often each
             edge is kept; None: 3 at level "full", else 0.
         limit: seconds; checks that will not end in time are left out, and say how long they would take.

@@ -31,7 +31,7 @@ MOST_PROMPTS = 128
 
 def _rivals(subject: Subject) -> Result:
     graph = subject.graph
-    if graph.n_edges > MOST_EDGES and subject.level != "full":
+    if _is_too_large(subject):
         raise NotApplicable("a search for rivals of so large a graph is part of a full audit: --full")
     if not subject.edges.any():
         raise NotApplicable("the circuit has no edge")
@@ -120,9 +120,13 @@ def _largest(search: Groups, cheapest: Sequence[int] | IntArray, budget: float) 
     return group
 
 
+def _is_too_large(subject: Subject) -> bool:
+    return subject.graph.n_edges > MOST_EDGES and subject.level != "full"
+
+
 def _passes(subject: Subject) -> float:
-    if subject.graph.n_edges > MOST_EDGES and subject.level != "full":
-        return 0.0  # refused
+    if _is_too_large(subject):
+        return 0.0
     part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
     return 0.3 * part * subject.graph.n_edges * (2 if subject.small else 6)
 

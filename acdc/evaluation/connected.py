@@ -97,20 +97,20 @@ class _Paths:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self._by_component = np.argsort(graph.port_source, kind="stable")
-        self._by_destination = np.argsort(graph.port_destination, kind="stable")
-        self._components, self._port_starts = np.unique(graph.port_source[self._by_component], return_index=True)
-        _, self._component_starts = np.unique(graph.port_destination[self._by_destination], return_index=True)
+        self._n_sources, self._n_inputs = graph.n_sources, graph.n_inputs
+        by_component, by_destination = (
+            np.argsort(x, kind="stable") for x in (graph.port_source, graph.port_destination)
+        )
+        self._destinations = graph.port_destination[by_component]  # of each component in turn, and of the logits
+        self._components, self._own_starts = np.unique(graph.port_source[by_component], return_index=True)
+        self._readers = graph.port_source[by_destination]  # components of each destination in turn
+        _, self._reader_starts = np.unique(graph.port_destination[by_destination], return_index=True)
 
     def hold(self, out: BoolArray, into: BoolArray) -> BoolArray:
         """`[C]`, from whether an edge leaves each source `[C, n_sources]` and enters each destination."""
-        graph = self.graph
-        fed = np.zeros((len(out), graph.n_sources + 1), dtype=bool)  # the last: the logits
-        ports = into[:, graph.port_destination[self._by_component]]
-        fed[:, self._components] = np.logical_or.reduceat(ports, self._port_starts, axis=1)
-        fed[:, : graph.n_inputs] = True
+        fed = np.zeros((len(out), self._n_sources + 1), dtype=bool)  # the last: the logits
+        fed[:, self._components] = np.logical_or.reduceat(into[:, self._destinations], self._own_starts, axis=1)
+        fed[:, : self._n_inputs] = True
         read = np.concatenate([out, np.ones((len(out), 1), dtype=bool)], axis=1)
-        readers = read[:, graph.port_source[self._by_destination]]
-        leads = np.logical_or.reduceat(readers, self._component_starts, axis=1)
+        leads = np.logical_or.reduceat(read[:, self._readers], self._reader_starts, axis=1)
         return np.asarray((~out | fed[:, :-1]).all(1) & (~into | leads).all(1))

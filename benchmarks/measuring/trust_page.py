@@ -160,24 +160,10 @@ def _by_method(rows: Collection[Row]) -> str:
         told = ", ".join(f"{name} {n}" for name, n in failed.most_common())
         edges, seconds = (statistics.median(getattr(row, name) for row in some) for name in ("value", "seconds"))
         longest = max(row.seconds for row in some)
-        lines.append(
-            (
-                method,
-                len(some),
-                f"{edges:.0f}",
-                f"{passed:.1f} of {judged:.1f}",
-                told or "–",
-                f"{seconds:.0f}, {longest:.0f}",
-            )
-        )
-    head = (
-        "method",
-        "circuits",
-        "edges, median",
-        "checks passed, mean",
-        "failed: how many circuits",
-        "seconds: median, most",
-    )
+        mean, took = f"{passed:.1f} of {judged:.1f}", f"{seconds:.0f}, {longest:.0f}"
+        lines.append((method, len(some), f"{edges:.0f}", mean, told or "–", took))
+    failed_head, seconds_head = "failed: how many circuits", "seconds: median, most"
+    head = ("method", "circuits", "edges, median", "checks passed, mean", failed_head, seconds_head)
     return _table(head, lines) if lines else ""
 
 

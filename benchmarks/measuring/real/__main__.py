@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=tasks, help="of those each model does; default: all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--size", type=int, default=32, help="prompts")
-    parser.add_argument("--held-out", type=int, default=128, help="prompts that circuits are measured on")
+    parser.add_argument("--held-out", type=int, default=32, help="prompts that circuits are measured on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="a rival is to be measured where the search was")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/real"))
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         with cells.claimed((name, task, method)) as mine:
             if not mine or cells.get((name, task, method)) is not None:
                 continue
+            check_prompts(cells, name, task, options)
             given = seconds_of_search(cells, name, task) if method in RIVALS else None
             if method in RIVALS and given is None:
                 print(f"{name}, {task}, {method}: first measure {SEARCH}, whose time it is given", flush=True)
@@ -87,6 +88,18 @@ def every_cell() -> list[tuple[str, str, str]]:
         for method in METHODS
         if method in EVERYWHERE or task == RIVALS_ON
     ]
+
+
+def check_prompts(cells: Rows, model: str, task: str, options: argparse.Namespace) -> None:
+    """Refuse to measure on other numbers of prompts than the task's other cells, with which they are compared."""
+    for method in METHODS:
+        there = cells.get((model, task, method))
+        if there is not None and (there["n_prompts"], there["n_held_out"]) != (options.size, options.held_out):
+            raise AcdcError(
+                f"the cells of {task} on {model} in {options.output} are of {there['n_prompts']} prompts and "
+                f"{there['n_held_out']} held out, not of {options.size} and {options.held_out}: give --size and "
+                "--held-out as they are, or another folder with -o"
+            )
 
 
 def seconds_of_search(cells: Rows, model: str, task: str) -> float | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
 
 import acdc
 from acdc.benchmarks.cost import Cost, device_name, measure, measure_once
@@ -29,6 +31,7 @@ from acdc.metrics import (
 )
 from acdc.model.model import Model
 from acdc.store.rows import Rows
+from acdc.store.writing import write_atomically
 from acdc.tasks.task import Dataset
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -113,8 +116,8 @@ def compute(
     """Rank or search by the method on `size` prompts, and measure its circuits on `held_out` others.
 
     Args:
-        notes: where a search notes how far it is (`.resume`), and what edges are ranked by is kept (`.npz`), so that
-            other prompts can be asked without searching again.
+        notes: where a search notes how far it is (`.resume`), and what edges are ranked by is kept (`.safetensors`),
+            so that other prompts can be asked without searching again.
         given: seconds of processor time that a rival has.
     """
     data = acdc.tasks.load(task, size=max(size, held_out)).prepare(model)
@@ -122,7 +125,7 @@ def compute(
     judged = data.held_out[:held_out]
     data = dataclasses.replace(data, discovery=data.discovery[:size], held_out=judged)
     graph = model.graph()
-    kept = notes.with_suffix(".npz")
+    kept = notes.with_suffix(".safetensors")
     found = _kept(kept, data)
     if found is None:
         found = _cuts(
@@ -211,22 +214,25 @@ def _cuts(
 
 
 def _keep(path: Path, data: Dataset, cuts: dict[str, FloatArray], cost: Cost) -> None:
-    about = json.dumps({"prompts": prompts_digest(data.discovery), "cost": dataclasses.asdict(cost)})
+    about = {
+        "prompts": prompts_digest(data.discovery),
+        "cost": json.dumps(dataclasses.asdict(cost)),
+        "names": json.dumps(list(cuts)),  # in the order of the tables
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(file, about=np.array(about), **{f"cut{name}": cut for name, cut in cuts.items()})  # type: ignore[arg-type]
+    write_atomically(path, save({name: np.ascontiguousarray(cut) for name, cut in cuts.items()}, about))
 
 
 def _kept(path: Path, data: Dataset) -> tuple[dict[str, FloatArray], Cost] | None:
     """What was found on the same prompts before."""
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as saved:
-        about = json.loads(str(saved["about"]))
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata()
         if about["prompts"] != prompts_digest(data.discovery):
             return None
-        cuts = {name.removeprefix("cut"): saved[name] for name in saved.files if name != "about"}
-    return cuts, Cost(**about["cost"])
+        cuts = {name: file.get_tensor(name) for name in json.loads(about["names"])}
+    return cuts, Cost(**json.loads(about["cost"]))
 
 
 def _from_one(interval: tuple[float, float]) -> tuple[float, float]:

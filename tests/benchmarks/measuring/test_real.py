@@ -15,6 +15,7 @@ from acdc.benchmarks.measuring.real import rivals
 from acdc.benchmarks.measuring.real.report import RULES, markdown, nearest
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
 from acdc.metrics import OUTCOMES, mean_interval
 from acdc.model.pretrained import PRETRAINED
 
@@ -113,9 +114,12 @@ def test_the_command_goes_on_and_names_what_is_missing(
         return dataclasses.replace(cell, method=method)
 
     monkeypatch.setattr(command, "compute", compute)
+    asked = ["--models", cell.model, "--methods", "eap", "random", "--size", "16", "-o", str(tmp_path)]
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            command.main(["--models", cell.model, "--methods", "eap", "random", "-o", str(tmp_path)])
+            command.main([*asked, "--held-out", "16"])
+    with pytest.raises(AcdcError, match="are of 16 prompts and 16 held out, not of 16 and 64"):
+        command.main([*asked, "--held-out", "64", "--methods", "guided"])
     assert computed == [("ioi", "eap"), ("ioi", "random"), ("sva", "eap"), ("sva", "eap")]
     text = (tmp_path / "README.md").read_text()
     assert f"## ioi on {cell.model}" in text
