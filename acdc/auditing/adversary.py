@@ -45,9 +45,7 @@ def _adversary(subject: Subject) -> Result:
     outcome = _smooth(subject)
     attacked = Scale(subject.problem(subject.dataset.discovery[:MOST_PROMPTS], outcome=outcome), exact=False)
     judge = Scale(subject.problem(outcome=outcome), exact=False)
-    starts, steps = (table[subject.level] for table in (STARTS, STEPS))
-    if not subject.small:
-        starts = max(2, starts // 4)
+    starts, steps = _starts(subject), STEPS[subject.level]
     masks, by_prompt = _attack(subject, attacked, removed, starts=starts, steps=steps)
     shares = np.stack([_shares(judge, subject, mask) for mask in masks])  # [mask, prompt]
     worst = int(shares.mean(axis=1).argmax())
@@ -211,9 +209,16 @@ def _replaced(prompts: Any, changes: dict[str, Any]) -> Any:
     return dataclasses.replace(prompts, **changes)
 
 
-def _passes(subject: Subject) -> float:
-    part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
-    return 8.0 * part * STARTS[subject.level] * STEPS[subject.level] * (0.4 if not subject.small else 1.5)
+def _starts(subject: Subject) -> int:
+    starts = STARTS[subject.level]
+    return starts if subject.small else max(2, starts // 4)
+
+
+def _seconds(subject: Subject) -> float:
+    """Gradients of all edges at every step of every start, half of them for each prompt's own; donors."""
+    prompts = min(MOST_PROMPTS, len(subject.dataset.discovery))
+    gradients = 1.5 * _starts(subject) * STEPS[subject.level] * subject.share_of_fresh(prompts)
+    return (3 * gradients + _starts(subject) + DONORS) * subject.seconds_of_model
 
 
 ADVERSARY = Check(
@@ -221,5 +226,5 @@ ADVERSARY = Check(
     question="Can what it leaves out break it by coming back in part?",
     run=_adversary,
     level="quick",
-    passes=_passes,
+    seconds=_seconds,
 )

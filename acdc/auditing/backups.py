@@ -17,10 +17,13 @@ import numpy as np
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.evaluation.completeness import Knockout, completeness
-from acdc.graph import FloatArray, IntArray
+from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.metrics.hypotheses import any_of, mean_exceeds
 
 SETS = {"quick": 8, "usual": 20, "full": 50}
+GREEDY_STEPS = GREEDY_CANDIDATES = 10
+SINGLES = 64
+"""Parts that are knocked out alone, at most."""
 CANDIDATES = 24
 MOST_PROMPTS = 128
 APART = 0.1
@@ -36,15 +39,20 @@ def _backups(subject: Subject) -> Result:
         raise NotApplicable("no head and no MLP is in the circuit, so there is nothing to knock out")
     on = dataclasses.replace(subject.dataset, discovery=subject.dataset.discovery[:MOST_PROMPTS], held_out=None)
     found = completeness(
-        subject.model, on, subject.circuit, random_sets=SETS[subject.level], greedy_steps=min(10, len(parts)),
-        greedy_candidates=10, seed=subject.seed, confidence=None, batch_size=subject.batch_size,
+        subject.model, on, subject.circuit, random_sets=SETS[subject.level],
+        greedy_steps=min(GREEDY_STEPS, len(parts)), greedy_candidates=GREEDY_CANDIDATES,
+        seed=subject.seed, confidence=None, batch_size=subject.batch_size,
     )  # fmt: skip
-    singles = [Knockout("class", graph.sources[s], (graph.sources[s],), 0, 0, 0, (0, 0)) for s in parts[:64]]
-    apart = _apart(subject, subject.on_discovery, [_sources(graph, k) for k in singles]).mean(axis=1)
+    singles = [Knockout("class", graph.sources[s], (graph.sources[s],), 0, 0, 0, (0, 0)) for s in parts[:SINGLES]]
+    scale = subject.on_discovery
+    of_model, of_circuit = _knocked_out(subject, scale, [*parts[:SINGLES, None], parts[:SINGLES]])
+    apart = scale.apart(of_model, of_circuit)[:-1].mean(axis=1)
+    lost = scale.apart(of_model, scale.full).mean(axis=1)
     worst_alone = [singles[i] for i in np.argsort(-apart, kind="stable")[:WORST]]
     chosen = [*_worst(found.knockouts), *worst_alone]
     sets = {k.components: _sources(graph, k) for k in chosen}  # the same set may be the worst of several kinds
-    apart_in = dict(zip(sets, _apart(subject, subject.on_many, list(sets.values())), strict=True))
+    many = subject.on_many
+    apart_in = dict(zip(sets, many.apart(*_knocked_out(subject, many, list(sets.values()))), strict=True))
     allowed = APART if subject.exact else subject.broken
     tests = [mean_exceeds(row, allowed) for row in apart_in.values()]
     means = {components: float(row.mean()) for components, row in apart_in.items()}
@@ -65,7 +73,7 @@ def _backups(subject: Subject) -> Result:
                 {"kind": k.kind, "components": list(k.components), "share": means[k.components]} for k in chosen
             ],
             "take over": backups,
-            "self-repair": _repair(subject, parts),
+            "self-repair": {"each alone, summed": float(lost[:-1].sum()), "together": float(lost[-1])},
         },
     )
 
@@ -83,13 +91,20 @@ def _worst(knockouts: tuple[Knockout, ...]) -> list[Knockout]:
     return found
 
 
-def _apart(subject: Subject, scale: Scale, sets: list[IntArray]) -> FloatArray:
-    """`[set, prompt]` share between circuit and model without each set."""
-    graph, edges = subject.graph, subject.edges
-    removed = np.zeros((len(sets), graph.n_sources), dtype=bool)
-    for row, some in zip(removed, sets, strict=True):
-        row[some] = True
-    return scale.between(graph.valid & ~removed[:, None], edges & ~removed[:, None])
+def _knocked_out(subject: Subject, scale: Scale, sets: list[IntArray]) -> tuple[FloatArray, FloatArray]:
+    """`[set, prompt]` metric of the model and of the circuit without each set of sources."""
+    of_model, of_circuit = (
+        scale.values_without(edges, [np.flatnonzero(edges & _out_of(subject, some)) for some in sets])
+        for edges in (subject.graph.valid, subject.edges)
+    )
+    return of_model, of_circuit
+
+
+def _out_of(subject: Subject, sources: IntArray) -> BoolArray:
+    """`[n_sources]`: which sources these are."""
+    out = np.zeros(subject.graph.n_sources, dtype=bool)
+    out[sources] = True
+    return out
 
 
 def _candidates(subject: Subject, knocked: IntArray, before: float) -> dict[str, float]:
@@ -115,15 +130,16 @@ def _candidates(subject: Subject, knocked: IntArray, before: float) -> dict[str,
     return {graph.sources[outside[i]]: before - float(apart[i]) for i in order if apart[i] < before / 2}
 
 
-def _repair(subject: Subject, parts: IntArray) -> dict[str, float]:
-    """What the model loses without each part alone, summed, and without all of them."""
-    graph, scale = subject.graph, subject.on_fresh
-    stack = np.repeat(graph.valid[None], len(parts) + 1, axis=0)
-    for circuit, source in zip(stack[:-1], parts, strict=True):
-        circuit[:, source] = False
-    stack[-1][:, parts] = False
-    shares = scale.shares(stack).mean(axis=1)
-    return {"each alone, summed": float(shares[:-1].sum()), "together": float(shares[-1])}
+def _seconds(subject: Subject) -> float:
+    """Sets at random, by class and of the greedy search; single parts; those that are judged; candidates."""
+    prompts = min(MOST_PROMPTS, len(subject.dataset.discovery))
+    sets = SETS[subject.level] + subject.graph.n_layers + 1 + GREEDY_STEPS * GREEDY_CANDIDATES
+    found = (
+        subject.share_of_fresh(prompts) * sets + subject.share_of_fresh(len(subject.dataset.discovery)) * SINGLES
+    )
+    return (found + 4 * WORST) * (
+        subject.seconds_of_circuit + subject.seconds_of_model
+    ) + CANDIDATES * subject.seconds_of_circuit
 
 
 BACKUPS = Check(
@@ -131,5 +147,5 @@ BACKUPS = Check(
     question="With parts knocked out, do circuit and model still do the same?",
     run=_backups,
     level="usual",
-    passes=lambda subject: 2.0 * (SETS[subject.level] + 120 + len(subject.graph.sources)),
+    seconds=_seconds,
 )

@@ -148,5 +148,9 @@ BASELINES = Check(
     question="Is it worth as much as the model, more than chance, and does the rest of the model hold nothing of it?",
     run=_baselines,
     level="quick",
-    passes=lambda subject: 2.0 * _number(subject) * min(1.0, MOST_PROMPTS / len(subject.fresh)),
+    seconds=lambda subject: (
+        _number(subject)
+        * min(1.0, subject.share_of_fresh(MOST_PROMPTS))
+        * (subject.seconds_of_circuit + subject.seconds_of_model)
+    ),
 )

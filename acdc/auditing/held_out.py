@@ -91,5 +91,5 @@ HELD_OUT = Check(
     question="Is it as near to the model on prompts that it was not found on?",
     run=_held_out,
     level="quick",
-    passes=lambda _: 4,
+    seconds=lambda subject: 4 * subject.seconds_of_circuit,
 )

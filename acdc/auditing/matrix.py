@@ -91,8 +91,11 @@ def _denoised(subject: Subject, outcome: Outcome) -> FloatArray:
     return share
 
 
-def _passes(subject: Subject) -> float:
-    return 4.0 * len(METRICS) * len(_ablations(subject))
+def _seconds(subject: Subject) -> float:
+    part = min(1.0, subject.share_of_fresh(MOST_PROMPTS))
+    return (
+        len(METRICS) * len(_ablations(subject)) * part * (2 * subject.seconds_of_circuit + subject.seconds_of_model)
+    )
 
 
 def _ablations(subject: Subject) -> list[str]:
@@ -106,5 +109,5 @@ MATRIX = Check(
     question="Do other metrics and directions agree, and what do other ablations say?",
     run=_matrix,
     level="quick",
-    passes=_passes,
+    seconds=_seconds,
 )

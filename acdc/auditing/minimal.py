@@ -37,9 +37,8 @@ def _minimal(subject: Subject) -> Result:
         raise NotApplicable("the circuit has no edge")
     places = np.argwhere(edges)
     dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
-    singles = _without(edges, [place[None] for place in places])
     scales = [subject.on_fresh, subject.on_discovery]
-    effects = _effects(scales, edges, singles)  # [edge, prompt]
+    effects = _effects(scales, edges, [place[None] for place in places])  # [edge, prompt]
     means = effects.mean(axis=1)
     average = float((means**2).sum() / max(means.sum(), 1e-12))  # of the edges that matter
     least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
@@ -52,7 +51,7 @@ def _minimal(subject: Subject) -> Result:
     p_groups = np.array([1.0])
     named: list[str] = []
     if groups:
-        rows = _effects(scales, edges, _without(edges, groups))
+        rows = _effects(scales, edges, groups)
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
     half, cost, p_half = _half(subject, places, effects)
@@ -103,7 +102,7 @@ def _half(subject: Subject, places: IntArray, effects: FloatArray) -> tuple[int,
         return 0, 0.0, 1.0
     on_discovery = effects[:, len(subject.fresh) :].mean(axis=1)
     weaker = places[np.argsort(on_discovery, kind="stable")[:n]]
-    row = subject.on_fresh.between(_without(subject.edges, [weaker]), subject.edges[None])[0]
+    row = _effects([subject.on_fresh], subject.edges, [weaker])[0]
     most = max(subject.tolerance, MOST_NEEDLESS)
     if subject.exact:
         return n, float(row.mean()), share_falls_short(int((row > 0).sum()), len(row), most)
@@ -121,23 +120,18 @@ def _prompts_needed(n_edges: int, least: float, exact: bool) -> int:
     return bisect.bisect_left(counted, True, key=lambda n: _can_tell(n, n_edges, least, exact))
 
 
-def _without(edges: BoolArray, groups: list[IntArray]) -> BoolArray:
-    """`[group, …]`: the circuit without each group of places `[edge, 2]`."""
-    stack = np.repeat(edges[None], len(groups), axis=0)
-    for circuit, group in zip(stack, groups, strict=True):
-        circuit[group[:, 0], group[:, 1]] = False
-    return stack
-
-
 def _only(edges: BoolArray, group: IntArray) -> BoolArray:
     mask = np.zeros_like(edges)
     mask[group[:, 0], group[:, 1]] = True
     return mask
 
 
-def _effects(scales: list[Scale], edges: BoolArray, without: BoolArray) -> FloatArray:
-    """`[circuit, prompt]` share between the circuit with and without, over all prompts there are."""
-    return np.concatenate([scale.between(without, edges[None]) for scale in scales], axis=1)
+def _effects(scales: list[Scale], edges: BoolArray, groups: list[IntArray]) -> FloatArray:
+    """`[group, prompt]` share between the circuit with and without each group of places `[edge, 2]`."""
+    flat = [np.zeros(0, dtype=np.int64)] + [np.ravel_multi_index(tuple(group.T), edges.shape) for group in groups]
+    every = [scale.values_without(edges, flat) for scale in scales]
+    rows = [scale.apart(values[1:], values[0]) for scale, values in zip(scales, every, strict=True)]
+    return np.concatenate(rows, axis=1)
 
 
 def _needless(effect: FloatArray, least: float, exact: bool) -> float:
@@ -147,11 +141,15 @@ def _needless(effect: FloatArray, least: float, exact: bool) -> float:
     return share_falls_short(0, len(effect), least) if exact else mean_falls_short(effect, least)
 
 
+def _most_pairs(subject: Subject) -> int:
+    return MOST_PAIRS if subject.small else 64
+
+
 def _groups(subject: Subject, places: IntArray, effects: FloatArray, p_edges: FloatArray) -> list[IntArray]:
     """Pairs, all or those of the least effects, and all edges out of a component, of edges needed alone."""
     needed = np.flatnonzero(p_edges > 0.05)
     order = needed[np.argsort(effects[needed].mean(axis=1), kind="stable")]
-    most = MOST_PAIRS if subject.small else 64
+    most = _most_pairs(subject)
     if len(order) ** 2 < 2 * most:
         chosen = sorted(itertools.combinations(order.tolist(), 2), key=max)
     else:
@@ -190,7 +188,10 @@ MINIMAL = Check(
     question="Is every edge needed, alone and in pairs?",
     run=_minimal,
     level="quick",
-    passes=lambda subject: (
-        2.0 * subject.circuit.n_edges + (2.0 * MOST_PAIRS if subject.small and subject.level != "quick" else 0)
+    seconds=lambda subject: (
+        0.5
+        * (subject.circuit.n_edges + (0 if subject.level == "quick" else _most_pairs(subject)))
+        * (1 + subject.share_of_fresh(len(subject.dataset.discovery)))
+        * subject.seconds_of_circuit
     ),
 )

@@ -118,10 +118,12 @@ def randomised(model: Model, generator: torch.Generator, *, layer: int | None = 
         return None
 
 
-def _passes(subject: Subject) -> float:
+def _seconds(subject: Subject) -> float:
     copies = (COPIES if subject.small else COPIES_OF_LARGE) + 1
-    part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
-    return copies * 25.0 * part
+    if subject.small or subject.level == "full":
+        copies += min(MOST_LAYERS, subject.model.n_layers)
+    prompts = min(MOST_PROMPTS, len(subject.dataset.discovery))
+    return copies * 3 * STEPS * subject.seconds_of_model * subject.share_of_fresh(prompts)
 
 
 RANDOM_WEIGHTS = Check(
@@ -129,5 +131,5 @@ RANDOM_WEIGHTS = Check(
     question="Is it a circuit of what the model has learnt?",
     run=_random_weights,
     level="usual",
-    passes=_passes,
+    seconds=_seconds,
 )

@@ -62,14 +62,14 @@ class Check:
         question: what it answers.
         run: measures; raises `NotApplicable`.
         level: the audit from which on it is run.
-        passes: forward passes over the audit's prompts that it takes, for the time it will need.
+        seconds: that it will take, about.
     """
 
     name: Name
     question: str
     run: Callable[[Subject], Result]
     level: Level
-    passes: Callable[[Subject], float]
+    seconds: Callable[[Subject], float]
 
 
 @dataclasses.dataclass(frozen=True)

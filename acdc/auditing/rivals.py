@@ -124,11 +124,12 @@ def _is_too_large(subject: Subject) -> bool:
     return subject.graph.n_edges > MOST_EDGES and subject.level != "full"
 
 
-def _passes(subject: Subject) -> float:
+def _seconds(subject: Subject) -> float:
     if _is_too_large(subject):
         return 0.0
-    part = min(1.0, MOST_PROMPTS / max(1, len(subject.fresh)))
-    return 0.3 * part * subject.graph.n_edges * (2 if subject.small else 6)
+    prompts = min(MOST_PROMPTS, len(subject.dataset.discovery))
+    sweeps = 2 if subject.small else 6
+    return 0.3 * sweeps * subject.graph.n_edges * subject.seconds_of_model * subject.share_of_fresh(prompts)
 
 
 RIVALS = Check(
@@ -136,5 +137,5 @@ RIVALS = Check(
     question="Is there another circuit as faithful, with little in common?",
     run=_rivals,
     level="usual",
-    passes=_passes,
+    seconds=_seconds,
 )

@@ -101,5 +101,7 @@ SHIFT = Check(
     question="Does it hold on prompts of other kinds?",
     run=_shift,
     level="usual",
-    passes=lambda subject: 20.0,
+    seconds=lambda subject: (
+        4 * subject.share_of_fresh(SIZE) * (subject.seconds_of_circuit + subject.seconds_of_model)
+    ),
 )

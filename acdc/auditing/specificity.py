@@ -105,5 +105,9 @@ SPECIFICITY = Check(
     question="Does it do this task, and not others as well?",
     run=_specificity,
     level="usual",
-    passes=lambda subject: 30.0,
+    seconds=lambda subject: (
+        len(registry.GENERATORS)
+        * subject.share_of_fresh(SIZE)
+        * (subject.seconds_of_circuit + 3 * subject.seconds_of_model)
+    ),
 )

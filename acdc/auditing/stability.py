@@ -154,7 +154,7 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
     rng = np.random.default_rng(subject.seed)
     found: list[BoolArray] = []
     for again in range(n):
-        subject.check_time(400, "stability")
+        subject.check_time(lambda subject: 400 * subject.seconds_of_circuit, "stability")
         subject.progress(again, n, "searching on other prompts")
         rows = np.arange(again * size, (again + 1) * size) if disjoint else rng.permutation(len(pool))[:size]
         prompts = pool[torch.as_tensor(np.sort(rows), device=pool.clean.device)]
@@ -203,5 +203,5 @@ STABILITY = Check(
     question="Would other prompts have given the same edges?",
     run=_stability,
     level="usual",
-    passes=lambda subject: 20.0,
+    seconds=lambda subject: 15 * subject.seconds_of_model * subject.share_of_fresh(len(subject.dataset.discovery)),
 )

@@ -23,10 +23,12 @@ from acdc.circuit.constants import Constants
 from acdc.engine.batches import Batches
 from acdc.engine.belonging import prompts_digest
 from acdc.engine.circuits import Measured, measure_prompts
+from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.evaluation.reproduction import SAME_OUTPUT
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, IntArray
+from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
@@ -190,14 +192,26 @@ class Subject:
     # ---- time --------------------------------------------------------------------------------------------------
 
     @cached_property
-    def seconds_a_pass(self) -> float:
-        """Of one circuit on the fresh prompts; the first run is not counted."""
+    def seconds_of_circuit(self) -> float:
+        """Seconds for the circuit on the fresh prompts."""
+        return self._timed(self.edges)
+
+    @cached_property
+    def seconds_of_model(self) -> float:
+        """Seconds for the model without the circuit on the fresh prompts, and for anything with most edges."""
+        return self._timed(self.graph.valid & ~self.edges)
+
+    def _timed(self, edges: BoolArray) -> float:
         scale = self.on_fresh
         started = time.perf_counter()
-        scale.shares([self.edges])
+        scale.shares([edges])
         return time.perf_counter() - started
 
-    def check_time(self, passes: float, name: str) -> None:
+    def share_of_fresh(self, n_prompts: int) -> float:
+        """So many prompts as a share of the fresh ones, by which what they take is told from what these take."""
+        return n_prompts / len(self.fresh)
+
+    def check_time(self, seconds: Callable[[Subject], float], name: str) -> None:
         """Refuse work that will not end in time.
 
         Raises:
@@ -205,7 +219,7 @@ class Subject:
         """
         if self.until is None:
             return
-        need, left = passes * self.seconds_a_pass, self.until - time.monotonic()
+        need, left = seconds(self), self.until - time.monotonic()
         if need > left:
             raise NotApplicable(
                 f"it would take about {need:,.0f} s, and {max(left, 0):,.0f} s are left: run it alone with "
@@ -227,7 +241,7 @@ class Scale:
     def __init__(self, problem: Problem, *, exact: bool) -> None:
         self.problem, self.exact = problem, exact
         self.outcome: Outcome = OUTCOMES["l2"] if exact else problem.outcome
-        self.batches: Batches = problem.batches()
+        self.batches: Batches = problem.batches(keep=True)
         nothing = np.zeros_like(problem.graph.valid)
         measured = self._measure([nothing])
         self.full, self.corrupted, self.empty = measured.full, measured.corrupted, measured.circuits[0]
@@ -262,7 +276,17 @@ class Scale:
             return (np.abs(a - b) > SAME_OUTPUT).astype(np.float64)
         return np.clip(np.abs(a - b) / self.unit, 0.0, 1.0)
 
-    def between(self, first: Circuits, second: Circuits, *, stop: Callable[[], None] | None = None) -> FloatArray:
+    def between(self, first: Circuits, second: Circuits) -> FloatArray:
         """`[C, prompt]` share between circuits, one by one."""
         a, b = self.values(first), self.values(second)
         return self.apart(a, b)
+
+    def values_without(self, edges: BoolArray, groups: Sequence[IntArray]) -> FloatArray:
+        """`[group, prompt]` metric of a circuit without each group of its edges; an empty group: of the circuit.
+
+        As `values` of these circuits, but only what a removal changes is run.
+
+        Args:
+            groups: flat indices into `edges`.
+        """
+        return Groups(Measures(self.outcome, self.batches), kept=edges).values_without(groups)

@@ -21,7 +21,8 @@ from acdc.tasks.prompts import Prompts
 
 @dataclasses.dataclass
 class Batches:
-    """Prompts in batches. A single batch is made once and kept; one of several is made anew whenever it is run.
+    """Prompts in batches. A single batch is made once and kept; one of several is made anew whenever it is run, unless
+    all are to be kept.
 
     Attributes:
         prompts: all of them, also those of other processes.
@@ -30,6 +31,7 @@ class Batches:
         tokens: how many a method runs at once, as so many circuits on one batch; always one circuit at least.
         offload: whether what a method keeps of each batch waits on disk for its turn.
         ranks: the processes that share the batches.
+        keep: whether each of several batches is kept, too.
     """
 
     prompts: Prompts
@@ -38,7 +40,8 @@ class Batches:
     tokens: int
     offload: bool = False
     ranks: Ranks = ALONE
-    _only: Patching | None = dataclasses.field(default=None, repr=False)
+    keep: bool = False
+    _kept: dict[int, Patching] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -50,13 +53,16 @@ class Batches:
     def after(self, done: int) -> Iterator[tuple[int, Patching]]:
         """The batches that are left when so many prompts are done, each with the number of prompts before it."""
         for start, prompts in self.slices(done):
-            if len(self) > 1:
-                give_back()
-                yield start, self.make(prompts)
+            if start in self._kept:
+                yield start, self._kept[start]
                 continue
-            if self._only is None:
-                self._only = self.make(prompts)
-            yield start, self._only
+            keep = self.keep or len(self) == 1
+            if not keep:
+                give_back()
+            patching = self.make(prompts)
+            if keep:
+                self._kept[start] = patching
+            yield start, patching
 
     def slices(self, done: int = 0) -> Iterator[tuple[int, Prompts]]:
         """The prompts alone, as in `after`."""

@@ -236,11 +236,13 @@ class Problem:
         """
         return precision.searched(self).batches("search")
 
-    def batches(self, work: memory.Work = "circuits") -> Batches:
+    def batches(self, work: memory.Work = "circuits", *, keep: bool = False) -> Batches:
         """The prompts in batches.
 
         Args:
             work: what they are for.
+            keep: for who comes back to them again and again: their clean and corrupted runs are kept, where all of
+                them take up to half of the memory.
 
         Raises:
             AcdcError: there is not enough memory.
@@ -254,6 +256,7 @@ class Problem:
             self._tokens_at_once(work),
             offload=all_at_once > self._limit,
             ranks=self._ranks,
+            keep=keep and all_at_once <= self._limit / 2,
         )
 
     def _patching(self, prompts: Prompts) -> Patching:

@@ -1,9 +1,8 @@
-"""Is everything in the circuit that matters, and does all in it matter? Answered by knocking parts out.
+"""Is everything in the circuit that matters? Answered by knocking parts out.
 
 *Completeness* (Wang et al. 2023): with the same components K knocked out, a complete circuit changes as the full
 model does, F(C∖K) ≈ F(M∖K), for every K. Backup components that a circuit leaves out show here, and nowhere else.
-*Minimality*: without an edge, the circuit changes. Both are measured in shares of what separates the full model from
-the circuit without edges.
+Measured in shares of what separates the full model from the circuit without edges.
 
 To knock out a component is to ablate all edges that leave it.
 """
@@ -229,9 +228,3 @@ def _indices(graph: Graph, names: Collection[str]) -> IntArray:
         if name not in graph.source_index:
             raise unknown("component", name, graph.sources)
     return np.array([graph.source_index[name] for name in names], dtype=np.int64)
-
-
-# ---- minimality -------------------------------------------------------------------------------------------------
-
-
-# ---- differences ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from acdc.engine import memory, ranks
 from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type
-from acdc.evaluation.judging import judging_problem
+from acdc.evaluation.judging import check_counts, judging_problem, share_of_separation, size
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.metrics.statistics import CONFIDENCE, Interval
 from acdc.model.model import Model
@@ -26,7 +26,6 @@ from acdc.tasks.prompts import Prompts
 
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
-from acdc.evaluation.judging import check_counts, share_of_separation, size
 
 
 @dataclasses.dataclass(frozen=True)

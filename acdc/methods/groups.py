@@ -109,6 +109,17 @@ class Groups(Search):
             distance[some], value[some] = self._run_groups([groups[i] for i in some], int(first[some].min()))
         return distance, value
 
+    @torch.no_grad()
+    def values_without(self, groups: Sequence[Group]) -> FloatArray:
+        """Metric without each group alone, prompt by prompt: `[group, prompt]`; an empty group: of the circuit."""
+        first = np.array([self._first_stage(group) for group in groups], dtype=np.int64)
+        self._run_groups([np.zeros(0, dtype=np.int64)], int(self._stages.max()))
+        found = np.repeat(self._values.double().cpu().numpy(), len(groups), axis=0)
+        for some in self._together(first):
+            self._run_groups([groups[i] for i in some], int(first[some].min()))
+            found[some] = self._values.double().cpu().numpy()
+        return found
+
     def _together(self, first: IntArray) -> Iterator[IntArray]:
         """Tests to run as one batch, by the stage that each changes first; -1: nothing that matters reads its edges.
 
@@ -168,6 +179,7 @@ class Groups(Search):
         self.runs += 1
         self.tests += len(groups)
         values, distances = self._of_all(found, len(groups))
+        self._values = values
         if not bool(torch.isfinite(distances).all()):
             refuse_non_finite(values, self.measures.outcome, "while edges were removed")
             raise AcdcError("the metric's mean is NaN or infinite while edges were removed; try float32")

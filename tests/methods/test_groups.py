@@ -9,6 +9,7 @@ import pytest
 
 import families
 import problems
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
 from acdc.graph import Graph, IntArray
@@ -105,3 +106,22 @@ def test_and_so_on_prompts_in_batches(family: str) -> None:
         for search in (whole, parts):
             search.remove(groups[7 + seed])
         assert parts.distance == pytest.approx(whole.distance, rel=1e-9)
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean"])
+@pytest.mark.parametrize("size", [5, 2])
+def test_every_prompt_is_as_in_a_full_run(size: int, ablation: Any) -> None:
+    """In one batch and in several, without groups that start anywhere, and without none."""
+    model = problems.tiny("gemma2")
+    problem = Problem(model, model.graph(), problems.make_prompts(size=5), OUTCOMES["kl"], ablation, size)
+    kept = problem.graph.valid & (np.random.default_rng(0).random(problem.graph.valid.shape) < 0.8)
+    nothing = np.zeros(0, dtype=np.int64)
+    groups = [nothing, *some_groups(problem.graph, kept, 1), nothing]
+    stack = np.repeat(kept[None], len(groups), axis=0)
+    for circuit, group in zip(stack, groups, strict=True):
+        circuit.flat[group] = False
+    batches = problem.batches()
+    assert len(batches) == -(-5 // size)
+    found = Groups(Measures(problem.outcome, batches), kept=kept).values_without(groups)
+    (expected,) = measure_prompts(problem, [stack])
+    np.testing.assert_allclose(found, expected.circuits, rtol=1e-9, atol=1e-12)

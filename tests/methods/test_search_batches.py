@@ -169,3 +169,6 @@ def test_batches_are_made_once_if_there_is_one_only() -> None:
     several = Batches(prompts, 2, make, 9)
     assert torch.equal(torch.cat([p.prompts.clean for _ in range(2) for p in several]), prompts.clean.repeat(2, 1))
     assert len(made) == 5
+    kept = Batches(prompts, 2, make, 9, keep=True)
+    assert list(kept) == list(kept)
+    assert len(made) == 7
