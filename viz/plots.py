@@ -20,7 +20,7 @@ from scipy import stats
 
 from acdc.circuit import Circuit, Scores
 from acdc.errors import AcdcError
-from acdc.graph import BoolArray
+from acdc.graph import BoolArray, Component
 from acdc.metrics import precision_recall_curve, roc_auc, roc_curve
 from acdc.shown import printable
 from acdc.viz.style import STYLES
@@ -132,15 +132,22 @@ def heads(scores: Scores, ax: Axes | None = None) -> Axes:
     """Heads and MLPs by layer: their node score, or the sum over their outgoing edges if there are none."""
     graph = scores.graph
     values = scores.nodes if scores.nodes is not None else scores.values.sum(axis=0)
-    grid = np.array(
-        [[values[graph.source_index[row.name]] for row in graph.components_of(n)] for n in range(graph.n_layers)]
-    )
-    columns = [str(row.number) if row.kind == "head" else row.kind.upper() for row in graph.components_of(0)]
+    rows = [row for row in graph.components if 0 <= row.layer < graph.n_layers and row.writes]
+    columns = sorted({_column(row) for row in rows})
+    grid = np.full((graph.n_layers, len(columns)), np.nan)  # not every layer has every kind
+    for row in rows:
+        grid[row.layer, columns.index(_column(row))] = values[graph.source_index[row.name]]
     what = "node score" if scores.nodes is not None else "sum of edge scores"
-    ax = heat_map(grid, ax, rows=[str(n) for n in range(graph.n_layers)], columns=columns, label=what)
+    named = [name or str(number) for name, number in columns]
+    ax = heat_map(grid, ax, rows=[str(n) for n in range(graph.n_layers)], columns=named, label=what)
     ax.set_xlabel("head", fontsize=8)
     ax.set_ylabel("layer", fontsize=8)
     return ax
+
+
+def _column(row: Component) -> tuple[str, int]:
+    """Heads by number, then what a layer has one of."""
+    return ("", row.number) if row.kind == "head" else (row.kind.upper(), 0)
 
 
 def heat_map(

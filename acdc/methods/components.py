@@ -59,7 +59,8 @@ class _Batch:
     Attributes:
         inputs: own and reference value of each input source, `[1, B, T, D]`; constant: added to them.
         outputs: references of each stage's components, compact, on the window.
-        keys, values: of the plain run, for the positions before the window.
+        earlier: of the plain run at the positions before the window, each layer's keys and values; what its mixer
+            reads, if it has one.
         streams: residual stream before each layer, `[1, B, W, D]`, in the model without what has gone.
     """
 
@@ -68,8 +69,7 @@ class _Batch:
     inputs: list[tuple[Tensor, Tensor]]
     constant: Tensor | float
     outputs: list[Tensor]
-    keys: list[Tensor]
-    values: list[Tensor]
+    earlier: list[tuple[Tensor, ...]]
     streams: list[Tensor]
     tested: list[Tensor] = dataclasses.field(default_factory=list)
 
@@ -92,11 +92,16 @@ class Components:
             self._model, self._stages = patching.model.decomposition, patching.stages
             clean, start, references = patching.clean, patching.start, patching.references
             outputs = [x[..., start:, :] for x in references.outputs]
-            keys, values = ([x[..., :start, :].clone() for x in part] for part in (clean.k, clean.v))
+            earlier = [
+                tuple(x[..., :start, :].clone() for x in ((k, v) if layer.mixer is None else (read,)))
+                for layer, k, v, read in zip(
+                    self._model.layers, clean.k, clean.v, clean.attention_input, strict=True
+                )
+            ]
             streams = [x[..., start:, :].clone() for x in clean.attention_input]
             inputs = list(zip(patching.clean_inputs, references.inputs, strict=True))
             self._batches.add(
-                _Batch(patching.context, measure, inputs, patching.constant, outputs, keys, values, streams)
+                _Batch(patching.context, measure, inputs, patching.constant, outputs, earlier, streams)
             )
         self.distance = 0.0  # of the whole model
         self._tested: tuple[BoolArray, float, int] | None = None
@@ -148,17 +153,23 @@ class Components:
         components, reference = kept[stage.sublayer.outputs], batch.outputs[stage.index]
         if not components.any():
             return reference
-        own = self._heads(batch, stage, x) if stage.place == "attention" else forward.mlp(stage.layer, x)[None]
+        if stage.place == "mlp":
+            own = forward.mlp(stage.layer, x)[None]
+        elif stage.layer.mixer is None:
+            own = self._heads(batch, stage, x)
+        else:
+            (before,), context = batch.earlier[stage.sublayer.layer], batch.context
+            own = forward.mix(stage.layer, torch.cat((before, x), dim=-2), context)[None, ..., context.start :, :]
         return torch.where(torch.as_tensor(components, device=x.device)[:, None, None, None, None], own, reference)
 
     def _heads(self, batch: _Batch, stage: Stage, x: Tensor) -> Tensor:
         """Attention results of all heads of a layer: `[H, 1, B, W, d_head]`."""
-        attention, context, index = stage.layer.attention, batch.context, stage.sublayer.layer
+        attention, context = stage.layer.attention, batch.context
         normed = (x if attention.norm is None else attention.norm.module(x))[None]
         q, k, v = (project_normed(attention, port, normed, context) for port in "qkv")
         k, v = (
-            after_earlier(earlier[index], new, context.start)
-            for earlier, new in ((batch.keys, k), (batch.values, v))
+            after_earlier(earlier, new, context.start)
+            for earlier, new in zip(batch.earlier[stage.sublayer.layer], (k, v), strict=True)
         )
         k, v = forward.per_head(attention, k), forward.per_head(attention, v)
         return forward.scaled_by_post_norm(attention, forward.attend(attention, q, k, v, context))

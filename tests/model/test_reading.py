@@ -19,10 +19,11 @@ import acdc.inspection
 import acdc.viz
 import problems
 from acdc.benchmarks.measuring.tiny_decoders import tiny_decoder
-from acdc.engine.measure import Measure, bind
+from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.errors import UnsupportedModelError
 from acdc.methods.attribution import attribute
+from acdc.methods.components import Components
 from acdc.methods.exact import exact_scores
 from acdc.methods.search import Search
 from acdc.metrics import OUTCOMES
@@ -41,9 +42,9 @@ def tiny(kind: str) -> Model:
     return load(tiny_decoder(kind))
 
 
-def problem(kind: str, padding: str = "none") -> tuple[Patching, Measure]:
+def problem(kind: str, **prompts: Any) -> tuple[Patching, Measure]:
     model = tiny(kind)
-    patching = Patching(model, model.graph(), problems.make_prompts(padding=padding))
+    patching = Patching(model, model.graph(), problems.make_prompts(**prompts))
     return patching, bind(OUTCOMES["logit-difference"], patching)
 
 
@@ -201,6 +202,23 @@ def test_a_search_among_mixers_decides_as_the_plain_loop() -> None:
     assert 0 < expected.sum() < patching.graph.n_edges
 
 
+@pytest.mark.parametrize("shared", [1, 3])
+def test_whole_components_among_mixers_are_circuits_without_their_edges(shared: int) -> None:
+    patching, measure = problem("lfm2", padding="both", shared=shared)
+    graph, rng = patching.graph, np.random.default_rng(0)
+    components = Components(Measures.of(patching, measure), graph)
+    for _ in range(6):
+        fewer = components.kept & (rng.random(graph.n_sources) < 0.8)
+        expected = problems.distance(patching, measure, graph.edges_from_sources(fewer))
+        assert components.without(fewer) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        components.keep(fewer)
+
+
+def test_the_default_search_runs_among_mixers() -> None:
+    circuit = acdc.discover(tiny("lfm2"), problems.make_prompts(size=4), metric="kl", faithfulness=0.9)
+    assert 0 < circuit.n_edges < circuit.graph.n_edges
+
+
 def test_a_circuit_with_mixers_survives_its_file_and_can_be_drawn(tmp_path: Path) -> None:
     model = tiny("lfm2")
     assert model.graph().names("mixer") == ("x1", "x3")
@@ -214,6 +232,10 @@ def test_a_circuit_with_mixers_survives_its_file_and_can_be_drawn(tmp_path: Path
     assert ">x1<" in (tmp_path / "circuit.svg").read_text() or "x1" not in circuit.nodes
     patterns = acdc.inspection.attention_patterns(model, prompts)
     assert {name.split(".")[0] for name in patterns.heads} == {"a0", "a2"}
+    ax = acdc.viz.plots.heads(circuit.scores)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2", "3", "MIXER", "MLP"]
+    missing = np.ma.getmaskarray(ax.collections[0].get_array())
+    assert missing.tolist() == [[False] * 4 + [True, False], [True] * 4 + [False, False]] * 2
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
