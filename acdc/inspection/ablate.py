@@ -279,7 +279,7 @@ def _effect(
         changed=float(changed.mean()),
         empty=float(empty.mean()),
         effect=float((changed - full).mean()),
-        faithfulness=NAN if same else faithfulness(changed.mean(), full=full.mean(), empty=empty.mean()),
+        faithfulness=NAN if same else float(faithfulness(changed.mean(), full=full.mean(), empty=empty.mean())),
         kl=None if kl is None else float(kl.mean()),
         exact_match=None if match is None else float(match.mean()),
         effect_interval=interval(mean_interval, changed - full),

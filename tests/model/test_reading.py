@@ -238,6 +238,13 @@ def test_a_circuit_with_mixers_survives_its_file_and_can_be_drawn(tmp_path: Path
     assert missing.tolist() == [[False] * 4 + [True, False], [True] * 4 + [False, False]] * 2
 
 
+def test_norms_of_images_are_no_hindrance_to_rules_for_norms() -> None:
+    prompts = problems.make_prompts()
+    found = acdc.score(tiny("got_ocr2"), prompts, "relp", metric="logit-difference")
+    assert np.isfinite(found.values).all()
+    assert found.values.any()
+
+
 # ---- reading ----------------------------------------------------------------------------------------------------
 
 
