@@ -214,8 +214,11 @@ def test_whole_components_among_mixers_are_circuits_without_their_edges(shared: 
         components.keep(fewer)
 
 
-def test_the_default_search_runs_among_mixers() -> None:
-    circuit = acdc.discover(tiny("lfm2"), problems.make_prompts(size=4), metric="kl", faithfulness=0.9)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "lfm2" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+def test_the_default_search_runs(kind: str) -> None:
+    circuit = acdc.discover(tiny(kind), problems.make_prompts(size=4), metric="kl", faithfulness=0.9)
     assert 0 < circuit.n_edges < circuit.graph.n_edges
 
 
