@@ -3,7 +3,8 @@
 The circuit's edges are charged: starting from the whole model, they are removed first, the cheapest first, each by an
 exact run, as long as the output stays as near to the model as the claim allows. What no rival found this way can do
 without is the core. Then the other edges go, so that the rival is a circuit and not most of the model. It counts if it
-is as near on prompts that it was not found on, and shares less than half of the circuit's edges.
+is as near on prompts that it was not found on, and has less than half of its edges, or of the circuit's if these are
+fewer, in common with it: what lies within the circuit is no rival, however much more the circuit keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from acdc.metrics.hypotheses import mean_exceeds
 from acdc.shown import counted
 
 SHARED = 0.5
-"""Share of the circuit's edges that a rival may have."""
+"""Share of the edges of the smaller of the two that a rival may have in common with the circuit."""
 MOST_EDGES = 20_000
 """Edges of a graph above which rivals are searched in full audits only."""
 MOST_PROMPTS = 128
@@ -50,7 +51,8 @@ def _rivals(subject: Subject) -> Result:
     rival_share = subject.on_fresh.shares([rival])[0]
     faithful = mean_exceeds(rival_share, subject.tolerance) > 0.05
     shared = int((rival & subject.edges).sum())
-    part = shared / subject.circuit.n_edges
+    n_rival = int(rival.sum())
+    part = shared / max(1, min(n_rival, subject.circuit.n_edges))
     is_rival = bool(faithful and part < SHARED)
     second = False
     if is_rival and subject.exact and subject.dataset.ablation != "resample":
@@ -59,22 +61,22 @@ def _rivals(subject: Subject) -> Result:
     names = graph.edge_names(rival & subject.edges)
     if is_rival:
         kind = "a second circuit, right by itself," if second else "a rival"
-        found = f"{kind} of {counted(int(rival.sum()), 'edge')} shares {shared} of its {subject.circuit.n_edges}"
+        found = f"{kind} of {counted(n_rival, 'edge')} shares {shared} of its {subject.circuit.n_edges}"
     else:
         found = (
             f"no rival: {least} of its {subject.circuit.n_edges} edges cannot go from the whole model, "
-            f"and the furthest circuit found shares {shared}"
+            f"and the furthest circuit found, of {counted(n_rival, 'edge')}, shares {shared}"
             + ("" if faithful else ", and is not faithful on fresh prompts")
         )
     return Result(
-        statistic="share of the circuit's edges that the furthest faithful circuit has too",
+        statistic="share of the smaller's edges that the circuit and the furthest faithful one have in common",
         value=part if faithful else 1.0,
         threshold=SHARED,
         p=0.0 if is_rival and not second else 1.0,
         found=found,
         advice="do not call it the circuit: report the core that both share, and that there is another",
         details={
-            "rival edges": int(rival.sum()),
+            "rival edges": n_rival,
             "shared": shared,
             "overlap (Jaccard)": jaccard(rival, subject.edges),
             "cannot go from the whole model": least,

@@ -335,3 +335,13 @@ def test_of_other_prompts_than_a_circuits_own_it_is_not_said_that_it_was_found_o
         finding = acdc.audit(model, prompts, circuit, checks=["held-out"])["held-out"]
         assert finding.verdict == "not applicable"
         assert said in finding.found
+
+
+def test_what_lies_within_the_circuit_is_no_rival() -> None:
+    case = Case.load("tracr-sort", 0)
+    edges = case.truth.copy()
+    free = np.flatnonzero(case.graph.valid & ~edges)
+    edges.flat[np.random.default_rng(0).choice(free, 3 * int(edges.sum()), replace=False)] = True
+    report = acdc.audit(case.model, case.task, Circuit(case.graph, edges), checks=["rivals", "minimality"])
+    assert report.failed == ("minimality",)
+    assert report["rivals"].details["rival edges"] < edges.sum() / 2
