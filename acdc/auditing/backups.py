@@ -17,7 +17,7 @@ import numpy as np
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.evaluation.completeness import Knockout, completeness
-from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.graph import FloatArray, IntArray
 from acdc.metrics.hypotheses import any_of, mean_exceeds
 
 SETS = {"quick": 8, "usual": 20, "full": 50}
@@ -93,18 +93,12 @@ def _worst(knockouts: tuple[Knockout, ...]) -> list[Knockout]:
 
 def _knocked_out(subject: Subject, scale: Scale, sets: list[IntArray]) -> tuple[FloatArray, FloatArray]:
     """`[set, prompt]` metric of the model and of the circuit without each set of sources."""
+    sources = np.arange(subject.graph.n_sources)
     of_model, of_circuit = (
-        scale.values_without(edges, [np.flatnonzero(edges & _out_of(subject, some)) for some in sets])
+        scale.search(edges).values_without([np.flatnonzero(edges & np.isin(sources, some)) for some in sets])
         for edges in (subject.graph.valid, subject.edges)
     )
     return of_model, of_circuit
-
-
-def _out_of(subject: Subject, sources: IntArray) -> BoolArray:
-    """`[n_sources]`: which sources these are."""
-    out = np.zeros(subject.graph.n_sources, dtype=bool)
-    out[sources] = True
-    return out
 
 
 def _candidates(subject: Subject, knocked: IntArray, before: float) -> dict[str, float]:
@@ -132,14 +126,12 @@ def _candidates(subject: Subject, knocked: IntArray, before: float) -> dict[str,
 
 def _seconds(subject: Subject) -> float:
     """Sets at random, by class and of the greedy search; single parts; those that are judged; candidates."""
-    prompts = min(MOST_PROMPTS, len(subject.dataset.discovery))
+    prompts, both = len(subject.dataset.discovery), subject.seconds_of_circuit + subject.seconds_of_model
     sets = SETS[subject.level] + subject.graph.n_layers + 1 + GREEDY_STEPS * GREEDY_CANDIDATES
-    found = (
-        subject.share_of_fresh(prompts) * sets + subject.share_of_fresh(len(subject.dataset.discovery)) * SINGLES
+    on_discovery = (
+        subject.share_of_fresh(min(MOST_PROMPTS, prompts)) * sets + subject.share_of_fresh(prompts) * SINGLES
     )
-    return (found + 4 * WORST) * (
-        subject.seconds_of_circuit + subject.seconds_of_model
-    ) + CANDIDATES * subject.seconds_of_circuit
+    return (on_discovery + 4 * WORST) * both + CANDIDATES * subject.seconds_of_circuit
 
 
 BACKUPS = Check(

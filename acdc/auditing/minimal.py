@@ -19,6 +19,7 @@ import numpy as np
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
 from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.methods.groups import Groups
 from acdc.metrics.hypotheses import any_of, mean_falls_short, share_falls_short
 
 MOST_NEEDLESS = 0.025
@@ -37,8 +38,8 @@ def _minimal(subject: Subject) -> Result:
         raise NotApplicable("the circuit has no edge")
     places = np.argwhere(edges)
     dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
-    scales = [subject.on_fresh, subject.on_discovery]
-    effects = _effects(scales, edges, [place[None] for place in places])  # [edge, prompt]
+    searches = [(scale, scale.search(edges)) for scale in (subject.on_fresh, subject.on_discovery)]
+    effects = _effects(searches, [place[None] for place in places])  # [edge, prompt]
     means = effects.mean(axis=1)
     average = float((means**2).sum() / max(means.sum(), 1e-12))  # of the edges that matter
     least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
@@ -51,10 +52,10 @@ def _minimal(subject: Subject) -> Result:
     p_groups = np.array([1.0])
     named: list[str] = []
     if groups:
-        rows = _effects(scales, edges, groups)
+        rows = _effects(searches, groups)
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
-    half, cost, p_half = _half(subject, places, effects)
+    half, cost, p_half = _half(subject, searches[0], places, effects)
     p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
     left = _after(subject, needless)
     found = f"{len(needless)} of {len(names)} edges are shown to do nothing alone"
@@ -90,7 +91,9 @@ def _minimal(subject: Subject) -> Result:
     )
 
 
-def _half(subject: Subject, places: IntArray, effects: FloatArray) -> tuple[int, float, float]:
+def _half(
+    subject: Subject, on_fresh: tuple[Scale, Groups], places: IntArray, effects: FloatArray
+) -> tuple[int, float, float]:
     """The weaker half of the edges: how many, what they cost together on fresh prompts, and the p-value that the
     circuit does not do without them.
 
@@ -102,7 +105,7 @@ def _half(subject: Subject, places: IntArray, effects: FloatArray) -> tuple[int,
         return 0, 0.0, 1.0
     on_discovery = effects[:, len(subject.fresh) :].mean(axis=1)
     weaker = places[np.argsort(on_discovery, kind="stable")[:n]]
-    row = _effects([subject.on_fresh], subject.edges, [weaker])[0]
+    row = _effects([on_fresh], [weaker])[0]
     most = max(subject.tolerance, MOST_NEEDLESS)
     if subject.exact:
         return n, float(row.mean()), share_falls_short(int((row > 0).sum()), len(row), most)
@@ -126,11 +129,13 @@ def _only(edges: BoolArray, group: IntArray) -> BoolArray:
     return mask
 
 
-def _effects(scales: list[Scale], edges: BoolArray, groups: list[IntArray]) -> FloatArray:
+def _effects(searches: list[tuple[Scale, Groups]], groups: list[IntArray]) -> FloatArray:
     """`[group, prompt]` share between the circuit with and without each group of places `[edge, 2]`."""
-    flat = [np.zeros(0, dtype=np.int64)] + [np.ravel_multi_index(tuple(group.T), edges.shape) for group in groups]
-    every = [scale.values_without(edges, flat) for scale in scales]
-    rows = [scale.apart(values[1:], values[0]) for scale, values in zip(scales, every, strict=True)]
+    rows = []
+    for scale, search in searches:
+        flat = [np.ravel_multi_index(tuple(group.T), search.kept.shape) for group in groups]
+        values = search.values_without([np.zeros(0, dtype=np.int64), *flat])
+        rows.append(scale.apart(values[1:], values[0]))
     return np.concatenate(rows, axis=1)
 
 

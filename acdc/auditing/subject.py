@@ -27,7 +27,7 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.evaluation.reproduction import SAME_OUTPUT
-from acdc.graph import BoolArray, FloatArray, Graph, IntArray
+from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.model.model import Model
@@ -281,12 +281,6 @@ class Scale:
         a, b = self.values(first), self.values(second)
         return self.apart(a, b)
 
-    def values_without(self, edges: BoolArray, groups: Sequence[IntArray]) -> FloatArray:
-        """`[group, prompt]` metric of a circuit without each group of its edges; an empty group: of the circuit.
-
-        As `values` of these circuits, but only what a removal changes is run.
-
-        Args:
-            groups: flat indices into `edges`.
-        """
-        return Groups(Measures(self.outcome, self.batches), kept=edges).values_without(groups)
+    def search(self, edges: BoolArray) -> Groups:
+        """A circuit from which groups of edges are removed, where only what a removal changes is run."""
+        return Groups(Measures(self.outcome, self.batches), kept=edges)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from acdc.engine.demand import AT_READ, NOWHERE
 from acdc.engine.stage import WholeStage, WholeState, Written
-from acdc.model import forward
-from acdc.model.trace import Trace
+from acdc.model.trace import Trace, mix_after
 
 if TYPE_CHECKING:
     from acdc.engine.propagate import Run
@@ -42,8 +40,7 @@ class MixerStage(WholeStage):
             if run.state.settled:
                 return []
             x = window[None]
-        earlier = state.x[..., :start, :].expand(x.shape[1], *(-1,) * 3)
-        new = forward.mix(self.layer, torch.cat((earlier, x[0]), dim=-2), run.context)[..., start:, :]
+        new = mix_after(self.layer, state.x, x[0], run.context)
         if read:
             new, reference = run.context.at_read(new), run.context.at_read(reference)
         if run.journal is not None:

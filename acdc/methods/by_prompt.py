@@ -47,11 +47,14 @@ def scores_by_prompt(problem: Problem, *, alphas: Sequence[float]) -> FloatArray
     return every
 
 
-def resampled_sizes(scores: FloatArray, n: int, *, seed: int = 0, share: float | None = None) -> FloatArray:
+def resampled_sizes(
+    scores: FloatArray, n: int, *, seed: int = 0, share: float | None = None, signed: bool = False
+) -> FloatArray:
     """`[n, edge]` mean absolute scores on `n` samples of the prompts.
 
     Args:
         scores: `[prompt, edge]`.
+        signed: the size of the mean instead, as the papers rank.
         share: of the prompts that a sample keeps, each with this probability; None: as many prompts as there are,
             drawn with replacement (bootstrap).
     """
@@ -62,7 +65,7 @@ def resampled_sizes(scores: FloatArray, n: int, *, seed: int = 0, share: float |
     else:
         weights = (rng.random((n, prompts)) < share).astype(np.float32)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    return np.asarray(weights @ np.abs(scores))
+    return np.asarray(np.abs(weights @ scores) if signed else weights @ np.abs(scores))
 
 
 def sizes_of_halves(scores: FloatArray, n: int, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:

@@ -20,7 +20,7 @@ from acdc.engine.stage import Stage
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.model import forward, passes
 from acdc.model.forward import Context
-from acdc.model.trace import after_earlier, project_normed
+from acdc.model.trace import after_earlier, mix_after, project_normed
 
 
 def weak_components_removed(
@@ -158,8 +158,8 @@ class Components:
         elif stage.layer.mixer is None:
             own = self._heads(batch, stage, x)
         else:
-            (before,), context = batch.earlier[stage.sublayer.layer], batch.context
-            own = forward.mix(stage.layer, torch.cat((before, x), dim=-2), context)[None, ..., context.start :, :]
+            (read,) = batch.earlier[stage.sublayer.layer]
+            own = mix_after(stage.layer, read, x, batch.context)[None]
         return torch.where(torch.as_tensor(components, device=x.device)[:, None, None, None, None], own, reference)
 
     def _heads(self, batch: _Batch, stage: Stage, x: Tensor) -> Tensor:

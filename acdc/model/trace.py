@@ -200,8 +200,7 @@ def mixed_again(
         index: the layer's.
     """
     if block.mixer is not None:
-        earlier = trace.attention_input[index][..., : context.start, :].expand(x.shape[0], *(-1,) * 3)
-        written = mix(block, torch.cat((earlier, x), dim=-2), context)[..., context.start :, :]
+        written = mix_after(block, trace.attention_input[index], x, context)
         return context.at_read(written) if read else written
     attention = block.attention
     normed = (x if attention.norm is None else attention.norm.module(x))[None]
@@ -221,6 +220,12 @@ def project_normed(
 ) -> Tensor:
     """`project` on inputs that are normalised already, shared by all heads."""
     return finish_projection(attention, port, raw_projection(attention, port, normed), context, read=read)
+
+
+def mix_after(layer: Layer, earlier: Tensor, x: Tensor, context: Context) -> Tensor:
+    """What a mixer writes on the window when it reads `x` `[C, B, W, D]` there, and `earlier` before it."""
+    before = earlier[..., : context.start, :].expand(x.shape[0], *(-1,) * 3)
+    return mix(layer, torch.cat((before, x), dim=-2), context)[..., context.start :, :]
 
 
 def after_earlier(earlier: Tensor, new: Tensor, start: int) -> Tensor:

@@ -1,26 +1,16 @@
 """What critics found of other models' circuits, asked of ours: how far they move with the sample of prompts and with
-the order of tests, and how much of a task three edges do.
-
-    python -m acdc.benchmarks.measuring.claims -o docs/trust/claims.csv
-
-adds the rows that the file lacks, and prints all as a table.
-"""
+the order of tests, and how much of a task three edges do."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
-import typer
 
 import acdc
-from acdc.benchmarks.measuring.trust import TRAINED_CASES
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
@@ -28,64 +18,52 @@ from acdc.errors import EmptyCircuitError
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, Graph
 from acdc.methods.attribution import STEPS, path
-from acdc.methods.by_prompt import best, scores_by_prompt
+from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
 from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, jaccard
 from acdc.tasks.task import Dataset
 
 RESAMPLES, ORDERS = 200, 5
-IOI = ["ioi"]
-"""Tasks of which it is asked how much three edges do."""
 
 
-class Row(NamedTuple):
-    """One number of one case.
+class Measured(NamedTuple):
+    """One number: of circuits of so many edges, from the smallest to the largest."""
 
-    Attributes:
-        claim: "resamples, mean absolute" and "resamples, mean": the mean overlap (Jaccard) of EAP-IG's best edges on
-            two bootstraps of the prompts; "order": that of ACDC's circuits under two orders of tests; "three edges":
-            the share of held-out prompts on which three edges prefer the answer.
-        edges: of the circuit, or of the smallest and the largest.
-    """
-
-    claim: str
-    case: str
+    name: str
     value: float
-    edges: str
+    least: int
+    most: int
 
 
-def resampled(case: str, model: acdc.Model, data: Dataset) -> Iterator[Row]:
-    """Scores are summed as the papers do (the mean, in size), and as here (the mean of sizes)."""
+def resampled(model: acdc.Model, data: Dataset) -> Iterator[Measured]:
+    """The mean overlap (Jaccard) of EAP-IG's best edges on two bootstraps of the prompts: by the mean of the scores'
+    sizes, and by the size of their mean, as in the papers."""
     n = acdc.discover(model, data, "eap-ig").n_edges
     problem = Problem(model, model.graph(), data.discovery, data.metric, data.ablation)
     scores = scores_by_prompt(problem, alphas=path(STEPS, data.ablation))
-    prompts = len(scores)
-    draws = np.random.default_rng(0).multinomial(prompts, np.full(prompts, 1 / prompts), size=(2, RESAMPLES))
-    for name, rows in (("mean absolute", np.abs(scores)), ("mean", scores)):
-        one, other = (best(np.abs(draw.astype(np.float32) @ rows), n) for draw in draws)
-        overlap = float(np.mean([jaccard(a, b) for a, b in zip(one, other, strict=True)]))
-        yield Row(f"resamples, {name}", case, overlap, str(n))
+    for name, signed in (("mean absolute", False), ("mean", True)):
+        chosen = best(resampled_sizes(scores, 2 * RESAMPLES, signed=signed), n)
+        overlap = np.mean([jaccard(a, b) for a, b in zip(*np.split(chosen, 2), strict=True)])
+        yield Measured(f"resamples, {name}", float(overlap), n, n)
 
 
-def reordered(case: str, model: acdc.Model, data: Dataset) -> Iterator[Row]:
-    """ACDC's threshold; destinations from the logits backwards, those of a stage and the sources of each shuffled."""
+def reordered(model: acdc.Model, data: Dataset) -> Iterator[Measured]:
+    """The mean overlap of ACDC's circuits at its threshold, under two orders of tests: destinations from the logits
+    backwards, those of a stage and the sources of each shuffled."""
     threshold = acdc.discover(model, data, "acdc").provenance.selection["threshold"]
     assert isinstance(threshold, float)
     problem = Problem(model, model.graph(), data.discovery, data.metric, data.ablation)
     measures = Measures(problem.outcome, problem.searched())
     rng = np.random.default_rng(0)
     found = [_swept(measures, _order(problem.graph, rng), threshold) for _ in range(ORDERS)]
-    overlap = float(np.mean([jaccard(a, b) for a, b in itertools.combinations(found, 2)]))
+    overlap = np.mean([jaccard(a, b) for a, b in itertools.combinations(found, 2)])
     sizes = [int(edges.sum()) for edges in found]
-    yield Row("order", case, overlap, f"{min(sizes)} to {max(sizes)}")
+    yield Measured("orders of tests", float(overlap), min(sizes), max(sizes))
 
 
 def _order(graph: Graph, rng: np.random.Generator) -> list[int]:
     """Flat indices of all edges."""
-    stage = {
-        d: int(graph.port_stage[np.flatnonzero(graph.port_destination == d)[0]])
-        for d in range(graph.n_destinations)
-    }
+    stage = dict(zip(graph.port_destination.tolist(), graph.port_stage.tolist(), strict=True))
     destinations = sorted(rng.permutation(graph.n_destinations).tolist(), key=lambda d: -stage[d])
     return [
         d * graph.n_sources + int(s) for d in destinations for s in rng.permutation(np.flatnonzero(graph.valid[d]))
@@ -101,47 +79,26 @@ def _swept(measures: Measures, order: list[int], threshold: float) -> BoolArray:
     return search.graph.prune(search.kept)
 
 
-def three_edges(case: str, model: acdc.Model, data: Dataset) -> Iterator[Row]:
-    """The best of what `guided` and four rankings keep of three edges, beside the whole model and no edge."""
-    methods = ("guided", "exact", "eap-ig", "eap", "clean-corrupted")
+def three_edges(model: acdc.Model, data: Dataset) -> Iterator[Measured]:
+    """The share of held-out prompts on which the best three edges of `guided` and four rankings prefer the answer to
+    the wrong one, beside the whole model and no edge."""
     circuits = []
-    for method in methods:
+    for method in ("guided", "exact", "eap-ig", "eap", "clean-corrupted"):
         with contextlib.suppress(EmptyCircuitError):  # its best three connect nothing
             circuits.append(acdc.discover(model, data, method, edges=3))
     problem = judging_problem(model, data, circuits[0].graph)
-    nothing = np.zeros_like(problem.graph.valid)
-    stack = [circuit.edges for circuit in circuits] + [nothing]
+    stack = [np.zeros_like(problem.graph.valid), *(circuit.edges for circuit in circuits)]
     (measured,) = measure_prompts(problem, stack, [OUTCOMES["logit-difference"]])
-    right = (measured.circuits > 0).mean(axis=1)
-    yield Row("three edges", case, float(right[:-1].max()), str(max(circuit.n_edges for circuit in circuits)))
-    yield Row("all edges", case, float((measured.full > 0).mean()), str(problem.graph.n_edges))
-    yield Row("no edge", case, float(right[-1]), "0")
+    nothing, *right = (measured.circuits > 0).mean(axis=1).tolist()
+    sizes = [circuit.n_edges for circuit in circuits]
+    yield Measured("all edges", float((measured.full > 0).mean()), problem.graph.n_edges, problem.graph.n_edges)
+    yield Measured("no edge", nothing, 0, 0)
+    yield Measured("three edges", max(right), min(sizes), max(sizes))
 
 
-def main(out: Annotated[Path, typer.Option("-o", "--out", help="The table.")]) -> None:
-    """Measure what is missing."""
-    rows = []
-    if out.is_file():
-        with out.open(newline="") as file:
-            rows = [Row(c, case, float(v), e) for c, case, v, e in list(csv.reader(file))[1:]]
-    known = {(row.claim, row.case) for row in rows}
-    kinds = {"resamples, mean": resampled, "three edges": three_edges, "order": reordered}
-    for claim, measure in kinds.items():
-        for model_name, task_name in TRAINED_CASES:
-            case = f"{model_name} {task_name}"
-            if (claim, case) in known or (measure is three_edges and task_name not in IOI):
-                continue
-            model = acdc.load(model_name)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = list(measure(case, model, acdc.tasks.load(task_name).prepare(model)))
-            new = not out.is_file()
-            with out.open("a", newline="") as file:
-                csv.writer(file).writerows([Row._fields, *found] if new else found)
-            rows += found
-    for row in rows:
-        print(f"| {row.claim} | {row.case} | {row.value:.2f} | {row.edges} |", flush=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+CLAIMS: dict[str, tuple[Callable[[acdc.Model, Dataset], Iterator[Measured]], str | None]] = {
+    "resamples, mean": (resampled, None),
+    "three edges": (three_edges, "ioi"),
+    "orders of tests": (reordered, None),
+}
+"""What measures each, by the last name that it yields, and the only task that it is asked of."""

@@ -21,6 +21,7 @@ import typer
 
 import acdc
 from acdc.auditing.record import ALARM, AuditReport
+from acdc.benchmarks.measuring.claims import CLAIMS
 from acdc.benchmarks.measuring.planted import KINDS, Case, circuits
 from acdc.benchmarks.measuring.trust_page import page
 from acdc.benchmarks.suites import SUITES, TRAINED
@@ -53,11 +54,13 @@ class Row:
     """One audit, or one proof.
 
     Attributes:
-        part: "fault", "truth", "proof", "trained" (the quick audit), "usual" (all checks) or "search".
-        name: of the fault, the level of the audit, the distribution, or the method; case: of the model (and task).
+        part: "fault", "truth", "proof", "trained" (the quick audit), "usual" (all checks), "search" or "claim".
+        name: of the fault, the level of the audit, the distribution, the method, or what was claimed; case: of the
+            model (and task).
         ok: whether it is as it ought to be: found, without an alarm, proved or not refuted, passing all.
-        value: of the check, the share of changed outputs, or the mean overlap of two searches; passed, judged: numbers
-            of checks, of pairs, or of edges that searches keep always and ever.
+        value: of the check, the share of changed outputs, the mean overlap of two searches, or what `claims` measured;
+            passed, judged: numbers of checks, of pairs, of edges that searches keep always and ever, or of edges of the
+            smallest and the largest circuit.
         said: checks that failed, or what was found.
         seconds: of wall time.
     """
@@ -208,6 +211,21 @@ def searches(known: Rows, n: int) -> Iterator[Row]:
             yield Row("search", method, case, 0, True, overlap, always, ever, seconds, found["samples"])
 
 
+def claims(known: Rows) -> Iterator[Row]:
+    """What critics found of other circuits."""
+    for name, (measure, only) in CLAIMS.items():
+        for model_name, task_name in TRAINED_CASES:
+            case = f"{model_name} {task_name}"
+            if ("claim", name, case, 0) in known or only not in (None, task_name):
+                continue
+            model = acdc.load(model_name)
+            started = time.perf_counter()
+            found = list(measure(model, acdc.tasks.load(task_name).prepare(model)))
+            seconds = time.perf_counter() - started
+            for one in found:
+                yield Row("claim", one.name, case, 0, True, one.value, one.least, one.most, seconds, "")
+
+
 def _audited(part: str, name: str, case: str, seed: int, run: Callable[[], AuditReport]) -> Row:
     started = time.perf_counter()
     report = run()
@@ -230,7 +248,10 @@ def _audited(part: str, name: str, case: str, seed: int, run: Callable[[], Audit
 def main(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the table.")],
     part: Annotated[
-        str, typer.Option(help="faults, truths, proofs, trained, usual, searches, or none to write the page alone.")
+        str,
+        typer.Option(
+            help="faults, truths, proofs, trained, usual, searches, claims, or none to write the page alone."
+        ),
     ] = "all",
     n: Annotated[int, typer.Option("--circuits", help="Circuits of each kind of fault.")] = 60,
     runs: Annotated[int, typer.Option(help="Runs of each proof on one pair of inputs, at most.")] = MOST_PAIRS,
@@ -248,6 +269,7 @@ def main(
         "trained": lambda: trained(known, "trained", "quick", METHODS, FEW),
         "usual": lambda: trained(known, "usual", "usual", THOROUGH, None),
         "searches": lambda: searches(known, again),
+        "claims": lambda: claims(known),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

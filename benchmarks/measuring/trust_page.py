@@ -22,7 +22,8 @@ def page(rows: Collection[Row], notes: str = "") -> str:
     Args:
         notes: what was written by hand, which stays.
     """
-    parts = [_INTRODUCTION, _faults(rows), _truths(rows), _proofs(rows), _trained(rows), _searches(rows)]
+    measured = (_faults, _truths, _proofs, _trained, _searches, _claims)
+    parts = [_INTRODUCTION, *(part(rows) for part in measured)]
     return "\n\n".join(part for part in (*parts, notes) if part).rstrip() + "\n"
 
 
@@ -181,4 +182,24 @@ def _searches(rows: Collection[Row]) -> str:
         "## Searches on other prompts\n\nThe same search on other samples of prompts: the mean overlap (Jaccard) of "
         "two circuits, and how many edges all of them keep, and any. `acdc audit RUN --checks stability --searches 20` "
         "tells it of a circuit, edge by edge.\n\n" + _table(head, lines)
+    )
+
+
+def _claims(rows: Collection[Row]) -> str:
+    own = [row for row in rows if row.part == "claim"]
+    lines = []
+    for name in dict.fromkeys(row.name for row in own):
+        some = [row for row in own if row.name == name]
+        values = [row.value for row in some]
+        figures = (f"{figure(values):.2f}" for figure in (min, statistics.median, max))
+        edges = f"{min(row.passed for row in some)} to {max(row.judged for row in some)}"
+        lines.append((name, len(some), *figures, edges))
+    return (
+        "## What critics found of other circuits\n\nOn the trained cases. *Resamples*: the overlap (Jaccard) of "
+        "EAP-IG's best edges on two bootstraps of the prompts, by the mean of the scores' sizes, or by the size of "
+        "their mean; *orders of tests*: of ACDC's circuits under two orders; *edges*: the share of held-out prompts of "
+        "indirect objects on which that many prefer the answer, the best of five methods.\n\n"
+        + _table(("what", "cases", "least", "median", "largest", "edges of the circuits"), lines)
+        if lines
+        else ""
     )
