@@ -102,10 +102,10 @@ def _roc(groups: Mapping[str, list[Row]]) -> Axes | None:
 
 def _faithfulness(groups: Mapping[str, list[Row]]) -> Axes | None:
     axes = plots.new_axes(4.2, 3.2)
-    drawn, known = False, False
-    for i, (name, rows) in enumerate(groups.items()):
+    drawn, known = False, any(row.n_true for rows in groups.values() for row in rows)
+    for i, (name, every) in enumerate(groups.items()):
         look: dict[str, Any] = {"label": name, "markersize": 3.5, **_mark(i)}
-        known = known or any(row.n_true for row in rows)
+        rows = [row for row in every if bool(row.n_true) == known]  # of others, sizes are shares of something else
         curve = mean_curve(rows)
         if curve is not None:
             axes.plot(*curve, **look, linewidth=1.1)

@@ -2,17 +2,19 @@
 
 A task computes in a folder of its own and sends back its row and its circuits; the driver writes them. So no folder
 has to be shared, and what a machine that is lost had in work is nowhere. The cluster's machines need acdc, of this
-version, and the models of the suite; what is ready for one row stays for the next in the same process of Ray.
+version, the models of the suite, and files of one's own at the same place as here; what is ready for one row stays for
+the next in the same process of Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
@@ -21,11 +23,12 @@ from typing import Any, TypeAlias
 import torch
 
 from acdc.benchmarks.runner import Runner
+from acdc.benchmarks.suites import Case
 from acdc.benchmarks.table import Row
 from acdc.benchmarks.trials import ProcessEnded, Slot, Trial
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError, WriteError
-from acdc.store.amounts import bytes_of
+from acdc.store.amounts import bytes_of, size
 
 Sent: TypeAlias = tuple[Row, Mapping[str, Circuit]]
 """A row, and its circuits by their folders."""
@@ -66,16 +69,14 @@ def ray_slots(
                 "(the one that runs here), or an address like ray://head:10001"
             ) from None
     try:
-        machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        room = sum(int(processors // threads) for processors in machines)
-        if not room:
-            raise AcdcError(
-                f"no machine of the Ray cluster has {threads} processors (the largest has "
-                f"{max(machines, default=0):.0f}): use fewer with --threads"
-            )
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         asks: dict[str, Any] = {"num_cpus": threads, "max_retries": 0}  # the driver tries again itself
+        wanted = {"CPU": threads}
         if memory is not None:
-            asks["memory"] = math.ceil(bytes_of(memory))
+            asks["memory"] = wanted["memory"] = math.ceil(bytes_of(memory))
+        room = sum(min(int(has.get(name, 0) // n) for name, n in wanted.items()) for has in machines)
+        if not room:
+            raise AcdcError(_no_room(machines, threads, memory))
         task = ray.remote(**asks)(_compute)
         slot = functools.partial(_Share, task, threads, Path(folder))
         yield [slot() for _ in range(min(room, at_once or room))]
@@ -94,23 +95,25 @@ class _Share:
         from ray.exceptions import RayError
 
         row: Future[Row] = Future()
+        there = dataclasses.replace(trial, case=_located(trial.case))
         try:
-            sent = self.task.remote(trial, self.threads, _version()).future()
+            sent = self.task.remote(there, self.threads, _version()).future()
         except (RayError, OSError, RuntimeError) as error:
             raise AcdcError(
                 f"lost the Ray cluster ({_first_line(error)}); finished rows are kept, and the same command goes on"
             ) from None
-        sent.add_done_callback(lambda done: self._receive(done, row))
+        sent.add_done_callback(lambda done: self._receive(done, row, trial.case))
         return row
 
-    def _receive(self, sent: Future[Sent], row: Future[Row]) -> None:
+    def _receive(self, sent: Future[Sent], row: Future[Row], case: Case) -> None:
         import ray.exceptions as failures
 
         try:
             found, circuits = sent.result()
             for where, circuit in circuits.items():
                 circuit.save(self.folder / where, force=True)
-            row.set_result(found)
+            truth = case.truth or found.truth
+            row.set_result(dataclasses.replace(found, model=case.model, task=case.task, truth=truth))
         except failures.RayTaskError as error:  # raised by the task itself
             kind = WriteError if isinstance(error.cause, WriteError) else AcdcError
             row.set_exception(kind(f"a task failed: {_first_line(error.cause)}"))
@@ -118,6 +121,25 @@ class _Share:
             row.set_exception(ProcessEnded(f"the task ended ({type(error).__name__}: {_first_line(error)})"))
         except BaseException as error:
             row.set_exception(error)
+
+
+def _located(case: Case) -> Case:
+    """A case whose files are found from any folder: Ray computes in one of its own."""
+
+    def place(name: str) -> str:
+        return str(Path(name).absolute()) if Path(name).exists() else name
+
+    truth = None if case.truth is None else place(case.truth)
+    return dataclasses.replace(case, model=place(case.model), task=place(case.task), truth=truth)
+
+
+def _no_room(machines: Sequence[Mapping[str, float]], threads: int, memory: str | None) -> str:
+    """Why no machine of a cluster can run a task, in words."""
+    processors, room = (max((has.get(name, 0) for has in machines), default=0) for name in ("CPU", "memory"))
+    both = f"{threads} processors" + ("" if memory is None else f" and {memory} of memory for a task")
+    most = f"{processors:.0f} processors" + ("" if memory is None else f", {size(room)} of memory")
+    fewer = "--threads" if memory is None else "--threads or less with --memory"
+    return f"no machine of the Ray cluster has {both} (the most that one has: {most}): use fewer with {fewer}"
 
 
 _runner: Runner | None = None

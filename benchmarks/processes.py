@@ -91,7 +91,9 @@ class _Process:
             )
         if _answer(process) is None:
             with self.changing:
-                raise AcdcError(f"a process for the benchmark did not start: {self._end()}")
+                how = f"a process for the benchmark did not start: {self._end()}"
+            killed = process.returncode is not None and process.returncode < 0
+            raise ProcessEnded(how) if killed else AcdcError(how)
         return process
 
     def _end(self) -> str:

@@ -27,7 +27,7 @@ import torch
 
 import acdc
 from acdc.benchmarks.cost import Cost, device_name, measure
-from acdc.benchmarks.suites import OWN, Case, Suite, true_circuit
+from acdc.benchmarks.suites import OWN, Case, Suite, check_digest, true_circuit
 from acdc.benchmarks.table import Row, Table, packed
 from acdc.benchmarks.trials import PAUSE, Key, Slot, Trial, hand_out
 from acdc.circuit import Circuit, Provenance, Scores, selection
@@ -74,7 +74,7 @@ def run(
         folder: of the table (`rows`) and the circuits; made if need be. Rows that are there are not computed again.
         methods: names; None: all but those that train masks. The baseline of random scores is always added.
         seeds: of the prompts and of all that is random, one row each.
-        retry: compute rows again that are errors.
+        retry: compute rows again that are errors now; those that become one meanwhile stay.
         memory: how much a row may use beside the weights, like "4GB"; None: what is free.
         slots: compute the rows (`processes`, `ray_slots`), each one at a time; none: this process does.
 
@@ -82,31 +82,17 @@ def run(
         AcdcError: an unknown method, or a table of another version. What goes wrong in a row becomes a row.
         WriteError: the folder cannot be written to, any more.
     """
-    for name in methods or ():
-        get_method(name)
-    if not seeds:
-        raise AcdcError("expected at least one seed")
-    baselines = [method.name for method in METHODS.values() if method.baseline]
-    untrained = [method.name for method in METHODS.values() if not method.trains]
-    names = list(dict.fromkeys([*(untrained if methods is None else methods), *baselines]))
+    trials = trials_of(suite, methods=methods, seeds=seeds, memory=memory)
+    names = list(dict.fromkeys(trial.method for trial in trials.values()))
     subjects = [(case, seed) for case in suite.cases for seed in seeds]
-    trials = {
-        trial.key: trial
-        for case, seed in subjects
-        for trial in (Trial(suite.name, case, name, seed, memory) for name in names)
-    }
     order = random.Random(os.getpid())
     folder = Path(folder)
     table, runner = Table(folder), Runner(folder)
-    failed: set[Key] = set()  # in this run: retried once
-
-    def add(row: Row) -> None:
-        if row.error is not None:
-            failed.add(row.key)
-        table.add(row)
+    if retry:
+        table.forget_errors(trials)
 
     def lacks(key: Key) -> bool:
-        return key not in failed and not table.has(key, errors=not retry)
+        return not table.has(key)
 
     def missing() -> list[Trial]:
         return [trial for key, trial in trials.items() if lacks(key)]
@@ -116,7 +102,12 @@ def run(
     if slots and (left := missing()):
         there = len(trials) - len(left)
         hand_out(
-            left, slots, table.claimed, add, lacks, lambda done, text: progress(there + done, len(trials), text)
+            left,
+            slots,
+            table.claimed,
+            table.add,
+            lacks,
+            lambda done, text: progress(there + done, len(trials), text),
         )
     while missing():
         claimed = False
@@ -130,12 +121,32 @@ def run(
                         continue
                     claimed = True
                     progress(len(trials) - len(missing()), len(trials), f"{case.name}: {name}")
-                    add(runner.compute(trial))
+                    table.add(runner.compute(trial))
         if left := missing():
             progress(len(trials) - len(left), len(trials), "waiting for rows in work by other processes")
             time.sleep(0 if claimed else PAUSE)
     progress(len(trials), len(trials), "")
     return [row for row in table.rows(suite.name) if row.key in trials]
+
+
+def trials_of(
+    suite: Suite, *, methods: Sequence[str] | None = None, seeds: Sequence[int] = (0,), memory: str | None = None
+) -> dict[Key, Trial]:
+    """What `run` computes, given the same, by the keys of the rows.
+
+    Raises:
+        AcdcError: an unknown method, or no seed.
+    """
+    for name in methods or ():
+        get_method(name)
+    if not seeds:
+        raise AcdcError("expected at least one seed")
+    baselines = [method.name for method in METHODS.values() if method.baseline]
+    untrained = [method.name for method in METHODS.values() if not method.trains]
+    names = list(dict.fromkeys([*(untrained if methods is None else methods), *baselines]))
+    subjects = [(case, seed) for case in suite.cases for seed in seeds]
+    trials = (Trial(suite.name, case, name, seed, memory) for case, seed in subjects for name in names)
+    return {trial.key: trial for trial in trials}
 
 
 @dataclasses.dataclass
@@ -192,6 +203,7 @@ class Subject:
 
     @classmethod
     def prepare(cls, case: Case, seed: int) -> Subject:
+        check_digest(case)
         model = acdc.load(case.model)
         recipe = acdc.tasks.load(case.task, ablation=case.ablation, seed=seed, **case.task_options)
         data = recipe.prepare(model)

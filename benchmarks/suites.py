@@ -22,8 +22,8 @@ from acdc.tasks.programs import interp
 
 OWN = "own"
 """The suite of a model and a task of one's own."""
-_READ = 2**26
-"""Bytes of the largest file that is read for a digest."""
+_WHERE = ("name", "model", "task", "truth", "digest")
+"""Fields of a case that its digest does not take as they are."""
 TRAINED = ("ioi", "greater-than", "gendered-pronoun", "sva", "docstring", "induction", "fact-recall")
 """What the `tiny-tasks` models are trained to do."""
 
@@ -40,6 +40,7 @@ class Case:
         gradient_metric: the metric that methods are given, instead of the task's, that see only its gradient at the
             clean prompt: there a distance from the full model has none.
         truth: folder or `circuit.json` of the true circuit; None: the task's own, if it has one.
+        digest: `digest_of` the case where its files are one's own, so that other files of the same names are noticed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Case:
     inputs: Literal["single", "split", "token"] = "single"
     gradient_metric: str | None = None
     truth: str | None = None
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +121,18 @@ SUITES: dict[str, Suite] = {
 
 
 def _interpbench(folder: Path) -> Suite:
-    """The InterpBench cases in a folder; their true edges are those between heads, with q, k and v together."""
+    """The InterpBench cases in a folder; their true edges are those between heads, with q, k and v together.
+
+    As in `own_suite`, the name of each ends in a digest of its files.
+    """
     if not folder.is_dir():
         raise unknown("suite", str(folder), SUITES)
     folders = [folder, *sorted(folder.iterdir())]
     cases = [
-        Case(path.name, str(path), str(path), qkv="merged", inputs="split", gradient_metric="projection")
+        _of_files(
+            path.name,
+            Case("", str(path), str(path), qkv="merged", inputs="split", gradient_metric="projection"),
+        )
         for path in folders
         if is_interpbench(path)
     ]
@@ -169,27 +177,48 @@ def own_suite(
     if truth is not None:
         graph = true_circuit(truth).graph
         options |= {"qkv": graph.qkv, "inputs": graph.inputs}
-    words = re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}")
-    files = [*_files(model), *_files(task), *(() if truth is None else (_true_file(truth),))]
-    name = "-".join([*words, _digest(files, options)])
-    case = Case(name, model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
-    return Suite(OWN, f"{model} on {task}", (case,))
+    name = "-".join(re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}"))
+    case = Case("", model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
+    return Suite(OWN, f"{model} on {task}", (_of_files(name, case),))
+
+
+def _of_files(name: str, case: Case) -> Case:
+    """A case that is named, whose rows are not taken for those of other files under this name."""
+    digest = digest_of(case)
+    return dataclasses.replace(case, name=f"{name}-{digest}", digest=digest)
+
+
+def digest_of(case: Case) -> str:
+    """Of a case's options and of the contents of its files, wherever they are; of what is no file, of its name."""
+    options = [getattr(case, field.name) for field in dataclasses.fields(case) if field.name not in _WHERE]
+    found = hashlib.sha256(repr(options).encode())
+    truth = () if case.truth is None else (str(_true_file(case.truth)),)
+    for name in dict.fromkeys((case.model, case.task, *truth)):
+        files = _files(name)
+        found.update(name.encode() if not files else b"")
+        for path in files:
+            with path.open("rb") as file:
+                found.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:6]
+
+
+def check_digest(case: Case) -> None:
+    """Refuse a case whose files are not those that it was made of.
+
+    Raises:
+        AcdcError: a file has changed since, or is another one, or missing, on this machine.
+    """
+    if case.digest is not None and digest_of(case) != case.digest:
+        raise AcdcError(
+            f"the files of {case.name} ({', '.join(dict.fromkeys((case.model, case.task)))}) are not those that the "
+            "benchmark was started with: one was changed, or is another or missing on this machine; start it again"
+        )
 
 
 def _files(name: str) -> list[Path]:
     """The files that a name stands for, if it is a path."""
     path = Path(name)
     return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-
-
-def _digest(files: Sequence[Path], options: object) -> str:
-    """Of files' contents, of large ones their size and when they were written, and of options."""
-    found = hashlib.sha256(repr(options).encode())
-    for path in files:
-        stat = path.stat()
-        content = path.read_bytes() if stat.st_size <= _READ else f"{stat.st_size} {stat.st_mtime_ns}".encode()
-        found.update(path.name.encode() + b"\0" + content + b"\0")
-    return found.hexdigest()[:6]
 
 
 def get_suite(name: str, *, cases: Sequence[str] | None = None) -> Suite:
@@ -205,7 +234,7 @@ def get_suite(name: str, *, cases: Sequence[str] | None = None) -> Suite:
     suite = SUITES[name] if name in SUITES else _interpbench(Path(name))
     if cases is None:
         return suite
-    known = [case.name for case in suite.cases]
+    known = [_called(case) for case in suite.cases]
     chosen: set[str] = set()
     for pattern in cases:
         pattern = pattern.removeprefix("tracr-").removeprefix("interp-")
@@ -215,4 +244,9 @@ def get_suite(name: str, *, cases: Sequence[str] | None = None) -> Suite:
                 raise AcdcError(f"no case of suite {name!r} is like {pattern!r}; known: {', '.join(known)}")
             raise unknown(f"case of suite {name!r}", pattern, known)
         chosen.update(found)
-    return dataclasses.replace(suite, cases=tuple(case for case in suite.cases if case.name in chosen))
+    return dataclasses.replace(suite, cases=tuple(case for case in suite.cases if _called(case) in chosen))
+
+
+def _called(case: Case) -> str:
+    """What a user calls a case: its name without the digest."""
+    return case.name if case.digest is None else case.name.removesuffix(f"-{case.digest}")

@@ -115,7 +115,10 @@ def mean_roc(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
 
 
 def mean_curve(rows: Sequence[Row]) -> tuple[FloatArray, FloatArray] | None:
-    """Faithfulness at each circuit size, mean over the cases, negative values as 0; None if there is no curve."""
+    """Faithfulness at each circuit size, mean over the cases, negative values as 0; None if there is no curve.
+
+    The rows' sizes are all in true circuits, or all in shares of the edges.
+    """
     curves = [np.array(json.loads(row.curve), dtype=np.float64) for row in rows if row.curve is not None]
     if not curves:
         return None

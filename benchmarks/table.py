@@ -15,7 +15,7 @@ import sqlite3
 import types
 import typing
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -214,14 +214,25 @@ class Table:
         there = self._rows.get(row.key)
         self._rows.put(dataclasses.asdict(row), instead=there is not None and there["error"] is not None)
 
-    def has(self, key: tuple[str, str, str, int], *, errors: bool = True) -> bool:
-        """Whether there is a row; with `errors=False`, one with figures."""
+    def forget_errors(self, keys: Iterable[tuple[str, str, str, int]]) -> None:
+        """Remove the rows with these keys that are errors, so that they are missing again.
+
+        Raises:
+            WriteError: one cannot be removed.
+        """
+        for key in keys:
+            row = self._rows.get(key)
+            if row is not None and row["error"] is not None:
+                self._rows.remove(key)
+
+    def has(self, key: tuple[str, str, str, int]) -> bool:
+        """Whether there is a row, be it an error."""
         if key in self._finished:
             return True
         row = self._rows.get(key)
         if row is not None and row["error"] is None:
             self._finished.add(key)
-        return row is not None and (errors or row["error"] is None)
+        return row is not None
 
     def claimed(self, key: tuple[str, str, str, int]) -> contextlib.AbstractContextManager[bool]:
         """Whether this process alone may compute a row now: for a `with` block."""

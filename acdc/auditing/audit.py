@@ -3,7 +3,7 @@
 A right circuit is faulted by any check in at most 5% of audits: p-values are rejected by Holm's rule, which holds
 whatever the checks share. What a note belongs to is a digest of the weights, the prompts, the circuit and the options;
 notes of anything else are neither taken nor replaced. A finding of a shallower level, or on other fresh prompts, gives
-way to a new one.
+way to a new one. Audits of one circuit may run at once, each with checks of its own: their findings come together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ from acdc.metrics.hypotheses import holm
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
 from acdc.store.reading import read_json
-from acdc.store.writing import fields_digest, write_atomically
+from acdc.store.writing import fields_digest, one_at_a_time, write_atomically
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -114,16 +114,16 @@ def audit(
     missing = [check for check in chosen if not _is_of(known.get(check.name), subject)]
     if missing:
         _ = subject.on_fresh  # what is wrong with model, circuit and prompts shows here, before any check
-    found = dict(known)
+    found: dict[str, Finding] = {}
     for number, check in enumerate(missing, len(chosen) - len(missing)):
         progress(number, len(chosen), f"check {check.name}")
         found[check.name] = finding = _run(check, subject)
         if notes is not None and finding.seconds:  # what was left out for want of time may be run the next time
-            _note(Path(notes), _report(subject, key, [f for f in found.values() if f.seconds], complete=False))
-    report = _report(subject, key, [found[name] for name in CHECKS if name in found], complete=True)
+            done = {name: f for name, f in found.items() if f.seconds}
+            _note(Path(notes), subject, key, known, done, complete=False)
     if notes is not None and missing:
-        _note(Path(notes), report)
-    return report
+        return _note(Path(notes), subject, key, known, found, complete=True)
+    return _report(subject, key, known | found, complete=True)
 
 
 def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
@@ -154,8 +154,9 @@ def _run(check: Check, subject: Subject) -> Finding:
     return dataclasses.replace(finding, details=plain(finding.details), conditions=_conditions(subject))
 
 
-def _report(subject: Subject, key: str, findings: Sequence[Finding], *, complete: bool) -> AuditReport:
+def _report(subject: Subject, key: str, found: Mapping[str, Finding], *, complete: bool) -> AuditReport:
     """The findings judged together."""
+    findings = [found[name] for name in CHECKS if name in found]
     tested = [f for f in findings if f.p is not None]
     rejected = holm([f.p for f in tested if f.p is not None], ALARM)
     failed = {f.check for f, bad in zip(tested, rejected, strict=True) if bad}
@@ -258,8 +259,30 @@ def _finding(row: dict[str, Any]) -> Finding:
     return Finding(**{**row, "interval": (low, high)})
 
 
-def _note(path: Path, report: AuditReport) -> None:
-    write_atomically(path, report_json(report))
+def _note(
+    path: Path,
+    subject: Subject,
+    key: str,
+    known: Mapping[str, Finding],
+    found: Mapping[str, Finding],
+    *,
+    complete: bool,
+) -> AuditReport:
+    """Write the findings of this audit beside those that are there, which another one may have added meanwhile.
+
+    Args:
+        known: what was there when this audit began.
+        found: by this one.
+
+    Raises:
+        AcdcError: the file is of another audit by now.
+    """  # fmt: skip
+    with one_at_a_time(path.absolute().parent):
+        there = _noted(path, key, subject.level, subject.dataset.name)
+        run = {name: finding for name, finding in found.items() if finding.seconds}
+        report = _report(subject, key, {**known, **found, **there, **run}, complete=complete)
+        write_atomically(path, report_json(report))
+    return report
 
 
 def report_json(report: AuditReport) -> str:

@@ -112,9 +112,10 @@ def benchmark(
         import torch
 
         from acdc.benchmarks.report import check_folder, write_report
-        from acdc.benchmarks.runner import run
+        from acdc.benchmarks.runner import run, trials_of
         from acdc.benchmarks.suites import get_suite, own_suite
         from acdc.benchmarks.summary import leaderboard
+        from acdc.benchmarks.table import Table
         from acdc.methods import METHODS
 
         torch.set_num_threads(threads)
@@ -123,7 +124,12 @@ def benchmark(
         else:
             chosen = get_suite(name, cases=_split(cases))
         check_folder(folder)
+        names = list(METHODS) if "all" in (_split(methods) or ()) else _split(methods)
+        numbers = _integers(seeds)
         if slurm is not None:
+            asked = trials_of(chosen, methods=names, seeds=numbers)  # refused here, not by each job
+            if retry:  # by each job it would forget what another has found
+                Table(folder).forget_errors(asked)
             _write_script(slurm, folder, jobs=workers or 8, threads=threads, memory=memory)
             if json:
                 terminal.print_json({"files": {"slurm": slurm}})
@@ -134,15 +140,9 @@ def benchmark(
                 terminal.progress_bar() as progress,
             ):
                 rows = run(
-                    chosen,
-                    folder,
-                    methods=list(METHODS) if "all" in (_split(methods) or ()) else _split(methods),
-                    seeds=_integers(seeds),
-                    retry=retry,
-                    memory=memory,
-                    slots=slots,
+                    chosen, folder, methods=names, seeds=numbers, retry=retry, memory=memory, slots=slots,
                     progress=progress,
-                )
+                )  # fmt: skip
             files = write_report(folder, chosen.name, command=shlex.join(["acdc", *sys.argv[1:]]))
         except KeyboardInterrupt:
             terminal.say(
@@ -209,11 +209,13 @@ def _write_script(path: Path, folder: Path, *, jobs: int, threads: int, memory: 
     from acdc.benchmarks.slurm import MADE_BY, script
     from acdc.store.writing import write_atomically
 
-    replace = terminal.check_new_file(path, force=False, own=MADE_BY.encode())
-    again = _without(sys.argv[1:], "--slurm", "--workers", "-o", "--out")
+    terminal.check_new_file(path, force=True)
+    if path.exists() and MADE_BY.encode() not in path.read_bytes():
+        raise AcdcError(f"{path} exists, and is no script of acdc's: choose another file with --slurm")
+    again = [word for word in _without(sys.argv[1:], "--slurm", "--workers", "-o", "--out") if word != "--retry"]
     command = [sys.executable, "-m", "acdc", *again, "--out", str(folder.absolute())]
     text = script(command, Path.cwd(), jobs=jobs, threads=threads, memory=memory)
-    write_atomically(path, text, replace=replace)
+    write_atomically(path, text)
     terminal.say("written", f"{path}; start it with: sbatch {shlex.quote(str(path))}", "bold")
 
 

@@ -109,6 +109,18 @@ class Rows:
             if instead or self._read(path) is None:
                 raise
 
+    def remove(self, key: Key) -> None:
+        """Remove a row, if it is there.
+
+        Raises:
+            WriteError: it cannot be removed.
+        """
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
     def _read(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return None
@@ -120,7 +132,10 @@ class Rows:
             whole = False
         if not whole:
             if path not in self._told:
-                warnings.warn(f"the row {str(path)!r} is damaged: it is computed again", stacklevel=3)
+                warnings.warn(
+                    f"{str(path)!r} is damaged, or no row of this table: left out, and computed again if it is one",
+                    stacklevel=3,
+                )
             self._told.add(path)
             return None
         if made_by != self.made_by:

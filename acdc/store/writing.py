@@ -106,6 +106,20 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block of this folder: to change a file that several processes share."""
+    descriptor = _opened(folder)
+    try:
+        if fcntl is not None and descriptor is not None:
+            with contextlib.suppress(OSError):  # no locks here
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def names(descriptor: int, path: Path) -> bool:
     """Whether a path still is that of the file or folder that was opened."""
     try:

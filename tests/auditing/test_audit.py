@@ -20,7 +20,7 @@ from acdc.auditing.subject import Scale
 from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
 from acdc.circuit import Circuit
 from acdc.engine.patching import Patching
-from acdc.engine.problem import Problem
+from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.metrics import OUTCOMES
 from acdc.metrics.hypotheses import holm
@@ -124,6 +124,34 @@ def test_notes_are_of_the_shifted_prompts_too(tmp_path: Path) -> None:
     assert audited(further[0]).findings == audited(further[0]).findings
     with pytest.raises(AcdcError, match="another audit"):
         audited(further[1])
+
+
+def test_two_audits_at_once_keep_the_findings_of_both(tmp_path: Path) -> None:
+    case = Case.load("tracr-hist", 0)
+    notes, begun = tmp_path / "audit.json", []
+
+    def audited(check: str, seed: int = 0, during: Progress = no_progress) -> AuditReport:
+        circuit = Circuit(case.graph, case.truth)
+        return acdc.audit(
+            case.model, case.task, circuit, checks=[check], size=64, seed=seed, notes=notes, progress=during
+        )
+
+    def another(*_: object) -> None:
+        if not begun:
+            begun.append(1)
+            audited("held-out")
+
+    report = audited("numbers", during=another)
+    assert {finding.check for finding in report.findings} == {"held-out", "numbers"}
+    assert audited("held-out").findings == report.findings
+
+    def of_another_seed(*_: object) -> None:
+        if not notes.exists():
+            audited("held-out", seed=1)
+
+    notes.unlink()
+    with pytest.raises(AcdcError, match="another metric, seed"):
+        audited("numbers", during=of_another_seed)
 
 
 def test_fresh_prompts_are_new() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import acdc
-from acdc.benchmarks.suites import SUITES, get_suite
+from acdc.benchmarks.suites import SUITES, check_digest, get_suite, own_suite
 from acdc.errors import AcdcError
 from acdc.model.programs.tracr import builtin_names
+from command_line import write_prompts
+from hooked_folder import write_case
 
 
 def test_the_tracr_suite_is_every_shipped_program_with_a_truth() -> None:
@@ -38,3 +42,28 @@ def test_unknown_names_name_the_nearest() -> None:
         get_suite("tracr", cases=["revers"])
     with pytest.raises(AcdcError, match=r"no case of suite 'smoke' is like 'x\*'; known: hist"):
         get_suite("smoke", cases=["x*"])
+
+
+def test_cases_of_files_are_named_by_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_case(tmp_path / name / "19")
+    first, same = (get_suite(str(tmp_path / name), cases=["1*"]).cases for name in ("first", "second"))
+    assert first[0].name == same[0].name
+    path = tmp_path / "second" / "19" / "ll_model.pth"
+    path.write_bytes(path.read_bytes() + b" ")
+    (other,) = get_suite(str(tmp_path / "second")).cases
+    assert other.name.startswith("19-")
+    assert other.name != first[0].name
+    check_digest(other)
+    with pytest.raises(AcdcError, match="are not those that the benchmark was started with"):
+        check_digest(same[0])
+
+
+def test_ones_own_cases_differ_by_all_that_they_are_of(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "pairs.jsonl", right=4, wrong=0)
+    task = str(tmp_path / "pairs.jsonl")
+    suites = [
+        own_suite("one/gpt2", task), own_suite("two/gpt2", task), own_suite("one/gpt2", "ioi"),
+        own_suite("one/gpt2", task, ablation="zero"), own_suite("one/gpt2", task, metric="kl"),
+    ]  # fmt: skip
+    assert len({suite.cases[0].name for suite in suites}) == len(suites)

@@ -54,11 +54,19 @@ def test_only_an_error_gives_way_to_a_later_row(tmp_path: Path) -> None:
     table = Table(tmp_path)
     table.add(row(error="out of luck"))
     assert table.has(row().key)
-    assert not table.has(row().key, errors=False)
     table.add(row(f1=1.0))
     table.add(row(f1=0.0))
     table.add(row(error="too late"))
     assert table.rows() == [row(f1=1.0)]
+
+
+def test_errors_are_forgotten_and_rows_with_figures_are_not(tmp_path: Path) -> None:
+    table = Table(tmp_path)
+    table.add(row(error="out of luck"))
+    table.add(row(seed=1, error="of another case"))
+    table.add(row(seed=2, f1=1.0))
+    table.forget_errors([row().key, row(seed=2).key, row(seed=3).key])
+    assert [found.seed for found in table.rows()] == [1, 2]
 
 
 def test_many_can_make_and_fill_one_table_at_once(tmp_path: Path) -> None:
@@ -77,7 +85,7 @@ def test_a_damaged_row_is_said_and_missing(tmp_path: Path) -> None:
     table.add(row(f1=1.0))
     (path,) = (tmp_path / "rows").iterdir()
     path.write_text(path.read_text()[:-20])
-    with pytest.warns(UserWarning, match="is damaged: it is computed again"):
+    with pytest.warns(UserWarning, match="is damaged, or no row of this table"):
         table = Table(tmp_path)
     assert not table.has(row().key)
     table.add(row(f1=0.5))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import acdc
-from acdc.benchmarks import runner
+from acdc.benchmarks import on_ray, runner
 from acdc.benchmarks.processes import WORKER, processes
 from acdc.benchmarks.runner import circuit_folder, run
 from acdc.benchmarks.suites import Case, Suite
@@ -137,6 +137,18 @@ def test_a_process_that_does_not_start_is_no_error_of_a_row(tmp_path: Path) -> N
         pass
 
 
+def test_a_process_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    notes = tmp_path / "started"
+    starting = "\n".join(
+        ["import os, signal, sys", f"notes = open({str(notes)!r}, 'a')", "notes.write('x'); notes.flush()",
+         f"if os.path.getsize({str(notes)!r}) == 1: os.kill(os.getpid(), signal.SIGKILL)", FAULTY]
+    )  # fmt: skip
+    with processes(1, tmp_path, command=[sys.executable, "-c", starting]) as slots:
+        run(suite("one"), tmp_path, methods=["random"], slots=slots)
+    assert rows_of(tmp_path) == [("one", 0, None)]
+    assert notes.read_text() == "xx"
+
+
 TINY = Suite("tiny", "", (Case("hist", "tracr-hist", "tracr-hist", inputs="split", gradient_metric="projection"),))
 COSTS = {"seconds", "processor_seconds", "ranking_seconds", "ranking_processor_seconds"}
 
@@ -218,6 +230,19 @@ def test_rows_of_others_are_waited_for_and_taken_over(monkeypatch: pytest.Monkey
 
 
 # ---- Ray --------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_found_from_rays_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    found = on_ray._located(Case("own", "induction-2l", "pairs.jsonl", truth="none"))
+    assert found == Case("own", "induction-2l", str(tmp_path / "pairs.jsonl"), truth="none")
+
+
+def test_what_no_machine_has_is_said() -> None:
+    said = on_ray._no_room([{"CPU": 2.0, "memory": 4e9}, {}], 1, "900GB")
+    assert said.startswith("no machine of the Ray cluster has 1 processors and 900GB of memory for a task")
+    assert "2 processors, 4 GB of memory" in said
 
 
 @pytest.mark.slow

@@ -157,6 +157,8 @@ def test_all_is_every_method_those_too_that_train_masks(command: Command) -> Non
         (["smoke", "--ray", "local"], "Ray is not installed: python -m pip install 'acdc-circuits[ray]'"),
         (["smoke", "--ray", "local", "--slurm", "job.sh"], "--ray runs the rows and --slurm writes a script"),
         (["smoke", "--slurm", "no/such/job.sh"], "there is no folder no/such"),
+        (["smoke", "--slurm", "job.sh", "--methods", "eapp"], "unknown method 'eapp'"),
+        (["smoke", "--slurm", "job.sh", "--seeds", "one"], "whole numbers as seeds"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -187,6 +189,10 @@ def test_a_script_for_slurm_runs_the_same_benchmark_in_an_array(command: Command
     assert command(*arguments[1:])[0] == 0  # as each job runs it
     assert Table("my runs").rows()
     assert command(*asked, "--slurm", "job.sh")[0] == 0  # its own script is replaced
+    Table("my runs").add(Row("smoke", "hist", "eap", 7, error="no luck"))
+    assert command(*asked, "--seeds", "7", "--retry", "--slurm", "job.sh")[0] == 0
+    assert not Table("my runs").has(("smoke", "hist", "eap", 7))  # now, and not by each job again
+    assert "--retry" not in Path("job.sh").read_text()
     Path("job.sh").write_text("mine")
     status, _, err = command(*asked, "--slurm", "job.sh")
     assert (status, Path("job.sh").read_text()) == (2, "mine")

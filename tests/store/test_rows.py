@@ -58,12 +58,12 @@ def test_a_damaged_row_is_said_once_counts_as_missing_and_is_replaced(tmp_path: 
     if damage == "moved":
         another = (*KEY[:2], 4)
         rows.path(another).write_text(text)
-        with pytest.warns(UserWarning, match="is damaged: it is computed again"):
+        with pytest.warns(UserWarning, match="is damaged, or no row of this table"):
             assert rows.get(another) is None
         return
     changed = text.replace("12345", "12346")
     path.write_text({"half": text[: len(text) // 2], "changed": changed, "nothing": "", "other": "[1]"}[damage])
-    with pytest.warns(UserWarning, match="is damaged: it is computed again"):
+    with pytest.warns(UserWarning, match="is damaged, or no row of this table"):
         assert rows.get(KEY) is None
     assert rows.all() == []  # warnings are errors here: it is not said again
     rows.put(row(figure=2))
