@@ -119,7 +119,9 @@ def make_diagram(
     if prompt is not None:
         below = min(boxes.values(), key=lambda box: box.y, default=Box(0.0, 0.0, 0.0, 0.0))
         ends = [box for name, box in boxes.items() if drawn[name].kind == "logits"]
-        texts += [text for box in ends for text in answer_text(prompt, box, style)]
+        answers = [text for box in ends for text in answer_text(prompt, box, style)]
+        texts += answers
+        right = max([right, *(text.x + 1.2 * text_width(text.text, text.size) for text in answers)])
         tokens, y = token_boxes(
             prompt,
             middle=(left + right) / 2,

@@ -165,4 +165,6 @@ def text_width(text: str, size: float) -> float:
 
 def number(value: float) -> str:
     """Two digits of a score, without an exponent where it can be read without."""
+    if value == 0:
+        return "0"
     return f"{float(f'{value:.2g}'):g}" if 1e-4 <= abs(value) < 1e5 else f"{value:.1e}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from acdc.model.model import Model
     from acdc.tasks.task import Dataset
 
+MOST_LINES = 120
+
 
 def draw(
     run: Run,
@@ -46,7 +48,7 @@ def draw(
     max_edges: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then weak nodes folded."),
-    ] = 120,
+    ] = MOST_LINES,
     prompt: Annotated[
         int | None,
         typer.Option(
@@ -64,6 +66,14 @@ def draw(
     Example: acdc draw runs/ioi --fold 3 --style slides -o ioi.pdf
     """
     if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
+        other = {
+            "--truth": truth, "--style": style != "paper", "--detail": detail != "port", "--fold": fold is not None,
+            "--max-edges": max_edges != MOST_LINES, "--prompt": prompt is not None,
+        }  # fmt: skip
+        if flags := [flag for flag, is_given in other.items() if is_given]:
+            raise AcdcError(
+                f"{', '.join(flags)}: for pictures, and html is a page, on which one chooses; acdc view has its options"
+            )
         cli_view.view(run, roles=roles, out=out, force=force, no_open=True)
         return
     with terminal.quiet_libraries():

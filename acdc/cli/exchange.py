@@ -12,6 +12,7 @@ import typer
 from acdc.cli import terminal
 from acdc.cli.acting import EXPORTS, export_with_model
 from acdc.cli.groups import ModelOptions, PromptOptions
+from acdc.cli.neurons import say_unused
 from acdc.cli.options import (
     OUTPUT,
     AblationName,
@@ -87,6 +88,7 @@ def export(
                 text = _with_positions(run, to, roles)
             else:
                 circuit = Circuit.load(run)
+                say_unused(run)
                 groups = roles_of(roles, circuit.graph, circuit.provenance) if to == "circuit-tracer" else None
                 text = formats.export(circuit, to, roles=groups)
             if out is not None:
@@ -139,7 +141,9 @@ def import_circuit(
     edges: Annotated[
         int | None, typer.Option(min=1, help="Keep this many of the best edges, by the file's scores.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the prompts; otherwise the file's, if it says one, or 0.")
+    ] = None,
     *,
     weights: ModelOptions,
     force: Force = False,
@@ -150,14 +154,25 @@ def import_circuit(
     """
     with terminal.quiet_libraries():
         from acdc import formats
+        from acdc.circuit import Provenance
 
         name = task or own_task(model)
         settings = PromptOptions(task_option, task_format).settings
-        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
         try:
             theirs = formats.import_circuit(source, format)
         except UnknownGraphError:  # then it is the model's
             theirs = None
+        said = Provenance(versions={}) if theirs is None else theirs.provenance
+        if (said.model, said.task) == (model, name):  # a circuit of acdc's own comes back with its question
+            settings = settings or dict(said.task_options)
+            metric, ablation = metric or said.metric or None, ablation or said.ablation or None
+            seed = said.seed if seed is None else seed
+        elif said.model:
+            terminal.warn(
+                f"{source} says that it is of {said.task} on {said.model}; it is taken for {name} on {model}"
+            )
+        seed = seed or 0
+        recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed)
         subject = load_model(model, **weights.loading)
         if theirs is None:
             theirs = formats.import_circuit(source, format, subject.graph())
@@ -175,5 +190,8 @@ def import_circuit(
             seed=seed, method=theirs.provenance.method or format, measured={},
             weights_sha256="", prompts_sha256="", held_out_sha256="", dtype="",
         )  # fmt: skip
+        asked = (model, name, settings, recipe.metric, recipe.ablation, seed)
+        if asked != (said.model, said.task, said.task_options, said.metric, said.ablation, said.seed):
+            made = made.having(n_prompts=None, command=())  # which were of another question
         dataclasses.replace(theirs, provenance=made).save(out, force=force)
     terminal.print_line(out)

@@ -34,6 +34,8 @@ from acdc.cli.options import (
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from acdc.circuit import Circuit
     from acdc.graph import BoolArray
     from acdc.viz.page import Findings, Page
@@ -99,6 +101,10 @@ def view(
             raise AcdcError("a circuit with positions has a page of its own: leave out --compare")
         path = out or run.with_suffix(".html")
     else:
+        if not run.exists():
+            raise AcdcError(
+                f"no circuit at {str(run)!r}: expected a folder that discover wrote, or its circuit.json"
+            )
         path = out or _place(run)
     own = None if out else b'<meta name="generator" content="acdc">'
     replace = terminal.check_new_file(path, force=force, own=own)
@@ -162,9 +168,10 @@ def write(
 ) -> Page:
     """The page of a run, written to a file; without what needs the model if that cannot be had."""
     with terminal.quiet_libraries():
-        from acdc.viz.page import Findings, write_page
+        from acdc.viz.page import Findings, check_graphs, write_page
 
         circuits = _circuits([run, *compare])
+        check_graphs(circuits)
         first = next(iter(circuits.values()))
         given = None if roles is None else roles_of(roles, first.graph)
         if no_model:
@@ -184,6 +191,11 @@ def write(
                 note = f"Without curves, effects, attention and logit lens, which need the model: {reason}"
                 found, truth = Findings(notes=(note,)), None
         inside = cli_neurons.beside(run, first)
+        if inside and not no_model:
+            line = (
+                "Neurons that stay are marked; what was measured is of the circuit with all neurons of its nodes."
+            )
+            found = dataclasses.replace(found, notes=(*found.notes, line))
         return write_page(circuits, path, findings=found, truth=truth, roles=given, replace=replace, neurons=inside)
 
 
@@ -231,8 +243,8 @@ def _investigate(
     data = recipe.prepare(model)
     same = {name: c for name, c in circuits.items() if (c.provenance.model, c.graph) == (made.model, first.graph)}
     others = [name for name in circuits if name not in same]
-    changed = {line for circuit in same.values() for line in changes(circuit.provenance, model, data).values()}
-    for line in sorted(changed):
+    said = _differences(same, lambda circuit: changes(circuit.provenance, model, data))
+    for line in said:
         terminal.warn(line)
     with terminal.progress_bar() as progress:
         found = investigate(
@@ -246,10 +258,28 @@ def _investigate(
             memory=memory,
             progress=progress,
         )
-    notes = [f"{line[0].upper()}{line[1:]}." for line in sorted(changed)]
+    notes = [f"{line[0].upper()}{line[1:]}." for line in said]
     notes += [f"Nothing was measured for {name}, which is of another model." for name in others]
     truth = None if data.truth is None else data.truth.mask(first.graph)
     return dataclasses.replace(found, notes=(*notes, *found.notes)), truth
+
+
+def _differences(circuits: dict[str, Circuit], changes: Callable[[Circuit], dict[str, str]]) -> list[str]:
+    """How the page's model, prompts and question differ from those that its circuits were found with."""
+    from acdc.viz.page.data import question
+
+    (first_name, first), *others = circuits.items()
+    lines = list(changes(first).values())
+    for name, circuit in others:
+        made = circuit.provenance
+        if question(circuit) == question(first):
+            lines += [f"of {name}: {line}" for line in changes(circuit).values()]
+        else:
+            lines.append(
+                f"{name} was found for {made.task} by {made.metric} under {made.ablation} ablation: its numbers "
+                f"here are measured as those of {first_name}"
+            )
+    return lines
 
 
 def _sizes(text: str | None) -> list[int] | None:

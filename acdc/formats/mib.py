@@ -85,8 +85,8 @@ def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
     what = "the EAP .pt file"
     try:
         value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler makes of the bytes
-        raise AcdcError(f"{what} is damaged, or holds more than tensors and plain values: {error}") from None
+    except Exception:  # whatever the unpickler makes of the bytes; its advice is to run code from the file
+        raise AcdcError(f"{what} is damaged, or holds more than tensors and plain values") from None
     keys = ("cfg", "edges_scores", "edges_in_graph")
     if not isinstance(value, dict) or not all(key in value for key in keys) or not isinstance(value["cfg"], dict):
         raise AcdcError(f"{what} needs the entries {', '.join(keys)}")

@@ -70,7 +70,7 @@ def attention_patterns(
 
     Args:
         heads: names like `a0.h1`; None: all.
-        examples: show this many prompts apart, the first ones.
+        examples: show this many prompts apart, the first ones; 0: none.
     """
     problem = judged(model, task, batch_size=batch_size, memory=memory, progress=progress)
     graph = model.graph()
@@ -80,7 +80,7 @@ def attention_patterns(
         if name not in names:
             raise unknown("head", name, names)
     wanted = [(row.layer, row.number) for row in map(graph.component, chosen)]
-    some = problem.prompts[: max(0, examples)]
+    some = problem.prompts[: max(1, examples)]  # there are no prompts without one
     T = some.clean.shape[1]
     total, shown = np.zeros((len(chosen), T, T)), np.full((len(chosen), len(some), T, T), np.nan)
     count = np.zeros((T, T))
@@ -99,7 +99,8 @@ def attention_patterns(
                     shown[i, here] = some_patterns.cpu().numpy()
         first += len(prompts)
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    return AttentionPatterns(tuple(chosen), input_texts(some, model), mean, shown, len(problem.prompts))
+    texts, shown = input_texts(some, model)[: max(0, examples)], shown[:, : max(0, examples)]
+    return AttentionPatterns(tuple(chosen), texts, mean, shown, len(problem.prompts))
 
 
 def pattern_of(attention: Attention, trace: Trace, layer: int, context: Context) -> Tensor:

@@ -44,6 +44,30 @@ def test_a_foreign_circuit_is_judged_in_two_commands(
     assert "numbers" in capsys.readouterr().out
 
 
+def test_a_circuit_of_our_own_comes_back_with_its_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, task = (
+        acdc.load("induction-2l"),
+        acdc.tasks.load("induction", size=12, metric="kl", ablation="mean", seed=3),
+    )
+    ours = acdc.discover(model, task, "eap-ig", edges=20, seed=3)
+    ours.save(tmp_path / "ours")
+    assert run(monkeypatch, "export", tmp_path / "ours", "--to", "mib", "-o", tmp_path / "file") == 0
+    given = ["import", tmp_path / "file", "--from", "mib", "--model", "induction-2l", "--task", "induction"]
+    assert run(monkeypatch, *given, "-o", tmp_path / "same") == 0
+    same, made = Circuit.load(tmp_path / "same").provenance, ours.provenance
+    for name in ("metric", "ablation", "task_options", "seed", "n_prompts", "command"):
+        assert getattr(same, name) == getattr(made, name)
+    assert run(monkeypatch, *given, "--metric", "logit-difference", "-o", tmp_path / "other") == 0
+    other = Circuit.load(tmp_path / "other").provenance
+    assert (other.metric, other.ablation, other.n_prompts) == ("logit-difference", "mean", None)
+    capsys.readouterr()
+    given[5] = "tiny-tasks-gqa"
+    assert run(monkeypatch, *given, "-o", tmp_path / "bad") == 2
+    assert "says that it is of induction on induction-2l" in capsys.readouterr().err
+
+
 def test_a_table_of_some_edges_is_of_the_models_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -429,6 +429,43 @@ def test_without_the_model_the_page_says_what_is_missing(command: Command, run_f
     assert "lost" in data_of(Path(out.strip()).read_text())["notes"][0]
 
 
+def test_what_was_measured_of_another_question_is_measured_anew(command: Command, run_folder: Path) -> None:
+    """Beside a circuit's numbers stand no numbers of another metric, ablation or task."""
+    circuit = Circuit.load(run_folder)
+    wrong = {"faithfulness": 0.123, "kl": -1e-9}
+    asked = circuit.provenance.having(measured=wrong)
+    dataclasses.replace(circuit, provenance=asked).save("asked")
+    dataclasses.replace(circuit, provenance=asked.having(ablation="zero")).save("zero")
+    given = ("view", "asked", "--compare", "zero", "--no-open", "--sizes", "none", "--effects")
+    _, out, err = command(*given, 2, "-o", "page.html")
+    own, other, _ = data_of(Path(out.strip()).read_text())["circuits"]
+    assert own["measured"] == {"faithfulness": 0.123, "kl": 0.0}
+    assert other["measured"]["faithfulness"] == pytest.approx(evaluated(circuit), abs=1e-5)
+    assert "eap-ig (zero) was found for tracr-reverse by" in err
+    _, out, _ = command(*given, 0, "-o", "bare.html")
+    assert data_of(Path(out.strip()).read_text())["circuits"][1]["measured"] == {}
+
+
+def evaluated(circuit: Circuit) -> float:
+    model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse")
+    return acdc.evaluate(model, task, circuit, random_circuits=0, confidence=None).faithfulness
+
+
+def test_a_page_without_example_prompts_has_the_rest(command: Command, run_folder: Path) -> None:
+    status, out, err = command("view", run_folder, "--prompts", 0, "--no-open", "--sizes", 5, "-o", "page.html")
+    assert (status, "goes without" in err) == (0, False)
+    data = data_of(Path(out.strip()).read_text())
+    assert data["circuits"][0]["curve"]["sizes"] == [5, data["graph"]["total"]]
+    assert data["patterns"]["tokens"] == []
+
+
+def test_options_of_pictures_are_no_options_of_a_page(command: Command, run_folder: Path) -> None:
+    status, _, err = command("draw", run_folder, "-o", "page.html", "--prompt", 2, "--truth")
+    assert (status, Path("page.html").exists()) == (2, False)
+    assert "--truth, --prompt: for pictures" in err
+    assert "no circuit at 'nowhere'" in command("view", "nowhere")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -68,8 +68,12 @@ def test_hiding_pinning_folding_naming_and_roles(open_page: Open, found: Any) ->
     page.fill("#rename", "the last MLP")
     page.press("#rename", "Enter")
     assert page.text_content(f"{node('m1')} text") == "the last MLP"
+    page.fill("#role", "constructor")  # which every object has
+    page.press("#role", "Enter")
+    assert state(page)["roles"]["constructor"] == ["m1"]
     page.fill("#role", "writer")
     page.press("#role", "Enter")
+    assert "constructor" not in state(page)["roles"]
     assert state(page)["roles"]["writer"] == ["m1"]
     page.click(node("a1.h1"))
     page.click(".actions >> text=fold layer 1")

@@ -122,6 +122,17 @@ def test_a_circuit_of_nodes_is_cut_by_nodes(open_page: Open) -> None:
     assert sorted(lines(page)) == sorted(circuit.edge_names())
 
 
+def test_edges_are_no_measure_of_a_circuit_of_nodes_beside(open_page: Open) -> None:
+    graph = Graph(2, 2)
+    values = np.random.default_rng(0).random(graph.valid.shape)
+    of_nodes = Scores(graph, values, "exact", unit="node").top(4)
+    page = open_page({"edges": Scores(graph, values, "eap").top(8), "nodes": of_nodes}, address="#b=1&n=5")
+    kept = [edge for edge in record(page)["edges"] if edge["in"] in ("b", "both")]
+    assert sum(edge["stands_for"] for edge in kept) == of_nodes.n_edges
+    assert "nodes, as found" in page.inner_text("#panel-body")
+    assert "edges, the 5 that rank highest, by |score|" in page.inner_text("#panel-body")
+
+
 def test_search_finds_selects_and_lights_all_paths(open_page: Open, found: Any) -> None:
     circuits, _, path = found
     page = open_page(file=path)

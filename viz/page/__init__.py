@@ -62,17 +62,12 @@ def write_page(
     named = {_name(circuits): circuits} if isinstance(circuits, Circuit) else dict(circuits)
     if not named:
         raise AcdcError("expected at least one circuit to show, got none")
-    first_name, first = next(iter(named.items()))
+    first = next(iter(named.values()))
     several = len(named) > 1
     if truth is not None:
         true = truth if isinstance(truth, Circuit) else Circuit(first.graph, truth)
         named["true circuit"] = Circuit(true.graph, true.edges)
-    for name, circuit in named.items():
-        if circuit.graph != first.graph:
-            raise AcdcError(
-                f"{name!r} is a circuit of another graph than {first_name!r}: only circuits of one graph, made with "
-                "the same graph options, can be shown together"
-            )
+    check_graphs(named)
     data = page_data(
         named,
         findings or Findings(notes=("Made without the model, so nothing was measured for it.",)),
@@ -84,6 +79,21 @@ def write_page(
     content = make_html(data)
     written = None if path is None else write_atomically(path, content, replace=replace)
     return Page(content, written, tuple(data["notes"]))
+
+
+def check_graphs(circuits: Mapping[str, Circuit]) -> None:
+    """Refuse circuits, by name, that no page can show together.
+
+    Raises:
+        AcdcError: they are of different graphs.
+    """
+    first_name, first = next(iter(circuits.items()))
+    for name, circuit in circuits.items():
+        if circuit.graph != first.graph:
+            raise AcdcError(
+                f"{name!r} is a circuit of another graph than {first_name!r}: only circuits of one graph, made with "
+                "the same graph options, can be shown together"
+            )
 
 
 def write_positional_page(

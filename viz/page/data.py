@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def page_data(
         "graph": _graph(graph, edges, neurons or {}),
         "places": None,
         "circuits": [
-            _circuit(name, circuit, edges, findings.curves.get(name), findings.effects.get(name))
+            _circuit(name, circuit, edges, findings.curves.get(name), findings.effects.get(name), asked=first)
             for name, circuit in circuits.items()
         ],
         "roles": {role: list(names) for role, names in (roles or {}).items()},
@@ -152,8 +153,10 @@ def _node(node: Node, row: int, column: int, neurons: BoolArray | None) -> dict[
 
 
 def _circuit(
-    name: str, circuit: Circuit, edges: IntArray, curve: Curve | None, effects: RemovalEffects | None
-) -> dict[str, Any]:
+    name: str, circuit: Circuit, edges: IntArray, curve: Curve | None, effects: RemovalEffects | None, *,
+    asked: Circuit,
+) -> dict[str, Any]:  # fmt: skip
+    """A circuit; what was measured when it was found is told where that was the question of the circuit `asked`."""
     graph, made = circuit.graph, circuit.provenance
     number = np.full(graph.n_edges, -1)  # of each of the graph's edges, in the page
     number[edges] = np.arange(len(edges))
@@ -173,7 +176,7 @@ def _circuit(
         "metric": made.metric,
         "ablation": made.ablation,
         "seed": "" if made.seed is None else str(made.seed),
-        "command": " ".join(made.command),
+        "command": shlex.join(made.command),
     }
     return {
         "name": name,
@@ -184,11 +187,30 @@ def _circuit(
         "signs": packed(_measured_signs(circuit, effects)[graph.valid][edges], "<i1"),
         "scoreSigns": edge_signs(circuit).source == "score",
         "order": order,
+        "rankedBy": _ranked_by(circuit),
         "facts": {key: value for key, value in facts.items() if value},
-        "measured": _measured(circuit, effects),
+        "measured": _measured(circuit, effects, own=question(circuit) == question(asked)),
         "curve": None if curve is None else _curve(curve, graph),
         "effects": None if effects is None else _effects(effects, graph, number),
     }
+
+
+def _ranked_by(circuit: Circuit) -> str:
+    """What its ranking goes by, in words."""
+    if circuit.scores is None:
+        return ""
+    return {
+        "order": "the later a search let it go the higher",
+        "mean-absolute": "by the mean over prompts of |score|",
+        "rms": "by the root mean square of the score over prompts",
+        "signed": "by |score|",
+    }[circuit.aggregate]
+
+
+def question(circuit: Circuit) -> tuple[object, ...]:
+    """What a circuit's faithfulness is of, whatever the prompts: model, task, metric and ablation."""
+    made = circuit.provenance
+    return made.model, made.task, made.task_options, made.metric, made.ablation
 
 
 def _measured_signs(circuit: Circuit, effects: RemovalEffects | None) -> IntArray:
@@ -228,10 +250,18 @@ def _known(value: object) -> bool:
     return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def _measured(circuit: Circuit, effects: RemovalEffects | None) -> dict[str, Any]:
-    """The numbers that were measured when the circuit was found, or else for this page."""
+def _measured(circuit: Circuit, effects: RemovalEffects | None, *, own: bool) -> dict[str, Any]:
+    """The numbers that were measured when the circuit was found, or else for this page.
+
+    Args:
+        own: whether it was found for the page's question; what was measured for another is not told here.
+    """
     wanted = ("faithfulness", "kl", "full", "empty", "circuit", "n_prompts", "prompts")
     found = {key: value for key, value in circuit.provenance.measured.items() if key in wanted and _known(value)}
+    if not own:
+        found = {}
+    if isinstance(kl := found.get("kl"), float):
+        found["kl"] = max(kl, 0.0)  # of two equal distributions rounding may leave less
     if "faithfulness" in found or effects is None or effects.full == effects.empty:
         return found
     from acdc.metrics import faithfulness  # which takes torch, as effects did
@@ -245,7 +275,7 @@ def _curve(curve: Curve, graph: Graph) -> dict[str, Any]:
         "sizes": [int(share * graph.n_edges) for share in curve.shares],
         "kept": list(curve.n_edges),
         "faithfulness": _numbers(curve.faithfulness),
-        "kl": _numbers(curve.kl),
+        "kl": None if curve.kl is None else _numbers([max(value, 0.0) for value in curve.kl]),
     }
 
 

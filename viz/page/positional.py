@@ -84,8 +84,8 @@ def positional_data(
             {
                 "name": circuit.method or "circuit", "unit": "line", "asked": len(pairs),
                 "kept": packed(np.arange(len(pairs)), "<u4"), "scores": None, "scoreSigns": False,
-                "signs": packed(np.zeros(len(pairs)), "<i1"), "order": None, "measured": {}, "curve": None,
-                "effects": None, "facts": {key: value for key, value in facts.items() if value},
+                "signs": packed(np.zeros(len(pairs)), "<i1"), "order": None, "rankedBy": "", "measured": {},
+                "curve": None, "effects": None, "facts": {key: value for key, value in facts.items() if value},
             }
         ],
         "roles": {

@@ -6,6 +6,7 @@ import { headView } from "./heads.js";
 import { lineSign } from "./looks.js";
 import { neuronsOf } from "./nodes.js";
 import { section } from "./overview.js";
+import { withRole } from "./roles.js";
 import { directOf, factList, lineFacts, lineTitle, nodeFacts } from "./tooltip.js";
 import { edgeNames } from "./view.js";
 
@@ -182,14 +183,7 @@ function nameEntry(node, store) {
 function roleEntry(data, node, store) {
   const assign = (event) => {
     const role = event.target.value.trim();
-    const roles = Object.fromEntries(
-      Object.entries(store.roles).map(([name, members]) => [
-        name,
-        members.filter((other) => !node.members.includes(other)),
-      ]),
-    );
-    if (role) roles[role] = [...(roles[role] ?? []), ...node.members];
-    store.set({ roles: Object.fromEntries(Object.entries(roles).filter(([, members]) => members.length)) });
+    store.set({ roles: withRole(store.roles, role, node.members) });
   };
   return el(
     "label",

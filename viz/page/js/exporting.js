@@ -97,7 +97,7 @@ export function drawSvg(data, view, stage, roles) {
     ];
   });
   const caption = [
-    `${count(view.edgesA)} of ${count(data.total)} edges, ${short(view.a.name, 40)}`,
+    `${count(view.edgesA)} of ${count(data.total)} ${view.a.unit === "line" ? "lines" : "edges"}, ${short(view.a.name, 40)}`,
     view.b === null ? "" : `, compared with ${short(view.b.name, 40)}`,
     view.leftOut ? `; ${counted(view.leftOut, "weaker line")} left out` : "",
   ].join("");

@@ -53,12 +53,14 @@ export function section(title, ...children) {
 }
 
 function shownFacts(data, view, state) {
-  const how = state.n === null ? "as found" : `the ${count(state.n)} with the largest scores`;
-  const facts = [
-    [view.b === null ? "circuit" : "A", `${view.a.name}, ${view.a.order === null ? "as found" : how}`],
-  ];
-  if (view.b !== null) facts.push(["B", `${view.b.name}, ${view.b.order === null ? "as found" : how}`]);
-  facts.push([view.b === null ? "edges" : "edges of A", `${count(view.edgesA)} of ${count(data.total)}`]);
+  const chosen = (circuit, n) =>
+    n === null || circuit.order === null
+      ? `${circuit.name}, as found`
+      : `${circuit.name}, the ${count(n)} that rank highest, ${circuit.rankedBy}`;
+  const facts = [[view.b === null ? "circuit" : "A", chosen(view.a, state.n)]];
+  if (view.b !== null) facts.push(["B", chosen(view.b, view.nB)]);
+  const drawn = view.a.unit === "line" ? "lines" : "edges";
+  facts.push([view.b === null ? drawn : `${drawn} of A`, `${count(view.edgesA)} of ${count(data.total)}`]);
   if (view.b !== null) {
     facts.push(["edges of B", count(view.edgesB)]);
     facts.push(

@@ -146,17 +146,18 @@ function adder(data, store) {
         : "Give a name and at least one node.";
       return;
     }
-    const roles = Object.fromEntries(
-      Object.entries(store.roles).map(([other, list]) => [
-        other,
-        list.filter((member) => !members.includes(member)),
-      ]),
-    );
-    roles[role] = [...(roles[role] ?? []), ...members];
-    store.set({ roles: Object.fromEntries(Object.entries(roles).filter(([, list]) => list.length)) });
+    store.set({ roles: withRole(store.roles, role, members) });
   };
   return section(
     "New role",
     el("form", { class: "adder", onsubmit: add }, name, nodes, el("button", { class: "small" }, "add"), says),
   );
+}
+
+/** The roles when some nodes have this one, and no other; none for "". */
+export function withRole(roles, role, members) {
+  const found = new Map(); // an object has names of its own, like "constructor"
+  for (const [name, list] of Object.entries(roles)) found.set(name, list.filter((node) => !members.includes(node)));
+  if (role) found.set(role, [...(found.get(role) ?? []), ...members]);
+  return Object.fromEntries([...found].filter(([, list]) => list.length));
 }

@@ -77,9 +77,9 @@ export class Sizebar {
     }
     if (view.b !== null)
       return [
-        ["A", view.a],
-        ["B", view.b],
-      ].map(([name, circuit]) => this.saysOf(name, this.measured(circuit, n)));
+        ["A", view.a, n],
+        ["B", view.b, view.nB],
+      ].map(([name, circuit, size]) => this.saysOf(name, this.measured(circuit, size)));
     const values = this.measured(view.a, n);
     if (values === null) parts.push(el("div", { class: "quiet" }, "faithfulness not measured"));
     else {
@@ -137,7 +137,7 @@ export class Sizebar {
     if (!width || this.view === undefined) return;
     const { a, b } = this.view;
     const x = d3.scaleLog([1, Math.max(2, this.most)], [LEFT + THUMB, width - RIGHT - THUMB]);
-    const curves = [a, b].filter((circuit) => circuit !== null && circuit.curve !== null);
+    const curves = [a, b].filter((circuit) => circuit !== null && circuit.curve !== null && circuit.unit === a.unit);
     const values = curves.flatMap((circuit) => circuit.curve.faithfulness).filter((value) => value !== null);
     const found = a.measured.faithfulness;
     const high = Math.min(1.5, Math.max(1, ...values, found ?? 0));
@@ -158,13 +158,13 @@ export class Sizebar {
               svgEl("text", { class: "tick kl-tick", x: width - RIGHT + 3, y: z(value) + 3.5 }, number(value, 2)),
             )
           : null,
-        [0, 1].map((value) => [
+        [...(low === -0.5 ? [low] : []), 0, 1, ...(high === 1.5 ? [high] : [])].map((value) => [
           svgEl("line", { class: "grid", x1: LEFT + THUMB, x2: width - RIGHT - THUMB, y1: y(value), y2: y(value) }),
           curves.length > 0 &&
             svgEl(
               "text",
               { class: "tick f-tick", x: LEFT, y: y(value) + 3.5, "text-anchor": "end" },
-              String(value),
+              value === 1.5 ? "≥1.5" : value === -0.5 ? "≤−.5" : String(value),
             ),
         ]),
         this.most > 1 &&

@@ -10,7 +10,8 @@ export function makeView(data, state, roles, most) {
   const a = data.circuits[state.a];
   const b = state.b < 0 ? null : data.circuits[state.b];
   const maskA = chooseEdges(data, a, state.n);
-  const maskB = b === null ? null : chooseEdges(data, b, state.n);
+  const nB = b === null || b.unit === a.unit ? state.n : null; // edges are no measure of nodes: as it was found
+  const maskB = b === null ? null : chooseEdges(data, b, nB);
   const roleOf = new Map();
   for (const [role, names] of Object.entries(roles)) for (const name of names) roleOf.set(name, role);
   const shownAs = folding(data, state, roleOf);
@@ -19,6 +20,7 @@ export function makeView(data, state, roles, most) {
   const view = {
     a,
     b,
+    nB,
     edgesA: countEdges(maskA),
     unitsA: countUnits(data, a, maskA),
     edgesB: maskB === null ? 0 : countEdges(maskB),
