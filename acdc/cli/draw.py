@@ -11,6 +11,7 @@ from acdc.cli import neurons as cli_neurons
 from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.again import load_again, placed, task_again
+from acdc.cli.exchange import has_positions
 from acdc.cli.options import Force, RolesFile, Run, roles_of
 from acdc.errors import AcdcError
 
@@ -76,6 +77,8 @@ def draw(
             )
         cli_view.view(run, roles=roles, out=out, force=force, no_open=True)
         return
+    if has_positions(run):
+        raise AcdcError(f"{run} is a circuit with positions: acdc view shows it, acdc export --to circuit-tracer too")
     with terminal.quiet_libraries():
         from acdc import Circuit, viz
 
