@@ -78,7 +78,9 @@ def draw(
         cli_view.view(run, roles=roles, out=out, force=force, no_open=True)
         return
     if has_positions(run):
-        raise AcdcError(f"{run} is a circuit with positions: acdc view shows it, acdc export --to circuit-tracer too")
+        raise AcdcError(
+            f"{run} is a circuit with positions: acdc view shows it, acdc export --to circuit-tracer too"
+        )
     with terminal.quiet_libraries():
         from acdc import Circuit, viz
 
