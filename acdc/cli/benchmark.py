@@ -19,6 +19,7 @@ from acdc.shown import counted
 
 if TYPE_CHECKING:
     from acdc.benchmarks.summary import Line
+    from acdc.benchmarks.table import Row
     from acdc.benchmarks.trials import Slot
 
 MANY = "Many at once"
@@ -161,6 +162,7 @@ def benchmark(
                 "files": files,
             }
         )
+        refuse_errors_alone(rows)
         return
     figures = ("f1", "edge_auc", "average_precision", "faithfulness", "cmd")
     shown = [figure for figure in figures if any(figure in line.figures for line in lines)]
@@ -180,6 +182,13 @@ def benchmark(
     )
     print()
     terminal.print_facts((kind, str(path)) for kind, path in files.items())
+    refuse_errors_alone(rows)
+
+
+def refuse_errors_alone(rows: Sequence[Row]) -> None:
+    """Fail where nothing was measured, so that a script that runs benchmarks notices."""
+    if all(row.error is not None for row in rows):
+        raise AcdcError("every row ended in an error, so nothing was measured; --retry computes them again")
 
 
 def _slots(

@@ -171,6 +171,19 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_nothing_but_errors_is_a_failure(
+    command: Command, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
+) -> None:
+    def fails(*_: object, **__: object) -> Row:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(runner, "run_row", fails)
+    status, out, err = command("smoke", "--cases", "hist", "--methods", "eap", "-o", "out", *how)
+    assert (status, "of all things" in out + err) == (2, True)
+    assert "every row ended in an error" in err
+
+
 def test_a_script_for_slurm_runs_the_same_benchmark_in_an_array(command: Command, tmp_path: Path) -> None:
     asked = ("smoke", "--cases", "hist", "--workers=5", "--threads", "2", "--memory", "4GB", "-o", "my runs")
     status, _, err = command(*asked, "--slurm", "job.sh")
