@@ -29,8 +29,8 @@ distance of the faithfulness from 1 by the task's own metric; in brackets are 95
 there is one (docs/intervals.md). The models had 4-bit weights, dequantised: their numbers are not those of the full
 models.
 
-Made by `{command}`, which goes on where it was stopped. Cells that were not run:
-{_listed(missing)}."""
+Made by `{command}`, which goes on where it was stopped; tasks of other numbers of prompts
+than 64 and 128 held out with `--size` and `--held-out`. Cells that were not run: {_listed(missing)}."""
     ]
     parts.append(nearest(cells))
     for model, task in dict.fromkeys((cell.model, cell.task) for cell in cells):
