@@ -119,8 +119,7 @@ def audit(
         progress(number, len(chosen), f"check {check.name}")
         found[check.name] = finding = _run(check, subject)
         if notes is not None and finding.seconds:  # what was left out for want of time may be run the next time
-            done = {name: f for name, f in found.items() if f.seconds}
-            _note(Path(notes), subject, key, known, done, complete=False)
+            _note(Path(notes), subject, key, known, found, complete=False)
     if notes is not None and missing:
         return _note(Path(notes), subject, key, known, found, complete=True)
     return _report(subject, key, known | found, complete=True)
@@ -272,15 +271,16 @@ def _note(
 
     Args:
         known: what was there when this audit began.
-        found: by this one.
+        found: by this one; of what was left out, a complete audit alone says so.
 
     Raises:
         AcdcError: the file is of another audit by now.
-    """  # fmt: skip
+    """
     with one_at_a_time(path.absolute().parent):
         there = _noted(path, key, subject.level, subject.dataset.name)
         run = {name: finding for name, finding in found.items() if finding.seconds}
-        report = _report(subject, key, {**known, **found, **there, **run}, complete=complete)
+        left_out = found if complete else {}
+        report = _report(subject, key, {**known, **left_out, **there, **run}, complete=complete)
         write_atomically(path, report_json(report))
     return report
 

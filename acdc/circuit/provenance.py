@@ -100,6 +100,14 @@ class Provenance(pydantic.BaseModel, frozen=True, extra="forbid"):
         names = ("model", "task", "method", "metric", "ablation")
         return {name: str(value) for name in names if (value := getattr(self, name))}
 
+    def question(self) -> dict[str, Any]:
+        """What a faithfulness is of, on however many prompts: model, task, metric and ablation."""
+        options = {name: value for name, value in self.task_options.items() if name != "size"}
+        return {
+            "model": self.model, "task": self.task, "options": options, "metric": self.metric,
+            "ablation": self.ablation,
+        }  # fmt: skip
+
     def having(self, **changes: Any) -> Provenance:
         """A copy with some fields changed, validated."""
         return Provenance(**{**dict(self), **changes})

@@ -218,13 +218,11 @@ def _write_script(path: Path, folder: Path, *, jobs: int, threads: int, memory: 
     from acdc.benchmarks.slurm import MADE_BY, script
     from acdc.store.writing import write_atomically
 
-    terminal.check_new_file(path, force=True)
-    if path.exists() and MADE_BY.encode() not in path.read_bytes():
-        raise AcdcError(f"{path} exists, and is no script of acdc's: choose another file with --slurm")
+    replace = terminal.check_new_file(path, force=False, own=MADE_BY.encode(), option="--slurm", forcible=False)
     again = [word for word in _without(sys.argv[1:], "--slurm", "--workers", "-o", "--out") if word != "--retry"]
     command = [sys.executable, "-m", "acdc", *again, "--out", str(folder.absolute())]
     text = script(command, Path.cwd(), jobs=jobs, threads=threads, memory=memory)
-    write_atomically(path, text)
+    write_atomically(path, text, replace=replace)
     terminal.say("written", f"{path}; start it with: sbatch {shlex.quote(str(path))}", "bold")
 
 

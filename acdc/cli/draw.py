@@ -12,7 +12,7 @@ from acdc.cli import report, terminal
 from acdc.cli import view as cli_view
 from acdc.cli.again import load_again, placed, task_again
 from acdc.cli.exchange import has_positions
-from acdc.cli.options import Force, RolesFile, Run, roles_of
+from acdc.cli.options import Force, RolesFile, Run, flags_given, roles_of
 from acdc.errors import AcdcError
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from acdc.model.model import Model
     from acdc.tasks.task import Dataset
 
-MOST_LINES = 120
-
 
 def draw(
+    context: typer.Context,
     run: Run,
     format: Annotated[
         str | None, typer.Option(help="svg, pdf, png, dot, tikz or html; otherwise as FILE ends.")
@@ -49,7 +48,7 @@ def draw(
     max_edges: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Most lines: beyond, q, k and v are merged, then weak nodes folded."),
-    ] = MOST_LINES,
+    ] = 120,
     prompt: Annotated[
         int | None,
         typer.Option(
@@ -67,11 +66,7 @@ def draw(
     Example: acdc draw runs/ioi --fold 3 --style slides -o ioi.pdf
     """
     if (format or (out.suffix[1:] if out else "")) == "html":  # `acdc view` has more options
-        other = {
-            "--truth": truth, "--style": style != "paper", "--detail": detail != "port", "--fold": fold is not None,
-            "--max-edges": max_edges != MOST_LINES, "--prompt": prompt is not None,
-        }  # fmt: skip
-        if flags := [flag for flag, is_given in other.items() if is_given]:
+        if flags := flags_given(context, "truth", "style", "detail", "fold", "max_edges", "prompt"):
             raise AcdcError(
                 f"{', '.join(flags)}: for pictures, and html is a page, on which one chooses; acdc view has its options"
             )

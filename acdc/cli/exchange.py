@@ -190,8 +190,8 @@ def import_circuit(
             seed=seed, method=theirs.provenance.method or format, measured={},
             weights_sha256="", prompts_sha256="", held_out_sha256="", dtype="",
         )  # fmt: skip
-        asked = (model, name, settings, recipe.metric, recipe.ablation, seed)
-        if asked != (said.model, said.task, said.task_options, said.metric, said.ablation, said.seed):
+        asked = ("model", "task", "task_options", "metric", "ablation", "seed")
+        if any(getattr(made, field) != getattr(said, field) for field in asked):
             made = made.having(n_prompts=None, command=())  # which were of another question
         dataclasses.replace(theirs, provenance=made).save(out, force=force)
     terminal.print_line(out)

@@ -53,6 +53,7 @@ from acdc.cli.options import (
     Trust,
     as_used,
     command_digest,
+    flags_given,
     load_model,
     load_task,
     options,
@@ -185,7 +186,7 @@ def discover(
         from acdc.store.resume import ResumeFile
         from acdc.store.writing import write_atomically
 
-        if units != "neuron" and getattr(context.get_parameter_source("inside"), "name", "") == "COMMANDLINE":
+        if units != "neuron" and flags_given(context, "inside"):
             raise AcdcError(f"--inside {inside} is of --units neuron, and these are {units}s: leave it out")
         method = method or DEFAULT_SEARCH
         method_options = options(option)

@@ -207,6 +207,12 @@ def load_task(name: str | Path, settings: dict[str, Any], **given: Any) -> Task:
     return tasks.load(name, **given, **settings)
 
 
+def flags_given(context: typer.Context, *names: str) -> list[str]:
+    """Of options, by the names of a command's arguments, those that are on the command line, as flags."""
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in names}
+    return [f"--{name.replace('_', '-')}" for name, source in sources.items() if source == "COMMANDLINE"]
+
+
 def as_used(settings: dict[str, Any], recipe: Task) -> dict[str, Any]:
     """The settings of a task with the size that there was, where a file has fewer prompts than were asked for."""
     lines = getattr(getattr(recipe, "task", recipe), "lines", None)

@@ -208,11 +208,15 @@ def output() -> Console:
 # ---- files and signals ------------------------------------------------------------------------------------------
 
 
-def check_new_file(path: Path, *, force: bool, own: bytes | None = None) -> bool:
+def check_new_file(
+    path: Path, *, force: bool, own: bytes | None = None, option: str = "-o/--out", forcible: bool = True
+) -> bool:
     """Refuse a file that exists, or a folder that does not, before the work.
 
     Args:
         own: what a file holds if acdc made it; such a file is replaced without `force`.
+        option: what the user gives a file with.
+        forcible: whether there is a --force beside it.
 
     Returns:
         Whether a file may be replaced when the new one is written.
@@ -221,15 +225,16 @@ def check_new_file(path: Path, *, force: bool, own: bytes | None = None) -> bool
         AcdcError: the file exists and may not be replaced, or its folder doesn't exist.
     """
     if path.is_dir():
-        raise AcdcError(f"{path} is a folder; expected a file to write, with -o/--out")
+        raise AcdcError(f"{path} is a folder; expected a file to write, with {option}")
     if path.exists() and not path.is_file():
-        raise AcdcError(f"{path} is not a regular file; expected a file to write, with -o/--out")
+        raise AcdcError(f"{path} is not a regular file; expected a file to write, with {option}")
     from acdc.store.writing import clear_leftovers
 
     clear_leftovers(path.parent)
     replaced = force or (own is not None and path.exists() and own in path.read_bytes())
     if path.exists() and not replaced:
-        raise AcdcError(f"{path} exists: choose another file with -o/--out, or replace it with --force")
+        replace = ", or replace it with --force" if forcible else ""
+        raise AcdcError(f"{path} exists: choose another file with {option}{replace}")
     if not path.parent.is_dir():
         raise AcdcError(f"cannot write {path}: there is no folder {path.parent}")
     return replaced

@@ -102,9 +102,9 @@ def view(
         path = out or run.with_suffix(".html")
     else:
         if not run.exists():
-            raise AcdcError(
-                f"no circuit at {str(run)!r}: expected a folder that discover wrote, or its circuit.json"
-            )
+            from acdc.circuit import Circuit
+
+            Circuit.load(run)  # says what is missing, before anything does of the page
         path = out or _place(run)
     own = None if out else b'<meta name="generator" content="acdc">'
     replace = terminal.check_new_file(path, force=force, own=own)
@@ -266,13 +266,11 @@ def _investigate(
 
 def _differences(circuits: dict[str, Circuit], changes: Callable[[Circuit], dict[str, str]]) -> list[str]:
     """How the page's model, prompts and question differ from those that its circuits were found with."""
-    from acdc.viz.page.data import question
-
     (first_name, first), *others = circuits.items()
     lines = list(changes(first).values())
     for name, circuit in others:
         made = circuit.provenance
-        if question(circuit) == question(first):
+        if made.question() == first.provenance.question():
             lines += [f"of {name}: {line}" for line in changes(circuit).values()]
         else:
             lines.append(

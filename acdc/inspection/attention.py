@@ -80,6 +80,7 @@ def attention_patterns(
         if name not in names:
             raise unknown("head", name, names)
     wanted = [(row.layer, row.number) for row in map(graph.component, chosen)]
+    examples = max(0, examples)
     some = problem.prompts[: max(1, examples)]  # there are no prompts without one
     T = some.clean.shape[1]
     total, shown = np.zeros((len(chosen), T, T)), np.full((len(chosen), len(some), T, T), np.nan)
@@ -99,7 +100,7 @@ def attention_patterns(
                     shown[i, here] = some_patterns.cpu().numpy()
         first += len(prompts)
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
-    texts, shown = input_texts(some, model)[: max(0, examples)], shown[:, : max(0, examples)]
+    texts, shown = input_texts(some, model)[:examples], shown[:, :examples]
     return AttentionPatterns(tuple(chosen), texts, mean, shown, len(problem.prompts))
 
 

@@ -436,6 +436,8 @@ def test_what_was_measured_of_another_question_is_measured_anew(command: Command
     asked = circuit.provenance.having(measured=wrong)
     dataclasses.replace(circuit, provenance=asked).save("asked")
     dataclasses.replace(circuit, provenance=asked.having(ablation="zero")).save("zero")
+    fewer = asked.having(task_options={"size": 7})  # prompts, for the same question
+    assert fewer.question() == asked.question() != asked.having(task_options={"distribution": "fixed"}).question()
     given = ("view", "asked", "--compare", "zero", "--no-open", "--sizes", "none", "--effects")
     _, out, err = command(*given, 2, "-o", "page.html")
     own, other, _ = data_of(Path(out.strip()).read_text())["circuits"]

@@ -189,7 +189,7 @@ def _circuit(
         "order": order,
         "rankedBy": _ranked_by(circuit),
         "facts": {key: value for key, value in facts.items() if value},
-        "measured": _measured(circuit, effects, own=question(circuit) == question(asked)),
+        "measured": _measured(circuit, effects, own=made.question() == asked.provenance.question()),
         "curve": None if curve is None else _curve(curve, graph),
         "effects": None if effects is None else _effects(effects, graph, number),
     }
@@ -205,12 +205,6 @@ def _ranked_by(circuit: Circuit) -> str:
         "rms": "by the root mean square of the score over prompts",
         "signed": "by |score|",
     }[circuit.aggregate]
-
-
-def question(circuit: Circuit) -> tuple[object, ...]:
-    """What a circuit's faithfulness is of, whatever the prompts: model, task, metric and ablation."""
-    made = circuit.provenance
-    return made.model, made.task, made.task_options, made.metric, made.ablation
 
 
 def _measured_signs(circuit: Circuit, effects: RemovalEffects | None) -> IntArray:
