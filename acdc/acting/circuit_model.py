@@ -95,9 +95,7 @@ class CircuitModel(torch.nn.Module):
         if dataset.ablation != "resample":
             references = references_on_discovery(model, dataset, circuit)
         else:
-            mask = prompts.mask if prompts.corrupted_mask is None else prompts.corrupted_mask
-            if prompts.branch is not None:
-                mask = mask & (prompts.branch == 0)
+            mask = prompts.own if prompts.corrupted_mask is None else prompts.corrupted_mask
             donors = [row[real].tolist() for row, real in zip(prompts.corrupted, mask, strict=True)]
         return cls(model, circuit, dataset.ablation, references, donors)
 

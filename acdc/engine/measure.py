@@ -107,7 +107,7 @@ def bind(outcome: Outcome, patching: Patching) -> Measure:
                 f"the model's logits on the {name} prompts are not finite (NaN or infinite); try float32"
             )
     targets = Targets(
-        prompts.positions >= 0, answers, wrong, full=clean, corrupted=corrupted, texts=prompts.branch is not None
+        prompts.compared, answers, wrong, full=clean, corrupted=corrupted, texts=prompts.branch is not None
     )
     measure = Measure(outcome, rows, targets)
     if OUTCOMES.get(outcome.name) is not outcome and len(prompts) > 1:

@@ -111,6 +111,9 @@ def means_over(
 ) -> list[Tensor]:
     """Means over the real tokens of prompts: over all, or over the i-th of each prompt.
 
+    Tokens of answers are no part of a prompt. At places that no prompt reaches, the mean is that of right answers, and
+    where these end too, of wrong ones.
+
     Args:
         values: of a batch of the prompts on the device, `[..., B, T, X]` each.
         dtype: of the means; sums are in float32 or better.
@@ -126,14 +129,15 @@ def means_over(
     for i in ranks.share(-(-len(prompts) // size)):
         batch = prompts[i * size : (i + 1) * size].to(device)
         outputs = list(values(batch))
-        if per_position and batch.branched:  # a place may be taken once in every branch
-            taken = F.one_hot(token_places(batch), batch.mask.shape[1]) * batch.mask[..., None]  # [B, T, place]
-            taken = taken.to(wide)
+        if per_position and batch.branch is not None:  # a place may be taken once in every branch
+            width = batch.mask.shape[1]
+            place = token_places(batch) + width * _owners(batch)  # places of answers stand behind those of prompts
+            taken = (F.one_hot(place, 3 * width) * batch.mask[..., None]).to(wide)  # [B, T, place]
             outputs = [torch.einsum("...btx,btp->...bpx", x.to(wide), taken) for x in outputs]
             weight = taken.sum(1)[..., None]
             terms = [x.sum(-3, keepdim=True) for x in outputs]
         else:
-            real = batch.mask
+            real = batch.own
             if per_position and not _padded_right(real):
                 order = (~real).int().argsort(dim=1, stable=True)  # [B, T]: real tokens first
                 prompt = torch.arange(len(order), device=order.device)[:, None]
@@ -145,7 +149,20 @@ def means_over(
     assert sums is not None
     assert isinstance(count, Tensor)
     total, *sums = _summed([count, *sums], ranks)
+    if per_position and prompts.branch is not None:
+        by_owner = [x.chunk(3, dim=-2) for x in (total, *sums)]
+        own, right = (count > 0 for count in by_owner[0][:2])
+        total, *sums = [torch.where(own, a, torch.where(right, b, c)) for a, b, c in by_owner]
     return [(x / total.clamp(min=1)).to(dtype) for x in sums]
+
+
+def _owners(prompts: Prompts) -> Tensor:
+    """`[B, T]`: 0 at the prompt's own tokens, 1 at those of right answers, 2 at those of wrong ones."""
+    assert prompts.branch is not None
+    compared = torch.zeros_like(prompts.branch).scatter_add(
+        1, prompts.positions.clamp(min=0), prompts.compared.long()
+    )
+    return torch.where(prompts.branch == 0, 0, torch.where(compared > 0, 1, 2))
 
 
 def _summed(parts: list[Tensor], ranks: Ranks) -> list[Tensor]:

@@ -47,7 +47,7 @@ def place_of(prompts: Prompts, where: str) -> Tensor:
     Raises:
         AcdcError: an unknown span, or one that some prompt lacks; a position outside of some prompt.
     """
-    mask = prompts.mask if prompts.branch is None else prompts.mask & (prompts.branch == 0)
+    mask = prompts.own
     if where == REST and prompts.spans:
         return mask & ~torch.stack(list(prompts.spans.values())).any(0)
     if where in prompts.spans:

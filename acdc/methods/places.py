@@ -96,7 +96,7 @@ def _logits(run: Gradients, x: Tensor) -> Tensor:
     context, trace = plain_run(patching.model, patching.prompts, x=x)
     assert trace.final_input is not None
     logits = forward.readout(patching.model.decomposition, context.at_read(trace.final_input))
-    return logits * (patching.prompts.positions >= 0)[..., None]
+    return logits * patching.prompts.compared[..., None]
 
 
 def conductance(patching: Patching, outcome: Outcome, first: int, flow: Flow, *, steps: int) -> Tensor:

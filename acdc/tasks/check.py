@@ -194,8 +194,7 @@ def _run(model: Model, prompts: Prompts, metric: Outcome, batch_size: int | None
         clean = _logits(model, batch, "clean")
         corrupted = _logits(model, swapped, "corrupted")
         texts = batch.branch is not None
-        read = batch.positions >= 0
-        targets = Targets(read, batch.answers, batch.wrong, full=clean, corrupted=corrupted, texts=texts)
+        targets = Targets(batch.compared, batch.answers, batch.wrong, full=clean, corrupted=corrupted, texts=texts)
         row = [metric(clean, targets), metric(corrupted, targets)]
         if batch.answers is not None:
             accurate = OUTCOMES["accuracy"](clean, targets) > 0 if texts else _accurate(clean, batch.answers)
@@ -300,7 +299,6 @@ def _quality(prompts: Prompts, run: _Run) -> Quality:
     different = prompts.clean != prompts.corrupted
     if prompts.corrupted_position_ids is not None and prompts.position_ids is not None:
         different = different | (prompts.position_ids != prompts.corrupted_position_ids)
-    lengths = prompts.mask.sum(1)
     return Quality(
         n_prompts=len(prompts),
         clean=float(run.clean.double().mean()),
@@ -310,7 +308,7 @@ def _quality(prompts: Prompts, run: _Run) -> Quality:
         guessed=mean(_guessed(prompts)),
         right_corrupted=mean(run.right_corrupted),
         changed=float((different & prompts.mask).sum(1).double().mean()),
-        lengths=(int(lengths.min()), int(lengths.max())),
+        lengths=prompts.lengths,
         duplicates=len(prompts) - len(set(zip(_rows(prompts), _rows(prompts.swapped()), strict=True))),
     )
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from acdc.errors import TaskError
 from acdc.metrics import Outcome
@@ -43,6 +43,17 @@ _OF_TEXTS = "log-probability-difference"
 """What `logit-difference` is where answers are of several tokens: of one token, the two are equal."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A pair as token ids, and where it stands."""
+
+    label: str
+    pair: TokenPair
+
+
+L = TypeVar("L", Line, _Row)
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class FileTask(ShownTask):
     """The task in a user's file; make one with `acdc.tasks.load`."""
@@ -55,6 +66,8 @@ class FileTask(ShownTask):
     ablation: Ablation = "resample"
     seed: int = 0
     padding: Padding = "right"
+    parted: bool = False
+    """Whether held-out prompts were parted from the file's by `split`: then none may be a discovery prompt too."""
     chosen: bool = True
     """Whether the user chose the metric; otherwise it is what fits the answers."""
     lenient: bool = False
@@ -90,21 +103,23 @@ class FileTask(ShownTask):
             warnings += _left_out(self.name, [*self.left_out, *found.get(self.name, [])])
             if self.held_out and self.held_out_name != self.name:
                 warnings += _left_out(self.held_out_name, found[self.held_out_name])
-            kept = [line for line, row in zip(self.lines, rows, strict=True) if not row.problems]
-            rows, other = ([row for row in part if not row.problems] for part in (rows, other))
         else:
             check_lines(found)
-            kept = list(self.lines)
-        texts = any(row.pair.has_texts for row in (*rows, *other))
+        kept, more = _distinct(_fitting(self.lines, rows), self.name)
+        judged, held_out_more = _distinct(_fitting(self.held_out, other), self.held_out_name)
+        warnings += (*more, *held_out_more)
+        judged, remarks = _apart(judged, kept, self)
+        warnings += remarks
+        texts = any(line.pair.has_texts for line in (*kept, *judged))
         outcome = self.outcome
         if texts and not takes_texts(outcome):
             outcome = resolve_metric(_OF_TEXTS)
             warnings.append(
                 f"{self.name}: some answers are of several tokens, so the metric is {_OF_TEXTS}, which is what "
-                f"{self.outcome.name} is of one token; {takers_of_texts()}"
+                f"{self.outcome.name} is of one token; other metrics take several too (acdc metrics)"
             )
-        discovery = to_prompts([row.pair for row in rows], model, padding=self.padding, texts=texts)
-        held_out = [row.pair for row in other]
+        discovery = to_prompts([line.pair for line in kept], model, padding=self.padding, texts=texts)
+        held_out = [line.pair for line in judged]
         return Dataset(
             name=self.name,
             discovery=discovery,
@@ -112,7 +127,7 @@ class FileTask(ShownTask):
             metric=outcome,
             ablation=self.ablation,
             seed=self.seed,
-            warnings=(*warnings, *_read_as(tuple(kept), self.name, model), *_shared(tuple(kept), self.held_out)),
+            warnings=(*warnings, *_read_as(self.lines, self.name, model)),
             tokens=token_texts(discovery, model),
         )
 
@@ -154,9 +169,13 @@ def load_file(
         remarks = (*remarks, f"{path.name}: {fewer}")
     outcome = resolve_metric(metric if metric is not None else default)
     other_name = held_out.name if held_out else path.name
-    found = _without_answers(lines, outcome)
-    more = _without_answers(other, outcome)
-    check_lines({path.name: found, other_name: more} if held_out else {path.name: found + more})
+    found, more = _without_answers(lines, outcome), _without_answers(other, outcome)
+    rest = [tuple(x for x in part if _answered(x, outcome)) for part in (lines, other)]
+    if lenient and rest[0] and (rest[1] or not other):
+        left_out += found + more
+        lines, other = rest
+    else:
+        check_lines({path.name: found, other_name: more} if held_out else {path.name: found + more})
     return FileTask(
         name=path.name,
         outcome=outcome,
@@ -166,6 +185,7 @@ def load_file(
         ablation=ablation,
         seed=seed,
         padding=padding,
+        parted=split is not None,
         chosen=metric is not None,
         lenient=lenient,
         left_out=tuple(left_out) if lenient else (),
@@ -173,10 +193,20 @@ def load_file(
     )
 
 
-def _distinct(lines: tuple[Line, ...], name: str) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+def _distinct(lines: Sequence[L], name: str) -> tuple[tuple[L, ...], tuple[str, ...]]:
     """The lines whose prompts and answers did not occur before, and what to warn of."""
-    kept, remarks = first_of_each(lines, lambda line: line.pair, name)
+
+    def asked(line: L) -> Hashable:
+        pair = line.pair
+        return dataclasses.replace(pair, answers=(), wrong=()), frozenset(pair.answers), frozenset(pair.wrong)
+
+    kept, remarks = first_of_each(lines, asked, name)
     return tuple(kept), remarks
+
+
+def _fitting(lines: Sequence[Line], rows: Sequence[Checked]) -> list[_Row]:
+    """The lines without problems, as token ids."""
+    return [_Row(line.label, row.pair) for line, row in zip(lines, rows, strict=True) if not row.problems]
 
 
 def _split(
@@ -204,7 +234,11 @@ def _default_metric(lines: tuple[Line, ...]) -> str:
     return "probability" if any(line.pair.answers for line in lines) else "kl"
 
 
-def _without_answers(lines: tuple[Line, ...], outcome: Outcome) -> list[str]:
+def _answered(line: Line, outcome: Outcome) -> bool:
+    return not _without_answers([line], outcome)
+
+
+def _without_answers(lines: Iterable[Line], outcome: Outcome) -> list[str]:
     found = []
     for line in lines:
         if outcome.needs_answers and not line.pair.answers:
@@ -262,13 +296,23 @@ def _read_as(lines: tuple[Line, ...], name: str, model: ModelLike) -> tuple[str,
     return ()
 
 
-def _shared(lines: tuple[Line, ...], held_out: tuple[Line, ...]) -> tuple[str, ...]:
-    known = {line.pair.clean for line in lines}
-    shared = [line.label for line in held_out if line.pair.clean in known]
-    if not shared:
-        return ()
-    n = len(shared)
-    return (f"{counted(n, 'held-out prompt')} {are(n)} among the discovery prompts too ({_list(shared)})",)
+def _apart(
+    held_out: tuple[_Row, ...], kept: tuple[_Row, ...], task: FileTask
+) -> tuple[tuple[_Row, ...], list[str]]:
+    """Held-out rows, and what to warn of: of a split, none has a discovery prompt's tokens."""
+    known = {row.pair.clean for row in kept}
+    new = tuple(row for row in held_out if row.pair.clean not in known)
+    if len(new) == len(held_out):
+        return held_out, []
+    shared = [row.label for row in held_out if row.pair.clean in known]
+    n, are_shared = len(shared), are(len(shared))
+    if not task.parted:
+        of = counted(n, "held-out prompt")
+        return held_out, [f"{of} {are_shared} among the discovery prompts too ({_list(shared)})"]
+    if not new:
+        raise TaskError(f"{task.name}: to this tokenizer every held-out prompt is a discovery prompt too")
+    of = counted(n, "held-out prompt", of=len(held_out))
+    return new, [f"{task.name}: {of} {are_shared} left out, being discovery prompts to this tokenizer"]
 
 
 def _list(labels: list[str], shown: int = 5) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from acdc.errors import TaskError, unknown
-from acdc.tasks.records import ANOTHER, REGIONS
+from acdc.tasks.records import ALIASES, ANOTHER, ANSWERS, REGIONS
 from acdc.tasks.spans import Characters, Span
 
 Record = Mapping[Any, Any]
@@ -53,8 +53,9 @@ class TaskFormat:
         return self.read is None or bool(self.known_by) or self.name == "edge-pruning"
 
     def knows(self, record: object) -> bool:
-        """Whether a record is in this format, by its fields."""
-        return bool(self.known_by) and all(_has(record, path) for path in self.known_by)
+        """Whether a record is in this format, by its fields; one with answers under our names is ours."""
+        ours = isinstance(record, Mapping) and any(ALIASES.get(key, key) in ANSWERS for key in record)
+        return bool(self.known_by) and not ours and all(_has(record, path) for path in self.known_by)
 
 
 def _has(record: object, path: str) -> bool:

@@ -63,8 +63,7 @@ class Prompts:
         return f"Prompts({self})"
 
     def __str__(self) -> str:
-        lengths = self.mask.sum(1)
-        shortest, longest = (int(x) for x in (lengths.min(), lengths.max())) if len(self) else (0, 0)
+        shortest, longest = self.lengths if len(self) else (0, 0)
         span = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
         return f"{counted(len(self), 'pair')} of {span} token{'s' * (longest != 1)}"
 
@@ -192,6 +191,32 @@ class Prompts:
         if self.branched and self.position_ids is not None:
             return int(self.position_ids.where(self.mask, 0).max()) + 1
         return int(self.mask.sum(1).max())
+
+    @property
+    def own(self) -> Bool[Tensor, "prompt position"]:
+        """Real tokens of the prompts themselves, without those of answers."""
+        return self.mask if self.branch is None else self.mask & (self.branch == 0)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of the shortest and of the longest prompt, without answers."""
+        counts = self.own.sum(1)
+        return int(counts.min()), int(counts.max())
+
+    @property
+    def compared(self) -> Bool[Tensor, "prompt read"]:
+        """The read positions at which outputs are compared with the full model's: all that there are.
+
+        Of answers of several tokens, the prompt's end and the tokens of right answers: what the model says within a
+        wrong one is read for that answer's probability and is no part of the behaviour.
+        """
+        there = self.positions >= 0
+        if self.branch is None:
+            return there
+        right = self.branch_read() == 0
+        if self.answers is not None:
+            right = right | (self.answers >= 0).any(-1)
+        return there & right
 
     def branch_read(self) -> Tensor:
         """`[prompt, read]`: the branch that each read position is in; 0 is the prompt, and padding."""

@@ -44,6 +44,8 @@ ANOTHER = object()
 REGIONS = object()
 """The key of spans in a record that another tool's was made into."""
 
+ANSWERS = ("answers", "wrong_answers", "answer_tokens", "wrong_tokens")
+
 _PROMPTS = ("clean", "corrupted")
 _TOKENS = ("clean_tokens", "corrupted_tokens")
 

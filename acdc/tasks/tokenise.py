@@ -25,6 +25,10 @@ UNKNOWN = "the tokenizer does not know part of the prompts"
 OWN_START = "the prompts bring the BOS of the tokenizer themselves, so it is not put before them a second time"
 STARTS_TWICE = "the prompts start with BOS twice"
 SPACED = "answers start with a space, but the prompts end with white space: the model may never write that"
+ONE_SPACED = (
+    "one prompt of a pair starts with a space and the other does not, so their tokens may not correspond; in CSV a "
+    "space after a comma is part of the text"
+)
 
 
 @runtime_checkable
@@ -334,6 +338,8 @@ def _tokenise(
     remarks = list(written.remarks)
     if encoder.is_unknown((*clean[len(encoder.prefix) :], *corrupted[len(encoder.prefix) :])):
         remarks.append(UNKNOWN)
+    if prompt.text[:1].isspace() != written.corrupted.text[:1].isspace():
+        remarks.append(ONE_SPACED)
     if prompt.text[-1:].isspace() and any(text[:1].isspace() for text in whole):
         remarks.append(SPACED)
     return Checked(TokenPair(clean, corrupted, answers, wrong), tuple(found), tuple(remarks))
@@ -386,15 +392,15 @@ def check(row: Checked, model: ModelLike) -> Checked:
     pair, found, remarks = row.pair, list(row.problems), list(row.remarks)
     if not pair.clean and found:  # it never became tokens
         return row
-    longest = max(len(pair.clean), len(pair.corrupted))
+    answers = [text_of(answer) for answer in (*pair.answers, *pair.wrong)]
+    longest = max(len(pair.clean), len(pair.corrupted)) + max((len(text) - 1 for text in answers), default=0)
     if fault := misaligned(pair):
         found.append(fault)
     if model.context_length is not None and longest > model.context_length:
-        found.append(f"{longest} tokens, more than the model's context of {model.context_length}")
+        whole = " with the longest answer" * any(len(text) > 1 for text in answers)
+        found.append(f"{longest} tokens{whole}, more than the model's context of {model.context_length}")
     outputs = model.vocabulary_size
     inputs = getattr(model, "input_vocabulary_size", outputs)
-    answers = [text_of(answer) for answer in (*pair.answers, *pair.wrong)]
-    longest += max((len(text) - 1 for text in answers), default=0)
     every = {token for text in answers for token in text}
     for ids, size in (({*pair.clean, *pair.corrupted}, inputs), (every - {-1}, outputs)):
         outside = sorted(i for i in ids if not 0 <= i < size)

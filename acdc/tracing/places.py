@@ -65,8 +65,7 @@ def places_of(
         )
     if by == "all":
         return [Place("all", prompts.mask)]
-    if prompts.branch is not None:  # answers of several tokens go on behind the prompt, and are not replaced
-        prompts = dataclasses.replace(prompts, mask=prompts.mask & (prompts.branch == 0))
+    prompts = dataclasses.replace(prompts, mask=prompts.own)  # the tokens of answers are not replaced
     return _by_span(prompts, spans) if by == "span" else _by_position(prompts, tokens)
 
 

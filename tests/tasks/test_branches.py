@@ -14,6 +14,7 @@ import acdc
 from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
+from acdc.engine.references import mean_references
 from acdc.errors import AcdcError, TaskError, UnsupportedModelError
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
@@ -127,6 +128,38 @@ def test_a_mean_by_position_counts_an_answers_tokens_from_its_prompt() -> None:
                 float(bind(OUTCOMES["log-probability"], patching).value(patching.logits(graph.valid & False))[0, 0])
             )
     assert values[0] == pytest.approx(values[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("ablation", ["resample", "mean", "mean-position"])
+@pytest.mark.parametrize("metric", ["kl", "l2", "log-probability"])
+def test_wrong_answers_change_nothing_but_what_reads_them(metric: str, ablation: Any) -> None:
+    model = tiny("gpt2")
+    graph = model.graph()
+    values = []
+    for wrong in (None, WRONG, [[[2, 2, 2, 2, 2]], [[7]]]):
+        prompts = Prompts.from_continuations(CLEAN, CORRUPTED, ANSWERS, wrong)
+        patching = Patching(model, graph, prompts, ablation=ablation)
+        with torch.no_grad():
+            values.append(bind(OUTCOMES[metric], patching).value(patching.logits(graph.valid & False)))
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(values[2], values[0], rtol=0, atol=1e-9)
+
+
+def test_means_are_over_prompts_and_not_over_answers() -> None:
+    model = tiny("gpt2")
+    graph = model.graph()
+    alone = Prompts.from_tokens(CLEAN, CORRUPTED)
+    for per_position in (False, True):
+        own = mean_references(model, graph, alone, per_position=per_position)
+        with_answers = mean_references(model, graph, branched(), per_position=per_position)
+        for a, b in zip((*own.inputs, *own.outputs), (*with_answers.inputs, *with_answers.outputs), strict=True):
+            torch.testing.assert_close(b[..., : a.shape[-2], :], a, rtol=0, atol=1e-9)
+
+
+def test_lengths_are_of_the_prompts() -> None:
+    assert branched().lengths == (3, 5)
+    assert str(branched()) == "2 pairs of 3 to 5 tokens"
+    assert branched().compared.sum(1).tolist() == [3, 2]  # the end, and what leads to each further right token
 
 
 def test_a_model_that_cannot_keep_answers_apart_is_refused() -> None:

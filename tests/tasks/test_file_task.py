@@ -214,3 +214,40 @@ def test_misaligned_token_lines_are_reported_with_the_malformed_ones(tmp_path: P
         acdc.tasks.load(file)
     assert "line 1: clean is 2 tokens and corrupted 1" in str(error.value)
     assert "line 2" in str(error.value)
+
+
+def test_prompts_of_the_same_tokens_count_once_and_stay_on_one_side(tmp_path: Path, model: StandIn) -> None:
+    bos = model.tokenizer("", add_special_tokens=True)["input_ids"]
+    if not bos:
+        pytest.skip("nothing is put before prompts")
+    pairs = [("store", "drink"), ("drink", "store"), ("table", "store"), ("store", "table"), ("drink", "table")]
+    lines = [{"clean": f"the {a}", "corrupted": f"the {b}", "answers": " was"} for a, b in pairs]
+    again = [line | {side: "<s>" + line[side] for side in ("clean", "corrupted")} for line in lines]
+    path = _file(tmp_path, *lines, *again)
+    data = acdc.tasks.load(path, split=0.4, seed=1).prepare(model)
+    assert data.held_out is not None
+    sides = [{tuple(row) for row in part.clean.tolist()} for part in (data.discovery, data.held_out)]
+    assert not sides[0] & sides[1]
+    assert "being discovery prompts to this tokenizer" in " ".join(data.warnings)
+    whole = acdc.tasks.load(path).prepare(model)
+    assert len(whole.discovery) == len(lines)
+    assert "5 of 10 prompts are left out" in " ".join(whole.warnings)
+
+
+def test_the_order_of_answers_makes_no_new_pair(tmp_path: Path) -> None:
+    path = _file(tmp_path, _token_line(1), _token_line(1, wrong_tokens=[7, 6]))
+    assert len(acdc.tasks.load(path).prepare(MODEL).discovery) == 1
+
+
+def test_a_long_answer_counts_into_the_context(tmp_path: Path) -> None:
+    path = _file(tmp_path, _token_line(1, answer_tokens=[[5, 5, 5]]))
+    with pytest.raises(
+        TaskError, match="line 1: 5 tokens with the longest answer, more than the model's context of 4"
+    ):
+        acdc.tasks.load(path).prepare(StandIn(vocabulary_size=100, context_length=4))
+
+
+def test_a_space_on_one_side_alone_is_a_warning(tmp_path: Path, gpt2_like: StandIn) -> None:
+    path = _file(tmp_path, "clean, corrupted", "the store, the drink", name="spaced.csv")
+    data = acdc.tasks.load(path).prepare(gpt2_like)
+    assert "one prompt of a pair starts with a space" in " ".join(data.warnings)

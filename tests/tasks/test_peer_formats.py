@@ -178,6 +178,22 @@ def test_rows_that_cannot_be_taken_are_listed_and_the_rest_is_used(
         load_file(write(tmp_path, row | change, row | change), format=name)
 
 
+def test_a_record_with_answers_of_its_own_is_not_taken_for_another_tools(tmp_path: Path) -> None:
+    row = {"clean": "a b", "corrupted": "a c", "answers": " d", "year": 1990}
+    with pytest.raises(TaskError, match="unknown key 'year'"):
+        load_file(write(tmp_path, row))
+
+
+def test_a_row_without_what_the_metric_needs_is_left_out(tmp_path: Path, gpt2_like: StandIn) -> None:
+    rows = [
+        {"clean": "the drink<predict> was</predict>", "corrupted": "the store<predict> is</predict>"},
+        {"clean": "the store<predict> is</predict>", "corrupted": "the drink<predict> is</predict>"},
+    ]
+    data = acdc.tasks.load(write(tmp_path, *rows)).prepare(gpt2_like)
+    assert len(data.discovery) == 1
+    assert "line 2 has no wrong answers" in " ".join(data.warnings)
+
+
 def test_what_the_tokenizer_spoils_is_left_out_with_a_warning(tmp_path: Path, gpt2_like: StandIn) -> None:
     row, _ = CASES["mib-ioi"]
     longer = row | {"s2_io_flip_counterfactual": {"prompt": "When Mary went to the store"}}
