@@ -19,7 +19,16 @@ from acdc.engine.belonging import belonging, weights_digest
 from acdc.engine.circuits import measure_circuits, measure_prompts
 from acdc.engine.neurons import NO_CONSTANTS
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, TaskError, check_number, check_type, refuse_renamed, unknown
+from acdc.errors import (
+    AcdcError,
+    EmptyCircuitError,
+    TaskError,
+    check_number,
+    check_path,
+    check_type,
+    refuse_renamed,
+    unknown,
+)
 from acdc.evaluation.judging import warn_if_useless
 from acdc.graph import BoolArray, FloatArray, Graph, Unit
 from acdc.graph.units import UNITS
@@ -235,6 +244,10 @@ def discover(
     if scores.sizes(aggregate).max() <= rounding:
         raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
     if target.threshold is not None:
+        if rule.name != "top":
+            raise AcdcError(
+                f"select={select!r} cuts a ranking to a size, and a threshold needs none: leave one out"
+            )
         return _not_empty(scores.threshold(target.threshold, aggregate=aggregate), dataset, full, empty)
     if target.edges is not None:
         return scores.top(target.edges, select=select, aggregate=aggregate, prompts=len(problem.prompts))
@@ -423,6 +436,8 @@ def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Ite
     Raises:
         AcdcError: processes that are to work together have different problems.
     """
+    if file is not None and not isinstance(file, ResumeFile):
+        check_path(file)
     together = ranks.current()
     if file is None and together.count == 1:
         return problem

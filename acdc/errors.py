@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import os
 from collections.abc import Iterable, Mapping
 
 
@@ -41,13 +42,35 @@ def check_type(what: str, given: object, kind: type | tuple[type, ...]) -> None:
         raise AcdcError(f"expected {what}, got {type(given).__name__}")
 
 
+def check_path(given: object) -> None:
+    """Refuse what is no path, and a path without any name.
+
+    Raises:
+        AcdcError: says what was expected and given.
+    """
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise AcdcError(f"expected a path, got {given!r:.60}")
+
+
+def check_names(what: str, given: object) -> None:
+    """Refuse what is no list of names; a single text would be taken letter by letter.
+
+    Raises:
+        AcdcError: says what was expected and given.
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise AcdcError(f"expected {what} as a list of names, got {given!r:.60}")
+
+
 def check_whole(what: str, given: object, *, least: int, most: int | None = None) -> None:
     """Refuse what is no whole number (True is none), or too small or too large a one.
 
     Raises:
         AcdcError: says what was expected and given.
     """
-    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < least:
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool):
+        raise AcdcError(f"expected {what} as a whole number of at least {least}, got {given!r:.60}")
+    if given < least:
         raise AcdcError(f"expected {what} of at least {least}, got {given!r:.60}")
     if most is not None and int(given) > most:
         raise AcdcError(f"expected {what} of at most {most}, got {given!r:.60}")

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import scipy
 
 from acdc.errors import AcdcError
+from acdc.metrics.statistics import numbers
 
 
 def jaccard(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -60,7 +61,7 @@ def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], np
 
 
 def _scores(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    first, second = numbers(a, "scores"), numbers(b, "scores")
     if first.shape != second.shape:
         raise AcdcError(f"expected scores of one shape, got {list(first.shape)} and {list(second.shape)}")
     if np.isnan(first).any() or np.isnan(second).any():

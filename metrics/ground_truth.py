@@ -19,6 +19,7 @@ import scipy
 from jaxtyping import Float64
 
 from acdc.errors import AcdcError
+from acdc.metrics.statistics import numbers
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -240,7 +241,7 @@ def _divide(a: int, b: int) -> float:
 
 def _ranking(scores: npt.ArrayLike, truth: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
     """Both arguments as arrays, checked."""
-    values, true = np.asarray(scores, dtype=np.float64), _mask(truth, "truth")
+    values, true = numbers(scores, "scores"), _mask(truth, "truth")
     if values.shape != true.shape:
         raise AcdcError(f"expected as many scores as truths, got {list(values.shape)} and {list(true.shape)}")
     if np.isnan(values).any():

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_number
 
 FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
@@ -225,6 +225,18 @@ def _prompts(values: npt.ArrayLike, confidence: float) -> FloatArray:
     return x
 
 
+def numbers(given: npt.ArrayLike, what: str) -> FloatArray:
+    """The argument as an array of numbers.
+
+    Raises:
+        AcdcError: it is none.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "biuf":
+        raise AcdcError(f"expected {what} as an array of numbers, got {type(given).__name__}")
+    return array.astype(np.float64)
+
+
 def _same_prompts(*values: npt.ArrayLike) -> list[FloatArray]:
     measured = [np.asarray(x, dtype=np.float64) for x in values]
     if len({x.shape for x in measured}) > 1 or measured[0].ndim != 1:
@@ -235,5 +247,6 @@ def _same_prompts(*values: npt.ArrayLike) -> list[FloatArray]:
 
 
 def _check_confidence(confidence: float) -> None:
+    check_number("a confidence", confidence)
     if not 0 < confidence < 1:
         raise AcdcError(f"expected a confidence between 0 and 1, such as {CONFIDENCE}, got {confidence}")

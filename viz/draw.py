@@ -92,6 +92,7 @@ def draw(
         prompt: its tokens stand below the input, its answer beside the logits; `ShownPrompt.of(dataset, model)` is one
             of a task's.
     """
+    check_type("a Circuit", circuit, Circuit)
     if prompt is not None:
         check_type("a ShownPrompt, as ShownPrompt.of makes", prompt, ShownPrompt)
     format = _format(path, format)

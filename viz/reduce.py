@@ -89,8 +89,7 @@ def reduce(
     """
     if detail not in DETAILS:
         raise unknown("detail", str(detail), DETAILS)
-    if max_edges < 1:
-        raise AcdcError(f"expected max_edges of at least 1, got {max_edges}")
+    check_whole("max_edges", max_edges, least=1)
     if fold is not None:
         check_whole("a number of edges to fold by", fold, least=0)
     true, graph = _truth(circuit, truth), circuit.graph

@@ -22,7 +22,7 @@ from acdc.engine.belonging import weights_digest
 from acdc.engine.optimal import references_of
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references, zero_references
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_type
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray
 from acdc.model.check import refuse_unfit
@@ -89,6 +89,7 @@ class CircuitModel(torch.nn.Module):
         Raises:
             AcdcError: the circuit is not of this model, or the prompts do not fit it.
         """
+        check_type("a Circuit", circuit, Circuit)
         dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
         prompts = dataset.discovery
         references, donors = None, []

@@ -30,7 +30,7 @@ from acdc.circuit.provenance import plain
 from acdc.engine import memory
 from acdc.engine.belonging import prompts_digest, weights_digest
 from acdc.engine.problem import Progress, no_progress
-from acdc.errors import AcdcError, check_type, check_whole, unknown
+from acdc.errors import AcdcError, check_names, check_type, check_whole, unknown
 from acdc.metrics.hypotheses import holm
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
@@ -130,6 +130,7 @@ def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
         raise unknown("level of an audit", level, LEVELS)
     if names is None:
         return [check for check in CHECKS.values() if LEVELS.index(check.level) <= LEVELS.index(level)]
+    check_names("checks", names)
     if not names:
         raise AcdcError("expected at least one check")
     for name in names:

@@ -21,7 +21,7 @@ from acdc.engine.circuits import CIRCUITS_AT_ONCE
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.stages import stages_of
-from acdc.errors import AcdcError, check_type, unknown
+from acdc.errors import AcdcError, check_number, check_type, unknown
 from acdc.graph import BoolArray, FloatArray, names_digest
 from acdc.methods.groups import Groups
 from acdc.model.model import Model
@@ -83,6 +83,10 @@ def certify(
     check_type("a Circuit", circuit, Circuit)
     if strength not in STRENGTHS[1:]:
         raise unknown("strength of minimality", str(strength), STRENGTHS[1:])
+    if budget is not None:
+        check_number("a budget", budget)
+        if not budget >= 0:
+            raise AcdcError(f"expected a budget of at least 0, got {budget}")
     dataset = _dataset(circuit, task, model, metric, ablation)
     problem = _problem(model, dataset, circuit, memory, progress)
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)

@@ -18,6 +18,8 @@ def checked_array(
 ) -> npt.NDArray[Any]:
     """The argument as an array, its shape checked."""
     array = np.asarray(given)
+    if dtype != np.bool_ and array.dtype.kind not in "biuf":
+        raise AcdcError(f"expected {what} as real numbers, got {array.dtype}")
     if dtype == np.bool_ and array.dtype != np.bool_:
         raise AcdcError(f"expected {what} to be boolean, got {array.dtype}")
     if array.shape != shape:

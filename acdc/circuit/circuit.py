@@ -11,6 +11,7 @@ import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ from acdc.circuit.constants import Constants, taken_out
 from acdc.circuit.convert import frame, scored_network
 from acdc.circuit.folder import SignsAre
 from acdc.circuit.provenance import Provenance
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_type, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, Unit, Units, units_of
 from acdc.shown import Shown
 
@@ -262,6 +263,9 @@ class Circuit(Shown):
     unit: Unit = "edge"
 
     def __post_init__(self) -> None:
+        check_type("a Graph, such as model.graph(),", self.graph, Graph)
+        check_type("scores as Scores or None", self.scores, (Scores, NoneType))
+        check_type("the provenance as a Provenance", self.provenance, Provenance)
         units_of(self.graph, self.unit)
         edges = checks.checked_array(self.edges, self.graph.valid.shape, np.bool_, "edges", "destinations, sources")
         bad = np.argwhere(edges & ~self.graph.valid)

@@ -31,7 +31,7 @@ import safetensors.numpy
 
 from acdc.circuit.constants import taken_out
 from acdc.circuit.provenance import Provenance
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_path, unknown
 from acdc.graph import FloatArray, Graph, Unit
 from acdc.store.folders import LAST, placed, settle, whole_folder
 from acdc.store.reading import complaints, parse_json, read
@@ -170,6 +170,7 @@ def graph_from_options(options: Any, what: str) -> Graph:
 
 def save(saved: Saved, folder: str | Path, *, force: bool = False) -> Path:
     """Write a circuit into a folder; see `Circuit.save`."""
+    check_path(folder)
     folder = Path(folder)
     settle(folder)
     if placed(folder, NAME).exists() and not force:
@@ -200,6 +201,7 @@ def write(saved: Saved, folder: Path) -> None:
 
 def load(folder: str | Path) -> Saved:
     """Read a circuit from its folder (or the path of its `circuit.json`); see `Circuit.load`."""
+    check_path(folder)
     folder = Path(folder)
     folder = folder.parent if folder.name == NAME else folder
     path = placed(folder, NAME)

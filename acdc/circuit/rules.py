@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from acdc.circuit import selection
-from acdc.errors import AcdcError, EmptyCircuitError, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray
 from acdc.shown import are, counted
 
@@ -158,9 +158,12 @@ def consistency(scores: Scores, prompts: int | None) -> FloatArray:
 
     if scores.rms is None:
         raise AcdcError(f"select='bootstrap' needs scores of single prompts, which {scores.method} does not give")
-    if prompts is None or prompts < FEWEST:
-        given = "unknown how many there are" if prompts is None else f"got {prompts}"
-        raise AcdcError(f"select='bootstrap' needs at least {FEWEST} prompts that were scored, {given}")
+    few = f"select='bootstrap' needs at least {FEWEST} prompts that were scored"
+    if prompts is None:
+        raise AcdcError(f"{few}, unknown how many there are")
+    check_whole("a number of prompts", prompts, least=0)
+    if prompts < FEWEST:
+        raise AcdcError(f"{few}, got {prompts}")
     variance = np.maximum(np.square(scores.rms) - np.square(scores.values), 0.0) * prompts / (prompts - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(scores.values) * np.sqrt(prompts / variance)

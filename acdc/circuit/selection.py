@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from acdc.errors import AcdcError, EmptyCircuitError, unknown
+from acdc.errors import AcdcError, EmptyCircuitError, check_number, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray, Graph, IntArray, Units
 
 By = Literal["absolute", "signed"]
@@ -54,6 +54,7 @@ def top_pruned(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute")
 
 def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute", prune: bool = True) -> BoolArray:
     """The edges that score at least `t`, less those that dangle unless `prune` is False; arguments as for `top`."""
+    check_number("a threshold", t)
     if np.isnan(t):
         raise AcdcError("expected a threshold, got NaN")
     edges = graph.valid & (_goodness(graph, values, by) >= t)
@@ -252,6 +253,5 @@ def first(graph: Graph, order: IntArray, n: int) -> BoolArray:
 
 
 def _count(n: int) -> int:
-    if n < 0:
-        raise AcdcError(f"expected a number of edges of at least 0, got {n}")
+    check_whole("a number of edges", n, least=0)
     return int(n)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -124,6 +125,7 @@ def completeness(
     """
     check_counts(random_sets=random_sets, greedy_steps=greedy_steps, greedy_candidates=greedy_candidates)
     check_type("a Circuit", circuit, Circuit)
+    check_type("classes as a mapping from names to components", classes, (Mapping, NoneType))
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = circuit.graph
     problem = judging_problem(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from acdc.circuit import Scores, selection
 from acdc.engine import memory, ranks
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Progress, no_progress
-from acdc.errors import check_type
+from acdc.errors import AcdcError, check_number, check_type
 from acdc.metrics import (
     CONFIDENCE,
     MIB_SHARES,
@@ -109,6 +110,16 @@ _RANKINGS: dict[selection.Aggregate, str] = {
 }
 
 
+def _check_shares(shares: object) -> None:
+    if isinstance(shares, str) or not isinstance(shares, Collection) or len(shares) < 2:
+        raise AcdcError(f"expected two shares of the edges or more, like [0.01, 0.1], got {shares!r:.60}")
+    for share in shares:
+        check_number("a share", share)
+    rising = list(shares)
+    if rising[0] <= 0 or rising[-1] > 1 or any(b <= a for a, b in itertools.pairwise(rising)):
+        raise AcdcError(f"expected rising shares above 0 and up to 1, got {rising!r:.60}")
+
+
 @ranks.shared
 @memory.explained
 @torch.inference_mode(False)
@@ -138,6 +149,7 @@ def curve(
         confidence: of the intervals; None: no intervals.
     """
     check_type("Scores (acdc.score)", scores, Scores)
+    _check_shares(shares)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = scores.graph
     problem = judging_problem(

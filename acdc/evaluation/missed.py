@@ -18,7 +18,7 @@ from acdc.circuit import Circuit
 from acdc.engine import memory, ranks
 from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, check_type, check_whole
+from acdc.errors import AcdcError, check_number, check_type, check_whole
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray, FloatArray
 from acdc.model.model import Model
@@ -105,6 +105,8 @@ def missed(
     check_type("a Circuit", circuit, Circuit)
     if samples is not None:
         check_whole("a number of samples", samples, least=4)
+    check_number("a share", share)
+    check_number("a confidence", confidence)
     if not 0 < share < 1 or not 0 < confidence < 1:
         raise AcdcError(f"expected a share and a confidence between 0 and 1, got {share} and {confidence}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)

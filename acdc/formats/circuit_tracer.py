@@ -272,7 +272,8 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
             )
         for port, score in _by_port(nodes[target], source, weight, list(own)).items():
             found[f"{component[source]}->{graph.destinations[own[port]]}"] = score
-    scores = {} if all(score == 1 for score in found.values()) else found
+    bare = not said.scored and all(score == 1 for score in found.values())
+    scores = {} if bare else found
     return circuit_from_edges(said, dict.fromkeys(found, True), scores, _WHAT)
 
 

@@ -31,7 +31,7 @@ def circuit_from_edges(header: Header, kept: Mapping[str, bool], scores: Mapping
         scores: of some or all edges; empty if the file has none.
         what: names the file in the message of an error.
     """
-    graph, provenance, unit = header
+    graph, provenance, unit = header.graph, header.provenance, header.unit
     units, nodes = units_of(graph, unit), None
     edges = np.zeros_like(graph.valid)
     values = np.zeros(graph.valid.shape)
@@ -43,7 +43,9 @@ def circuit_from_edges(header: Header, kept: Mapping[str, bool], scores: Mapping
         if unit == "node":
             nodes = units.values_of(values)
             values = units.spread(nodes)
-        found = Scores(graph, values, provenance.method, provenance, nodes, unit=unit) if scores else None
+        found = None
+        if header.scored or (header.scored is None and scores):
+            found = Scores(graph, values, provenance.method, provenance, nodes, unit=unit, signs=header.signs)
         return Circuit(graph, edges, found, provenance, unit)
     except AcdcError as error:
         raise AcdcError(f"the {what}: {error}") from None

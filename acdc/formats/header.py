@@ -1,18 +1,20 @@
 """What every format says about a circuit besides its edges: the options of its graph, its provenance, and its unit.
 
-Formats of our own hold it as the object `{"graph": …, "provenance": …, "units": …}`; in peers' formats it travels in a
-field that they ignore, so that a circuit that comes back is complete.
+Formats of our own hold it as `{"graph": …, "provenance": …, "units": …, "scored": …, "signs": …}`, of which the last two
+say whether there were scores and what their signs are. In peers' formats it travels in a field that they ignore, so
+that a circuit that comes back is complete.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pydantic
 
 from acdc.circuit import Circuit, Provenance, folder
+from acdc.circuit.folder import SignsAre
 from acdc.errors import AcdcError, UnknownGraphError
 from acdc.graph import Graph, Unit, units_of
 from acdc.store.reading import complaints
@@ -24,11 +26,15 @@ class Header(NamedTuple):
     graph: Graph
     provenance: Provenance = Provenance(versions={})
     unit: Unit = "edge"
+    scored: bool | None = None
+    """Whether the circuit had scores; None: the file does not say, and its numbers must."""
+    signs: SignsAre | None = None
 
 
 def header(circuit: Circuit) -> dict[str, Any]:
     """The header as plain JSON values."""
-    return folder.header(circuit.graph, circuit.provenance, circuit.unit)
+    made = folder.header(circuit.graph, circuit.provenance, circuit.unit)
+    return made | {"scored": circuit.scores is not None, "signs": circuit.scores and circuit.scores.signs}
 
 
 def from_header(value: Any, graph: Graph | None, what: str) -> Header:
@@ -54,8 +60,12 @@ def from_header(value: Any, graph: Graph | None, what: str) -> Header:
         units_of(found, unit)
     except AcdcError as error:
         raise AcdcError(f"{what}: {error}") from None
+    scored, signs = value.get("scored"), value.get("signs")
+    if scored not in (None, True, False) or signs not in (None, *get_args(SignsAre)):
+        raise AcdcError(f"{what}: expected 'scored' as true or false and 'signs' as one of {get_args(SignsAre)}")
     try:
-        return Header(found, Provenance.model_validate(value.get("provenance", {"versions": {}})), unit)
+        made = Provenance.model_validate(value.get("provenance", {"versions": {}}))
+        return Header(found, made, unit, scored, signs)
     except pydantic.ValidationError as error:
         raise AcdcError(f"{what}: the provenance is wrong: {complaints(error)}") from None
 

@@ -71,7 +71,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
             raise AcdcError(f"the {_WHAT}: {name!r} needs 'in_graph': true or false, got {edge!r:.60}")
         kept[name] = edge["in_graph"]
         scores[name] = number(edge.get("score", 0.0), name)
-    circuit = circuit_from_edges(said, kept, scores if any(scores.values()) else {}, _WHAT)
+    circuit = circuit_from_edges(said, kept, scores if said.scored or any(scores.values()) else {}, _WHAT)
     parts = [node.get("neurons") for node in value["nodes"].values() if isinstance(node, dict)]
     if any(isinstance(part, list) and not all(part) for part in parts):
         warnings.warn("single neurons that the file leaves out are not held: their nodes are whole", stacklevel=3)

@@ -68,6 +68,7 @@ _SCORES = {
     "removal": "what removing each edge does",
     "order": "the order in which edges went",
     "front": "the front",
+    "constants": "what removed edges carry under optimal ablation",
 }
 """Arrays of `Scores` beside the values, in words."""
 

@@ -12,6 +12,7 @@ logits) to the destination it belongs to, and the engine only ever runs ports.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from acdc.errors import AcdcError, unknown
+from acdc.errors import AcdcError, check_names, check_type, unknown
 from acdc.graph.components import (
     BoolArray,
     Component,
@@ -141,6 +142,7 @@ class Graph(ComponentTable):
         Raises:
             AcdcError: the name is malformed, names an unknown end, or its source is not executed first.
         """
+        check_type("the name of an edge, like 'a0.h1->m2',", name, str)
         source, arrow, destination = name.partition("->")
         if not arrow:
             raise AcdcError(f"expected an edge like 'a0.h1->m2', got {name!r}")
@@ -153,8 +155,9 @@ class Graph(ComponentTable):
             raise AcdcError(f"{name!r} is not an edge: {source} is not executed before {destination}")
         return d, s
 
-    def edges_from_names(self, names: list[str]) -> BoolArray:
+    def edges_from_names(self, names: Collection[str]) -> BoolArray:
         """`[n_destinations, n_sources]` mask of the named edges."""
+        check_names("edges", names)
         edges = np.zeros_like(self.valid)
         for name in names:
             edges[self.edge(name)] = True

@@ -19,7 +19,7 @@ from acdc.engine.measure import bind, refuse_non_finite
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.propagate import Plan, propagate
-from acdc.errors import AcdcError, check_type
+from acdc.errors import AcdcError, check_names, check_type
 from acdc.evaluation.judging import NAN, intervals, judging_problem, over_the_vocabulary
 from acdc.graph import Graph
 from acdc.graph.names import split_destination
@@ -121,6 +121,8 @@ def ablate(
     Raises:
         AcdcError: an unknown part, span or position.
     """
+    if not isinstance(parts, str | Circuit):
+        check_names("parts", parts)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph = (parts.graph if isinstance(parts, Circuit) else model.graph()) if graph is None else graph
     circuit = parts if isinstance(parts, Circuit) else None

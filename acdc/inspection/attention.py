@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acdc.engine import memory
 from acdc.engine.problem import Progress, no_progress
-from acdc.errors import unknown
+from acdc.errors import check_names, unknown
 from acdc.graph import FloatArray
 from acdc.inspection.runs import input_texts, judged, plain_runs
 from acdc.model import forward
@@ -72,6 +72,8 @@ def attention_patterns(
         heads: names like `a0.h1`; None: all.
         examples: show this many prompts apart, the first ones; 0: none.
     """
+    if heads is not None:
+        check_names("heads", heads)
     problem = judged(model, task, batch_size=batch_size, memory=memory, progress=progress)
     graph = model.graph()
     names = graph.names("head")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from acdc.engine import memory
 from acdc.engine.problem import Progress, no_progress
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_whole
 from acdc.evaluation.judging import is_numerical
 from acdc.graph import FloatArray, IntArray
 from acdc.inspection.runs import input_texts, judged, most_likely, output_texts, plain_runs
@@ -68,8 +68,10 @@ def logit_lens(
     """
     if is_numerical(model):
         raise AcdcError(f"{model.name} gives numbers and not tokens: there is no logit lens")
+    check_whole("a number of examples", examples, least=1)
+    check_whole("a number of tokens (top)", top, least=1)
     problem = judged(model, task, memory=memory, progress=progress)
-    some = problem.prompts[: max(1, examples)]
+    some = problem.prompts[:examples]
     k = min(top, model.vocabulary_size)
     problem = dataclasses.replace(problem, prompts=some)
     found: list[list[Tensor]] = [[], [], [], []]  # top, probabilities, answer probability, rank: [layer, B, …] each

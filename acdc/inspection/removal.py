@@ -12,6 +12,7 @@ from acdc.circuit import Circuit
 from acdc.engine import memory
 from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Progress, no_progress
+from acdc.errors import check_type
 from acdc.evaluation.judging import judging_problem
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
@@ -62,6 +63,7 @@ def removal_effects(
         most: only this many edges, those with the largest |score|; None: all.
         metric, ablation: instead of the task's own.
     """
+    check_type("a Circuit", circuit, Circuit)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     graph, edges = circuit.graph, np.argwhere(circuit.edges)
     if most is not None and len(edges) > most:

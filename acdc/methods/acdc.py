@@ -12,6 +12,7 @@ import numpy as np
 
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
+from acdc.errors import AcdcError
 from acdc.graph import BoolArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.method import Found, Method, Target
@@ -75,6 +76,16 @@ def _connected(search: Search, tau: float) -> BoolArray:
     return pruned if search.measures.distance(pruned) - search.distance < tau else search.kept
 
 
+def check_taus(taus: Sequence[float]) -> None:
+    """Refuse thresholds that rank nothing: none at all, or one of 0 or less, which ranks what stays below what goes.
+
+    Raises:
+        AcdcError: says what was expected and given.
+    """
+    if not len(taus) or not all(np.isfinite(tau) and tau > 0 for tau in taus):
+        raise AcdcError(f"expected taus as thresholds above 0, at least one, got {list(taus)!r:.60}")
+
+
 def _acdc_ranking(
     problem: Problem,
     *,
@@ -88,6 +99,8 @@ def _acdc_ranking(
     if taus is None:
         apart = measures.separation()
         taus = [share * apart for share in SHARES]
+    else:
+        check_taus(taus)
     scores = np.zeros(problem.units.shape)
     for i, tau in enumerate(sorted(taus)):
         problem.progress(i, len(taus), f"ACDC, τ = {tau:.3g}")

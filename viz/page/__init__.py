@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acdc.circuit import Circuit
-from acdc.errors import AcdcError
+from acdc.errors import AcdcError, check_type
 from acdc.graph import BoolArray
 from acdc.store.writing import write_atomically
 from acdc.viz.page.bundle import Page, make_html
@@ -59,6 +59,7 @@ def write_page(
     Raises:
         AcdcError: there is no circuit, or the circuits are of different graphs.
     """
+    check_type("a Circuit, or circuits by name,", circuits, (Circuit, Mapping))
     named = {_name(circuits): circuits} if isinstance(circuits, Circuit) else dict(circuits)
     if not named:
         raise AcdcError("expected at least one circuit to show, got none")
