@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -88,3 +89,65 @@ def test_arguments_of_other_types_are_refused_by_name() -> None:
     for call, message in wrong:
         with pytest.raises(AcdcError, match=message):
             call()
+
+
+def _circuit() -> acdc.Circuit:
+    graph = acdc.Graph(n_layers=2, n_heads=2)
+    return acdc.Circuit(graph, graph.valid, acdc.Scores(graph, graph.valid.astype(float)))
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda c: c.scores.top(10.5), "a number of edges as a whole number of at least 0, got 10.5"),
+        (lambda c: c.scores.top(True), "a number of edges as a whole number"),
+        (lambda c: c.scores.top("5"), "a number of edges as a whole number"),
+        (lambda c: c.scores.threshold("a"), "a threshold as a number"),
+        (lambda c: c.scores[3], "the name of an edge, like 'a0.h1->m2', got int"),
+        (lambda c: 3 in c, "the name of an edge"),
+        (lambda c: acdc.Circuit.from_names(c.graph, "input->logits"), "edges as a list of names"),
+        (lambda c: acdc.Circuit.from_names(c.graph, None), "edges as a list of names"),
+        (lambda c: acdc.Circuit(None, c.edges), "a Graph"),
+        (lambda c: acdc.Circuit(c.graph, c.edges, scores=3), "scores as Scores"),
+        (lambda c: acdc.Circuit(c.graph, c.edges, provenance={}), "the provenance"),
+        (lambda c: acdc.Scores(c.graph, c.scores.values + 5j), "scores as real numbers, got complex"),
+        (lambda c: acdc.Circuit.load(None), "a path, got None"),
+        (lambda c: c.save(""), "a path, got ''"),
+        (lambda c: acdc.viz.draw(None), "a Circuit"),
+        (lambda c: acdc.viz.draw(c.scores), "a Circuit"),
+        (lambda c: acdc.viz.draw(c, max_edges="a"), "max_edges as a whole number"),
+        (lambda c: acdc.viz.write_page(None), "a Circuit, or circuits by name"),
+        (lambda c: acdc.metrics.spearman(c.scores, c.scores), "scores as an array of numbers, got Scores"),
+        (lambda c: acdc.metrics.roc_auc("ab", [True, False]), "scores as an array of numbers, got str"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_named(call: Callable[[acdc.Circuit], object], expected: str) -> None:
+    with pytest.raises(AcdcError, match=f"expected {re.escape(expected)}"):
+        call(_circuit())
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda m, t, c: acdc.score(m, t, "acdc", taus=[-1, 0.1]), "taus as thresholds above 0"),
+        (lambda m, t, c: acdc.score(m, t, "acdc", taus=[]), "taus as thresholds above 0, at least one"),
+        (lambda m, t, c: acdc.discover(m, t, "eap", threshold=0.1, select="greedy"), "a threshold needs none"),
+        (lambda m, t, c: acdc.score(m, t, "eap", resume=3), "expected a path, got 3"),
+        (lambda m, t, c: acdc.evaluate(m, t, c, confidence="a"), "a confidence as a number"),
+        (lambda m, t, c: acdc.curve(m, t, c.scores, shares=0.5), "two shares of the edges or more"),
+        (lambda m, t, c: acdc.curve(m, t, c.scores, shares=[0.1, 2]), "rising shares above 0 and up to 1"),
+        (lambda m, t, c: acdc.completeness(m, t, c, classes=["a"]), "classes as a mapping"),
+        (lambda m, t, c: acdc.ablate(m, t, 3), "parts as a list of names"),
+        (lambda m, t, c: acdc.audit(m, t, c, checks="held-out"), "checks as a list of names"),
+        (lambda m, t, c: acdc.CircuitModel.of(m, t, None), "a Circuit"),
+        (lambda m, t, c: acdc.inspection.removal_effects(m, t, None), "a Circuit"),
+        (lambda m, t, c: acdc.inspection.logit_lens(m, t, examples=-1), "a number of examples of at least 1"),
+        (lambda m, t, c: acdc.inspection.attention_patterns(m, t, heads="a1.h1"), "heads as a list of names"),
+    ],
+)  # fmt: skip
+def test_calls_refuse_what_they_cannot_use(call: Callable[..., object], expected: str) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8)
+    graph = model.graph()
+    circuit = acdc.Circuit(graph, graph.valid, acdc.Scores(graph, graph.valid.astype(float)))
+    with pytest.raises(AcdcError, match=re.escape(expected)):
+        call(model, task, circuit)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from acdc.certificates.enumeration import enumerate_pairs
+from acdc.certificates.enumeration import check_enumerable, enumerate_pairs
 from acdc.certificates.record import STRENGTHS, Budget, Certificate, Minimality, Strength
-from acdc.certificates.smoothing import stability
+from acdc.certificates.smoothing import check_stability, stability
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.circuit import Circuit
 from acdc.engine import memory
@@ -85,10 +86,14 @@ def certify(
         raise unknown("strength of minimality", str(strength), STRENGTHS[1:])
     if budget is not None:
         check_number("a budget", budget)
-        if not budget >= 0:
-            raise AcdcError(f"expected a budget of at least 0, got {budget}")
+        if not (math.isfinite(budget) and budget >= 0):
+            raise AcdcError(f"expected a finite budget of at least 0, got {budget}")
     dataset = _dataset(circuit, task, model, metric, ablation)
     problem = _problem(model, dataset, circuit, memory, progress)
+    if enumerate:
+        check_enumerable(model, task, dataset.ablation)
+    if stable is not None:
+        check_stability(problem, method=method, radius=stable)
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)
     apart = search.measures.separation()
     given = _budget(circuit, dataset, apart) if budget is None else budget
@@ -107,10 +112,7 @@ def certify(
     minimal = _minimality(problem, search, circuit, given, rises, strength)
     found = None
     if enumerate:
-        if not isinstance(task, ProgramTask):
-            raise AcdcError(
-                "enumeration needs a program's task (tracr-*, interp-*), whose inputs are finitely many"
-            )
+        assert isinstance(task, ProgramTask)
         found = enumerate_pairs(
             model, _of(task, dataset), circuit.graph, circuit.edges, seed=seed, progress=progress
         )
@@ -312,10 +314,9 @@ def verify(
     for what, (then, now) in about.items():
         if then != now:
             short = what not in ("edges", "weights", "prompts")
+            hint = f"load the model in that (--dtype {then})" if what == "precision" else "certify again"
             raise AcdcError(
-                f"the certificate is of other {what}"
-                + (f" ({then!r}, not {now!r})" if short else "")
-                + ": certify again"
+                f"the certificate is of other {what}" + (f" ({then!r}, not {now!r})" if short else "") + f": {hint}"
             )
     problem = _problem(model, dataset, circuit, memory, progress)
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)

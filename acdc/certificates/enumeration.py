@@ -21,6 +21,7 @@ import torch
 
 from acdc.certificates.donors import brought
 from acdc.certificates.record import Enumeration
+from acdc.certificates.smoothing import OF_EACH_PROMPT
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
@@ -49,6 +50,20 @@ Pair = tuple[Input, Donor, int]
 """A clean input, its donor, and how many donors that one stands for."""
 
 
+def check_enumerable(model: Model, task: object, ablation: str) -> None:
+    """Refuse what has no finite number of inputs, or no claim about each.
+
+    Raises:
+        AcdcError: the task is not a program's, or the ablation is by what many prompts have in common.
+    """
+    if ablation not in OF_EACH_PROMPT:
+        raise AcdcError(
+            f"inputs are enumerated under {' and '.join(OF_EACH_PROMPT)} ablation, not {ablation}, where what "
+            "removed edges carry is taken from many prompts together: certify without --enumerate"
+        )
+    _program(model, task)
+
+
 def enumerate_pairs(
     model: Model,
     task: ProgramTask,
@@ -68,11 +83,7 @@ def enumerate_pairs(
     Raises:
         AcdcError: the task's inputs are not a program's.
     """
-    if task.ablation == "optimal":
-        raise AcdcError(
-            "all inputs cannot be enumerated under optimal ablation, whose constants are learned on some of them: "
-            "certify without --enumerate"
-        )
+    check_enumerable(model, task, task.ablation)
     program, record = _program(model, task)
     inputs = _Inputs(program, *(task.distribution in (kind, "varied") for kind in ("mixed", "permuted")))
     rng = np.random.default_rng(seed)
@@ -107,7 +118,7 @@ def _program(model: Model, task: object) -> tuple[TracrModel, InterpRecord | Non
         return TracrModel.load(record.program), record
     if isinstance(task, ProgramTask) and model.program is not None:
         return model.program, None
-    raise AcdcError("proof by enumeration needs a task with finitely many inputs: a program's (tracr-*, interp-*)")
+    raise AcdcError("enumeration needs a program's task (tracr-*, interp-*), whose inputs are finitely many")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,15 +187,13 @@ def _pairs(
     if ablation == "zero":  # the donor does not matter
         if n <= most:
             return ((x, (x, usual), 1) for x in inputs.every), f"all {n:,} inputs, with zeros", True
-    elif ablation == "resample" and n * inputs.n_orders <= MOST_DONORS:
+    elif n * inputs.n_orders <= MOST_DONORS:
         donors = _classes(model, inputs, graph, edges, most=most // n)
         if donors is not None:
             text = f"all pairs of {n:,} inputs{' in every order' if inputs.permuted else ''}"
             if len(donors) < n * inputs.n_orders:
                 text += f", donors of {len(donors):,} {'class' if len(donors) == 1 else 'classes'}"
             return ((x, donor, count) for x in inputs.every for donor, count in donors), text, True
-    elif n * n <= most and not inputs.permuted:
-        return ((x, (y, usual), 1) for x in inputs.every for y in inputs.every), f"all pairs of {n:,} inputs", True
     if n > most:
         drawn = most // 10
         sides = [random_inputs(inputs.program.program, drawn, rng=rng, mixed=inputs.mixed) for _ in range(2)]

@@ -29,7 +29,7 @@ STRENGTHS: tuple[Strength, ...] = ("none", "local", "pairs", "subset", "cardinal
 _LARGEST = 64 * 2**20
 
 
-class Budget(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Budget(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """That the circuit is within a distance from the full model, as a mean over the discovery prompts.
 
     Attributes:
@@ -44,7 +44,7 @@ class Budget(pydantic.BaseModel, frozen=True, extra="forbid"):
     which: str
 
 
-class Minimality(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Minimality(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How strong it is that no less would do, within the budget, on these prompts.
 
     "local": no single edge can go. "pairs": and no two. "subset": no proper part of the circuit is within the budget.
@@ -61,7 +61,7 @@ class Minimality(pydantic.BaseModel, frozen=True, extra="forbid"):
     refuted: tuple[str, ...] = ()
 
 
-class Enumeration(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Enumeration(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Whether the circuit gives the model's output on inputs that were enumerated.
 
     Attributes:
@@ -81,7 +81,7 @@ class Enumeration(pydantic.BaseModel, frozen=True, extra="forbid"):
     refutations: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
 
-class Stability(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Stability(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Edges that provably stay, or stay out, when some prompts change, of a circuit by vote.
 
     An edge is in if most subsamples of the prompts rank it among the best. Nothing is claimed of the ranking by all
@@ -97,10 +97,10 @@ class Stability(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     method: str
     edges: int
-    samples: int
-    share: float
-    confidence: float
-    radius: int
+    samples: int = pydantic.Field(ge=1)
+    share: float = pydantic.Field(gt=0, lt=1)
+    confidence: float = pydantic.Field(gt=0, lt=1)
+    radius: int = pydantic.Field(ge=0)
     kept: dict[str, int]
     out: int
     abstained: int

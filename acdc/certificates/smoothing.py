@@ -24,12 +24,37 @@ from acdc.errors import AcdcError
 from acdc.graph import FloatArray
 from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
+from acdc.methods.method import refuse_metric
+from acdc.methods.registry import get_method
 
 SAMPLES, SHARE, CONFIDENCE = 1000, 0.2, 0.95
 RANKINGS = ("eap", "eap-ig")
 OF_EACH_PROMPT = ("resample", "zero")
 """Ablations under which a prompt's scores hang on no other prompt."""
 _AT_ONCE = 50
+
+
+def check_stability(problem: Problem, *, method: str, radius: int, share: float = SHARE) -> None:
+    """Refuse what stability cannot be certified of.
+
+    Raises:
+        AcdcError: another ranking than EAP or EAP-IG, an ablation by what all prompts have in common, or a radius at
+            which no edge could ever be certified.
+    """
+    if method not in RANKINGS:
+        raise AcdcError(f"stability is certified for {' and '.join(RANKINGS)}, whose scores add up, not {method!r}")
+    refuse_metric(get_method(method), problem.outcome, [get_method(name) for name in RANKINGS])
+    if problem.ablation not in OF_EACH_PROMPT:
+        raise AcdcError(
+            f"stability is certified under {' and '.join(OF_EACH_PROMPT)} ablation, not {problem.ablation}: what "
+            "replaces an edge is taken over all prompts there, so that one that changes moves the scores of all"
+        )
+    most = largest_radius(1.0, share)
+    if not 0 <= radius <= most:
+        raise AcdcError(
+            f"expected a number of prompts that change (--stable) between 0 and {most}, got {radius}: with more, most "
+            f"subsamples of {share:.0%} have one that changed"
+        )
 
 
 def stability(
@@ -46,21 +71,9 @@ def stability(
     """Which of the best `n_edges` edges stay when up to `radius` prompts change.
 
     Raises:
-        AcdcError: another ranking than EAP or EAP-IG, an ablation by what all prompts have in common, or a radius at
-            which no edge could ever be certified.
+        AcdcError: as `check_stability`.
     """
-    if method not in RANKINGS:
-        raise AcdcError(f"stability is certified for {' and '.join(RANKINGS)}, whose scores add up, not {method!r}")
-    if problem.ablation not in OF_EACH_PROMPT:
-        raise AcdcError(
-            f"stability is certified under {' and '.join(OF_EACH_PROMPT)} ablation, not {problem.ablation}: what "
-            "replaces an edge is taken over all prompts there, so that one that changes moves the scores of all"
-        )
-    most = largest_radius(1.0, share)
-    if not 0 <= radius <= most:
-        raise AcdcError(
-            f"expected a radius between 0 and {most}: with more, most subsamples of {share:.0%} have one that changed"
-        )
+    check_stability(problem, method=method, radius=radius, share=share)
     scores = scores_by_prompt(problem, alphas=[1.0] if method == "eap" else path(STEPS, problem.ablation))
     votes = vote(scores, n_edges, samples=samples, share=share, seed=seed)
     low, high = bounds(votes, samples, confidence)

@@ -263,7 +263,7 @@ class Circuit(Shown):
     unit: Unit = "edge"
 
     def __post_init__(self) -> None:
-        check_type("a Graph, such as model.graph(),", self.graph, Graph)
+        check_type("a Graph, such as model.graph()", self.graph, Graph)
         check_type("scores as Scores or None", self.scores, (Scores, NoneType))
         check_type("the provenance as a Provenance", self.provenance, Provenance)
         units_of(self.graph, self.unit)

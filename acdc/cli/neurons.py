@@ -69,7 +69,7 @@ def neurons(
                 "its neurons"
             )
         path = (run.parent if run.is_file() else run) / NAME
-        terminal.check_new_file(path, force=force)
+        terminal.check_new_file(path, force=force, option=None)
         circuit, subject, recipe = as_found(
             run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )

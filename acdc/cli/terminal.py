@@ -209,13 +209,13 @@ def output() -> Console:
 
 
 def check_new_file(
-    path: Path, *, force: bool, own: bytes | None = None, option: str = "-o/--out", forcible: bool = True
+    path: Path, *, force: bool, own: bytes | None = None, option: str | None = "-o/--out", forcible: bool = True
 ) -> bool:
     """Refuse a file that exists, or a folder that does not, before the work.
 
     Args:
         own: what a file holds if acdc made it; such a file is replaced without `force`.
-        option: what the user gives a file with.
+        option: what the user gives a file with; None: it has one name only.
         forcible: whether there is a --force beside it.
 
     Returns:
@@ -224,17 +224,20 @@ def check_new_file(
     Raises:
         AcdcError: the file exists and may not be replaced, or its folder doesn't exist.
     """
+    given = f", with {option}" if option is not None else ""
     if path.is_dir():
-        raise AcdcError(f"{path} is a folder; expected a file to write, with {option}")
+        raise AcdcError(f"{path} is a folder; expected a file to write{given}")
     if path.exists() and not path.is_file():
-        raise AcdcError(f"{path} is not a regular file; expected a file to write, with {option}")
+        raise AcdcError(f"{path} is not a regular file; expected a file to write{given}")
     from acdc.store.writing import clear_leftovers
 
     clear_leftovers(path.parent)
     replaced = force or (own is not None and path.exists() and own in path.read_bytes())
     if path.exists() and not replaced:
-        replace = ", or replace it with --force" if forcible else ""
-        raise AcdcError(f"{path} exists: choose another file with {option}{replace}")
+        ways = [f"choose another file with {option}"] * (option is not None) + [
+            "replace it with --force"
+        ] * forcible
+        raise AcdcError(f"{path} exists: {', or '.join(ways)}")
     if not path.parent.is_dir():
         raise AcdcError(f"cannot write {path}: there is no folder {path.parent}")
     return replaced

@@ -1,8 +1,8 @@
 """What every format says about a circuit besides its edges: the options of its graph, its provenance, and its unit.
 
-Formats of our own hold it as `{"graph": …, "provenance": …, "units": …, "scored": …, "signs": …}`, of which the last two
-say whether there were scores and what their signs are. In peers' formats it travels in a field that they ignore, so
-that a circuit that comes back is complete.
+Formats of our own hold it as `{"graph": …, "provenance": …, "units": …, "scored": …, "signs": …}`; the last two say
+whether there were scores and what their signs are. In peers' formats it travels in a field that they ignore, so that a
+circuit that comes back is complete.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Graph(ComponentTable):
         Raises:
             AcdcError: the name is malformed, names an unknown end, or its source is not executed first.
         """
-        check_type("the name of an edge, like 'a0.h1->m2',", name, str)
+        check_type("the name of an edge, like 'a0.h1->m2'", name, str)
         source, arrow, destination = name.partition("->")
         if not arrow:
             raise AcdcError(f"expected an edge like 'a0.h1->m2', got {name!r}")

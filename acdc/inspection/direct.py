@@ -89,19 +89,14 @@ def direct_effects(
         scale = _final_scale(model, context.at_read(trace.final_input[0]))  # [B, P, 1]
         norm = model.decomposition.final_norm
         shift = None if norm is None else norm.module(torch.zeros_like(outputs[0]))  # the norm's bias
-        read = (prompts.positions >= 0).to(scale.dtype)  # [B, P]
-
-        def mean_over_positions(values: Tensor, read: Tensor = read) -> Tensor:
-            return (values * read).sum(-1) / read.sum(-1)
-
         effects = [
-            torch.stack([mean_over_positions((x * scale * _before_norm(model, u)).sum(-1)) for u, _ in directions])
+            torch.stack([_mean((x * scale * _before_norm(model, u)).sum(-1), read) for u, _, read in directions])
             for x in outputs
         ]
         constants = []
-        for u, bias in directions:
+        for u, bias, read in directions:
             value = (constant * scale * _before_norm(model, u)).sum(-1) + bias
-            constants.append(mean_over_positions(value if shift is None else value + (shift * u).sum(-1)))
+            constants.append(_mean(value if shift is None else value + (shift * u).sum(-1), read))
         pieces.append((effects, torch.stack(constants)))
     values = torch.cat([torch.stack(effects) for effects, _ in pieces], dim=-1).double().cpu().numpy()
     fixed = torch.cat([constants for _, constants in pieces], dim=-1).double().cpu().numpy()
@@ -133,14 +128,22 @@ def _before_norm(model: Model, direction: Tensor) -> Tensor:
     return direction - direction.mean(-1, keepdim=True) if norm.centred else direction
 
 
+def _mean(values: Tensor, read: Tensor) -> Tensor:
+    """`[B]`, of values `[B, P]` over the positions that are read."""
+    return (values * read).sum(-1) / read.sum(-1).clamp(min=1)
+
+
 def _direction(
     model: Model, context: Context, trace: Trace, prompts: Prompts, which: str
-) -> tuple[Tensor, Tensor] | None:
-    """The mean unembedding `[B, P, D]` of the targets, and their mean bias `[B, P]`, from that of the vocabulary."""
-    ids = getattr(prompts, which)
-    if ids is None:
-        if which == "wrong":
-            return None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The mean unembedding `[B, P, D]` of the targets, and their mean bias `[B, P]`, from that of the vocabulary; and
+    where there are targets, `[B, P]`."""
+    ids, read = getattr(prompts, which), prompts.compared
+    if ids is not None:
+        read = (prompts.positions >= 0) & (ids >= 0).any(-1)
+    elif which == "wrong":
+        return None
+    else:
         ids = most_likely(model, context, trace)[..., None]
     decomposition, dtype = model.decomposition, torch.promote_types(model.dtype, torch.float32)
     real = (ids >= 0)[..., None].to(dtype)  # [B, P, A, 1]
@@ -153,4 +156,4 @@ def _direction(
     if not is_numerical(model):
         rows = rows - decomposition.unembedding.to(dtype).mean(0)
         shift = shift - (0.0 if bias is None else bias.to(dtype).mean())
-    return rows * decomposition.logit_scale, shift * decomposition.logit_scale
+    return rows * decomposition.logit_scale, shift * decomposition.logit_scale, read.to(dtype)

@@ -112,5 +112,6 @@ def _of_answers(logits: Tensor, ids: Tensor, read: Tensor) -> tuple[Tensor, Tens
     probability = (logits.softmax(-1).gather(-1, ids.clamp(min=0)) * real).sum(-1)
     best = own.masked_fill(~real, -torch.inf).max(-1, keepdim=True).values
     rank = 1.0 + (logits > best).sum(-1)
-    number = read.sum(-1)
+    read = read & real.any(-1)
+    number = read.sum(-1).clamp(min=1)
     return (probability * read).sum(-1) / number, (rank * read).sum(-1) / number

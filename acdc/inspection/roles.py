@@ -24,7 +24,7 @@ from acdc.graph import BoolArray, FloatArray
 from acdc.inspection.ablate import along
 from acdc.inspection.direct import direct_effects
 from acdc.inspection.runs import judged, plain_runs
-from acdc.inspection.statistics import Likeness, add_attention, all_weights, copying, rules_of
+from acdc.inspection.statistics import Likeness, add_attention, all_weights, copying, on_answers, rules_of
 from acdc.methods.exact import node_effects
 from acdc.model.model import Model
 from acdc.shown import Shown, counted
@@ -51,7 +51,8 @@ LABELS = {
     "mover": "attention, where the metric reads, to tokens that are the answer, and what it writes raises the answer",
     "negative mover": "the same attention, and what it writes lowers the answer",
     "inhibition": "share of the head's effect that goes through the queries of movers alone",
-    "copying": "rank, from -1 to 1, of a token's own logit in what the head would write if it attended to that token",
+    "copying": "rank among the prompts' tokens, from -1 to 1, of a token's own logit in what the head would write if "
+    "it attended to that token",
     "suppressing": "the same with the sign turned",
 }
 """Every label, and what its score is."""
@@ -163,24 +164,22 @@ def head_roles(
     heads = model.graph().names("head")
     sums = {name: np.zeros((len(heads), 2)) for name in (*RULES, "answer", "wrong", "copying")}
     alike = Likeness()
+    causal = all(layer.attention.causal for layer in model.decomposition.layers if layer.mixer is None)
+    tokens = problem.prompts.clean[problem.prompts.own].unique().to(model.device)
+    tokens = tokens[tokens < model.vocabulary_size]
     for prompts, context, trace in plain_runs(problem, "what heads do"):
         weights = all_weights(model, context, trace)  # [head, B, query, key]
-        for name, keys in rules_of(prompts).items():
+        for name, keys in rules_of(prompts, causal=causal).items():
             at_least = RESTS if name == "sink" else None
-            add_attention(sums[name], weights, keys, prompts.mask, at_least=at_least)
-        read = torch.zeros_like(prompts.mask)
-        read[torch.arange(len(read), device=read.device)[:, None], prompts.positions.clamp(min=0)] = True
+            add_attention(sums[name], weights, keys, prompts.own, at_least=at_least)
         for name, ids in (("answer", prompts.answers), ("wrong", prompts.wrong)):
             if ids is not None and model.program is None:
-                same = (prompts.clean[:, None, :, None] == ids[:, :1].flatten(1)[:, None, None, :]).any(-1)
-                add_attention(
-                    sums[name], weights, same.expand(-1, prompts.mask.shape[1], -1) & read[..., None], read
-                )
+                add_attention(sums[name], weights, *on_answers(prompts, ids))
         if model.program is None and not is_numerical(model):
-            sums["copying"] += copying(model, prompts, trace)
-        alike.add(weights, prompts.mask)
+            sums["copying"] += copying(model, prompts, trace, tokens)
+        alike.add(weights, prompts.own)
     for prompts, context, trace in plain_runs(problem, "how alike patterns are"):
-        alike.compare(all_weights(model, context, trace), prompts.mask)
+        alike.compare(all_weights(model, context, trace), prompts.own)
     mean = {
         name: np.divide(total, count, out=np.full(len(heads), np.nan), where=count > 0)
         for name, (total, count) in ((name, x.T) for name, x in sums.items())

@@ -16,9 +16,13 @@ from acdc.model.trace import Trace
 from acdc.tasks.prompts import Prompts
 
 
-def rules_of(prompts: Prompts) -> dict[str, Tensor]:
-    """`[B, query, key]` bool, the keys that a rule names for each query; none where it does not apply."""
-    tokens, mask = prompts.clean, prompts.mask
+def rules_of(prompts: Prompts, *, causal: bool) -> dict[str, Tensor]:
+    """`[B, query, key]` bool, the keys that a rule names for each query; none where it does not apply.
+
+    Args:
+        causal: whether queries see earlier keys alone: a token that recurs later is then no duplicate to them.
+    """
+    tokens, mask = prompts.clean, prompts.own
     number = mask.long().cumsum(1) - 1
     distance = number[:, :, None] - number[:, None, :]
     both = mask[:, :, None] & mask[:, None, :]
@@ -30,9 +34,26 @@ def rules_of(prompts: Prompts) -> dict[str, Tensor]:
         "previous token": (distance == 1) & both & later,
         "self": (distance == 0) & both & later,
         "sink": (number[:, None, :] == 0) & both & later,
-        "duplicate token": same & (distance != 0),
+        "duplicate token": same & ((distance > 0) if causal else (distance != 0)),
         "induction": after & both & (distance > 0),
     }
+
+
+def on_answers(prompts: Prompts, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """`[B, query, key]` bool, tokens that are what is asked for where the metric reads; `[B, query]`, where that is.
+
+    Args:
+        ids: `[B, read, answer]`, -1 pads.
+    """
+    asked = (prompts.positions >= 0) & (ids >= 0).any(-1)  # [B, read]
+    same = (prompts.clean[:, None, :, None] == ids[:, :, None, :]).any(-1) & prompts.own[:, None]  # [B, read, key]
+    row, read = asked.nonzero(as_tuple=True)
+    at = prompts.positions[row, read]
+    keys = torch.zeros_like(prompts.own)[:, None].repeat(1, prompts.own.shape[1], 1)
+    keys[row, at] = same[row, read]
+    queries = torch.zeros_like(prompts.own)
+    queries[row, at] = True
+    return keys, queries
 
 
 def add_attention(
@@ -112,11 +133,13 @@ class Likeness:
         return np.asarray((1 - 0.5 * self._apart / self._number).cpu().numpy())
 
 
-def copying(model: Model, prompts: Prompts, trace: Trace) -> FloatArray:
-    """Ranks, from −1 to 1, of tokens' own logits among all tokens of the prompts: sum and number `[head, 2]`."""
+def copying(model: Model, prompts: Prompts, trace: Trace, tokens: Tensor) -> FloatArray:
+    """Ranks, from −1 to 1, of tokens' own logits among those of some tokens: sum and number `[head, 2]`.
+
+    Args:
+        tokens: sorted ids.
+    """
     decomposition = model.decomposition
-    tokens = prompts.clean[prompts.mask].unique()
-    tokens = tokens[tokens < model.vocabulary_size]
     rows = decomposition.unembedding[tokens].to(torch.promote_types(model.dtype, torch.float32))
     norm = decomposition.final_norm
     if norm is not None:
@@ -124,7 +147,7 @@ def copying(model: Model, prompts: Prompts, trace: Trace) -> FloatArray:
         rows = rows - rows.mean(-1, keepdim=True) if norm.centred else rows
     rows = rows - rows.mean(0)
     own = torch.searchsorted(tokens, prompts.clean.clamp(max=int(tokens.max())))  # [B, T]
-    real = prompts.mask & (tokens[own] == prompts.clean)
+    real = prompts.own & (tokens[own] == prompts.clean)
     found = []
     for index, layer in enumerate(decomposition.layers):
         if layer.mixer is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +257,10 @@ def discover_positions(
         check_type("a Circuit", inside, Circuit)
         graph = inside.graph
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    if by == "position" and dataset.held_out is not None:  # before the work
+        parts = (dataset.discovery, dataset.held_out)
+        own, theirs = (_labels(placing(model, part, by).labels, by) for part in parts)
+        _check_places(own, theirs, by)
     scores = score_positions(
         model, dataset, method, by=by, spans=spans, graph=graph, batch_size=batch_size, memory=memory,
         progress=progress,
@@ -353,6 +357,27 @@ class _Judge:
         return found
 
 
+def _labels(places: Sequence[str], by: str) -> list[str]:
+    """What places are called without an example's tokens."""
+    return [label.split(" ")[0] if by == "position" else label for label in places]
+
+
+def _check_places(own: Sequence[str], theirs: Sequence[str], by: str) -> None:
+    """Refuse prompts that lack a place of a circuit's, or have one more position, at which it has no edge.
+
+    Raises:
+        AcdcError: names the place.
+    """
+    have = f"they have {', '.join(theirs)}"
+    if missing := [label for label in own if label not in theirs]:
+        raise AcdcError(f"the circuit has a place {missing[0]!r}, which these prompts lack: {have}")
+    if by == "position" and (more := [label for label in theirs if label not in own]):
+        raise AcdcError(
+            f"these prompts have a position {more[0]!r}, at which a circuit of positions {own[0]} to {own[-1]} has no "
+            "edge: take prompts of as many tokens, or places by span"
+        )
+
+
 @memory.explained
 @torch.inference_mode(False)
 def evaluate_positions(
@@ -379,14 +404,8 @@ def evaluate_positions(
     )
     named = None if circuit.by != "span" else list(circuit.places)
     where = placing(model, problem.prompts, circuit.by, named)  # type: ignore[arg-type]
-    own, theirs = (
-        [label.split(" ")[0] if circuit.by == "position" else label for label in labels]
-        for labels in (circuit.places, where.labels)
-    )
-    if missing := [label for label in own if label not in theirs]:
-        raise AcdcError(
-            f"the circuit has a place {missing[0]!r}, which these prompts lack: they have {', '.join(theirs)}"
-        )
+    own, theirs = (_labels(labels, circuit.by) for labels in (circuit.places, where.labels))
+    _check_places(own, theirs, circuit.by)
     kept = np.zeros((len(theirs) + 1, *circuit.graph.valid.shape), dtype=bool)
     for label, edges in zip(own, circuit.kept, strict=True):
         kept[theirs.index(label)] = edges

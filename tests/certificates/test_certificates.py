@@ -16,7 +16,7 @@ from acdc.benchmarks.measuring.planted import Case
 from acdc.certificates import enumeration
 from acdc.certificates.certify import RECHECKED
 from acdc.certificates.enumeration import enumerate_pairs
-from acdc.certificates.record import NAME, load, write
+from acdc.certificates.record import NAME, Stability, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.circuit import Circuit
@@ -294,9 +294,37 @@ def test_bad_requests() -> None:
     shared = acdc.tasks.load(case.model.name, ablation="mean")
     with pytest.raises(AcdcError, match="certified under resample and zero ablation, not mean"):
         acdc.certify(case.model, shared, circuit, stable=1, budget=100.0)
-    with pytest.raises(AcdcError, match="radius between 0 and 3"):
+    with pytest.raises(AcdcError, match=r"number of prompts that change .* between 0 and 3, got 9"):
         acdc.certify(case.model, case.task, circuit, stable=9)
     with pytest.raises(AcdcError, match="whose scores add"):
         acdc.certify(case.model, case.task, circuit, stable=1, method="acdc")
     with torch.no_grad(), pytest.raises(AcdcError, match="program's task"):
         acdc.certify(case.model, case.task.prepare(case.model), circuit, enumerate=True)
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
+def test_a_budget_is_a_finite_number(budget: float) -> None:
+    case = Case.load("tracr-hist", 0)
+    with pytest.raises(AcdcError, match="expected a finite budget of at least 0"):
+        acdc.certify(case.model, case.task, Circuit(case.graph, case.truth), budget=budget)
+
+
+def test_what_takes_all_prompts_together_cannot_be_enumerated() -> None:
+    case = Case.load("tracr-first", 0)
+    task = acdc.tasks.load("tracr-first", ablation="mean-position", distribution="fixed")
+    with pytest.raises(AcdcError, match="enumerated under resample and zero ablation, not mean-position"):
+        acdc.certify(case.model, task, Circuit(case.graph, case.truth), enumerate=True, budget=100.0)
+
+
+def test_stability_takes_no_gradient_that_vanishes() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8, metric="kl")
+    circuit = acdc.Circuit(model.graph(), model.graph().valid)
+    with pytest.raises(AcdcError, match="gradient of 'kl' is zero at the clean prompt"):
+        acdc.certify(model, task, circuit, stable=1, method="eap", budget=100.0)
+
+
+def test_numbers_of_a_foreign_certificate_are_checked() -> None:
+    fields = {"method": "eap", "edges": 3, "samples": 10, "radius": 1, "kept": {}, "out": 0, "abstained": 0}
+    for share, confidence in ((0.5, 2.0), (0.0, 0.9), (float("nan"), 0.9)):
+        with pytest.raises(ValueError, match=r"share|confidence"):
+            Stability(share=share, confidence=confidence, **fields)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acdc.circuit import Circuit, Provenance, Scores
+from acdc.circuit.constants import Constants
 from acdc.errors import AcdcError, UnknownGraphError
 from acdc.formats import FORMATS, export, import_circuit
 from acdc.graph import Graph
@@ -394,3 +395,23 @@ def test_bad_requests(tmp_path: Path) -> None:
         import_circuit("{}", "dot")
     with pytest.raises(AcdcError, match="cannot read"):
         import_circuit(str(tmp_path / "missing.json"), "mib")
+
+
+@pytest.mark.parametrize("name", ["mib", "csv", "node-link", "graphml", "circuit-tracer"])
+def test_what_signs_are_and_that_there_are_scores_come_back(name: str) -> None:
+    graph = Graph(n_layers=1, n_heads=2)
+    for value in (1.0, 0.0):
+        scores = Scores(graph, np.where(graph.valid, value, 0.0), signs="none")
+        found = import_circuit(export(Circuit(graph, graph.valid, scores), name), name)
+        assert found.scores is not None
+        assert found.scores.signs == "none"
+        np.testing.assert_array_equal(found.scores.values, scores.values)
+    assert import_circuit(export(Circuit(graph, graph.valid), name), name).scores is None
+
+
+def test_constants_of_optimal_ablation_are_said_to_be_left_out() -> None:
+    graph = Graph(n_layers=1, n_heads=2)
+    constants = Constants((np.ones(3),), (np.ones((2, 3)), np.ones((1, 3))))
+    scores = Scores(graph, graph.valid.astype(float), constants=constants)
+    with pytest.warns(UserWarning, match="what removed edges carry under optimal ablation"):
+        export(Circuit(graph, graph.valid, scores), "mib")

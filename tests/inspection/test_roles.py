@@ -10,9 +10,19 @@ import torch
 
 import acdc
 from acdc.engine.problem import no_progress
-from acdc.inspection import ablate, attention_patterns, head_roles, patch_path, roles
+from acdc.inspection import (
+    ablate,
+    attention_patterns,
+    direct_effects,
+    head_roles,
+    logit_lens,
+    patch_path,
+    roles,
+)
 from acdc.inspection.roles import RULES, _inhibition
 from acdc.inspection.runs import judged
+from acdc.metrics import OUTCOMES
+from acdc.tasks.task import Dataset
 from command_line import Command
 from problems import make_prompts, tiny
 
@@ -46,13 +56,12 @@ def test_scores_of_attention_are_those_of_a_loop(family: str, monkeypatch: pytes
             for n, q in enumerate(real):
                 row = patterns[i, b, q]
                 earlier = [k for k in real[:n] if text[k] == text[q]]
-                same = [k for k in real if text[k] == text[q] and k != q]
                 if n > 1:
                     sums["previous token"].append(row[real[n - 1]])
                     sums["self"].append(row[q])
                     sums["sink"].append(float(row[real[0]] >= 0.3))
-                if same:
-                    sums["duplicate token"].append(sum(row[k] for k in same))
+                if earlier:
+                    sums["duplicate token"].append(sum(row[k] for k in earlier))
                 if followers := [real[real.index(k) + 1] for k in earlier if real[real.index(k) + 1] != q]:
                     sums["induction"].append(sum(row[k] for k in followers))
         for name, values in sums.items():
@@ -218,3 +227,35 @@ def test_on_the_command_line(command: Command) -> None:
     bad = command("roles", "induction-2l", "--size", 8, "--ablation", "none")
     assert bad.status == 2
     assert "Example: acdc roles" in command("roles", "--help").out
+
+
+def test_labels_do_not_depend_on_the_batch() -> None:
+    model, prompts = tiny("gpt2"), make_prompts(size=5)
+    together, alone = (head_roles(model, prompts, batch_size=n).scores for n in (5, 1))
+    np.testing.assert_allclose(alone, together, atol=1e-9)
+
+
+def test_longer_answers_are_read_where_they_stand() -> None:
+    """With answers that go on, heads, lens and direct effects are those of one run with the answer's tokens given."""
+    model, clean, corrupted = tiny("gpt2"), [[3, 1, 4, 1, 5]], [[3, 2, 7, 1, 5]]
+    prompts = acdc.Prompts.from_continuations(clean, corrupted, [[[4, 8]]], [[[7, 9]]])
+    texts = Dataset("texts", prompts, None, OUTCOMES["log-probability-difference"])
+    one = acdc.Prompts.from_tokens(clean, corrupted, [[4]], [[7]])
+    label = head_roles(model, texts).labels.index("duplicate token")
+    np.testing.assert_allclose(
+        head_roles(model, texts).scores[:, label], head_roles(model, one).scores[:, label], atol=1e-9
+    )
+    with torch.no_grad():
+        rows = [model.module(torch.tensor([[*clean[0], *more]])).logits[0, -1] for more in ([], [4], [7])]
+    first, after_right = (row.softmax(-1) for row in rows[:2])
+    lens = logit_lens(model, texts)
+    assert lens.answer_probability[0, -1] == pytest.approx(float(first[4] + after_right[8]) / 2, abs=1e-6)
+    ranks = [int((p > p[i]).sum()) + 1 for p, i in ((first, 4), (after_right, 8))]
+    assert lens.answer_rank[0, -1] == pytest.approx(np.mean(ranks))
+    effects = direct_effects(model, texts)
+    centred = [row - row.mean() for row in rows]
+    right, wrong = ((centred[0][a] + centred[i][b]) / 2 for i, a, b in ((1, 4, 8), (2, 7, 9)))
+    assert effects.answer.sum() + effects.constant_answer.sum() == pytest.approx(float(right), abs=1e-5)
+    assert effects.wrong is not None
+    assert effects.constant_wrong is not None
+    assert effects.wrong.sum() + effects.constant_wrong.sum() == pytest.approx(float(wrong), abs=1e-5)

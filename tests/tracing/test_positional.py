@@ -19,6 +19,7 @@ from acdc.errors import AcdcError
 from acdc.formats import import_circuit
 from acdc.graph import Graph
 from acdc.metrics import OUTCOMES
+from acdc.tasks.task import Dataset
 from acdc.tracing import PositionalCircuit, discover_positions, evaluate_positions, score_positions
 from acdc.tracing.positional import placing
 from command_line import Command
@@ -282,3 +283,15 @@ def test_positions_of_prompts_that_have_none_in_common_are_refused_first(command
     assert not Path("run").exists()
     with pytest.raises(AcdcError, match="discover_positions"):
         acdc.discover(acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist"), units="position")  # type: ignore[arg-type]
+
+
+def test_a_position_that_a_circuit_has_no_edge_at_is_refused() -> None:
+    model = tiny("gpt2")
+    short, long = (
+        acdc.Prompts.from_tokens([[3, 1, 4, 1, 5][:n]], [[2, 1, 4, 1, 5][:n]], [[6]], [[7]]) for n in (4, 5)
+    )
+    data = Dataset("lengths", short, long, OUTCOMES["logit-difference"])
+    with pytest.raises(
+        AcdcError, match="these prompts have a position '4', at which a circuit of positions 0 to 3"
+    ):
+        discover_positions(model, data, by="position", units=5)

@@ -59,7 +59,7 @@ def write_page(
     Raises:
         AcdcError: there is no circuit, or the circuits are of different graphs.
     """
-    check_type("a Circuit, or circuits by name,", circuits, (Circuit, Mapping))
+    check_type("a Circuit, or circuits by name", circuits, (Circuit, Mapping))
     named = {_name(circuits): circuits} if isinstance(circuits, Circuit) else dict(circuits)
     if not named:
         raise AcdcError("expected at least one circuit to show, got none")
