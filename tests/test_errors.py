@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 import acdc
 from acdc.auditing.checks import CHECKS
@@ -124,6 +125,12 @@ def _circuit() -> acdc.Circuit:
 def test_arguments_of_another_kind_are_named(call: Callable[[acdc.Circuit], object], expected: str) -> None:
     with pytest.raises(AcdcError, match=f"expected {re.escape(expected)}"):
         call(_circuit())
+
+
+def test_autocast_is_refused() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(AcdcError, match="outside of it"):
+        acdc.score(model, task)
 
 
 @pytest.mark.parametrize(

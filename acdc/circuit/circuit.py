@@ -479,8 +479,7 @@ class Circuit(Shown):
         scores, known = self.scores, (self.graph, self.provenance, self._node_scores(), self.edge_scores())
         if scores is None:
             return files.Saved(*known, unit=self.unit)
-        found = {name: getattr(scores, name) for name in files.ARRAYS}
-        arrays = {name: array for name, array in found.items() if array is not None}
+        arrays = {name: array for name in files.ARRAYS if (array := getattr(scores, name)) is not None}
         if scores.constants is not None:
             arrays |= scores.constants.arrays()
         return files.Saved(*known, arrays, scores.method, scores.provenance, unit=self.unit, signs=scores.signs)
@@ -488,11 +487,8 @@ class Circuit(Shown):
     def _node_scores(self) -> dict[str, float | None]:
         """Score of each component of the circuit by name; None where the method gives none."""
         values = None if self.scores is None else self.scores.nodes
-        index = self.graph.source_index
-        return {
-            name: float(values[index[name]]) if values is not None and name in index else None
-            for name in self.nodes()
-        }
+        known = {} if values is None else dict(zip(self.graph.sources, values.tolist(), strict=True))
+        return {name: known.get(name) for name in self.nodes()}
 
 
 _SHOWN = 10

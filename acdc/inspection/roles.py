@@ -40,7 +40,7 @@ RULES = {
     "previous token": "mean attention to the token before the query",
     "self": "mean attention to the query's own position",
     "sink": "share of queries that rest on the first token: most of their attention is there",
-    "duplicate token": "mean attention to other positions with the query's token, where there are any",
+    "duplicate token": "mean attention to earlier positions with the query's token, where there are any",
     "induction": "mean attention to what followed earlier occurrences of the query's token, where there are any",
 }
 """Rules of attention, and what their score is."""
