@@ -22,10 +22,10 @@ from acdc.engine.belonging import weights_digest
 from acdc.engine.optimal import references_of
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references, zero_references
-from acdc.errors import AcdcError, check_type
+from acdc.errors import AcdcError, check_type, check_whole
 from acdc.evaluation.judging import judging_problem
 from acdc.graph import BoolArray
-from acdc.model.check import refuse_unfit
+from acdc.model.check import check_prompts, refuse_unfit
 from acdc.model.load import load
 from acdc.model.model import Model
 from acdc.store.folders import placed, whole_folder
@@ -92,6 +92,7 @@ class CircuitModel(torch.nn.Module):
         check_type("a Circuit", circuit, Circuit)
         dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
         prompts = dataset.discovery
+        check_prompts(model, prompts[:1])
         references, donors = None, []
         if dataset.ablation != "resample":
             references = references_on_discovery(model, dataset, circuit)
@@ -104,7 +105,7 @@ class CircuitModel(torch.nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, input_ids: Tensor, corrupted_ids: Tensor | None = None, *, edges: BoolArray | None = None
+        self, input_ids: Tensor, *, corrupted_ids: Tensor | None = None, edges: BoolArray | Circuit | None = None
     ) -> Tensor:
         """Logits `[B, T, vocabulary]` at every position, float32 or better.
 
@@ -114,8 +115,13 @@ class CircuitModel(torch.nn.Module):
             edges: another circuit of the same graph than the model's own.
 
         Raises:
-            AcdcError: no donor has so many tokens, or a mean by position was not taken of so long prompts.
+            AcdcError: no donor has so many tokens, a mean by position was not taken of so long prompts, tokens are none
+                of the model's, or corrupted ones are given where nothing is resampled.
         """
+        refuse_unfit(self.model)
+        if corrupted_ids is not None and self.ablation != "resample":
+            raise AcdcError(f"corrupted tokens are for resampling, and this circuit's ablation is {self.ablation}")
+        edges = self._edges(edges)
         input_ids = torch.as_tensor(input_ids)
         if input_ids.dim() != 2 or not input_ids.numel():
             raise AcdcError(f"expected token ids [prompt, position], got shape {list(input_ids.shape)}")
@@ -128,6 +134,12 @@ class CircuitModel(torch.nn.Module):
                 f"expected corrupted tokens of shape {list(input_ids.shape)} like the clean ones, got "
                 f"{list(corrupted_ids.shape)}"
             )
+        for name, ids in (("tokens", input_ids), ("corrupted tokens", corrupted_ids)):
+            outside = ids[(ids < 0) | (ids >= self.model.input_vocabulary_size)]
+            if len(outside):
+                raise AcdcError(
+                    f"expected {name} between 0 and {self.model.input_vocabulary_size - 1}, got {int(outside[0])}"
+                )
         length = self._positions
         if length is not None and length < T:
             raise AcdcError(f"the means by position are of {length} positions, and the prompt has {T} tokens")
@@ -138,7 +150,17 @@ class CircuitModel(torch.nn.Module):
         patching = Patching(
             self.model, self.circuit.graph, prompts, ablation=self.ablation, references=self._shortened(T)
         )
-        return patching.logits(self.circuit.edges if edges is None else edges)[0]
+        return patching.logits(edges)[0]
+
+    def _edges(self, given: BoolArray | Circuit | None) -> BoolArray:
+        """Those of a circuit of the same graph; None: its own."""
+        if given is None:
+            return self.circuit.edges
+        if not isinstance(given, Circuit):
+            given = Circuit(self.circuit.graph, given)
+        if given.graph != self.circuit.graph:
+            raise AcdcError("expected edges of the circuit's own graph, got a circuit of another")
+        return given.edges
 
     def donor(self, length: int) -> Tensor:
         """`[length]`: the first corrupted prompt of the task with so many tokens."""
@@ -155,22 +177,22 @@ class CircuitModel(torch.nn.Module):
     def generate(
         self,
         input_ids: Tensor,
-        corrupted_ids: Tensor | None = None,
         *,
+        corrupted_ids: Tensor | None = None,
         max_new_tokens: int = 20,
-        edges: BoolArray | None = None,
+        edges: BoolArray | Circuit | None = None,
     ) -> Tensor:
         """The tokens with what the circuit goes on with, the likeliest each time: `[B, T + max_new_tokens]`.
 
-        The corrupted prompt goes on with the same tokens.
+        The corrupted prompt goes on with the same tokens. No token ends it: rows are of one length.
         """
-        if max_new_tokens < 1:
-            raise AcdcError(f"expected at least 1 new token, got {max_new_tokens}")
+        check_whole("a number of new tokens", max_new_tokens, least=1)
         tokens = torch.as_tensor(input_ids)
         if self.ablation == "resample" and corrupted_ids is None:
             corrupted_ids = self.donor(tokens.shape[1])[None].expand_as(tokens)
         for _ in range(max_new_tokens):
-            new = self(tokens, corrupted_ids, edges=edges)[:, -1].argmax(-1, keepdim=True).to(tokens.device)
+            logits = self(tokens, corrupted_ids=corrupted_ids, edges=edges)[:, -1]
+            new = logits.argmax(-1, keepdim=True).to(tokens.device)
             tokens = torch.cat((tokens, new), dim=1)
             corrupted_ids = None if corrupted_ids is None else torch.cat((corrupted_ids.to(new.device), new), dim=1)
         return tokens

@@ -78,7 +78,9 @@ def say(circuit: CircuitModel, text: str, *, corrupted: str | None = None, top: 
         "complement": graph.valid & ~circuit.circuit.edges,
         "model": graph.valid,
     }
-    logits = {name: circuit(rows, donor, edges=edges)[0, -1].double() for name, edges in masks.items()}
+    logits = {
+        name: circuit(rows, corrupted_ids=donor, edges=edges)[0, -1].double() for name, edges in masks.items()
+    }
     full = logits["model"].log_softmax(-1)
     said = {name: _said(x, full, min(top, len(x)), output_texts(model)) for name, x in logits.items()}
     return Sayings(text, "" if other is None else _written(circuit, other, special=False), **said)
@@ -91,7 +93,7 @@ def go_on(circuit: CircuitModel, text: str, tokens: int, *, corrupted: str | Non
     donor = None if corrupted is None else torch.tensor([_tokens(circuit, corrupted)])
     found = {}
     for name, edges in (("circuit", circuit.circuit.edges), ("full model", circuit.circuit.graph.valid)):
-        whole = circuit.generate(ids, donor, max_new_tokens=tokens, edges=edges)
+        whole = circuit.generate(ids, corrupted_ids=donor, max_new_tokens=tokens, edges=edges)
         found[name] = _written(circuit, whole[0].tolist(), after=ids[0].tolist())
     return found
 

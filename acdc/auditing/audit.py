@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
 import time
@@ -22,7 +23,7 @@ import torch
 
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import FEWEST
-from acdc.auditing.record import ALARM, LEVELS, AuditReport, Check, Finding, Level, NotApplicable
+from acdc.auditing.record import ALARM, LEVELS, AuditReport, Check, Finding, Level, NotApplicable, OutOfTime
 from acdc.auditing.stability import SEARCHES
 from acdc.auditing.subject import Subject
 from acdc.circuit import Circuit
@@ -31,6 +32,7 @@ from acdc.engine import memory
 from acdc.engine.belonging import prompts_digest, weights_digest
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError, check_names, check_type, check_whole, unknown
+from acdc.metrics import OUTCOMES, Outcome
 from acdc.metrics.hypotheses import holm
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
@@ -103,7 +105,7 @@ def audit(
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
     searched_for = circuit.provenance.selection.get("faithfulness")
-    own = searched_for if isinstance(searched_for, float) else dataset.faithfulness
+    own = float(searched_for) if isinstance(searched_for, int | float) else dataset.faithfulness
     subject = Subject(
         model, task, dataset, circuit, own if faithfulness is None else faithfulness, level, seed=seed,
         memory=None if memory is None else bytes_of(memory), batch_size=batch_size, progress=progress, size=size,
@@ -122,7 +124,7 @@ def audit(
             _note(Path(notes), subject, key, known, found, complete=False)
     if notes is not None and missing:
         return _note(Path(notes), subject, key, known, found, complete=True)
-    return _report(subject, key, known | found, complete=True)
+    return _report(subject, key, {n: f for n, f in known.items() if _is_of(f, subject)} | found, complete=True)
 
 
 def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
@@ -147,7 +149,7 @@ def _run(check: Check, subject: Subject) -> Finding:
             warnings.simplefilter("ignore")
             result = check.run(subject)
     except NotApplicable as reason:
-        return Finding.none(check, str(reason))
+        return Finding.none(check, str(reason), left_out=isinstance(reason, OutOfTime))
     except AcdcError as error:  # a check that this model or metric does not allow
         return Finding.none(check, f"it cannot be run here: {error}")
     finding = Finding.of(check, result, max(time.perf_counter() - started, 1e-9))
@@ -155,8 +157,9 @@ def _run(check: Check, subject: Subject) -> Finding:
 
 
 def _report(subject: Subject, key: str, found: Mapping[str, Finding], *, complete: bool) -> AuditReport:
-    """The findings judged together."""
+    """The findings judged together; an audit is not complete whose time was too short for some check."""
     findings = [found[name] for name in CHECKS if name in found]
+    complete = complete and not any(f.left_out for f in findings)
     tested = [f for f in findings if f.p is not None]
     rejected = holm([f.p for f in tested if f.p is not None], ALARM)
     failed = {f.check for f, bad in zip(tested, rejected, strict=True) if bad}
@@ -193,10 +196,22 @@ def _key(subject: Subject) -> str:
     dataset = subject.dataset
     values = [
         VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), repr(subject.graph),
-        hashlib.sha256(subject.edges.tobytes()).hexdigest(), dataset.metric.name, dataset.ablation, subject.claim,
+        hashlib.sha256(subject.edges.tobytes()).hexdigest(), _metric(dataset.metric), dataset.ablation, subject.claim,
         subject.seed, None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def _metric(outcome: Outcome) -> list[str]:
+    """What tells a metric from others: its name, and of a user's function what it does, as far as its code says."""
+    if OUTCOMES.get(outcome.name) is outcome:
+        return [outcome.name]
+    function = inspect.unwrap(outcome.function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return [outcome.name, repr(function)]
+    constants = [value for value in code.co_consts if isinstance(value, int | float | str)]
+    return [outcome.name, repr((code.co_code, constants, code.co_names))]
 
 
 def _conditions(subject: Subject) -> str:
@@ -281,7 +296,8 @@ def _note(
         there = _noted(path, key, subject.level, subject.dataset.name)
         run = {name: finding for name, finding in found.items() if finding.seconds}
         left_out = found if complete else {}
-        report = _report(subject, key, {**known, **left_out, **there, **run}, complete=complete)
+        of_it = {name: f for name, f in {**known, **there}.items() if _is_of(f, subject)}
+        report = _report(subject, key, {**left_out, **of_it, **run}, complete=complete)
         write_atomically(path, report_json(report))
     return report
 

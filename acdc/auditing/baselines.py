@@ -98,7 +98,7 @@ def _few(subject: Subject, scale: Scale) -> Scale:
 def _won(scale: Scale, wins: float) -> str:
     if scale.exact or scale.outcome.is_distance:
         return ""
-    return f"; it wins against the model on {wins:.0%} of prompts"
+    return f"; it wins against the model on {wins:.0%} of prompts, ties counting half"
 
 
 def _number(subject: Subject) -> int:

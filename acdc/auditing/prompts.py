@@ -79,6 +79,8 @@ def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed:
                     return Fresh(drawn, "fresh prompts", unseen=True)
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
+    if held_out is not None:
+        held_out = None if all(among(held_out, found)) else without(held_out, found)
     if isinstance(task, Beside) and task.known is None:
         return Fresh(held_out or found, NOT_KNOWN, unseen=False)
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):

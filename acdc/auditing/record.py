@@ -53,6 +53,10 @@ class NotApplicable(Exception):
     """A check has nothing to say here; the message says why, and what would have to be given."""
 
 
+class OutOfTime(NotApplicable):
+    """It would not end in the time that there is."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Check:
     """One check of an audit.
@@ -79,6 +83,7 @@ class Finding:
     Attributes:
         verdict: "fail" where the p-value is rejected together with those of all other checks (Holm).
         seconds: that it took; conditions: the level and the fresh prompts that it was found at.
+        left_out: whether it was not run for want of time.
     """
 
     check: str
@@ -94,6 +99,7 @@ class Finding:
     seconds: float
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     conditions: str = ""
+    left_out: bool = False
 
     @classmethod
     def of(cls, check: Check, result: Result, seconds: float) -> Finding:
@@ -105,11 +111,12 @@ class Finding:
         )  # fmt: skip
 
     @classmethod
-    def none(cls, check: Check, reason: str) -> Finding:
+    def none(cls, check: Check, reason: str, *, left_out: bool = False) -> Finding:
         """The check had nothing to say."""
         return cls(
-            check.name, check.question, "not applicable", "", None, (None, None), None, None, reason, "", 0.0
-        )
+            check.name, check.question, "not applicable", "", None, (None, None), None, None, reason, "", 0.0,
+            left_out=left_out,
+        )  # fmt: skip
 
     def number(self) -> str:
         """The value with its interval and what it may be."""

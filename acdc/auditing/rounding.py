@@ -41,10 +41,11 @@ def _rounding(subject: Subject) -> Result:
             continue
         values[name] = float(found.mean())
         moved[name] = float(np.abs(found - base).max())
-    judged = [value for name, value in moved.items() if name != "bfloat16" and isinstance(value, float)]
-    worst = max(judged)
+    judged = {name: value for name, value in moved.items() if name != "bfloat16" and isinstance(value, float)}
+    worst = max(judged.values())
     half = moved.get("bfloat16")
-    found_text = f"float64 and other batches move no prompt by more than {worst:.2g} of the separation"
+    what = "float64 and other batches" if "float64" in judged else "other batches"
+    found_text = f"{what} move no prompt by more than {worst:.2g} of the separation"
     if isinstance(half, float):
         found_text += f", bfloat16 by {half:.2g}"
     return Result(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from acdc.auditing.prompts import FEWEST, NOT_KNOWN, Fresh, fresh_prompts
-from acdc.auditing.record import Level, NotApplicable
+from acdc.auditing.record import Level, OutOfTime
 from acdc.circuit import Circuit
 from acdc.circuit.constants import Constants
 from acdc.engine.batches import Batches
@@ -215,13 +215,13 @@ class Subject:
         """Refuse work that will not end in time.
 
         Raises:
-            NotApplicable: says how long it would take, and how to run it.
+            OutOfTime: says how long it would take, and how to run it.
         """
         if self.until is None:
             return
         need, left = seconds(self), self.until - time.monotonic()
         if need > left:
-            raise NotApplicable(
+            raise OutOfTime(
                 f"it would take about {need:,.0f} s, and {max(left, 0):,.0f} s are left: run it alone with "
                 f"--checks {name} and a longer --limit"
             )

@@ -96,6 +96,8 @@ def naming_task_of(made: Provenance) -> Iterator[None]:
     try:
         yield
     except AcdcError as error:
+        if made.task not in str(error) and made.metric not in str(error):  # it is of what was given beside them
+            raise
         raise AcdcError(
             f"{error} (the run names {made.task!r} as its task and {made.metric!r} as its metric: {_FROM}, and prompts "
             "or a metric that only Python had are not in the run)"

@@ -9,8 +9,6 @@ import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 
-import torch
-
 from acdc.circuit.constants import Constants
 from acdc.engine import memory, optimal, precision, ranks
 from acdc.engine.batches import Batches
@@ -93,11 +91,6 @@ class Problem:
         if given != expected:
             raise AcdcError(f"the graph is not one of model {self.model.name!r}: {given.unlike(expected)}")
         refuse_unfit(self.model)
-        if torch.is_autocast_enabled(self.model.device.type):
-            raise AcdcError(
-                "torch.autocast changes the precision of single operations: call acdc outside of it, and choose the "
-                "precision when the model is loaded (dtype)"
-            )
         refuse_branches(self.model, self.prompts)
         check_prompts(self.model, self.prompts[: self.batch_of("circuits")])
         if self.ablation == "optimal" and self.constants is None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from acdc.errors import UnsupportedModelError
+from acdc.errors import AcdcError, UnsupportedModelError
 from acdc.model import forward, passes
 from acdc.model.architecture import Attention
 from acdc.model.elsewhere import numbers
@@ -489,6 +489,8 @@ def refuse_unfit(model: Model) -> None:
         UnsupportedModelError: the module drops out at random, or its weights are in another dtype or on another device
             than when the model was loaded.
     """
+    if torch.is_autocast_enabled(model.device.type):
+        raise AcdcError("torch.autocast changes the precision of single operations: call acdc outside of it")
     refuse_dropout(model.module, model.name)
     for name, parameter in model.module.named_parameters():
         if (parameter.dtype, parameter.device) != (model.dtype, model.device):

@@ -250,7 +250,10 @@ def refuse_dropout(module: torch.nn.Module, name: str) -> None:
 def _drops_out(part: torch.nn.Module) -> bool:
     """Whether it would in training mode: by itself, or by a part that it takes the share from (attention)."""
     own = [part, *part.children()]
-    return bool(getattr(part, "attention_dropout", 0.0)) or any(isinstance(m, _DropoutNd) and m.p > 0 for m in own)
+    shares = [getattr(part, name, 0.0) for name in ("attention_dropout", "dropout")]  # a module is no share
+    return any(isinstance(x, int | float) and x > 0 for x in shares) or any(
+        isinstance(m, _DropoutNd) and m.p > 0 for m in own
+    )
 
 
 def _not_causal(module: torch.nn.Module) -> str:

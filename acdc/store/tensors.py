@@ -9,6 +9,7 @@ the file with `weights_only=True`, which makes tensors and calls nothing else.
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,11 @@ def open_tensors(path: Path) -> TensorFile:
         return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path, size)
     except AcdcError:
         raise
+    except pickle.UnpicklingError:
+        raise AcdcError(
+            f"{path} holds more than tensors, and code in it would have to be run to read that, which acdc never does: "
+            "save the weights as safetensors"
+        ) from None
     except Exception as error:  # both libraries raise whatever a broken file makes them stumble over
         raise AcdcError(f"{path} cannot be read as tensors: {reason(error)}") from None
 

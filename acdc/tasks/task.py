@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -202,6 +203,7 @@ def _checked(function: Callable[..., Tensor], name: str) -> MetricFunction:
     """
     n_arguments = _arguments(function, name)
 
+    @functools.wraps(function)
     def values(logits: Tensor, targets: Targets) -> Tensor:
         try:
             found = function(*(logits, targets)[:n_arguments])

@@ -50,13 +50,15 @@ def test_a_circuits_model_gives_what_the_patched_model_does(family: str, ablatio
     circuit = some_edges(model)
     subject = acdc.CircuitModel.of(model, prompts, circuit, ablation=ablation)
     corrupted = prompts.corrupted if ablation == "resample" else None
-    found = subject(prompts.clean, corrupted).gather(
+    found = subject(prompts.clean, corrupted_ids=corrupted).gather(
         1, prompts.positions[..., None].expand(-1, -1, families.VOCABULARY)
     )
     expected = patched(model, circuit, prompts, ablation)
     assert torch.allclose(found, expected, atol=1e-9)
     again = acdc.CircuitModel.load(subject.save(tmp_path / "m"), model=model)
-    assert torch.equal(again(prompts.clean, corrupted), subject(prompts.clean, corrupted))
+    assert torch.equal(
+        again(prompts.clean, corrupted_ids=corrupted), subject(prompts.clean, corrupted_ids=corrupted)
+    )
     assert not list((tmp_path / "m").glob("*.py"))
 
 
@@ -66,11 +68,11 @@ def test_generation_goes_on_with_the_likeliest_token(ablation: str) -> None:
     subject = acdc.CircuitModel.of(model, prompts, some_edges(model), ablation=ablation)
     start = prompts.clean[:2, :4]
     donor = prompts.corrupted[:2, :4] if ablation == "resample" else None
-    found = subject.generate(start, donor, max_new_tokens=3)
+    found = subject.generate(start, corrupted_ids=donor, max_new_tokens=3)
     assert found[:, :4].equal(start)
     for n in range(4, 7):
         other = None if donor is None else torch.cat((donor, found[:, 4:n]), 1)
-        assert found[:, n].equal(subject(found[:, :n], other)[:, -1].argmax(-1))
+        assert found[:, n].equal(subject(found[:, :n], corrupted_ids=other)[:, -1].argmax(-1))
 
 
 def test_a_model_without_a_fitting_donor_says_which_lengths_there_are(tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_a_model_without_a_fitting_donor_says_which_lengths_there_are(tmp_path: 
     with pytest.raises(AcdcError, match=r"no corrupted prompt of the task has 3 tokens .*they have 6"):
         subject(torch.tensor([[1, 2, 3]]))
     with pytest.raises(AcdcError, match="corrupted tokens of shape"):
-        subject(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 2]]))
+        subject(torch.tensor([[1, 2, 3]]), corrupted_ids=torch.tensor([[1, 2]]))
     by_place = acdc.CircuitModel.of(model, make_prompts(), some_edges(model), ablation="mean-position")
     with pytest.raises(AcdcError, match="means by position are of 6 positions"):
         by_place(torch.ones(1, 7, dtype=torch.long))
@@ -229,3 +231,32 @@ def test_exports_that_take_the_model(command: Command) -> None:
     )
     assert command("export", "run", "--to", "csv", "--ablation", "zero").status == 2
     assert task.name == "induction"
+
+
+def test_what_a_circuit_cannot_run_is_refused() -> None:
+    model, prompts = tiny("gpt2"), make_prompts(size=3)
+    graph = model.graph()
+    whole = acdc.CircuitModel.of(model, prompts, acdc.Circuit(graph, graph.valid), ablation="zero")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(whole(ids, edges=acdc.Circuit(graph, graph.valid)), whole(ids))
+    for given, expected in (
+        ({"input_ids": ids + 10**6}, "expected tokens between 0 and"),
+        ({"input_ids": -ids}, "expected tokens between 0 and"),
+        ({"input_ids": ids, "corrupted_ids": ids}, "corrupted tokens are for resampling"),
+        ({"input_ids": ids, "edges": np.ones((3, 3), bool)}, "expected edges of shape"),
+    ):
+        with pytest.raises(AcdcError, match=expected):
+            whole(**given)
+    with pytest.raises(AcdcError, match="a number of new tokens as a whole number"):
+        whole.generate(ids, max_new_tokens=2.0)  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(AcdcError, match="outside of it"):
+        whole(ids)
+
+
+def test_a_module_that_was_changed_makes_no_circuit_model() -> None:
+    model, prompts = tiny("gpt2"), make_prompts(size=3)
+    graph = model.graph()
+    handle = model.module.transformer.h[0].mlp.register_forward_hook(lambda *x: x[2] * 2)
+    with pytest.raises(AcdcError, match=r"changed|hook"):
+        acdc.CircuitModel.of(model, prompts, acdc.Circuit(graph, graph.valid), ablation="zero")
+    handle.remove()

@@ -14,7 +14,7 @@ import torch
 import acdc
 from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
-from acdc.auditing.prompts import fresh_prompts, without
+from acdc.auditing.prompts import among, fresh_prompts, without
 from acdc.auditing.record import AuditReport, Finding
 from acdc.auditing.subject import Scale
 from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
@@ -161,7 +161,10 @@ def test_fresh_prompts_are_new() -> None:
     assert unseen
     assert where == "fresh prompts"
     assert len(without(found, data.discovery)) == len(found)
-    assert fresh_prompts(data, model, data, 100)[0] is data.held_out
+    held_out = fresh_prompts(data, model, data, 100)[0]
+    assert data.held_out is not None
+    assert len(held_out) == len(without(data.held_out, data.discovery))
+    assert not any(among(held_out, data.discovery))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +287,7 @@ def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
     model = acdc.load("tiny-tasks-gqa")
     data = acdc.tasks.load("ioi", size=16).prepare(model)
     circuit = acdc.discover(model, data, **how)
-    same = dataclasses.replace(data, held_out=data.discovery)
+    same = dataclasses.replace(data, discovery=data.held_out, held_out=data.discovery)
     found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=1)["stability"].details
     assert found["searches on other prompts"]["overlap with the circuit"] == [1.0]
 
@@ -373,3 +376,38 @@ def test_what_lies_within_the_circuit_is_no_rival() -> None:
     report = acdc.audit(case.model, case.task, Circuit(case.graph, edges), checks=["rivals", "minimality"])
     assert report.failed == ("minimality",)
     assert report["rivals"].details["rival edges"] < edges.sum() / 2
+
+
+def test_an_audit_that_ran_out_of_time_is_not_complete(tmp_path: Path) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    circuit = acdc.discover(model, task, "eap", edges=20)
+    asked: dict[str, Any] = {"size": 16, "checks": ["held-out", "hypotheses"], "notes": tmp_path / "notes.json"}
+    short = acdc.audit(model, task, circuit, limit=1e-9, **asked)
+    assert not short.complete
+    assert "not all checks were run" in short.verdict()
+    assert acdc.audit(model, task, circuit, **asked).complete
+
+
+def test_findings_on_other_prompts_are_not_put_beside(tmp_path: Path) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    circuit = acdc.discover(model, task, "eap", edges=20)
+    notes = tmp_path / "notes.json"
+    first = acdc.audit(model, task, circuit, checks=["numbers"], size=32, notes=notes)
+    assert [f.check for f in first.findings] == ["numbers"]
+    second = acdc.audit(model, task, circuit, checks=["held-out"], size=16, notes=notes)
+    assert [f.check for f in second.findings] == ["held-out"]
+    assert second.n_prompts == 16
+
+
+def test_notes_of_another_function_of_the_same_name_are_not_taken(tmp_path: Path) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    circuit = acdc.discover(model, task, "eap", edges=20)
+    outcome = acdc.metrics.OUTCOMES["logit-difference"]
+    one = dataclasses.replace(
+        outcome, name="mine", function=lambda logits, targets: outcome.function(logits, targets)
+    )
+    two = dataclasses.replace(one, function=lambda logits, targets: outcome.function(logits, targets).sin())
+    asked: dict[str, Any] = {"checks": ["held-out"], "size": 16, "notes": tmp_path / "notes.json"}
+    acdc.audit(model, task, circuit, metric=one, **asked)
+    with pytest.raises(AcdcError, match="of another metric"):
+        acdc.audit(model, task, circuit, metric=two, **asked)

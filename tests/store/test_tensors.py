@@ -34,7 +34,7 @@ REFUSED = {
     "legacy": "torch.save has not written it, or not in a version since 1.6",
     "wrapped": "expected a state dict, names and plain tensors, got 'state_dict' among others",
     "list": "expected a state dict, names and plain tensors, got a list",
-    "attack": "cannot be read as tensors",
+    "attack": "holds more than tensors, and code in it",
     "attack-bare": "torch.save has not written it",
     "expanded": "claims more numbers than the file holds",
     "nested-key": "has keys, .*that are not texts, numbers or flat tuples",
