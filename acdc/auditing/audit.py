@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import math
 import time
@@ -124,7 +123,7 @@ def audit(
             _note(Path(notes), subject, key, known, found, complete=False)
     if notes is not None and missing:
         return _note(Path(notes), subject, key, known, found, complete=True)
-    return _report(subject, key, {n: f for n, f in known.items() if _is_of(f, subject)} | found, complete=True)
+    return _report(subject, key, _on_its_prompts(known, subject) | found, complete=True)
 
 
 def _chosen(level: str, names: Sequence[str] | None) -> list[Check]:
@@ -206,7 +205,7 @@ def _metric(outcome: Outcome) -> list[str]:
     """What tells a metric from others: its name, and of a user's function what it does, as far as its code says."""
     if OUTCOMES.get(outcome.name) is outcome:
         return [outcome.name]
-    function = inspect.unwrap(outcome.function)
+    function = getattr(outcome.function, "given", outcome.function)
     code = getattr(function, "__code__", None)
     if code is None:
         return [outcome.name, repr(function)]
@@ -216,6 +215,12 @@ def _metric(outcome: Outcome) -> list[str]:
 
 def _conditions(subject: Subject) -> str:
     return f"{subject.level}, on {prompts_digest(subject.fresh)}"
+
+
+def _on_its_prompts(findings: Mapping[str, Finding], subject: Subject) -> dict[str, Finding]:
+    """Those on the prompts of this audit, of whatever level: one report is of one set of prompts."""
+    where = _conditions(subject).partition(", on ")[2]
+    return {name: found for name, found in findings.items() if found.conditions.partition(", on ")[2] == where}
 
 
 def _is_of(finding: Finding | None, subject: Subject) -> bool:
@@ -296,7 +301,7 @@ def _note(
         there = _noted(path, key, subject.level, subject.dataset.name)
         run = {name: finding for name, finding in found.items() if finding.seconds}
         left_out = found if complete else {}
-        of_it = {name: f for name, f in {**known, **there}.items() if _is_of(f, subject)}
+        of_it = _on_its_prompts({**known, **there}, subject)
         report = _report(subject, key, {**left_out, **of_it, **run}, complete=complete)
         write_atomically(path, report_json(report))
     return report
