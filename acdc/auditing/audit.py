@@ -219,8 +219,8 @@ def _conditions(subject: Subject) -> str:
 
 def _on_its_prompts(findings: Mapping[str, Finding], subject: Subject) -> dict[str, Finding]:
     """Those on the prompts of this audit, of whatever level: one report is of one set of prompts."""
-    where = _conditions(subject).partition(", on ")[2]
-    return {name: found for name, found in findings.items() if found.conditions.partition(", on ")[2] == where}
+    where = prompts_digest(subject.fresh)
+    return {name: found for name, found in findings.items() if found.conditions.endswith(where)}
 
 
 def _is_of(finding: Finding | None, subject: Subject) -> bool:

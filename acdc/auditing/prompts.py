@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from acdc.errors import TaskError
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.repeats import among, without
+from acdc.tasks.repeats import new_ones, without
 from acdc.tasks.task import Dataset, OtherPrompts, Task
 from acdc.tasks.tokenise import ModelLike
 
@@ -50,8 +50,7 @@ class Beside(OtherPrompts):
         if self.known is None:
             return data
         given = data.discovery if data.held_out is None else data.held_out
-        new = None if all(among(given, self.known)) else without(given, self.known)
-        return dataclasses.replace(data, discovery=self.known, held_out=new, tokens=None)
+        return dataclasses.replace(data, discovery=self.known, held_out=new_ones(given, self.known), tokens=None)
 
 
 def draws(task: object) -> bool:
@@ -80,7 +79,7 @@ def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed:
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
     if held_out is not None:
-        held_out = None if all(among(held_out, found)) else without(held_out, found)
+        held_out = new_ones(held_out, found)
     if isinstance(task, Beside) and task.known is None:
         return Fresh(held_out or found, NOT_KNOWN, unseen=False)
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):

@@ -50,8 +50,8 @@ Pair = tuple[Input, Donor, int]
 """A clean input, its donor, and how many donors that one stands for."""
 
 
-def check_enumerable(model: Model, task: object, ablation: str) -> None:
-    """Refuse what has no finite number of inputs, or no claim about each.
+def check_enumerable(model: Model, task: object, ablation: str) -> tuple[TracrModel, InterpRecord | None]:
+    """The program whose inputs can be enumerated, and the record of the network that was trained on it, if one was.
 
     Raises:
         AcdcError: the task is not a program's, or the ablation is by what many prompts have in common.
@@ -61,7 +61,12 @@ def check_enumerable(model: Model, task: object, ablation: str) -> None:
             f"inputs are enumerated under {' and '.join(OF_EACH_PROMPT)} ablation, not {ablation}, where what "
             "removed edges carry is taken from many prompts together: certify without --enumerate"
         )
-    _program(model, task)
+    if isinstance(task, InterpTask):
+        record = InterpRecord.load(task.name)
+        return TracrModel.load(record.program), record
+    if isinstance(task, ProgramTask) and model.program is not None:
+        return model.program, None
+    raise AcdcError("enumeration needs a program's task (tracr-*, interp-*), whose inputs are finitely many")
 
 
 def enumerate_pairs(
@@ -81,10 +86,9 @@ def enumerate_pairs(
         most: runs of the circuit on one pair.
 
     Raises:
-        AcdcError: the task's inputs are not a program's.
+        AcdcError: as `check_enumerable`.
     """
-    check_enumerable(model, task, task.ablation)
-    program, record = _program(model, task)
+    program, record = check_enumerable(model, task, task.ablation)
     inputs = _Inputs(program, *(task.distribution in (kind, "varied") for kind in ("mixed", "permuted")))
     rng = np.random.default_rng(seed)
     pairs, what, proof = _pairs(model, inputs, task.ablation, graph, edges, most=most, rng=rng)
@@ -110,15 +114,6 @@ def enumerate_pairs(
         what=what, proof=proof, pairs=total, inputs=len(clean), changed=changed, mean=share / max(total, 1),
         worst=worst, refutations=tuple(refutations),
     )  # fmt: skip
-
-
-def _program(model: Model, task: object) -> tuple[TracrModel, InterpRecord | None]:
-    if isinstance(task, InterpTask):
-        record = InterpRecord.load(task.name)
-        return TracrModel.load(record.program), record
-    if isinstance(task, ProgramTask) and model.program is not None:
-        return model.program, None
-    raise AcdcError("enumeration needs a program's task (tracr-*, interp-*), whose inputs are finitely many")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,13 +52,18 @@ def among(prompts: Prompts, others: Prompts) -> list[bool]:
     return [row in known for row in pairs(prompts)]
 
 
+def new_ones(prompts: Prompts, others: Prompts) -> Prompts | None:
+    """The prompts that are not among others; None if every one is."""
+    new = [i for i, seen in enumerate(among(prompts, others)) if not seen]
+    return prompts[torch.tensor(new, device=prompts.clean.device)] if new else None
+
+
 def without(prompts: Prompts, others: Prompts) -> Prompts:
     """The prompts that are not among others.
 
     Raises:
         TaskError: every one is.
     """
-    new = [i for i, seen in enumerate(among(prompts, others)) if not seen]
-    if not new:
+    if (new := new_ones(prompts, others)) is None:
         raise TaskError("every prompt to judge it on is among those that it was found on: give others")
-    return prompts[torch.tensor(new, device=prompts.clean.device)]
+    return new

@@ -14,7 +14,7 @@ import torch
 import acdc
 from acdc.auditing import stability
 from acdc.auditing.checks import CHECKS
-from acdc.auditing.prompts import among, fresh_prompts, without
+from acdc.auditing.prompts import fresh_prompts
 from acdc.auditing.record import AuditReport, Finding
 from acdc.auditing.subject import Scale
 from acdc.benchmarks.measuring.planted import KINDS, Case, Kind, planted_in
@@ -25,6 +25,7 @@ from acdc.errors import AcdcError
 from acdc.metrics import OUTCOMES
 from acdc.metrics.hypotheses import holm
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.repeats import among, without
 
 WHERE = {
     "of another program": "tracr-count",
