@@ -271,7 +271,7 @@ def _no_unit(units: object) -> AcdcError:
             "edges at positions are scored by acdc.tracing.score_positions, and found by "
             "acdc.tracing.discover_positions, inside a circuit if one is given"
         )
-    return unknown("unit", str(units), UNITS)
+    return unknown("unit", str(units), (*UNITS, "neuron", "position"))
 
 
 def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) -> Circuit:

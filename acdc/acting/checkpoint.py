@@ -61,8 +61,14 @@ def silenced(
 
     Raises:
         AcdcError: the circuit is not of whole nodes, the ablation depends on the prompt, the family cannot hold it, or
-            the copy's logits are not those of the patched model.
+            the copy's logits are not those of the patched model; the model is in half precision, in which they
+            cannot be compared.
     """
+    if model.dtype not in (torch.float32, torch.float64):
+        raise AcdcError(
+            f"a checkpoint is made and compared in float32 or float64, and {model.name} is in "
+            f"{str(model.dtype).removeprefix('torch.')}: load it with dtype='float32', and cast the checkpoint"
+        )
     dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
     if dataset.ablation not in ("zero", "mean", "optimal"):
         raise AcdcError(

@@ -38,6 +38,7 @@ from acdc.tasks.task import check_ablation
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Task
 
+VERSION = "1.0"
 NAME, ARRAYS = "circuit-model.json", "circuit-model.safetensors"
 _LARGEST = 2**30
 
@@ -76,6 +77,13 @@ class CircuitModel(torch.nn.Module):
         refuse_unfit(model)
         self.model, self.circuit, self.ablation = model, circuit, check_ablation(ablation)
         self._references, self._donors = references, [tuple(row) for row in donors]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Raises an AcdcError: what has been read of the model and the references would not follow."""
+        raise AcdcError(
+            "a circuit's model stays in the dtype and on the device of its model: load that with another, "
+            "acdc.load(…, dtype=…, device=…)"
+        )
 
     @classmethod
     def of(
@@ -185,9 +193,18 @@ class CircuitModel(torch.nn.Module):
         """The tokens with what the circuit goes on with, the likeliest each time: `[B, T + max_new_tokens]`.
 
         The corrupted prompt goes on with the same tokens. No token ends it: rows are of one length.
+
+        Raises:
+            AcdcError: as `forward`; so many tokens fit neither the model's context nor the means by position.
         """
         check_whole("a number of new tokens", max_new_tokens, least=1)
-        tokens = torch.as_tensor(input_ids)
+        tokens, edges = torch.as_tensor(input_ids), Circuit(self.circuit.graph, self._edges(edges))
+        room = [n for n in (self.model.context_length, self._positions) if n is not None]
+        if tokens.dim() == 2 and room and (most := min(room) - tokens.shape[1] + 1) < max_new_tokens:
+            raise AcdcError(
+                f"after {tokens.shape[1]} tokens the circuit can go on by {max(0, most)} tokens, as its runs have at "
+                f"most {min(room)}; got {max_new_tokens}"
+            )
         if self.ablation == "resample" and corrupted_ids is None:
             corrupted_ids = self.donor(tokens.shape[1])[None].expand_as(tokens)
         for _ in range(max_new_tokens):
@@ -222,8 +239,9 @@ class CircuitModel(torch.nn.Module):
             arrays = {f"inputs.{i}": x for i, x in enumerate(self._references.inputs)}
             arrays |= {f"outputs.{i}": x for i, x in enumerate(self._references.outputs)}
         record = {
-            "format": "acdc-circuit-model", "version": "1.0", "model": self.model.name, "revision": self.model.revision,
-            "tokenizer": self.model.tokenizer_name, "weights_sha256": weights_digest(self.model),
+            "format": "acdc-circuit-model", "version": VERSION, "model": self.model.name,
+            "revision": self.model.revision, "tokenizer": self.model.tokenizer_name,
+            "weights_sha256": weights_digest(self.model),
             "ablation": self.ablation, "donors": [list(row) for row in self._donors],
         }  # fmt: skip
         with whole_folder(folder, force=force) as place:
@@ -262,6 +280,10 @@ class CircuitModel(torch.nn.Module):
             or any(not isinstance(value.get(name), kind) for name, kind in kinds.items())
         ):
             raise AcdcError(f"{what} is damaged, or not a circuit's model")
+        if value.get("version") != VERSION:
+            raise AcdcError(
+                f"{what} is of version {value.get('version')!r:.40}; this version of acdc reads {VERSION}"
+            )
         donors = value["donors"]
         if not all(isinstance(row, list) and all(type(x) is int and x >= 0 for x in row) for row in donors):
             raise AcdcError(f"{what} is damaged: expected donors as lists of token ids")
@@ -278,6 +300,11 @@ class CircuitModel(torch.nn.Module):
             raise AcdcError(f"the weights of {model.name} are not those that {what} was made with")
         circuit = Circuit.load(folder)
         references = _references(read(placed(folder, ARRAYS), largest=_LARGEST), what, model, circuit)
+        if (references is None) != (check_ablation(value["ablation"]) == "resample"):
+            some = "no values" if references is None else "values"
+            raise AcdcError(
+                f"{what} is damaged: its ablation is {value['ablation']}, and {ARRAYS} holds {some} for it"
+            )
         return cls(model, circuit, value["ablation"], references, donors)
 
     def extra_repr(self) -> str:

@@ -50,7 +50,8 @@ class Beside(OtherPrompts):
         if self.known is None:
             return data
         given = data.discovery if data.held_out is None else data.held_out
-        return dataclasses.replace(data, discovery=self.known, held_out=new_ones(given, self.known), tokens=None)
+        new = new_ones(given, self.known, data.ablation)
+        return dataclasses.replace(data, discovery=self.known, held_out=new, tokens=None)
 
 
 def draws(task: object) -> bool:
@@ -73,13 +74,13 @@ def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed:
         while size >= FEWEST:
             with contextlib.suppress(TaskError):  # too few different ones
                 drawn = dataclasses.replace(task, **changed, size=size).prepare(model).discovery
-                drawn = without(drawn, dataset.discovery)
+                drawn = without(drawn, dataset.discovery, dataset.ablation)
                 if len(drawn) >= FEWEST:
                     return Fresh(drawn, "fresh prompts", unseen=True)
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
     if held_out is not None:
-        held_out = new_ones(held_out, found)
+        held_out = new_ones(held_out, found, dataset.ablation)
     if isinstance(task, Beside) and task.known is None:
         return Fresh(held_out or found, NOT_KNOWN, unseen=False)
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):

@@ -164,13 +164,15 @@ def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
 
     if known is None:
         return data, False
-    found_here = all(among(data.discovery, known))
+    found_here = all(among(data.discovery, known, data.ablation))
     field = "discovery" if data.held_out is None else "held_out"
     prompts: Prompts = getattr(data, field)
-    seen = sum(among(prompts, known))
+    seen = sum(among(prompts, known, data.ablation))
     if not seen or (found_here and data.held_out is None):
         return data, found_here
-    left: dict[str, Any] = {field: without(prompts, known)} | ({"tokens": None} if field == "discovery" else {})
+    left: dict[str, Any] = {field: without(prompts, known, data.ablation)} | (
+        {"tokens": None} if field == "discovery" else {}
+    )
     some = f"{seen} of {len(prompts)} {'held-out ' * (field == 'held_out')}prompts"
     terminal.say("note", f"{some} are among those that the circuit was found on: left out", "bold")
     return dataclasses.replace(data, **left), found_here

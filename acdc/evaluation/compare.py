@@ -14,10 +14,12 @@ from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.evaluation.evaluate import evaluate
 from acdc.metrics import jaccard
+from acdc.tasks.repeats import among
 
 if TYPE_CHECKING:
     from acdc.model.model import Model
     from acdc.tasks import Task
+    from acdc.tasks.task import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +99,11 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
     faithfulness = None
     prompts: list[str] = []
     if opened is not None:
-        columns = []
+        columns, datasets = [], []
         for place, own in enumerate(circuits):
             model, task = opened(own)
             data = task.prepare(model)
+            datasets.append(data)
             judged = []
             for other, circuit in enumerate(circuits):
                 with warnings.catch_warnings():
@@ -110,8 +113,23 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
             prompts.append(judged[place].prompts)
             columns.append([float(x.faithfulness) for x in judged])
         faithfulness = tuple(zip(*columns, strict=True))
+        notes.extend(_seen(datasets, names))
     counts = tuple(circuit.n_edges for circuit in circuits)
     return Comparison(tuple(names), counts, tuple(pairs), faithfulness, tuple(notes), tuple(prompts))
+
+
+def _seen(datasets: Sequence[Dataset], names: Sequence[str]) -> list[str]:
+    """What to say of prompts of one's task that another circuit was found on: it is not judged on new ones there."""
+    notes = []
+    for place, data in enumerate(datasets):
+        prompts = data.discovery if data.held_out is None else data.held_out
+        seen = [sum(among(prompts, other.discovery, data.ablation)) for other in datasets]
+        some = ", ".join(f"{names[i]} on {n}" for i, n in enumerate(seen) if n and i != place)
+        if some:
+            notes.append(
+                f"of the {len(prompts)} prompts of {names[place]}'s task circuits were found on some: {some}"
+            )
+    return notes
 
 
 def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:

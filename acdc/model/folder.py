@@ -116,7 +116,9 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.exists():
-        raise AcdcError(f"{name}: the folder has no {CONFIG}; expected one written by save_pretrained")
+        packed = next(iter(sorted(folder.glob("*.gguf"))), None)
+        more = f", or the GGUF file itself: {packed}" if packed else ""
+        raise AcdcError(f"{name}: the folder has no {CONFIG}; expected one written by save_pretrained{more}")
     settings = _floats(read_json(path, largest=_LARGEST_CONFIG))
     if not isinstance(settings, dict):
         raise AcdcError(

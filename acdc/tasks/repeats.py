@@ -36,34 +36,37 @@ def repeats(prompts: Prompts) -> tuple[str, ...]:
     return (f"{of} repeat{'s' * (n == 1)} others, and intervals take each for a new one: leave them out",)
 
 
-def pairs(prompts: Prompts) -> list[tuple[int, ...]]:
-    """Clean and corrupted tokens of each prompt, without padding: what tells two prompts apart, whatever is asked."""
-    rows = []
-    parts = zip(prompts.clean.tolist(), prompts.corrupted.tolist(), prompts.mask.tolist(), strict=True)
-    for clean, corrupted, mask in parts:
-        both = ([token for token, real in zip(row, mask, strict=True) if real] for row in (clean, corrupted))
-        rows.append((*next(both), -1, *next(both)))
-    return rows
+def tokens_run(prompts: Prompts, ablation: str) -> list[tuple[tuple[int, ...], ...]]:
+    """The tokens of each prompt that are run, without padding: what tells two apart, whatever is asked of them.
+
+    The corrupted ones are among them where removed edges are resampled; under any other ablation nothing reads them.
+    """
+    read = (prompts.clean, prompts.corrupted) if ablation == "resample" else (prompts.clean,)
+    rows = zip(prompts.mask.tolist(), *(tokens.tolist() for tokens in read), strict=True)
+    return [
+        tuple(tuple(token for token, real in zip(tokens, mask, strict=True) if real) for tokens in both)
+        for mask, *both in rows
+    ]
 
 
-def among(prompts: Prompts, others: Prompts) -> list[bool]:
-    """Which of the prompts are among others, by their clean and corrupted tokens."""
-    known = set(pairs(others))
-    return [row in known for row in pairs(prompts)]
+def among(prompts: Prompts, others: Prompts, ablation: str) -> list[bool]:
+    """Which of the prompts are among others, by the tokens that are run under an ablation."""
+    known = set(tokens_run(others, ablation))
+    return [row in known for row in tokens_run(prompts, ablation)]
 
 
-def new_ones(prompts: Prompts, others: Prompts) -> Prompts | None:
+def new_ones(prompts: Prompts, others: Prompts, ablation: str) -> Prompts | None:
     """The prompts that are not among others; None if every one is."""
-    new = [i for i, seen in enumerate(among(prompts, others)) if not seen]
+    new = [i for i, seen in enumerate(among(prompts, others, ablation)) if not seen]
     return prompts[torch.tensor(new, device=prompts.clean.device)] if new else None
 
 
-def without(prompts: Prompts, others: Prompts) -> Prompts:
+def without(prompts: Prompts, others: Prompts, ablation: str) -> Prompts:
     """The prompts that are not among others.
 
     Raises:
         TaskError: every one is.
     """
-    if (new := new_ones(prompts, others)) is None:
+    if (new := new_ones(prompts, others, ablation)) is None:
         raise TaskError("every prompt to judge it on is among those that it was found on: give others")
     return new

@@ -90,9 +90,33 @@ def test_a_model_without_a_fitting_donor_says_which_lengths_there_are(tmp_path: 
         acdc.CircuitModel.load(folder, model=families.tiny("gpt2", torch.float64, seed=1))
     with pytest.raises(AcdcError, match=r"cannot be loaded by that name: give it with CircuitModel\.load"):
         acdc.load(str(folder))  # a model that was made in memory
+    record = json.loads((folder / "circuit-model.json").read_text())
+    for change, wrong in (
+        ({"version": "2.0"}, "is of version '2.0'; .* reads 1.0"),
+        ({"ablation": "zero"}, "no values"),
+    ):
+        (folder / "circuit-model.json").write_text(json.dumps(record | change))
+        with pytest.raises(AcdcError, match=wrong):
+            acdc.CircuitModel.load(folder, model=model)
     (folder / "circuit-model.json").write_text('{"format": "acdc-circuit-model"}')
     with pytest.raises(AcdcError, match="damaged"):
         acdc.CircuitModel.load(folder, model=model)
+
+
+def test_a_model_goes_on_within_its_context_and_stays_in_its_dtype() -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    subject = acdc.CircuitModel.of(model, prompts, some_edges(model), ablation="zero")
+    context = model.context_length
+    assert context is not None
+    with pytest.raises(AcdcError, match=rf"after 6 tokens the circuit can go on by {context - 5} tokens"):
+        subject.generate(prompts.clean, max_new_tokens=context - 4)
+    assert subject.generate(prompts.clean, max_new_tokens=context - 5).shape[1] == context + 1
+    for change in (subject.half, lambda: subject.to(torch.bfloat16), lambda: subject.to("cpu")):
+        with pytest.raises(AcdcError, match="stays in the dtype"):
+            change()
+    half = acdc.load(families.tiny("gpt2", torch.float32).module.to(torch.bfloat16))
+    with pytest.raises(AcdcError, match=r"float32 or float64, and .* is in bfloat16"):
+        save_checkpoint(half, prompts, whole_nodes(half, ("m0",)), "never", ablation="zero")
 
 
 HOLDS = {  # families whose checkpoints hold a circuit of nodes, by ablation

@@ -161,11 +161,11 @@ def test_fresh_prompts_are_new() -> None:
     found, where, unseen = fresh_prompts(task, model, data, 100)
     assert unseen
     assert where == "fresh prompts"
-    assert len(without(found, data.discovery)) == len(found)
+    assert len(without(found, data.discovery, data.ablation)) == len(found)
     held_out = fresh_prompts(data, model, data, 100)[0]
     assert data.held_out is not None
-    assert len(held_out) == len(without(data.held_out, data.discovery))
-    assert not any(among(held_out, data.discovery))
+    assert len(held_out) == len(without(data.held_out, data.discovery, data.ablation))
+    assert not any(among(held_out, data.discovery, data.ablation))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,25 @@ def test_the_command_judges_each_on_the_others_task(tmp_path: Path, command: Com
     text = command("compare", str(tmp_path / "one"), str(tmp_path / "other"), "--only-edges").out
     assert "Jaccard" in text
     assert "held-out" not in text
+
+
+def test_prompts_that_another_circuit_was_found_on_are_said() -> None:
+    model = acdc.load("tracr-hist")
+    data = acdc.tasks.load("tracr-hist").prepare(model)
+    some = dataclasses.replace(data, discovery=data.discovery[:8], held_out=data.discovery[8:20])
+    other = dataclasses.replace(data, discovery=data.discovery[10:16], held_out=data.discovery[20:24])
+    found = [acdc.discover(model, each, "eap-ig", edges=8) for each in (some, other)]
+    given = iter((some, other))
+
+    class Given:
+        def __init__(self, prepared: Any) -> None:
+            self.prepared = prepared
+
+        def prepare(self, model: Any) -> Any:
+            return self.prepared
+
+    said = compare(found, ["one", "two"], opened=lambda _: (model, Given(next(given)))).notes  # type: ignore[return-value,arg-type]
+    assert said == ("of the 12 prompts of one's task circuits were found on some: two on 6",)
 
 
 def test_one_run_is_too_few_for_the_command(tmp_path: Path, command: Command) -> None:

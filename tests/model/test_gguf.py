@@ -39,7 +39,10 @@ def test_quantised_weights_are_dequantised_and_are_said_to_be(tmp_path: Path) ->
 
 
 def test_a_file_is_known_by_its_beginning(tmp_path: Path) -> None:
-    path = tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.llama()).rename(tmp_path / "model.bin")
+    path = tiny_gguf.write(tmp_path / "tiny.gguf", tiny_gguf.llama())
+    with pytest.raises(AcdcError, match=r"or the GGUF file itself: .*tiny\.gguf"):
+        load(tmp_path)
+    path = path.rename(tmp_path / "model.bin")
     assert load(path).n_layers == 2
 
 

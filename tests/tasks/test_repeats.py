@@ -47,8 +47,16 @@ def test_repeats_among_bare_prompts_stay_with_a_warning() -> None:
 def test_prompts_are_told_apart_by_their_real_tokens() -> None:
     some = Prompts.from_tokens([[1, 2], [3, 2, 1]], [[4, 2], [4, 2, 1]], padding="left")
     others = Prompts.from_tokens([[1, 2], [5, 2]], [[4, 2], [4, 2]])
-    assert among(some, others) == [True, False]
-    assert without(some, others).clean.tolist() == [[3, 2, 1]]
+    assert among(some, others, "resample") == [True, False]
+    assert without(some, others, "resample").clean.tolist() == [[3, 2, 1]]
+
+
+def test_corrupted_tokens_tell_prompts_apart_where_they_are_read() -> None:
+    some = Prompts.from_tokens([[1, 2], [3, 2]], [[4, 2], [4, 2]])
+    others = Prompts.from_tokens([[1, 2], [5, 2]], [[6, 2], [6, 2]])
+    assert among(some, others, "resample") == [False, False]
+    for ablation in ("zero", "mean", "mean-position", "optimal"):
+        assert among(some, others, ablation) == [True, False]
 
 
 def test_a_size_above_what_a_file_has_is_said(tmp_path: Path) -> None:
