@@ -52,6 +52,24 @@ def top_pruned(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute")
     return graph.prune(first(graph, best_first(graph, values, by), _count(n)))
 
 
+def top_pruned_units(units: Units, values: FloatArray, n: int) -> BoolArray:
+    """As many of the best units as have no more than `n` edges between them, less those that dangle.
+
+    Args:
+        values: of each unit, the best the largest.
+    """
+    order = np.argsort(-values, kind="stable")
+
+    def edges(length: int) -> BoolArray:
+        return units.graph.prune(units.mask(np.isin(np.arange(units.n), order[:length])))
+
+    low, high = 0, units.n + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if edges(middle).sum() <= _count(n) else (low, middle)
+    return edges(low)
+
+
 def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute", prune: bool = True) -> BoolArray:
     """The edges that score at least `t`, less those that dangle unless `prune` is False; arguments as for `top`."""
     check_number("a threshold", t)

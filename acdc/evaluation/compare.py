@@ -13,6 +13,7 @@ import scipy.stats
 from acdc.circuit import Circuit
 from acdc.errors import AcdcError
 from acdc.evaluation.evaluate import evaluate
+from acdc.graph import units_of
 from acdc.metrics import jaccard
 from acdc.tasks.repeats import among
 
@@ -30,7 +31,8 @@ class Pair:
         first, second: their names.
         jaccard: edges in both over edges in either; 1 if both are empty.
         shared: edges in both; only_first, only_second: names of the others.
-        rank_correlation: Spearman's of the two rankings of all edges; None without scores, or where they do not vary.
+        rank_correlation: Spearman's of the two rankings of all edges, or nodes where both are of nodes; None without
+            scores, or where they do not vary.
     """
 
     first: str
@@ -135,7 +137,8 @@ def _seen(datasets: Sequence[Dataset], names: Sequence[str]) -> list[str]:
 def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:
     graph, rho = a.graph, None
     if a.scores is not None and b.scores is not None:
-        x, y = (c.scores.sizes()[graph.valid] for c in (a, b) if c.scores is not None)
+        units = units_of(graph, a.scores.unit if a.scores.unit == b.scores.unit else "edge")
+        x, y = (units.values_of(c.scores.sizes())[units.valid] for c in (a, b) if c.scores is not None)
         if np.ptp(x) > 0 and np.ptp(y) > 0:
             rho = float(scipy.stats.spearmanr(x, y).statistic)
     return Pair(

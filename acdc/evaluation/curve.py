@@ -15,6 +15,7 @@ from acdc.engine import memory, ranks
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Progress, no_progress
 from acdc.errors import AcdcError, check_number, check_type
+from acdc.graph import units_of
 from acdc.metrics import (
     CONFIDENCE,
     MIB_SHARES,
@@ -143,7 +144,8 @@ def curve(
 
     Args:
         shares: of all edges, rising: n = int(share · edges) of the best edges, less those that dangle (MIB's rule,
-            `acdc.circuit.selection.top_pruned`), which are fewer than `Scores.top(n)` keeps.
+            `acdc.circuit.selection.top_pruned`), which are fewer than `Scores.top(n)` keeps. Of nodes, as many of
+            the best as have no more edges between them.
         by: "absolute" as MIB ranks for CMD, "signed" as it ranks for CPR.
         aggregate: what "absolute" is (`Scores.sizes`): "signed" as MIB ranks; None: the scores' own.
         confidence: of the intervals; None: no intervals.
@@ -156,7 +158,11 @@ def curve(
         model, dataset, graph, found=scores, batch_size=batch_size, memory=memory, seed=seed, progress=progress
     )
     ranked, how = scores.ranked(by, aggregate)
-    circuits = [selection.top_pruned(graph, ranked, int(share * graph.n_edges), by="signed") for share in shares]
+    units, counts = units_of(graph, scores.unit), [int(share * graph.n_edges) for share in shares]
+    if scores.unit == "edge":
+        circuits = [selection.top_pruned(graph, ranked, n, by="signed") for n in counts]
+    else:
+        circuits = [selection.top_pruned_units(units, units.values_of(ranked), n) for n in counts]
     outcomes = [dataset.metric, *over_the_vocabulary(model)[:1]]
     measured, *divergence = measure_prompts(problem, [np.zeros_like(graph.valid), *circuits], outcomes)
     full, empty, values = measured.full, measured.circuits[0], measured.circuits[1:]  # values [size, prompt]

@@ -372,6 +372,8 @@ def test_an_interrupted_search_goes_on_from_where_it_was(command: Command, monke
     result = command(*search)
     assert result.status == 0
     assert not list(Path().glob(".*"))
+    assert "seconds_since_resumed" in json.loads(result.out)
+    assert "seconds" not in acdc.Circuit.load("run").provenance.measured
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])

@@ -22,6 +22,7 @@ from acdc.engine.problem import Problem
 from acdc.engine.references import NOT_LEARNED
 from acdc.errors import AcdcError
 from acdc.evaluation.judging import random_circuits_like, warn_if_useless
+from acdc.graph import units_of
 from acdc.metrics import MIB_SHARES, OUTCOMES
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
@@ -239,6 +240,19 @@ def test_the_truth_of_a_compiled_program_comes_with_its_task() -> None:
 
 
 # ---- curves -----------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_of_nodes_is_of_whole_nodes() -> None:
+    subject, data = model(), dataset()
+    scores = acdc.score(subject, data, "eap-ig", units="node")
+    graph, units = scores.graph, units_of(scores.graph, "node")
+    curve = acdc.curve(subject, data, scores, aggregate=None)
+    values = units.values_of(scores.sizes())
+    sizes = [graph.prune(units.mask(values >= value)).sum() for value in sorted(values, reverse=True)]
+    assert len(set(sizes)) > 4
+    for share, n in zip(curve.shares, curve.n_edges, strict=True):
+        assert n == max((size for size in sizes if size <= int(share * graph.n_edges)), default=0)
+    assert curve.faithfulness[-1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("by", ["absolute", "signed"])
