@@ -154,11 +154,8 @@ def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
     """Prompts to judge a circuit on without those it was found on, which a note counts.
 
     Returns:
-        The dataset, and whether all its discovery prompts are among them; without held-out prompts, none is left out
-        then.
-
-    Raises:
-        TaskError: all held-out prompts are.
+        The dataset, and whether all its discovery prompts are among them. Where no prompt to judge it on is new,
+        none is left out, and they count as those of discovery.
     """
     from acdc.tasks.repeats import among, without
 
@@ -170,6 +167,13 @@ def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
     seen = sum(among(prompts, known, data.ablation))
     if not seen or (found_here and data.held_out is None):
         return data, found_here
+    if field == "held_out" and seen == len(prompts):
+        terminal.say(
+            "note",
+            f"under {data.ablation} ablation all {seen} held-out prompts are among those that the circuit was found on",
+            "bold",
+        )
+        return dataclasses.replace(data, discovery=prompts, held_out=None, tokens=None), True
     left: dict[str, Any] = {field: without(prompts, known, data.ablation)} | (
         {"tokens": None} if field == "discovery" else {}
     )

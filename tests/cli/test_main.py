@@ -297,6 +297,7 @@ def test_evaluate_measures_what_discover_measured(command: Command, run_folder: 
     other = json.loads(command("evaluate", run_folder, "--json", "--ablation", "zero", "--size", 8).out)
     assert other["ablation"] == "zero"
     assert other["n_prompts"] == 8
+    assert other["prompts"] == "discovery"  # with nothing resampled, a prompt is its clean tokens
 
 
 def test_evaluate_says_whether_the_circuit_was_found_on_the_prompts(command: Command, run_folder: Path) -> None:
