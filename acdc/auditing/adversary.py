@@ -41,6 +41,7 @@ def _adversary(subject: Subject) -> Result:
     removed = subject.graph.valid & ~subject.edges
     if not removed.any():
         raise NotApplicable("the circuit is the whole graph: there is nothing for an adversary to bring back")
+    subject.need_others()
     allowed = max(subject.broken, LEAST_ALLOWED)
     outcome = _smooth(subject)
     attacked = Scale(subject.problem(subject.dataset.discovery[:MOST_PROMPTS], outcome=outcome), exact=False)

@@ -37,6 +37,8 @@ def _backups(subject: Subject) -> Result:
     parts = np.flatnonzero(subject.edges.any(axis=0) & (graph.source_stage > 0))
     if not len(parts):
         raise NotApplicable("no head and no MLP is in the circuit, so there is nothing to knock out")
+    subject.need_others()
+    allowed = APART if subject.exact else subject.broken
     on = dataclasses.replace(subject.dataset, discovery=subject.dataset.discovery[:MOST_PROMPTS], held_out=None)
     found = completeness(
         subject.model, on, subject.circuit, random_sets=SETS[subject.level],
@@ -53,7 +55,6 @@ def _backups(subject: Subject) -> Result:
     sets = {k.components: _sources(graph, k) for k in chosen}  # the same set may be the worst of several kinds
     many = subject.on_many
     apart_in = dict(zip(sets, many.apart(*_knocked_out(subject, many, list(sets.values()))), strict=True))
-    allowed = APART if subject.exact else subject.broken
     tests = [mean_exceeds(row, allowed) for row in apart_in.values()]
     means = {components: float(row.mean()) for components, row in apart_in.items()}
     worst, share = max(means.items(), key=lambda item: item[1])

@@ -21,6 +21,7 @@ from acdc.errors import AcdcError, TaskError
 from acdc.graph import FloatArray
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.metrics.hypotheses import any_of, mean_exceeds
+from acdc.tasks.task import takes_texts
 
 METRICS = ("logit-difference", "probability", "kl", "l2", "projection")
 JUDGED = ("probability", "kl")
@@ -29,6 +30,7 @@ MOST_PROMPTS = 128
 
 
 def _matrix(subject: Subject) -> Result:
+    allowed = max(subject.broken, 0.25)
     cells: dict[str, dict[str, float]] = {}
     judged: dict[str, FloatArray] = {}
     own = subject.dataset.ablation
@@ -39,6 +41,8 @@ def _matrix(subject: Subject) -> Result:
         row: dict[str, float] = {}
         for name in metrics:
             outcome = subject.dataset.metric if name == subject.dataset.metric.name else OUTCOMES[name]
+            if prompts.branched and not takes_texts(outcome):
+                continue
             with contextlib.suppress(TaskError, AcdcError):
                 scale = Scale(subject.problem(prompts, outcome=outcome, ablation=ablation), exact=False)
                 share = scale.shares([subject.edges])[0]
@@ -54,7 +58,6 @@ def _matrix(subject: Subject) -> Result:
             judged["denoising"] = share
     if not judged:
         raise NotApplicable("no metric can be measured on these prompts")
-    allowed = max(subject.broken, 0.25)
     tests = {name: mean_exceeds(share, allowed) for name, share in judged.items()}
     worst = max(judged, key=lambda name: float(judged[name].mean()))
     flips = [kind for kind, row in cells.items() if kind in kinds and kind != own and max(row.values()) > allowed]

@@ -5,8 +5,8 @@ something, more than a tenth of what its edges do that matter, and at most 2.5%;
 on some prompt is needed, however rarely that is.
 
 The more edges, the more prompts it takes to say so of one of them: hundreds at least. So one
-thing is asked of the circuit as a whole, too: may half of its edges, those of the least effect on the discovery
-prompts, go together at less than the claim allows on other prompts?
+thing is asked of the circuit as a whole, too, where there are other prompts than those of discovery: may half of its
+edges, those of the least effect on the discovery prompts, go together at less than the claim allows on the others?
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def _minimal(subject: Subject) -> Result:
         raise NotApplicable("the circuit has no edge")
     places = np.argwhere(edges)
     dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
-    searches = [(scale, scale.search(edges)) for scale in (subject.on_fresh, subject.on_discovery)]
+    scales = [subject.on_fresh, *([subject.on_discovery] if subject.has_others else [])]
+    searches = [(scale, scale.search(edges)) for scale in scales]
     effects = _effects(searches, [place[None] for place in places])  # [edge, prompt]
     means = effects.mean(axis=1)
     average = float((means**2).sum() / max(means.sum(), 1e-12))  # of the edges that matter
@@ -55,7 +56,7 @@ def _minimal(subject: Subject) -> Result:
         rows = _effects(searches, groups)
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
-    half, cost, p_half = _half(subject, searches[0], places, effects)
+    half, cost, p_half = _half(subject, searches[0], places, effects) if subject.has_others else (0, 0.0, 1.0)
     p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
     left = _after(subject, needless)
     found = f"{len(needless)} of {len(names)} edges are shown to do nothing alone"
@@ -79,7 +80,9 @@ def _minimal(subject: Subject) -> Result:
         details={
             "an edge does nothing below a share of": least,
             "effect of an edge that matters": average,
-            "half of the edges": {"edges": half, "share of the way to the empty circuit": cost, "p": p_half},
+            "half of the edges": {"edges": half, "share of the way to the empty circuit": cost, "p": p_half}
+            if half
+            else None,
             "needless": needless[:SHOWN],
             "needless together": named[:SHOWN],
             "dangling": graph.edge_names(dangling)[:SHOWN],

@@ -40,15 +40,15 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 
 def _shift(subject: Subject) -> Result:
     rows: dict[str, dict[str, float]] = {}
-    tests = []
+    tests, allowed = [], subject.broken
     for name, prompts in _variants(subject):
         if len(prompts) < FEWEST:
             continue
         with contextlib.suppress(AcdcError):
             scale = Scale(subject.problem(prompts), exact=subject.exact)
             share = scale.shares([subject.edges])[0]
+            tests.append(mean_exceeds(share, allowed))
             rows[name] = {"prompts": len(share), "share": float(share.mean()), "largest": float(share.max())}
-            tests.append(mean_exceeds(share, subject.broken))
     if not rows:
         raise NotApplicable(
             "no other distribution of these prompts is known: give a second task or file (--shift FILE)"
@@ -57,7 +57,7 @@ def _shift(subject: Subject) -> Result:
     return Result(
         statistic="largest mean share of the way to the empty circuit on shifted prompts",
         value=rows[worst]["share"],
-        threshold=subject.broken,
+        threshold=allowed,
         p=any_of(tests),
         found=f"furthest on {worst}, of {len(rows)} kinds: {rows[worst]['share']:.1%} of the way to no circuit",
         advice="say on which prompts the circuit holds, or find it on a mixture of them",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from acdc.auditing.prompts import FEWEST, NOT_KNOWN, Fresh, fresh_prompts
-from acdc.auditing.record import Level, OutOfTime
+from acdc.auditing.record import Level, NotApplicable, OutOfTime
 from acdc.circuit import Circuit
 from acdc.circuit.constants import Constants
 from acdc.engine.batches import Batches
@@ -105,8 +105,15 @@ class Subject:
 
     @property
     def broken(self) -> float:
-        """Largest mean share that anything but the claim's own conditions may cost."""
-        return 0.0 if self.exact else max(BROKEN, 2 * self.tolerance)
+        """Largest mean share that anything but the claim's own conditions may cost.
+
+        Raises:
+            NotApplicable: so low a claim allows all that there can be.
+        """
+        allowed = 0.0 if self.exact else max(BROKEN, 2 * self.tolerance)
+        if allowed >= 1:
+            raise NotApplicable(f"so low a claim, a faithfulness of {self.claim:.3g}, allows all that there can be")
+        return allowed
 
     # ---- prompts -----------------------------------------------------------------------------------------------
 
@@ -137,6 +144,16 @@ class Subject:
     def unseen(self) -> bool:
         """Whether the circuit was not found on the fresh prompts."""
         return self._drawn.unseen
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the fresh prompts are other ones than those of discovery, known or not."""
+        return self.fresh is not self.dataset.discovery
+
+    def need_others(self) -> None:
+        """Raises NotApplicable: what is chosen on the discovery prompts could be judged on nothing else."""
+        if not self.has_others:
+            raise NotApplicable(f"what is chosen on the discovery prompts is judged on others: {self.where}")
 
     @cached_property
     def shifted(self) -> Dataset | None:

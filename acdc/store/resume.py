@@ -33,6 +33,25 @@ LEAST_SECONDS = 5.0
 _INSTEAD = "delete it to begin anew, or choose another"
 
 
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What work took: seconds by the wall clock, and processor seconds of all threads; NaN where it is not known."""
+
+    seconds: float = 0.0
+    processor_seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.processor_seconds + other.processor_seconds)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.seconds - other.seconds, self.processor_seconds - other.processor_seconds)
+
+    @classmethod
+    def now(cls) -> Spent:
+        """The clocks of this process, of which differences have a meaning."""
+        return cls(time.perf_counter(), time.process_time())
+
+
 @dataclasses.dataclass
 class ResumeFile:
     """A file to go on from; without a path nothing is ever noted.
@@ -48,6 +67,8 @@ class ResumeFile:
     stays: bool = False
     _last: float = dataclasses.field(default_factory=time.monotonic, repr=False)
     _fails: bool = dataclasses.field(default=False, repr=False)
+    _began: Spent = dataclasses.field(default_factory=Spent.now, repr=False)
+    _before: Spent = dataclasses.field(default_factory=Spent, repr=False)
 
     def load(self, expected: Expected, *, endless: Collection[str] = ()) -> Arrays:
         """What was noted last; empty if there is nothing.
@@ -79,7 +100,7 @@ class ResumeFile:
                 whole = set(file.keys()) == set(expected) == set(found)
         except (SafetensorError, OSError, ValueError, TypeError, KeyError):
             whole, found, metadata = False, {}, {}
-        whole = whole and metadata.get("digest") == _content(found)
+        whole = whole and metadata.get("digest") == _content(found, metadata.get("spent", ""))
         for name, array in found.items():
             whole = whole and array.dtype == expected[name][1]
             whole = whole and not (np.isnan(array) if name in endless else ~np.isfinite(array)).any()
@@ -88,6 +109,7 @@ class ResumeFile:
                 f"the progress file {self.path} is damaged: expected whole notes of this work, and it was cut short or "
                 f"changed, or is none; {_INSTEAD}"
             )
+        self._before = _spent(metadata)
         return found
 
     def save(self, **arrays: npt.ArrayLike) -> None:
@@ -97,7 +119,10 @@ class ResumeFile:
         content = {name: np.ascontiguousarray(np.atleast_1d(value)) for name, value in arrays.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, save(content, metadata={"key": self.key, "digest": _content(content)}))
+            total = self._before + (Spent.now() - self._began)
+            spent = f"{total.seconds} {total.processor_seconds}"
+            about = {"key": self.key, "spent": spent, "digest": _content(content, spent)}
+            write_atomically(self.path, save(content, metadata=about))
         except (AcdcError, OSError) as error:
             if not self._fails:
                 warnings.warn(f"no progress is noted for now: {error}", stacklevel=2)
@@ -114,9 +139,32 @@ class ResumeFile:
             self.path.unlink(missing_ok=True)
 
 
-def _content(arrays: Arrays) -> str:
-    """A digest of arrays and their names."""
-    return digest(part for name in sorted(arrays) for part in (name, arrays[name]))
+def _content(arrays: Arrays, spent: str) -> str:
+    """A digest of arrays and their names, and of what they took where that is noted."""
+    parts = [part for name in sorted(arrays) for part in (name, arrays[name])]
+    return digest([*parts, spent] if spent else parts)
+
+
+def spent_before(path: Path) -> Spent:
+    """What the work took up to what a file notes; nothing where there is no file."""
+    if not path.is_file():
+        return Spent()
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _spent(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return _UNKNOWN
+
+
+def _spent(metadata: Mapping[str, str]) -> Spent:
+    try:
+        seconds, processor_seconds = map(float, metadata["spent"].split())
+    except (KeyError, ValueError):
+        return _UNKNOWN
+    return Spent(seconds, processor_seconds)
+
+
+_UNKNOWN = Spent(float("nan"), float("nan"))
 
 
 def number(arrays: Arrays, name: str) -> float:

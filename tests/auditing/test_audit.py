@@ -412,3 +412,46 @@ def test_notes_of_another_function_of_the_same_name_are_not_taken(tmp_path: Path
     acdc.audit(model, task, circuit, metric=one, **asked)
     with pytest.raises(AcdcError, match="of another metric"):
         acdc.audit(model, task, circuit, metric=two, **asked)
+
+
+@pytest.mark.parametrize(("claim", "judged"), [(0.7, True), (0.6, False)])
+def test_what_so_low_a_claim_allows_is_not_passed(claim: float, judged: bool) -> None:
+    """Nothing could refute it: such a check does not apply, and none passes without a test."""
+    model = acdc.load("tiny-tasks")
+    data = acdc.tasks.load("ioi", size=32).prepare(model)
+    circuit = acdc.discover(model, data, "eap-ig", edges=60)
+    checks = ["held-out", "matrix", "shift"]
+    found = acdc.audit(model, acdc.tasks.load("ioi", size=32), circuit, checks=checks, faithfulness=claim, size=32)
+    for name in checks:
+        applies = judged or name == "held-out"
+        assert (found[name].verdict != "not applicable") == applies
+        assert applies or "so low a claim, a faithfulness of 0.6" in found[name].found
+
+
+def test_prompts_count_once_where_there_are_no_others() -> None:
+    """Minimality pools the prompts of discovery with others; what is chosen on the former is not judged on them."""
+    model = acdc.load("tiny-tasks")
+    prompts = acdc.tasks.load("ioi", size=24).prepare(model).discovery
+    circuit = acdc.discover(model, prompts, "eap-ig", edges=30)
+    found = acdc.audit(model, prompts, circuit, checks=["minimality", "completeness", "adversary"])
+    assert found["minimality"].found.startswith("24 prompts show of no single edge")
+    assert found["minimality"].details["half of the edges"] is None
+    for name in ("completeness", "adversary"):
+        assert found[name].verdict == "not applicable"
+        assert "is judged on others: prompts it was found on" in found[name].found
+
+
+def test_a_metric_of_one_token_is_no_cell_of_answers_of_several() -> None:
+    model = acdc.load("tiny-tasks")
+    drawn = acdc.tasks.load("ioi", size=32).prepare(model).discovery
+    rows = [row[mask].tolist() for row, mask in zip(drawn.clean, drawn.mask, strict=True)]
+    other = [row[mask].tolist() for row, mask in zip(drawn.corrupted, drawn.mask, strict=True)]
+    assert drawn.answers is not None
+    assert drawn.wrong is not None
+    right, wrong = ([[[int(row[0]), 1]] for row in answers] for answers in (drawn.answers, drawn.wrong))
+    prompts = Prompts.from_continuations(rows, other, right, wrong)
+    circuit = acdc.discover(model, prompts, "eap-ig", metric="log-probability-difference", edges=60)
+    found = acdc.audit(model, prompts, circuit, metric="log-probability-difference", checks=["matrix"])
+    cells = found["matrix"].details["mean share of the way to the empty circuit"]["resample"]
+    assert "log-probability-difference" in cells
+    assert "logit-difference" not in cells

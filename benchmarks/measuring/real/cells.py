@@ -30,6 +30,7 @@ from acdc.metrics import (
     share_interval,
 )
 from acdc.model.model import Model
+from acdc.store.resume import Spent, spent_before
 from acdc.store.rows import Rows
 from acdc.store.writing import write_atomically
 from acdc.tasks.task import Dataset
@@ -193,12 +194,13 @@ def _cuts(
         assert given is not None
         return measure_once(lambda: {FRONT: RIVALS[method](model, data, Clock(given))}, model.device)
     if get_method(method).score is None:
-        goes_on = resume.exists()
+        before = spent_before(resume)
         found, cost = measure_once(
             lambda: acdc.discover(model, data, method, metric="kl", edges=fewest, resume=resume), model.device
         )
-        if goes_on:
-            cost = dataclasses.replace(cost, seconds=np.nan, processor_seconds=np.nan, forward=0, backward=0)
+        if before != Spent():  # passes are not noted
+            whole = before + Spent(cost.seconds, cost.processor_seconds)
+            cost = dataclasses.replace(cost, **dataclasses.asdict(whole), forward=0, backward=0)
         assert found.scores is not None
         order = found.scores.order
         return {FRONT: found.scores.sizes() if order is None else order}, cost
