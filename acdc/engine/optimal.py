@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 STEPS = 100
 RATE, BETAS = 0.3, (0.8, 0.95)
 """Of Adam: a learning rate in standard deviations of the source's output, falling to 0 in a straight line, and a short
-memory, for so few steps. With these the loss of heads and MLPs is within some percent of the least (see the tests); that
-of the input, whose constant goes furthest from the mean, was 19% above it in a random model (1% with 300 steps)."""
+memory, for so few steps. With these the loss of heads and MLPs is within some percent of the least (see the tests); of
+the input, whose constant goes furthest from the mean, it was 19% above that in a random model (1% with 300 steps)."""
 FEWEST_PROMPTS, MOST_PROMPTS = 4, 64
 """Prompts that constants are learned on: the first ones."""
 
