@@ -59,8 +59,8 @@ than 64 and 128 held out with `--size` and `--held-out`. Cells that were not run
     ]  # fmt: skip
     machines = ", ".join(dict.fromkeys(cell.machine for cell in cells))
     parts.append(
-        f"## What they cost\n\nPasses are of one prompt; measured on {machines}. Of a search that went on from where it "
-        "was stopped, passes, and seconds where they were not noted, are not known (–)."
+        f"## What they cost\n\nPasses are of one prompt; measured on {machines}. Of a search that went on from where "
+        "it was stopped, passes, and seconds where they were not noted, are not known (–)."
     )
     parts.append(_table(head, body))
     return "\n\n".join(parts) + "\n"
