@@ -162,6 +162,9 @@ def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
     if known is None:
         return data, False
     found_here = all(among(data.discovery, known, data.ablation))
+    if data.held_out is not None and not found_here and any(among(data.discovery, known, data.ablation)):
+        others = without(data.discovery, known, data.ablation)  # measured beside, and called other prompts
+        data = dataclasses.replace(data, discovery=others, tokens=None)
     field = "discovery" if data.held_out is None else "held_out"
     prompts: Prompts = getattr(data, field)
     seen = sum(among(prompts, known, data.ablation))

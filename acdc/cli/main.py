@@ -378,6 +378,8 @@ def evaluate(
             )  # fmt: skip
             if not as_it_was:
                 evaluation = judged_on(evaluation, found_here if known is not None else None)
+            elif not made.prompts_sha256:
+                evaluation = judged_on(evaluation, None)
             more: dict[str, Any] = {}
             if curve:
                 if circuit.scores is None:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from acdc.circuit import Circuit
+from acdc.engine.belonging import prompts_digest
 from acdc.errors import AcdcError
 from acdc.evaluation.evaluate import evaluate
 from acdc.graph import units_of
@@ -54,7 +55,8 @@ class Comparison:
         faithfulness: `[circuit][task]` of each circuit on the prompts of each one's task, in that one's model; None if
             nothing was run. NaN where it is undefined.
         notes: what a reader must know.
-        prompts: of each task: "held-out", "discovery" (those its circuit was found on) or "other".
+        prompts: of each task: "held-out", "discovery" (those its circuit was found on), "other", or "given" where
+            the circuit does not say on which it was found.
     """
 
     names: tuple[str, ...]
@@ -112,20 +114,27 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
                     if other != place:  # that it was found on other prompts is what is asked about
                         warnings.simplefilter("ignore", UserWarning)
                     judged.append(evaluate(model, data, circuit, random_circuits=0, confidence=None))
-            prompts.append(judged[place].prompts)
+            prompts.append(judged[place].prompts if own.provenance.prompts_sha256 else "given")
             columns.append([float(x.faithfulness) for x in judged])
         faithfulness = tuple(zip(*columns, strict=True))
-        notes.extend(_seen(datasets, names))
+        notes.extend(_seen(datasets, circuits, names))
     counts = tuple(circuit.n_edges for circuit in circuits)
     return Comparison(tuple(names), counts, tuple(pairs), faithfulness, tuple(notes), tuple(prompts))
 
 
-def _seen(datasets: Sequence[Dataset], names: Sequence[str]) -> list[str]:
-    """What to say of prompts of one's task that another circuit was found on: it is not judged on new ones there."""
+def _seen(datasets: Sequence[Dataset], circuits: Sequence[Circuit], names: Sequence[str]) -> list[str]:
+    """What to say of prompts of one's task that another circuit was found on: it is not judged on new ones there.
+
+    Of a circuit that does not say on which prompts it was found, or not on those that are at hand, nothing is known.
+    """
     notes = []
+    found_on = [
+        data.discovery if circuit.provenance.prompts_sha256 == prompts_digest(data.discovery) else None
+        for data, circuit in zip(datasets, circuits, strict=True)
+    ]
     for place, data in enumerate(datasets):
         prompts = data.discovery if data.held_out is None else data.held_out
-        seen = [sum(among(prompts, other.discovery, data.ablation)) for other in datasets]
+        seen = [0 if other is None else sum(among(prompts, other, data.ablation)) for other in found_on]
         some = ", ".join(f"{names[i]} on {n}" for i, n in enumerate(seen) if n and i != place)
         if some:
             notes.append(

@@ -299,20 +299,24 @@ def _read_as(lines: tuple[Line, ...], name: str, model: ModelLike) -> tuple[str,
 def _apart(
     held_out: tuple[_Row, ...], kept: tuple[_Row, ...], task: FileTask
 ) -> tuple[tuple[_Row, ...], list[str]]:
-    """Held-out rows, and what to warn of: of a split, none has a discovery prompt's tokens."""
-    known = {row.pair.clean for row in kept}
-    new = tuple(row for row in held_out if row.pair.clean not in known)
-    if len(new) == len(held_out):
+    """The held-out rows that are no discovery prompts, and what to warn of.
+
+    Of a split none has a discovery prompt's clean tokens; in a file of their own none is run as one of discovery.
+    """
+    both = task.ablation == "resample" and not task.parted
+
+    def tokens(row: _Row) -> Hashable:
+        return (row.pair.clean, row.pair.corrupted) if both else row.pair.clean
+
+    known = set(map(tokens, kept))
+    shared = [row.label for row in held_out if tokens(row) in known]
+    if not shared:
         return held_out, []
-    shared = [row.label for row in held_out if row.pair.clean in known]
-    n, are_shared = len(shared), are(len(shared))
-    if not task.parted:
-        of = counted(n, "held-out prompt")
-        return held_out, [f"{of} {are_shared} among the discovery prompts too ({_list(shared)})"]
-    if not new:
+    if len(shared) == len(held_out):
         raise TaskError(f"{task.name}: to this tokenizer every held-out prompt is a discovery prompt too")
-    of = counted(n, "held-out prompt", of=len(held_out))
-    return new, [f"{task.name}: {of} {are_shared} left out, being discovery prompts to this tokenizer"]
+    of = counted(len(shared), "held-out prompt", of=len(held_out))
+    why = f"{are(len(shared))} left out, being discovery prompts to this tokenizer ({_list(shared)})"
+    return tuple(row for row in held_out if tokens(row) not in known), [f"{task.name}: {of} {why}"]
 
 
 def _list(labels: list[str], shown: int = 5) -> str:

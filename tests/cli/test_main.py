@@ -108,20 +108,23 @@ def test_a_model_and_prompts_of_ones_own(command: Command) -> None:
 
 
 def test_prompts_of_ones_own_as_a_table_or_an_array(command: Command) -> None:
-    write_prompts(Path("mine.jsonl"), right=6, wrong=0)
+    write_prompts(Path("mine.jsonl"), right=10, wrong=0)
     rows = [json.loads(line) for line in Path("mine.jsonl").read_text().splitlines()]
+    rows, every = rows[:6], rows
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     Path("mine.json").write_text(json.dumps(rows, indent=1))
-    with open("mine.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    for name, some in (("mine.csv", rows), ("all.csv", every)):
+        with open(name, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(some)
     found = {}
     for name in ("mine.jsonl", "mine.json", "mine.csv"):
-        options = ("--method", "eap", "--edges", 30, "--held-out", "mine.csv", "-o", name[4:], "--json")
+        options = ("--method", "eap", "--edges", 30, "--held-out", "all.csv", "-o", name[4:], "--json")
         result = command("discover", "induction-2l", "--task", name, *options)
         assert result.status == 0, result.err
         found[name] = {k: v for k, v in json.loads(result.out).items() if k not in ("folder", "task", "seconds")}
-    assert found["mine.csv"]["n_prompts"] == 6
+    assert found["mine.csv"]["n_prompts"] == 4  # held out are those that are no discovery prompts
     assert len({str(value["edges"]) for value in found.values()}) == 1
     Path("mine.csv").write_text("clean;corrupted\n")
     wrong = command("tasks", "check", "induction-2l", "mine.csv")

@@ -98,8 +98,13 @@ def test_prompts_that_another_circuit_was_found_on_are_said() -> None:
         def prepare(self, model: Any) -> Any:
             return self.prepared
 
-    said = compare(found, ["one", "two"], opened=lambda _: (model, Given(next(given)))).notes  # type: ignore[return-value,arg-type]
-    assert said == ("of the 12 prompts of one's task circuits were found on some: two on 6",)
+    said = compare(found, ["one", "two"], opened=lambda _: (model, Given(next(given))))  # type: ignore[return-value,arg-type]
+    assert said.notes == ("of the 12 prompts of one's task circuits were found on some: two on 6",)
+    assert said.prompts == ("held-out", "held-out")
+    foreign = [dataclasses.replace(each, provenance=each.provenance.having(prompts_sha256="")) for each in found]
+    given = iter((some, other))
+    said = compare(foreign, ["one", "two"], opened=lambda _: (model, Given(next(given))))  # type: ignore[return-value,arg-type]
+    assert (said.notes, said.prompts) == ((), ("given", "given"))
 
 
 def test_one_run_is_too_few_for_the_command(tmp_path: Path, command: Command) -> None:

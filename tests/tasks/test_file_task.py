@@ -182,8 +182,18 @@ def test_a_file_of_held_out_prompts(tmp_path: Path) -> None:
     other = _file(tmp_path, _token_line(2), _token_line(3), name="other.jsonl")
     dataset = acdc.tasks.load(path, held_out=other).prepare(MODEL)
     assert dataset.held_out is not None
-    assert dataset.held_out.clean[:, 0].tolist() == [2, 3]
-    assert dataset.warnings == ("1 held-out prompt is among the discovery prompts too (line 1)",)
+    assert dataset.held_out.clean[:, 0].tolist() == [3]
+    assert dataset.warnings == (
+        "mine.jsonl: 1 of 2 held-out prompts is left out, being discovery prompts to this tokenizer (line 1)",
+    )
+    with pytest.raises(TaskError, match="every held-out prompt is a discovery prompt too"):
+        acdc.tasks.load(path, held_out=path).prepare(MODEL)
+    counterpart = _file(tmp_path, _token_line(2, corrupted_tokens=[2, 7, 3]), name="counterpart.jsonl")
+    assert (
+        not acdc.tasks.load(path, held_out=counterpart).prepare(MODEL).warnings
+    )  # another run, where it is resampled
+    with pytest.raises(TaskError, match="every held-out prompt is a discovery prompt too"):
+        acdc.tasks.load(path, held_out=counterpart, ablation="zero").prepare(MODEL)
     with pytest.raises(TaskError, match="choose one"):
         acdc.tasks.load(path, held_out=other, split=0.5)
     bad = _file(tmp_path, _token_line(2), _token_line(1000), name="bad.jsonl")

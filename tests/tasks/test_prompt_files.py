@@ -98,7 +98,8 @@ def test_every_format_gives_the_same_prompts_whatever_the_file_is_called(
 
 def test_held_out_prompts_and_splits_work_across_formats(tmp_path: Path, gpt2_like: StandIn) -> None:
     table = _csv(tmp_path / "a.csv", OURS, ROWS)
-    array = _text(tmp_path / "b.json", json.dumps(RECORDS[:1]))
+    other = RECORDS[0] | {"corrupted": RECORDS[0]["corrupted"].replace("Mary gave", "Paul gave")}
+    array = _text(tmp_path / "b.json", json.dumps([other]))
     assert (held := acdc.tasks.load(table, held_out=array).prepare(gpt2_like).held_out) is not None
     assert len(held) == 1
     split = acdc.tasks.load(table, split=0.4).prepare(gpt2_like)

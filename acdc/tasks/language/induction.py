@@ -18,18 +18,24 @@ from typing import Annotated
 from acdc.errors import TaskError
 from acdc.tasks.tokenise import Encoder, ModelLike, TokenPair
 
+DEFAULT_LENGTH = 24
+
 
 def pairs(
     model: ModelLike,
     rng: random.Random,
     *,
-    length: Annotated[int, "tokens of a prompt, beside those that the tokenizer starts with"] = 24,
+    length: Annotated[
+        int, "tokens of a prompt, beside those that the tokenizer starts with; 24, or what fits a short context"
+    ] = DEFAULT_LENGTH,
 ) -> Iterator[TokenPair]:
     """Random repeated sequences; a prompt has `length` tokens after those the tokenizer starts with."""
     start = _start(model)
     ids = _ordinary_tokens(model, start)
-    if model.context_length is not None:
-        length = min(length, model.context_length - len(start))
+    room = length if model.context_length is None else model.context_length - len(start)
+    if length > max(room, DEFAULT_LENGTH):
+        raise TaskError(f"induction: prompts of {length} tokens do not fit the model's context: at most {room} do")
+    length = min(length, room)
     if length < 8:
         raise TaskError(f"induction: expected prompts of at least 8 tokens, got {length} (context of the model?)")
     if len(ids) < length:

@@ -51,3 +51,8 @@ def test_small_contexts_and_vocabularies() -> None:
         acdc.tasks.load("induction").prepare(StandIn(context_length=5))
     with pytest.raises(TaskError, match="has 10 ordinary tokens, and 24 are needed"):
         acdc.tasks.load("induction").prepare(StandIn(vocabulary_size=10))
+
+
+def test_a_length_that_was_asked_for_is_not_cut() -> None:
+    with pytest.raises(TaskError, match="prompts of 40 tokens do not fit the model's context: at most 16 do"):
+        acdc.tasks.load("induction", length=40).prepare(StandIn(context_length=16))
