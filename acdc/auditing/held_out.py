@@ -22,12 +22,11 @@ CHANGED = 0.1
 def _held_out(subject: Subject) -> Result:
     if not subject.unseen:
         raise NotApplicable(f"there are only {subject.where}")
-    if subject.tolerance >= 1:
-        raise NotApplicable(f"so low a claim, a faithfulness of {subject.claim:.3g}, allows all that there can be")
+    tolerance = subject.refutable(subject.tolerance)
     scale = subject.on_fresh
     circuit = scale.values([subject.edges])[0]
     share = scale.apart(circuit, scale.full)
-    tests = [mean_exceeds(share, subject.tolerance)]
+    tests = [mean_exceeds(share, tolerance)]
     details: dict[str, Any] = {"prompts": subject.where, "n": len(share)}
     if subject.exact:
         same = circuit <= SAME_OUTPUT
@@ -41,7 +40,7 @@ def _held_out(subject: Subject) -> Result:
         match = scale.values([subject.edges], OUTCOMES["exact-match"])[0]
         details["same answer"] = float(match.mean())
         details["same answer interval"] = list(share_interval(match))
-        tests.append(mean_exceeds(1 - match, min(1.0, max(CHANGED, 2 * subject.tolerance))))
+        tests.append(mean_exceeds(1 - match, min(1.0, max(CHANGED, 2 * tolerance))))
     order = np.argsort(-share, kind="stable")
     details |= {
         "median": float(np.median(share)),
@@ -61,7 +60,7 @@ def _held_out(subject: Subject) -> Result:
     else:
         found = (
             f"on {subject.where} it is {mean:.1%} of the way from the model to no circuit, where its claim allows "
-            f"{subject.tolerance:.1%}; faithfulness {details['faithfulness']:.3f}"
+            f"{tolerance:.1%}; faithfulness {details['faithfulness']:.3f}"
         )
         if "same answer" in details:
             found += f", the same answer at {details['same answer']:.1%} of positions"
@@ -69,7 +68,7 @@ def _held_out(subject: Subject) -> Result:
         statistic="mean share of the way from the full model to the empty circuit",
         value=mean,
         interval=interval,
-        threshold=subject.tolerance,
+        threshold=tolerance,
         p=any_of(tests),
         found=found,
         advice="find the circuit on more prompts, or keep more edges; the worst prompts say what it cannot do",

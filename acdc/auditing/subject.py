@@ -110,7 +110,14 @@ class Subject:
         Raises:
             NotApplicable: so low a claim allows all that there can be.
         """
-        allowed = 0.0 if self.exact else max(BROKEN, 2 * self.tolerance)
+        return self.refutable(0.0 if self.exact else max(BROKEN, 2 * self.tolerance))
+
+    def refutable(self, allowed: float) -> float:
+        """A mean share that the claim allows, if more is possible.
+
+        Raises:
+            NotApplicable: there can be no more.
+        """
         if allowed >= 1:
             raise NotApplicable(f"so low a claim, a faithfulness of {self.claim:.3g}, allows all that there can be")
         return allowed

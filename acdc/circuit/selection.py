@@ -11,6 +11,7 @@ fewer.
 
 from __future__ import annotations
 
+import bisect
 from typing import Literal
 
 import numpy as np
@@ -63,11 +64,8 @@ def top_pruned_units(units: Units, values: FloatArray, n: int) -> BoolArray:
     def edges(length: int) -> BoolArray:
         return units.graph.prune(units.mask(np.isin(np.arange(units.n), order[:length])))
 
-    low, high = 0, units.n + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if edges(middle).sum() <= _count(n) else (low, middle)
-    return edges(low)
+    lengths = range(units.n + 1)
+    return edges(bisect.bisect_right(lengths, _count(n), key=lambda length: int(edges(length).sum())) - 1)
 
 
 def threshold(graph: Graph, values: FloatArray, t: float, *, by: By = "absolute", prune: bool = True) -> BoolArray:

@@ -157,32 +157,28 @@ def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
         The dataset, and whether all its discovery prompts are among them. Where no prompt to judge it on is new,
         none is left out, and they count as those of discovery.
     """
-    from acdc.tasks.repeats import among, without
+    from acdc.tasks.repeats import new_ones
 
     if known is None:
         return data, False
-    found_here = all(among(data.discovery, known, data.ablation))
-    if data.held_out is not None and not found_here and any(among(data.discovery, known, data.ablation)):
-        others = without(data.discovery, known, data.ablation)  # measured beside, and called other prompts
-        data = dataclasses.replace(data, discovery=others, tokens=None)
-    field = "discovery" if data.held_out is None else "held_out"
-    prompts: Prompts = getattr(data, field)
-    seen = sum(among(prompts, known, data.ablation))
-    if not seen or (found_here and data.held_out is None):
-        return data, found_here
-    if field == "held_out" and seen == len(prompts):
-        terminal.say(
-            "note",
-            f"under {data.ablation} ablation all {seen} held-out prompts are among those that the circuit was found on",
-            "bold",
-        )
-        return dataclasses.replace(data, discovery=prompts, held_out=None, tokens=None), True
-    left: dict[str, Any] = {field: without(prompts, known, data.ablation)} | (
-        {"tokens": None} if field == "discovery" else {}
-    )
-    some = f"{seen} of {len(prompts)} {'held-out ' * (field == 'held_out')}prompts"
-    terminal.say("note", f"{some} are among those that the circuit was found on: left out", "bold")
-    return dataclasses.replace(data, **left), found_here
+    parts = {"discovery": data.discovery} | ({} if data.held_out is None else {"held_out": data.held_out})
+    new = {name: new_ones(prompts, known, data.ablation) for name, prompts in parts.items()}
+    found_here = new["discovery"] is None
+    judged = list(parts)[-1]
+    n, left = len(parts[judged]), new[judged]
+    some = "held-out prompts" if judged == "held_out" else "prompts"
+    where = "among those that the circuit was found on"
+    if data.held_out is not None and left is None:
+        terminal.say("note", f"under {data.ablation} ablation all {n} {some} are {where}", "bold")
+        return dataclasses.replace(data, discovery=data.held_out, held_out=None, tokens=None), True
+    if left is not None and len(left) < n:
+        terminal.say("note", f"{n - len(left)} of {n} {some} are {where}: left out", "bold")
+    changed: dict[str, Any] = {
+        name: prompts for name, prompts in new.items() if prompts is not None and len(prompts) < len(parts[name])
+    }
+    if "discovery" in changed:
+        changed["tokens"] = None
+    return dataclasses.replace(data, **changed), found_here
 
 
 def judged_on(evaluation: Evaluation, found_here: bool | None) -> Evaluation:

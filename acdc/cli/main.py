@@ -268,7 +268,7 @@ def discover(
             kept = None if inner is None else inner[0].kept
             picture = viz.draw(circuit, place / "circuit.svg", truth=truth, neurons=kept)
             seconds = before + time.perf_counter() - started  # all that the user has waited for
-            measured = terminal.plain(dataclasses.asdict(evaluation)) | {"seconds": seconds}
+            measured = terminal.plain(dataclasses.asdict(evaluation) | {"seconds": seconds})
             circuit = dataclasses.replace(circuit, provenance=made.having(measured=measured))
             circuit.write(place)
             if certificate is not None:  # which is of the circuit's file

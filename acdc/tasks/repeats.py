@@ -37,12 +37,12 @@ def repeats(prompts: Prompts) -> tuple[str, ...]:
 
 
 def tokens_run(prompts: Prompts, ablation: str) -> list[tuple[tuple[int, ...], ...]]:
-    """The tokens of each prompt that are run, without padding: what tells two apart, whatever is asked of them.
+    """The own tokens of each prompt that are run: what tells two apart, whatever is asked of them.
 
     The corrupted ones are among them where removed edges are resampled; under any other ablation nothing reads them.
     """
     read = (prompts.clean, prompts.corrupted) if ablation == "resample" else (prompts.clean,)
-    rows = zip(prompts.mask.tolist(), *(tokens.tolist() for tokens in read), strict=True)
+    rows = zip(prompts.own.tolist(), *(tokens.tolist() for tokens in read), strict=True)
     return [
         tuple(tuple(token for token, real in zip(tokens, mask, strict=True) if real) for tokens in both)
         for mask, *both in rows

@@ -63,10 +63,11 @@ def _suite(rows: list[Row]) -> list[str]:
 def _table(rows: list[Row]) -> str:
     compared = _compared(rows)
     cases = len({row.case for row in compared})
-    seeds = sorted({row.seed for row in rows})
+    seeds, every = (", ".join(map(str, sorted({row.seed for row in some}))) for some in (compared, rows))
     lines = {line.method: line for line in leaderboard(compared)}
     stability = {line.method: line.stability for line in leaderboard(rows)}
-    text = [f"{counted(cases, 'case')}, seeds {', '.join(map(str, seeds))}.", ""]
+    more = f"; stability is of seeds {every}" if every != seeds else ""
+    text = [f"{counted(cases, 'case')}, seeds {seeds}{more}.", ""]
     text += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for name in METHODS:
         if name in lines:

@@ -51,6 +51,11 @@ def test_prompts_are_told_apart_by_their_real_tokens() -> None:
     assert without(some, others, "resample").clean.tolist() == [[3, 2, 1]]
 
 
+def test_answers_do_not_tell_prompts_apart() -> None:
+    one, other = (Prompts.from_continuations([[1, 2]], [[4, 2]], [[answer]]) for answer in ([5, 6], [7, 8, 9]))
+    assert among(one, other, "resample") == [True]
+
+
 def test_corrupted_tokens_tell_prompts_apart_where_they_are_read() -> None:
     some = Prompts.from_tokens([[1, 2], [3, 2]], [[4, 2], [4, 2]])
     others = Prompts.from_tokens([[1, 2], [5, 2]], [[6, 2], [6, 2]])
