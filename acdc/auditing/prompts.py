@@ -79,8 +79,6 @@ def fresh_prompts(task: Any, model: Model, dataset: Dataset, size: int, *, seed:
                     return Fresh(drawn, "fresh prompts", unseen=True)
             size //= 2
     found, held_out = dataset.discovery, dataset.held_out
-    if held_out is not None:
-        held_out = new_ones(held_out, found, dataset.ablation)
     if isinstance(task, Beside) and task.known is None:
         return Fresh(held_out or found, NOT_KNOWN, unseen=False)
     if held_out is not None and len(held_out) >= min(FEWEST, len(found)):

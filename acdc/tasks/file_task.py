@@ -17,7 +17,7 @@ from acdc.metrics import Outcome
 from acdc.shown import are, counted
 from acdc.tasks.prompt_files import Line, check_lines, read_lines
 from acdc.tasks.prompts import Padding
-from acdc.tasks.repeats import first_of_each
+from acdc.tasks.repeats import first_of_each, reads_corrupted
 from acdc.tasks.task import (
     Ablation,
     Dataset,
@@ -303,7 +303,7 @@ def _apart(
 
     Of a split none has a discovery prompt's clean tokens; in a file of their own none is run as one of discovery.
     """
-    both = task.ablation == "resample" and not task.parted
+    both = reads_corrupted(task.ablation) and not task.parted
 
     def tokens(row: _Row) -> Hashable:
         return (row.pair.clean, row.pair.corrupted) if both else row.pair.clean

@@ -36,17 +36,29 @@ def repeats(prompts: Prompts) -> tuple[str, ...]:
     return (f"{of} repeat{'s' * (n == 1)} others, and intervals take each for a new one: leave them out",)
 
 
-def tokens_run(prompts: Prompts, ablation: str) -> list[tuple[tuple[int, ...], ...]]:
-    """The own tokens of each prompt that are run: what tells two apart, whatever is asked of them.
+def tokens_run(prompts: Prompts, ablation: str) -> list[tuple[tuple[tuple[int, int], ...], ...]]:
+    """The own tokens of each prompt that are run, and where: what tells two apart, whatever is asked of them.
 
     The corrupted ones are among them where removed edges are resampled; under any other ablation nothing reads them.
     """
-    read = (prompts.clean, prompts.corrupted) if ablation == "resample" else (prompts.clean,)
-    rows = zip(prompts.own.tolist(), *(tokens.tolist() for tokens in read), strict=True)
-    return [
-        tuple(tuple(token for token, real in zip(tokens, mask, strict=True) if real) for tokens in both)
-        for mask, *both in rows
-    ]
+    sides = [_run(prompts.clean, prompts.own, prompts.position_ids)]
+    if reads_corrupted(ablation):
+        mask = prompts.own if prompts.corrupted_mask is None else prompts.corrupted_mask
+        ids = prompts.position_ids if prompts.corrupted_position_ids is None else prompts.corrupted_position_ids
+        sides.append(_run(prompts.corrupted, mask, ids))
+    return list(zip(*sides, strict=True))
+
+
+def reads_corrupted(ablation: str) -> bool:
+    """Whether the corrupted prompts are what removed edges carry."""
+    return ablation == "resample"
+
+
+def _run(tokens: Tensor, mask: Tensor, position_ids: Tensor | None) -> list[tuple[tuple[int, int], ...]]:
+    """The real tokens of each prompt, with the position id of each."""
+    ids = mask.long().cumsum(-1) - 1 if position_ids is None else position_ids
+    rows = zip(mask.tolist(), tokens.tolist(), ids.tolist(), strict=True)
+    return [tuple((token, place) for real, token, place in zip(*row, strict=True) if real) for row in rows]
 
 
 def among(prompts: Prompts, others: Prompts, ablation: str) -> list[bool]:

@@ -19,9 +19,9 @@ from torch import Tensor
 from acdc.errors import AcdcError, TaskError, check_type, unknown
 from acdc.graph import BoolArray, Graph
 from acdc.metrics import OUTCOMES, Outcome, Targets
-from acdc.shown import Shown, counted
+from acdc.shown import Shown, are, counted
 from acdc.tasks.prompts import Padding, Prompts, problems
-from acdc.tasks.repeats import repeats
+from acdc.tasks.repeats import new_ones, repeats
 from acdc.tasks.tokenise import STARTS_TWICE, Encoder, ModelLike, TokenPair, starts_twice, text_of
 
 FAITHFULNESS = 0.95
@@ -271,7 +271,8 @@ def as_dataset(
             have answers and wrong answers, else KL.
 
     Warns:
-        UserWarning: bare prompts have repeats, and how many.
+        UserWarning: bare prompts have repeats, and how many; a dataset's held-out prompts are discovery prompts too,
+            and are left out.
 
     Raises:
         TaskError: the prompts don't fit the model, or the metric needs answers they don't have.
@@ -300,7 +301,26 @@ def as_dataset(
         ablation=dataset.ablation if ablation is None else check_ablation(ablation),
     )
     check_metric(dataset.metric, dataset.discovery, dataset.name)
-    return dataset
+    apart = held_apart(dataset)
+    if isinstance(task, Dataset):
+        for line in apart.warnings[len(dataset.warnings) :]:
+            warnings.warn(line, stacklevel=3)
+    return apart
+
+
+def held_apart(dataset: Dataset) -> Dataset:
+    """The dataset without held-out prompts that under its ablation are run as discovery prompts are, and a warning."""
+    if dataset.held_out is None:
+        return dataset
+    new = new_ones(dataset.held_out, dataset.discovery, dataset.ablation)
+    n = len(dataset.held_out)
+    left_out = n - (0 if new is None else len(new))
+    if not left_out:
+        return dataset
+    of, verb = counted(left_out, "held-out prompt", of=n), are(left_out)
+    why = f"{verb} left out, being {'a discovery prompt' if left_out == 1 else 'discovery prompts'} too"
+    line = f"{dataset.name}: {of} {why} under {dataset.ablation} ablation"
+    return dataclasses.replace(dataset, held_out=new, warnings=(*dataset.warnings, line))
 
 
 def check_metric(metric: Outcome, prompts: Prompts, name: str) -> None:

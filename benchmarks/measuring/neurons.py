@@ -92,7 +92,7 @@ def witnessed(data: Dataset, model: acdc.Model, truth: TrueNeurons, *, seed: int
     """The task with discovery prompts that show each true neuron, and random ones behind them."""
     assert model.program is not None
     random = random_pairs(model.program, PROMPTS, distribution="varied", rng=np.random.default_rng(seed + 2))
-    return dataclasses.replace(data, discovery=to_prompts(model.program, truth.witnesses + random))
+    return dataclasses.replace(data, discovery=to_prompts(model.program, truth.witnesses + random), held_out=None)
 
 
 def flags(found: NeuronCircuit, truth: TrueNeurons) -> BoolArray:

@@ -99,7 +99,7 @@ def witnessed(data: Dataset, model: acdc.Model, truth: TruePositions, *, seed: i
     random = random_pairs(
         model.program, PROMPTS, distribution=data.truth.distribution, rng=np.random.default_rng(seed + 2)
     )
-    return dataclasses.replace(data, discovery=to_prompts(model.program, truth.witnesses + random))
+    return dataclasses.replace(data, discovery=to_prompts(model.program, truth.witnesses + random), held_out=None)
 
 
 def _rows(names: list[str]) -> Iterator[Recovery]:

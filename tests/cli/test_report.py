@@ -39,8 +39,12 @@ def test_without_an_interval_the_range_over_prompts_is_shown(
 
 
 def test_held_out_prompts_of_another_seed_that_were_searched_on_are_left_out(command: Command) -> None:
-    assert command("discover", "tracr-hist", "--method", "eap-ig", "--edges", 4, "-o", "x").status == 0
-    data = [acdc.tasks.load("tracr-hist", seed=seed).prepare(acdc.load("tracr-hist")) for seed in (0, 5)]
+    mixed = ("--task-option", "distribution=mixed")
+    assert command("discover", "tracr-hist", "--method", "eap-ig", "--edges", 4, *mixed, "-o", "x").status == 0
+    data = [
+        acdc.tasks.load("tracr-hist", seed=seed, distribution="mixed").prepare(acdc.load("tracr-hist"))
+        for seed in (0, 5)
+    ]
     known = {tuple(row) for row in torch.cat((data[0].discovery.clean, data[0].discovery.corrupted), 1).tolist()}
     assert data[1].held_out is not None
     asked = torch.cat((data[1].held_out.clean, data[1].held_out.corrupted), 1).tolist()

@@ -41,6 +41,7 @@ def _prompts(last: list[int], corrupted: list[int], answers: list[int], wrong: l
 
 
 GOOD = _prompts([3, 4, 5, 6], [9, 9, 9, 9], [4, 5, 6, 7], [10, 10, 10, 10])
+GOOD_TOO = _prompts([3, 4, 5, 6], [8, 8, 8, 8], [4, 5, 6, 7], [10, 10, 10, 10])
 HALF = _prompts([3, 4, 5, 6], [9, 9, 9, 9], [4, 5, 20, 20], [10, 10, 6, 7])
 
 
@@ -70,12 +71,12 @@ def test_a_task_the_model_does_not_do_is_a_problem_with_both_numbers() -> None:
     assert any("gets 0% of the prompts right" in remark for remark in report.remarks)
 
 
-def _by_chance(right: int, wrong: int) -> Prompts:
+def _by_chance(right: int, wrong: int, corrupted: int = 10) -> Prompts:
     """Prompts of which the model gets so many right, and on so many others says the wrong answer."""
     last = [3 + i % 5 for i in range(right + wrong)]
     says, other = [x + 1 for x in last], [20] * len(last)
     answers = [*says[:right], *other[right:]]
-    return _prompts(last, [10] * len(last), answers, [*other[:right], *says[right:]])
+    return _prompts(last, [corrupted] * len(last), answers, [*other[:right], *says[right:]])
 
 
 def test_what_chance_could_do_is_a_problem() -> None:
@@ -84,7 +85,7 @@ def test_what_chance_could_do_is_a_problem() -> None:
     assert "it is not told that the model does this task: logit-difference is 1 on clean" in report.problems[0]
     assert "from 20 prompts that difference is not told from 0" in report.problems[0]
     assert check_task(MODEL, _by_chance(16, 4)).usable  # type: ignore[arg-type]
-    more = Dataset("mine", _by_chance(11, 9), _by_chance(18, 4), OUTCOMES["logit-difference"])
+    more = Dataset("mine", _by_chance(11, 9), _by_chance(18, 4, corrupted=11), OUTCOMES["logit-difference"])
     assert check_task(MODEL, more).usable  # type: ignore[arg-type]  # together they tell
 
 
@@ -92,7 +93,7 @@ def test_held_out_prompts_enter_the_verdict() -> None:
     both = Dataset("mine", GOOD, GOOD.swapped(), OUTCOMES["logit-difference"])
     (problem,) = check_task(MODEL, both).problems  # type: ignore[arg-type]
     assert problem.startswith("the model does not do this task: on the held-out prompts logit-difference is -10")
-    assert check_task(MODEL, dataclasses.replace(both, held_out=GOOD)).usable  # type: ignore[arg-type]
+    assert check_task(MODEL, dataclasses.replace(both, held_out=GOOD_TOO)).usable  # type: ignore[arg-type]
 
 
 def test_no_better_than_a_guess_is_a_problem() -> None:
@@ -116,7 +117,9 @@ def test_a_corruption_that_changes_nothing_is_a_problem_under_a_distance() -> No
 
 
 def test_only_correct_keeps_what_the_model_gets_right() -> None:
-    dataset = dataclasses.replace(as_dataset(HALF, MODEL), held_out=GOOD, tokens=(("a",), ("b",), ("c",), ("d",)))
+    dataset = dataclasses.replace(
+        as_dataset(HALF, MODEL), held_out=GOOD_TOO, tokens=(("a",), ("b",), ("c",), ("d",))
+    )
     kept = only_correct(MODEL, dataset)  # type: ignore[arg-type]
     assert kept.discovery.clean[:, -1].tolist() == [3, 4]
     assert kept.tokens == (("a",), ("b",))
@@ -130,7 +133,8 @@ def test_only_correct_keeps_what_the_model_gets_right() -> None:
 
 def test_duplicates_and_leaks_and_constant_answers_are_remarked() -> None:
     twice = Prompts.from_tokens([[1, 3]] * 2, [[1, 5]] * 2, [4, 4], [6, 6])
-    dataset = Dataset("mine", twice, twice, OUTCOMES["logit-difference"])
+    leaked = Prompts.from_tokens([[1, 3]] * 2, [[1, 8]] * 2, [4, 4], [6, 6])
+    dataset = Dataset("mine", twice, leaked, OUTCOMES["logit-difference"])
     report = check_task(MODEL, dataset)  # type: ignore[arg-type]
     assert report.usable
     assert report.remarks == (

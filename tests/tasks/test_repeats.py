@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import acdc
 import acdc.tasks
-from acdc.tasks import Prompts, as_dataset
-from acdc.tasks.repeats import among, without
+from acdc.metrics import OUTCOMES
+from acdc.tasks import Dataset, Prompts, as_dataset
+from acdc.tasks.repeats import among, tokens_run, without
 from tiny_tokenizers import StandIn
 
 MODEL = StandIn(vocabulary_size=100)
@@ -70,3 +75,43 @@ def test_a_size_above_what_a_file_has_is_said(tmp_path: Path) -> None:
     data = acdc.tasks.load(path, size=5).prepare(MODEL)
     assert data.warnings == ("mine.jsonl: 3 prompts are used instead of 5: the file has no more",)
     assert not acdc.tasks.load(path, size=3).prepare(MODEL).warnings
+
+
+def _pairs(clean: list[list[int]], corrupted: list[list[int]], **more: Any) -> Prompts:
+    return dataclasses.replace(Prompts.from_tokens(clean, corrupted), **more)
+
+
+def test_position_ids_tell_prompts_apart() -> None:
+    clean, corrupted = [[1, 2], [3, 2]], [[4, 2], [4, 2]]
+    plain, counted = _pairs(clean, corrupted), torch.tensor([[0, 1], [0, 1]])
+    said = _pairs(clean, corrupted, position_ids=counted)
+    moved = _pairs(clean, corrupted, position_ids=counted, corrupted_position_ids=torch.tensor([[0, 1], [1, 0]]))
+    assert among(plain, said, "resample") == [True, True]
+    assert among(plain, moved, "resample") == [True, False]
+    assert among(plain, moved, "zero") == [True, True]
+
+
+def test_held_out_prompts_of_a_dataset_are_none_of_discovery() -> None:
+    discovery, held_out = _pairs([[1, 2], [3, 2]], [[4, 2], [4, 2]]), _pairs([[1, 2], [3, 2]], [[5, 2], [4, 2]])
+    mine = Dataset("mine", discovery, held_out, OUTCOMES["kl"])
+    with pytest.warns(UserWarning, match="mine: 1 of 2 held-out prompts is left out, being a discovery prompt too"):
+        data = as_dataset(mine, MODEL)
+    assert data.held_out is not None
+    assert data.held_out.corrupted.tolist() == [[5, 2]]
+    with warnings.catch_warnings(action="error"):
+        assert as_dataset(data, MODEL).held_out is not None
+    with pytest.warns(UserWarning, match="mine: 2 of 2 held-out prompts are left out, .* under zero ablation"):
+        assert as_dataset(mine, MODEL, ablation="zero").held_out is None
+
+
+@pytest.mark.parametrize("name", ["tracr-majority", "interp-reverse"])
+def test_held_out_inputs_of_a_program_are_none_of_discovery_where_nothing_reads_the_corrupted(name: str) -> None:
+    model = acdc.load(name)
+    for ablation in ("resample", "zero"):
+        data = acdc.tasks.load(name, ablation=ablation).prepare(model)
+        assert data.held_out is not None
+        assert len(data.held_out) == 32
+        assert not any(among(data.held_out, data.discovery, ablation))
+    with pytest.warns(UserWarning, match="of 32 held-out prompts are left out"):
+        as_dataset(acdc.tasks.load(name).prepare(model), model, ablation="zero")
+    assert len(set(tokens_run(data.held_out, "zero"))) == len(data.held_out)

@@ -167,10 +167,12 @@ class InterpTask(ProgramTask):
         program = TracrModel.load(record.program)
         discovery, held_out = draw_prompts(
             program, witnessed, distribution=self.distribution, size=self.size, seed=self.seed,
-            answered=not program.program.numerical,
+            answered=not program.program.numerical, ablation=self.ablation,
         )  # fmt: skip
         return Drawn(
-            with_answers(discovery, program, record), with_answers(held_out, program, record), record.vocabulary
+            with_answers(discovery, program, record),
+            None if held_out is None else with_answers(held_out, program, record),
+            record.vocabulary,
         )
 
 

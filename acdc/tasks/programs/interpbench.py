@@ -21,7 +21,7 @@ from acdc.model.programs.interpbench import read_config, read_edges
 from acdc.store.reading import read_record
 from acdc.tasks.programs.truth import TrueCircuit
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
+from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, held_apart, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 INPUTS = "inputs.json"
@@ -130,7 +130,7 @@ class InterpBenchTask(ShownTask):
             )
         if truth is None:
             warnings.append(f"{self.name}: the true circuit is that of resample ablation, not of {self.ablation}")
-        return Dataset(
+        dataset = Dataset(
             name=self.name,
             discovery=prompts[: self.size].to(model.device),
             held_out=prompts[self.size :].to(model.device),
@@ -140,6 +140,7 @@ class InterpBenchTask(ShownTask):
             warnings=tuple(warnings),
             truth=truth,
         )
+        return held_apart(dataset)
 
     def _prompts(self, inputs: Inputs) -> Prompts:
         """Discovery and held-out prompts, no pair twice, read at every token but the first and the padding."""

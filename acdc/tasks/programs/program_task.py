@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
     """Prompts of a program, and the text of each token."""
 
     discovery: Prompts
-    held_out: Prompts
+    held_out: Prompts | None
     vocabulary: Sequence[object]
 
 
@@ -44,7 +44,7 @@ class ProgramTask(ShownTask, abc.ABC):
         outcome: the outcome metric.
         ablation: what a removed edge carries.
         distribution: in what clean and corrupted inputs differ: "fixed", "mixed", "permuted" or "varied".
-        size: discovery prompts, and as many held out.
+        size: discovery prompts, and as many held out, or as there are.
         seed: the prompts are drawn with.
         witnesses: whether pairs chosen with the truth lead the discovery prompts.
     """
@@ -133,7 +133,7 @@ class ProgramTask(ShownTask, abc.ABC):
         return Dataset(
             name=self.name,
             discovery=discovery.to(model.device),
-            held_out=held_out.to(model.device),
+            held_out=None if held_out is None else held_out.to(model.device),
             metric=self.outcome,
             ablation=self.ablation,
             seed=self.seed,

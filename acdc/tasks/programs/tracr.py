@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
+from acdc.graph import IntArray
 from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
 from acdc.tasks.programs.derive import read_positions
 from acdc.tasks.programs.inputs import Pairs, concatenate, random_pairs
 from acdc.tasks.programs.program_task import Drawn, ProgramTask
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
+from acdc.tasks.repeats import reads_corrupted
 from acdc.tasks.tokenise import ModelLike
 
 FAITHFULNESS = 0.999
@@ -48,7 +51,7 @@ class TracrTask(ProgramTask):
             raise self.refuse(model)
         prompts = draw_prompts(
             program, witnessed, distribution=self.distribution, size=self.size, seed=self.seed,
-            answered=self.outcome.needs_answers,
+            answered=self.outcome.needs_answers, ablation=self.ablation,
         )  # fmt: skip
         return Drawn(*prompts, program.program.vocabulary)
 
@@ -105,8 +108,12 @@ def draw_prompts(
     size: int,
     seed: int,
     answered: bool = False,
-) -> tuple[Prompts, Prompts]:
+    ablation: str = "resample",
+) -> tuple[Prompts, Prompts | None]:
     """Discovery and held-out prompts, `size` each, no pair in both; the witnesses of `circuit` lead discovery.
+
+    Where nothing reads the corrupted inputs, no clean one is held out that is in discovery, or held out twice; then
+    there may be fewer than `size`, or None.
 
     Args:
         answered: only prompts with an answer somewhere, and only the positions that have one.
@@ -122,15 +129,26 @@ def draw_prompts(
     pairs = concatenate(batches)
     if answered:
         pairs = pairs[_read(model, pairs, answered=True)[0].any(-1)]
-    keys = torch.cat(list(vars(pairs).values()), dim=-1).numpy()
-    order = np.sort(np.unique(keys, axis=0, return_index=True)[1])[: 2 * size]
+    order = _firsts(list(vars(pairs).values()))
     if len(order) < 2 * size:
         raise TaskError(
             f"{model.program.name}: expected {size} prompts and {size} held out, but there are only {len(order)} "
             f"different pairs of {distribution!r} inputs: ask for {len(order) // 2} at most"
         )
-    prompts = to_prompts(model, pairs[torch.from_numpy(order)], answered=answered)
-    return prompts[:size], prompts[size:]
+    others = np.arange(size, len(order))
+    if not reads_corrupted(ablation):
+        distinct = pairs[torch.from_numpy(order)]
+        clean = _firsts([distinct.clean, distinct.clean_mask, distinct.clean_positions])
+        others = clean[clean >= size]
+    chosen = np.concatenate((order[:size], order[others[:size]]))
+    prompts = to_prompts(model, pairs[torch.from_numpy(chosen)], answered=answered)
+    return prompts[:size], prompts[size:] if len(others) else None
+
+
+def _firsts(columns: Sequence[Tensor]) -> IntArray:
+    """Where each row of some tensors `[row, …]`, taken together, is for the first time, in order."""
+    rows = torch.cat(list(columns), dim=-1).numpy()
+    return np.sort(np.unique(rows, axis=0, return_index=True)[1])
 
 
 def to_prompts(model: TracrModel, pairs: Pairs, *, answered: bool = False) -> Prompts:
