@@ -34,10 +34,10 @@ def _problem(family: str = "gpt2", metric: str = "kl", size: int = 6, **options:
     return Problem(model, model.graph(), prompts, OUTCOMES[metric], "optimal", **options)
 
 
-def _hooked_loss(problem: Problem, layer: int, head: int | None) -> Callable[[Array], tuple[float, Array]]:
-    """KL from the full model, and its gradient, where a GPT-2's head or MLP writes a constant: by a hook."""
+def _hooked_loss(problem: Problem, layer: int | None, head: int | None) -> Callable[[Array], tuple[float, Array]]:
+    """KL from the full model, and its gradient, where a GPT-2's head, MLP or input (no layer) writes a constant."""
     module, prompts = problem.model.module, problem.prompts
-    block = module.transformer.h[layer]  # type: ignore[union-attr,index]
+    block = module.transformer.h[layer or 0]  # type: ignore[union-attr,index]
     rows = torch.arange(len(prompts))
 
     def logits() -> torch.Tensor:
@@ -59,11 +59,12 @@ def _hooked_loss(problem: Problem, layer: int, head: int | None) -> Callable[[Ar
                 torch.cat((x[..., : head * d], constant.expand(*x.shape[:-1], d), x[..., (head + 1) * d :]), -1),
             )  # type: ignore[operator]
 
-        hook = (
-            block.mlp.register_forward_hook(of_mlp)
-            if head is None
-            else block.attn.c_proj.register_forward_pre_hook(of_head)
-        )
+        if layer is None:
+            hook = block.register_forward_pre_hook(lambda _, given: (constant.expand_as(given[0]), *given[1:]))
+        elif head is None:
+            hook = block.mlp.register_forward_hook(of_mlp)
+        else:
+            hook = block.attn.c_proj.register_forward_pre_hook(of_head)
         with hook, torch.enable_grad():
             value = (full.exp() * (full - logits())).sum(-1).mean()
             (gradient,) = torch.autograd.grad(value, constant)
@@ -85,6 +86,11 @@ def test_no_constant_does_less_harm() -> None:
         best = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).fun
         assert best < 0.8 * loss(start)[0]  # there is something to be learned
         assert loss(problem.constants.outputs[stage][head or 0])[0] == pytest.approx(best, rel=0.02)
+    loss = _hooked_loss(problem, None, None)
+    (start,) = (x.flatten().numpy() for x in mean.inputs)
+    best = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).fun
+    assert best < 0.8 * loss(start)[0]
+    assert loss(problem.constants.inputs[0])[0] == pytest.approx(best, rel=0.05)
 
 
 def _without(problem: Problem) -> list[float]:
@@ -97,7 +103,8 @@ def _without(problem: Problem) -> list[float]:
 @pytest.mark.parametrize("family", ["gemma2", "gpt-neox-parallel"])
 def test_no_source_is_worse_off_than_under_its_mean(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In every family, where heads share a norm too: without a source the engine is nearer to the model, or as near."""
-    monkeypatch.setattr(optimal, "STEPS", 20)
+    for steps in ("STEPS", "INPUT_STEPS"):
+        monkeypatch.setattr(optimal, steps, 20)
     learned = _problem(family, size=4)
     ours = np.array(_without(learned))
     theirs = np.array(_without(dataclasses.replace(learned, ablation="mean")))
@@ -107,7 +114,8 @@ def test_no_source_is_worse_off_than_under_its_mean(family: str, monkeypatch: py
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimal, "STEPS", 5)
+    for steps in ("STEPS", "INPUT_STEPS"):
+        monkeypatch.setattr(optimal, steps, 5)
 
 
 @pytest.mark.usefixtures("few_steps")
