@@ -48,11 +48,12 @@ def _adversary(subject: Subject) -> Result:
     judge = Scale(subject.problem(outcome=outcome), exact=False)
     starts, steps = _starts(subject), STEPS[subject.level]
     masks, by_prompt = _attack(subject, attacked, removed, starts=starts, steps=steps)
+    masks.append(subject.edges.astype(np.float64))  # it need bring nothing back
     shares = np.stack([_shares(judge, subject, mask) for mask in masks])  # [mask, prompt]
     worst = int(shares.mean(axis=1).argmax())
-    plain = judge.shares([subject.edges])[0]
+    plain = shares[-1]
     donors = _donors(subject, outcome)
-    tests = [mean_exceeds(row, allowed) for row in shares]
+    tests = [mean_exceeds(row, allowed) for row in shares[:-1]]
     mean, before = float(shares[worst].mean()), float(plain.mean())
     mask = masks[worst]
     names = subject.graph.edge_names(removed)
@@ -104,7 +105,7 @@ def _attack(
     for start in range(starts):
         mask = _start(kept, free, start, generator)
         masks.append(_climb(patching, measure, mask, free, unit, steps, by_prompt=False)[0].double().numpy())
-    best = np.zeros(len(scale))
+    best = scale.shares([subject.edges])[0]
     B = len(scale)
     for start in range(max(1, starts // 4)):
         mask = torch.stack([_start(kept, free, start + 1, generator) for _ in range(B)])

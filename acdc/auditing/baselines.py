@@ -12,7 +12,7 @@ import numpy as np
 
 from acdc.auditing.record import Check, Result
 from acdc.auditing.subject import Scale, Subject
-from acdc.evaluation.connected import connected_circuits
+from acdc.evaluation.connected import connected_like
 from acdc.graph import FloatArray
 from acdc.metrics.hypotheses import any_of, hsic, share_exceeds, share_falls_short
 
@@ -36,7 +36,7 @@ MARGIN = 0.1
 def _baselines(subject: Subject) -> Result:
     scale, graph = subject.on_fresh, subject.graph
     n = _number(subject)
-    random = connected_circuits(graph, subject.circuit.n_edges, n, seed=subject.seed)
+    random = connected_like(subject.circuit, n, seed=subject.seed)
     rest = graph.valid & ~subject.edges
     circuit, complement = scale.values([subject.edges, rest])
     tie = max(TIE, subject.tolerance)

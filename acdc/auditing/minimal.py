@@ -1,5 +1,7 @@
 """Minimality: is every edge needed, alone, in pairs, and in groups? What remains when those that are not have gone?
 
+Of a circuit of nodes, the same is asked of its nodes.
+
 That an edge does nothing is the claim to be proved here. It is tested against the hypothesis that the edge does
 something, more than a tenth of what its edges do that matter, and at most 2.5%; an edge that clearly acts
 on some prompt is needed, however rarely that is.
@@ -13,12 +15,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
 from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Scale, Subject
-from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.graph import FloatArray, IntArray
 from acdc.methods.groups import Groups
 from acdc.metrics.hypotheses import any_of, mean_falls_short, share_falls_short
 
@@ -33,82 +36,98 @@ MOST_COUNTED = 100_000
 
 
 def _minimal(subject: Subject) -> Result:
-    edges, graph = subject.edges, subject.graph
+    edges, units = subject.edges, subject.units
     if not edges.any():
         raise NotApplicable("the circuit has no edge")
-    places = np.argwhere(edges)
-    dangling = edges & ~graph.prune(edges) if subject.dataset.ablation == "resample" else np.zeros_like(edges)
+    switches = units.of_edges(edges)
+    kept, names = np.flatnonzero(switches), units.names_of(switches)
+    unit, plural = units.unit, units.plural
+    dangles = switches & ~units.of_edges(subject.graph.prune(edges))
+    dangling = dangles if subject.dataset.ablation == "resample" else np.zeros_like(switches)
     scales = [subject.on_fresh, *([subject.on_discovery] if subject.has_others else [])]
     searches = [(scale, scale.search(edges)) for scale in scales]
-    effects = _effects(searches, [place[None] for place in places])  # [edge, prompt]
+    effects = _effects(searches, [_going(subject, [i]) for i in range(len(kept))])  # [unit, prompt]
     means = effects.mean(axis=1)
-    average = float((means**2).sum() / max(means.sum(), 1e-12))  # of the edges that matter
+    average = float((means**2).sum() / max(means.sum(), 1e-12))  # of those that matter
     least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
-    p_edges = np.array([_needless(row, least, subject.exact) for row in effects])
-    names = graph.edge_names(edges)
-    p_edges[[bool(dangling[d, s]) for d, s in places]] = 0.0
-    corrected = np.minimum(1.0, p_edges * len(p_edges))
-    needless = [names[i] for i in np.argsort(p_edges, kind="stable") if corrected[i] < 0.05]
-    groups = _groups(subject, places, effects, p_edges) if subject.level != "quick" else []
+    p_alone = np.array([_needless(row, least, subject.exact) for row in effects])
+    p_alone[dangling.flat[kept]] = 0.0
+    corrected = np.minimum(1.0, p_alone * len(p_alone))
+    needless = [int(i) for i in np.argsort(p_alone, kind="stable") if corrected[i] < 0.05]
+    groups = _groups(subject, effects, p_alone) if subject.level != "quick" else []
     p_groups = np.array([1.0])
     named: list[str] = []
     if groups:
-        rows = _effects(searches, groups)
+        rows = _effects(searches, [_going(subject, group) for group in groups])
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
-        named = [" and ".join(graph.edge_names(_only(edges, groups[i]))) for i in np.flatnonzero(p_groups < 0.05)]
-    half, cost, p_half = _half(subject, searches[0], places, effects) if subject.has_others else (0, 0.0, 1.0)
+        named = [" and ".join(names[i] for i in sorted(groups[g])) for g in np.flatnonzero(p_groups < 0.05)]
+    half, cost, p_half = _half(subject, searches[0], effects) if subject.has_others else (0, 0.0, 1.0)
     p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
-    left = _after(subject, needless)
-    found = f"{len(needless)} of {len(names)} edges are shown to do nothing alone"
+    found = f"{len(needless)} of {len(names)} {plural} are shown to do nothing alone"
     n_prompts = effects.shape[1]
     if not needless and not _can_tell(n_prompts, len(names), least, subject.exact):
         enough = _prompts_needed(len(names), least, subject.exact)
-        found = f"{n_prompts} prompts show of no single edge that it does nothing, which takes {enough:,}"
+        found = f"{n_prompts} prompts show of no single {unit} that it does nothing, which takes {enough:,}"
     if p_half < 0.05:
-        found += f"; {half} of {len(names)} edges may go together at {cost:.1%} of the way to no circuit"
+        found += f"; {half} of {len(names)} {plural} may go together at {cost:.1%} of the way to no circuit"
     if groups:
         found += f"; {len(named)} of {len(groups)} pairs and groups tried do nothing together"
     if needless:
-        found += f" ({', '.join(needless[:3])}{', …' if len(needless) > 3 else ''})"
+        found += f" ({', '.join(names[i] for i in needless[:3])}{', …' if len(needless) > 3 else ''})"
     return Result(
-        statistic="edges that do nothing",
+        statistic=f"{plural} that do nothing",
         value=float(max(len(needless) + len(named), half if p_half < 0.05 else 0)),
         threshold=0.0,
         p=p,
         found=found,
-        advice="leave these edges out, and judge what remains; or search with guided, which tests every edge it keeps",
+        advice=(
+            f"leave these {plural} out, and judge what remains; or search with guided, which tests each {unit} it keeps"
+        ),
         details={
-            "an edge does nothing below a share of": least,
-            "effect of an edge that matters": average,
-            "half of the edges": {"edges": half, "share of the way to the empty circuit": cost, "p": p_half}
+            f"{_a(unit)} does nothing below a share of": least,
+            f"effect of {_a(unit)} that matters": average,
+            f"half of the {plural}": {plural: half, "share of the way to the empty circuit": cost, "p": p_half}
             if half
             else None,
-            "needless": needless[:SHOWN],
+            "needless": [names[i] for i in needless[:SHOWN]],
             "needless together": named[:SHOWN],
-            "dangling": graph.edge_names(dangling)[:SHOWN],
-            "effect of each edge": {
+            "dangling": units.names_of(dangling)[:SHOWN],
+            f"effect of each {unit}": {
                 name: round(float(row.mean()), 5) for name, row in zip(names, effects, strict=True)
             },
-            "without the needless": left,
+            "without the needless": _after(subject, needless),
         },
     )
 
 
-def _half(
-    subject: Subject, on_fresh: tuple[Scale, Groups], places: IntArray, effects: FloatArray
-) -> tuple[int, float, float]:
-    """The weaker half of the edges: how many, what they cost together on fresh prompts, and the p-value that the
-    circuit does not do without them.
+def _a(unit: str) -> str:
+    return f"an {unit}" if unit == "edge" else f"a {unit}"
+
+
+def _going(subject: Subject, some: Sequence[int]) -> IntArray:
+    """The edges, flat, that go with some of the circuit's edges (or nodes), given by their place among these."""
+    units = subject.units
+    kept = np.flatnonzero(units.of_edges(subject.edges))[list(some)]
+    if units.unit == "edge":
+        return kept
+    chosen = np.zeros(units.shape, dtype=bool)
+    chosen.flat[kept] = True
+    return units.going(subject.edges, chosen)
+
+
+def _half(subject: Subject, on_fresh: tuple[Scale, Groups], effects: FloatArray) -> tuple[int, float, float]:
+    """The weaker half of the edges (or nodes): how many, what they cost together on fresh prompts, and the p-value that
+    the circuit does not do without them.
 
     Args:
-        effects: `[edge, prompt]`; the last prompts are those of discovery, by which the half is chosen.
+        effects: `[unit, prompt]`; the last prompts are those of discovery, by which the half is chosen.
     """
-    n = len(places) // 2
+    n = len(effects) // 2
     if not n:
         return 0, 0.0, 1.0
     on_discovery = effects[:, len(subject.fresh) :].mean(axis=1)
-    weaker = places[np.argsort(on_discovery, kind="stable")[:n]]
-    row = _effects([on_fresh], [weaker])[0]
+    weaker = np.argsort(on_discovery, kind="stable")[:n]
+    row = _effects([on_fresh], [_going(subject, weaker.tolist())])[0]
     most = max(subject.tolerance, MOST_NEEDLESS)
     if subject.exact:
         return n, float(row.mean()), share_falls_short(int((row > 0).sum()), len(row), most)
@@ -126,18 +145,11 @@ def _prompts_needed(n_edges: int, least: float, exact: bool) -> int:
     return bisect.bisect_left(counted, True, key=lambda n: _can_tell(n, n_edges, least, exact))
 
 
-def _only(edges: BoolArray, group: IntArray) -> BoolArray:
-    mask = np.zeros_like(edges)
-    mask[group[:, 0], group[:, 1]] = True
-    return mask
-
-
 def _effects(searches: list[tuple[Scale, Groups]], groups: list[IntArray]) -> FloatArray:
-    """`[group, prompt]` share between the circuit with and without each group of places `[edge, 2]`."""
+    """`[group, prompt]` share between the circuit with and without each group of edges, flat."""
     rows = []
     for scale, search in searches:
-        flat = [np.ravel_multi_index(tuple(group.T), search.kept.shape) for group in groups]
-        values = search.values_without([np.zeros(0, dtype=np.int64), *flat])
+        values = search.values_without([np.zeros(0, dtype=np.int64), *groups])
         rows.append(scale.apart(values[1:], values[0]))
     return np.concatenate(rows, axis=1)
 
@@ -153,23 +165,27 @@ def _most_pairs(subject: Subject) -> int:
     return MOST_PAIRS if subject.small else 64
 
 
-def _groups(subject: Subject, places: IntArray, effects: FloatArray, p_edges: FloatArray) -> list[IntArray]:
-    """Pairs, all or those of the least effects, and all edges out of a component, of edges needed alone."""
-    needed = np.flatnonzero(p_edges > 0.05)
+def _groups(subject: Subject, effects: FloatArray, p_alone: FloatArray) -> list[list[int]]:
+    """Pairs, all or those of the least effects, and all edges out of a component, of what is needed alone: places."""
+    needed = np.flatnonzero(p_alone > 0.05)
     order = needed[np.argsort(effects[needed].mean(axis=1), kind="stable")]
     most = _most_pairs(subject)
+    of_edges = subject.circuit.unit == "edge"
+    places = np.argwhere(subject.edges)
     if len(order) ** 2 < 2 * most:
         chosen = sorted(itertools.combinations(order.tolist(), 2), key=max)
     else:
         width = int((2 * most) ** 0.5)
         chosen = list(itertools.combinations(order[:width].tolist(), 2))
         known = set(chosen)
-        chosen += [pair for pair in _parallel(places, order) if pair not in known][:most]
-    found = [places[list(pair)] for pair in chosen]
-    for source in np.unique(places[needed, 1]):
-        own = places[needed][places[needed, 1] == source]
-        if len(own) > 2:
-            found.append(own)
+        parallel = _parallel(places, order) if of_edges else []
+        chosen += [pair for pair in parallel if pair not in known][:most]
+    found = [list(pair) for pair in chosen]
+    if of_edges:
+        for source in np.unique(places[needed, 1]):
+            own = needed[places[needed, 1] == source]
+            if len(own) > 2:
+                found.append(own.tolist())
     return found
 
 
@@ -182,11 +198,10 @@ def _parallel(places: IntArray, order: IntArray) -> list[tuple[int, int]]:
     return pairs
 
 
-def _after(subject: Subject, needless: list[str]) -> dict[str, float]:
-    """The circuit without the needless edges: its size, and its share from the model."""
+def _after(subject: Subject, needless: Sequence[int]) -> dict[str, float]:
+    """The circuit without what is needless: its size, and its share from the model."""
     left = subject.edges.copy()
-    for name in needless:
-        left[subject.graph.edge(name)] = False
+    left.flat[_going(subject, needless)] = False
     share = float(subject.on_fresh.shares([left])[0].mean())
     return {"edges": int(left.sum()), "share of the way to the empty circuit": share}
 
@@ -198,7 +213,7 @@ MINIMAL = Check(
     level="quick",
     seconds=lambda subject: (
         0.5
-        * (subject.circuit.n_edges + (0 if subject.level == "quick" else _most_pairs(subject)))
+        * (subject.circuit.n_units + (0 if subject.level == "quick" else _most_pairs(subject)))
         * (1 + subject.share_of_fresh(len(subject.dataset.discovery)))
         * subject.seconds_of_circuit
     ),

@@ -19,7 +19,7 @@ from acdc.auditing.record import Check, NotApplicable, Result
 from acdc.auditing.subject import Subject
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.evaluation.connected import connected_circuits
+from acdc.evaluation.connected import connected_like
 from acdc.graph import BoolArray
 from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, scores_by_prompt
@@ -78,7 +78,7 @@ def _random_weights(subject: Subject) -> Result:
 def _refuse_what_chance_shares(subject: Subject) -> None:
     """In a small graph, or of a circuit that is most of one, any network's ranking has much: it tells nothing."""
     graph, edges = subject.graph, subject.edges
-    random = connected_circuits(graph, subject.circuit.n_edges, RANDOM, seed=subject.seed)
+    random = connected_like(subject.circuit, RANDOM, seed=subject.seed)
     share = float(np.mean([jaccard(each, edges) >= SHARED for each in random]))
     if share > BY_CHANCE:
         raise NotApplicable(

@@ -27,7 +27,7 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.evaluation.reproduction import SAME_OUTPUT
-from acdc.graph import BoolArray, FloatArray, Graph
+from acdc.graph import BoolArray, FloatArray, Graph, Units, units_of
 from acdc.methods.groups import Groups
 from acdc.metrics import OUTCOMES, Outcome
 from acdc.model.model import Model
@@ -85,6 +85,11 @@ class Subject:
     @property
     def edges(self) -> BoolArray:
         return self.circuit.edges
+
+    @property
+    def units(self) -> Units:
+        """What the circuit is made of: edges, or nodes."""
+        return units_of(self.graph, self.circuit.unit)
 
     @property
     def exact(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, check_number, check_type, unknown
-from acdc.graph import BoolArray, FloatArray, names_digest
+from acdc.graph import BoolArray, FloatArray, IntArray, Units, names_digest, units_of
 from acdc.methods.groups import Groups
 from acdc.model.model import Model
 from acdc.store.amounts import bytes_of
@@ -84,6 +85,8 @@ def certify(
     check_type("a Circuit", circuit, Circuit)
     if strength not in STRENGTHS[1:]:
         raise unknown("strength of minimality", str(strength), STRENGTHS[1:])
+    if circuit.unit != "edge" and strength in ("subset", "cardinal"):
+        raise AcdcError(f"strength {strength!r} is of edges, and these are {circuit.unit}s: ask for pairs")
     if budget is not None:
         check_number("a budget", budget)
         if not (math.isfinite(budget) and budget >= 0):
@@ -102,8 +105,8 @@ def certify(
             f"nothing can be certified: the circuit is {search.distance:.4g} from the full model, past the budget of "
             f"{given:.4g}; give a larger --budget" + _unlike(circuit, dataset)
         )
-    rises = _without(search, [np.array([e]) for e in np.flatnonzero(circuit.edges)])
-    names = circuit.edge_names()
+    names, groups = _alone(circuit)
+    rises = _without(search, groups)
     least = int(rises.argmin()) if len(rises) else -1
     measured = Budget(
         budget=given, distance=search.distance, separation=apart,
@@ -120,10 +123,11 @@ def certify(
     if stable is not None:
         votes = stability(problem, circuit.n_edges, method=method, radius=stable, seed=seed)
     return Certificate(
-        edges_sha256=names_digest(names), n_edges=circuit.n_edges, model=model.name,
+        edges_sha256=names_digest(circuit.edge_names()), n_edges=circuit.n_edges, model=model.name,
         weights_sha256=weights_digest(model), dtype=str(model.dtype).removeprefix("torch."), task=dataset.name,
         prompts_sha256=prompts_digest(dataset.discovery), n_prompts=len(dataset.discovery), metric=dataset.metric.name,
-        ablation=dataset.ablation, seed=seed, budget=measured, minimality=minimal, enumeration=found, stability=votes,
+        ablation=dataset.ablation, unit=circuit.unit, seed=seed, budget=measured,
+        minimality=minimal, enumeration=found, stability=votes,
     )  # fmt: skip
 
 
@@ -166,6 +170,28 @@ def _budget(circuit: Circuit, dataset: Dataset, apart: float) -> float:
     return (1 - float(asked)) * apart  # type: ignore[arg-type]
 
 
+def _units(circuit: Circuit) -> tuple[Units, IntArray]:
+    """What a circuit is made of, and which of them it has, flat."""
+    units = units_of(circuit.graph, circuit.unit)
+    return units, np.flatnonzero(units.of_edges(circuit.edges))
+
+
+def _alone(circuit: Circuit) -> tuple[list[str], list[IntArray]]:
+    """Each edge (or node) of a circuit: its name, and which edges go with it."""
+    units, kept = _units(circuit)
+    return units.names_of(units.of_edges(circuit.edges)), [_going(circuit, [one]) for one in kept.tolist()]
+
+
+def _going(circuit: Circuit, some: Sequence[int]) -> IntArray:
+    """The edges that go with some of the circuit's edges (or nodes), given flat."""
+    if circuit.unit == "edge":
+        return np.array(some)
+    units, _ = _units(circuit)
+    chosen = np.zeros(units.shape, dtype=bool)
+    chosen.flat[list(some)] = True
+    return units.going(circuit.edges, chosen)
+
+
 def _without(search: Groups, groups: list[Any]) -> FloatArray:
     return search.measure_without(groups)[0] if groups else np.zeros(0)
 
@@ -174,22 +200,23 @@ def _minimality(
     problem: Problem, search: Groups, circuit: Circuit, budget: float, rises: FloatArray, strength: Strength
 ) -> Minimality:
     """The strongest minimality up to the one asked for that holds."""
-    names, n = circuit.edge_names(), circuit.n_edges
+    units, kept = _units(circuit)
+    names, n = units.names_of(units.of_edges(circuit.edges)), len(kept)
     needless = tuple(names[i] for i in np.flatnonzero(rises <= budget))
     if needless:
         return Minimality(strength="none", tested=n, refuted=needless[:20])
     found = Minimality(strength="local", tested=n)
     if STRENGTHS.index(strength) < STRENGTHS.index("pairs") or n < 2:
         return found
-    pairs = list(itertools.combinations(np.flatnonzero(circuit.edges).tolist(), 2))
+    pairs = list(itertools.combinations(range(n), 2))
     if len(pairs) > MOST_PAIRS:
         raise AcdcError(
-            f"{len(pairs):,} pairs of {n} edges are too many to test ({MOST_PAIRS:,} at most): ask for strength local"
+            f"{len(pairs):,} pairs of {n} {units.plural} are too many to test ({MOST_PAIRS:,} at most): "
+            "ask for strength local"
         )
-    both = _without(search, [np.array(pair) for pair in pairs])
+    both = _without(search, [_going(circuit, kept[list(pair)].tolist()) for pair in pairs])
     if (both <= budget).any():
-        bad = pairs[int(both.argmin())]
-        refuted = tuple(_flat_names(circuit, np.array(bad)))
+        refuted = tuple(names[i] for i in pairs[int(both.argmin())])
         return Minimality(strength="local", tested=n + len(pairs), refuted=refuted)
     found = Minimality(strength="pairs", tested=n + len(pairs))
     for name, allowed in (("subset", circuit.edges), ("cardinal", circuit.graph.valid)):
@@ -201,12 +228,6 @@ def _minimality(
             return Minimality(strength=found.strength, tested=found.tested + tested, refuted=refuted)
         found = Minimality(strength=name, tested=found.tested + tested)  # type: ignore[arg-type]
     return found
-
-
-def _flat_names(circuit: Circuit, edges: Any) -> list[str]:
-    mask = np.zeros_like(circuit.edges)
-    mask.flat[edges] = True
-    return circuit.graph.edge_names(mask)
 
 
 def smaller_circuit(
@@ -305,6 +326,7 @@ def verify(
         "prompts": (certificate.prompts_sha256, prompts_digest(dataset.discovery)),
         "metric": (certificate.metric, dataset.metric.name),
         "ablation": (certificate.ablation, dataset.ablation),
+        "units": (certificate.unit, circuit.unit),
         "numbers of edges and prompts": (
             f"{certificate.n_edges} and {certificate.n_prompts}", f"{circuit.n_edges} and {len(dataset.discovery)}"
         ),
@@ -322,19 +344,21 @@ def verify(
     search = Groups(Measures(problem.outcome, problem.searched()), kept=circuit.edges)
     b, apart = certificate.budget, search.measures.separation()
     off = ROUNDING * max(apart, abs(b.separation))
-    rises = _without(search, [np.array([e]) for e in np.flatnonzero(circuit.edges)])
+    names, groups = _alone(circuit)
+    rises = _without(search, groups)
     least = float(rises.min()) if len(rises) else None
     claims = [("the separation", b.separation, apart), ("the distance", b.distance, search.distance)]
     if (least is None) != (b.least_without is None):
         raise AcdcError("the certificate is wrong: it is not of these edges")
     if least is not None and b.least_without is not None:
-        claims.append(("the distance without an edge", b.least_without, least))
+        claims.append(
+            (f"the distance without {'an edge' if circuit.unit == 'edge' else 'a node'}", b.least_without, least)
+        )
     for what, then_value, now_value in claims:
         if abs(then_value - now_value) > off:
             raise AcdcError(f"the certificate is wrong: {what} is {now_value:.6g}, and it says {then_value:.6g}")
     if search.distance > b.budget + off:
         _wrong(f"the circuit is {search.distance:.6g} from the model, past {b.budget:.6g}")
-    names = circuit.edge_names()
     if least is not None and (b.which not in names or rises[names.index(b.which)] > least + off):
         _wrong(f"the circuit is nearest without {names[int(rises.argmin())]}, not without {b.which!r}")
     checked = [f"within {b.budget:.4g} of the model ({search.distance:.4g})"]
@@ -361,30 +385,31 @@ def _verify_minimality(
     checked: list[str],
 ) -> list[str]:  # fmt: skip
     """Checks what is claimed; returns what is not run again."""
-    m, budget, n = certificate.minimality, certificate.budget.budget, circuit.n_edges
+    units, kept = _units(circuit)
+    m, budget, n = certificate.minimality, certificate.budget.budget, len(kept)
     if m.strength == "none":
         fits = rises <= budget + off
-        needless = {name for name, may_go in zip(circuit.edge_names(), fits, strict=True) if may_go}
+        names = units.names_of(units.of_edges(circuit.edges))
+        needless = {name for name, may_go in zip(names, fits, strict=True) if may_go}
         if not needless:
-            _wrong("every edge is needed")
+            _wrong(f"every {units.unit} is needed")
         if not m.refuted or set(m.refuted) - needless:
-            _wrong(f"not all of these edges can go alone: {', '.join(m.refuted)}")
+            _wrong(f"not all of these {units.plural} can go alone: {', '.join(m.refuted)}")
         _verify_count(m, n)
         checked.append("not minimal, as it says")
         return []
-    if needless_edges := int((rises <= budget - off).sum()):
-        _wrong(f"{needless_edges} edges can go within the budget")
-    checked.append(f"no edge of {n} can go")
+    if may_go := int((rises <= budget - off).sum()):
+        _wrong(f"{may_go} {units.plural} can go within the budget")
+    checked.append(f"no {units.unit} of {n} can go")
     _verify_refuted(search, circuit, m, budget + off)
     if m.strength == "local":
         _verify_count(m, n)
         return []
-    flat = np.flatnonzero(circuit.edges)
-    pairs = list(itertools.combinations(flat.tolist(), 2))
+    pairs = list(itertools.combinations(kept.tolist(), 2))
     rng = np.random.default_rng(certificate.seed + SEEDED)
-    some = [pairs[i] for i in rng.permutation(len(pairs))[: max(64, len(flat))]]
-    if len(some) and (_without(search, [np.array(pair) for pair in some]) <= budget - off).any():
-        _wrong("two edges can go within the budget")
+    some = [pairs[i] for i in rng.permutation(len(pairs))[: max(64, n)]]
+    if len(some) and (_without(search, [_going(circuit, pair) for pair in some]) <= budget - off).any():
+        _wrong(f"two {units.plural} can go within the budget")
     checked.append(f"{len(some)} of {len(pairs):,} pairs cannot go")
     run = n + len(pairs)
     if m.strength == "pairs":
@@ -412,8 +437,13 @@ def _verify_refuted(search: Groups, circuit: Circuit, m: Minimality, within: flo
     """Checks what is said to refute the next stronger minimality: two edges that can go, or a smaller circuit."""
     if not m.refuted:
         return
-    edges = circuit.graph.edges_from_names(list(m.refuted))
-    smaller = circuit.edges & ~edges if m.strength == "local" else edges
+    if circuit.unit != "edge":
+        sources = [circuit.graph.sources.index(name) for name in m.refuted if name in circuit.graph.sources]
+        smaller = circuit.edges.copy()
+        smaller.flat[_going(circuit, sources)] = False
+    else:
+        edges = circuit.graph.edges_from_names(list(m.refuted))
+        smaller = circuit.edges & ~edges if m.strength == "local" else edges
     if smaller.sum() >= circuit.n_edges or search.measures.distance(smaller) > within:
         _wrong(f"a circuit by {', '.join(m.refuted)} is not smaller and within the budget")
 

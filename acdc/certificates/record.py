@@ -34,7 +34,7 @@ class Budget(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
 
     Attributes:
         budget, distance: in the metric's units; separation: of the full model from no edge.
-        least_without: the least distance without any one edge; which: that edge.
+        least_without: the least distance without any one edge (node, of a circuit of nodes); which: that one.
     """
 
     budget: float
@@ -47,13 +47,14 @@ class Budget(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
 class Minimality(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How strong it is that no less would do, within the budget, on these prompts.
 
-    "local": no single edge can go. "pairs": and no two. "subset": no proper part of the circuit is within the budget.
-    "cardinal": no circuit of the graph with fewer edges is. (Names as in Hadad et al. 2026, arXiv 2602.16823.) The last
-    two are of connected circuits, which under resample ablation is all of them: what dangles changes nothing.
+    "local": no single edge (node, of a circuit of nodes) can go. "pairs": and no two. "subset": no proper part of the
+    circuit is within the budget. "cardinal": no circuit of the graph with fewer edges is. (Names as in Hadad et al.
+    2026, arXiv 2602.16823.) The last two are of connected circuits of edges, which under resample ablation is all of
+    them: what dangles changes nothing.
 
     Attributes:
         tested: circuits that were run for it.
-        refuted: edges that can go, or a smaller circuit within the budget.
+        refuted: what can go, each alone or for "local" both together, or a smaller circuit within the budget.
     """
 
     strength: Strength
@@ -112,6 +113,7 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
     Attributes:
         circuit_sha256, scores_sha256: of the files beside it; edges_sha256: of the names of its edges, in order.
         model, weights_sha256, dtype; task, prompts_sha256, metric, ablation: what it holds for.
+        unit: what the circuit is made of, "edge" or "node", and what is claimed to be needed.
         seed: of what was drawn.
     """
 
@@ -129,6 +131,7 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
     n_prompts: int
     metric: str
     ablation: str
+    unit: Literal["edge", "node"] = "edge"
     seed: int = 0
     budget: Budget
     minimality: Minimality
@@ -140,10 +143,11 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
         b, m = self.budget, self.minimality
         where = f"on {counted(self.n_prompts, 'prompt')} of {self.task}, under {self.ablation} ablation"
         found = [f"it is within {b.budget:.4g} of the full model in {self.metric} ({b.distance:.4g}) {where}"]
+        unit = self.unit
         said = {
-            "none": f"it is not minimal: without {', '.join(m.refuted[:3])} it is within the budget",
-            "local": "no single edge can go within the budget (local minimality)",
-            "pairs": "no edge and no two edges can go within the budget",
+            "none": f"it is not minimal: {_any_of(m.refuted)} can go alone within the budget",
+            "local": f"no single {unit} can go within the budget (local minimality)",
+            "pairs": f"no {unit} and no two {unit}s can go within the budget",
             "subset": "no proper part of it is within the budget (subset minimality)",
             "cardinal": "no circuit of the graph with fewer edges is within the budget (cardinal minimality)",
         }
@@ -169,12 +173,20 @@ class Certificate(pydantic.BaseModel, frozen=True, extra="forbid"):
         return found
 
 
+def _any_of(names: tuple[str, ...]) -> str:
+    """Some of the names, of which each is meant by itself."""
+    shown = ", ".join(names[:3])
+    return (f"any of {shown}" if len(names) > 1 else shown) + (" and others" if len(names) > 3 else "")
+
+
 # ---- the file ---------------------------------------------------------------------------------------------------
 
 
 def content(certificate: Certificate) -> bytes:
     """The file's bytes: with the digest of all fields, and one way to write them."""
     value = json.loads(certificate.model_dump_json())
+    if certificate.unit == "edge":  # so that those of before there were others are the same bytes
+        del value["unit"]
     value["sha256"] = fields_digest(value)
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
 

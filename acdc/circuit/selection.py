@@ -118,8 +118,12 @@ def rank_needed(graph: Graph, values: FloatArray, n: int, *, by: By = "absolute"
 
 
 def _prefix(graph: Graph, order: IntArray, n: int) -> int:
-    """Length of the shortest prefix that leaves `n` edges connected: what it leaves grows with it, so by bisection."""
-    low, high = min(n, len(order)) - 1, len(order)
+    """Length of the shortest prefix that leaves `n` edges connected: what it leaves grows with it, so by bisection,
+    from `n` up, since it is mostly few more."""
+    low, step = min(n, len(order)) - 1, 1
+    while low + step < len(order) and graph.prune(first(graph, order, low + step)).sum() < n:
+        low, step = low + step, 2 * step
+    high = min(low + step, len(order))
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if graph.prune(first(graph, order, middle)).sum() >= n else (middle, high)

@@ -133,13 +133,13 @@ def show_missed(found: Missed) -> None:
 
 
 def show_minimality(found: Minimality, most: int = 10) -> None:
-    """What removing each edge changes, the least needed first."""
+    """What removing each edge (or node) changes, the least needed first."""
     least = sorted(found.edges, key=lambda edge: edge.share)
     print()
     terminal.print_table(
-        ("least needed edges", "share of the metric"), [(e.edge, f"{e.share:.2%}") for e in least[:most]]
+        (f"least needed {found.unit}s", "share of the metric"), [(e.edge, f"{e.share:.2%}") for e in least[:most]]
     )
-    terminal.print_facts([("under 1%", f"{len(found.needless())} of {len(found.edges)} edges")])
+    terminal.print_facts([("under 1%", f"{len(found.needless())} of {len(found.edges)} {found.unit}s")])
 
 
 def show_evaluation(

@@ -12,8 +12,9 @@ import contextlib
 
 import numpy as np
 
-from acdc.circuit import selection
+from acdc.circuit import Circuit, selection
 from acdc.errors import EmptyCircuitError
+from acdc.evaluation.judging import random_circuits_like
 from acdc.graph import BoolArray, Graph, IntArray
 
 SWAPS, MOST_AT_ONCE = 6, 3
@@ -37,6 +38,13 @@ def connected_circuits(graph: Graph, n_edges: int, n: int, *, seed: int) -> Bool
     if len(walks):
         circuits[walks] = walk(graph, circuits[walks], SWAPS * n_edges + 20, rng)
     return circuits
+
+
+def connected_like(circuit: Circuit, n: int, *, seed: int) -> BoolArray:
+    """`[n, n_destinations, n_sources]`: random circuits of as many edges, or nodes if it is of nodes."""
+    if circuit.unit == "edge":
+        return connected_circuits(circuit.graph, circuit.n_edges, n, seed=seed)
+    return np.stack(random_circuits_like(circuit, n, seed=seed))
 
 
 def _grown(graph: Graph, n_edges: int, rng: np.random.Generator) -> BoolArray:

@@ -18,7 +18,7 @@ from acdc.engine.circuits import CIRCUITS_AT_ONCE, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import check_type
 from acdc.evaluation.judging import check_counts, judging_problem, share_of_separation, size
-from acdc.graph import BoolArray, FloatArray, IntArray
+from acdc.graph import BoolArray, FloatArray, IntArray, Unit, Units, units_of
 from acdc.metrics.statistics import CONFIDENCE, Interval
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EdgeImportance:
-    """What one edge of the circuit does.
+    """What one edge of the circuit does (or one node, of a circuit of nodes).
 
     Attributes:
+        edge: its name.
         change: of the metric when the edge is added to the circuit without it (and without `without`).
         share: |change| as a share of what separates the full model from the empty circuit.
         interval: (low, high) of the share over the prompts, as in `Evaluation`.
@@ -53,7 +54,8 @@ class Minimality:
     Attributes:
         prompts: "held-out" or "discovery".
         full, empty, circuit: the metric for the full model, the circuit without edges, and the circuit.
-        edges: in the order of `Circuit.edge_names`.
+        edges: in the order of `Circuit.edge_names`; of a circuit of nodes, its nodes.
+        unit: what they are, "edge" or "node".
     """
 
     task: str
@@ -65,6 +67,7 @@ class Minimality:
     empty: float
     circuit: float
     edges: tuple[EdgeImportance, ...]
+    unit: Unit = "edge"
 
     def needless(self, share: float = 0.01) -> tuple[str, ...]:
         """Edges whose knock-out changes less than this share (Wang et al. ask for 1%), least first."""
@@ -88,7 +91,7 @@ def minimality(
     confidence: float | None = CONFIDENCE,
     progress: Progress = no_progress,
 ) -> Minimality:
-    """Knock each edge out of the circuit, on held-out prompts: does the circuit change?
+    """Knock each edge (or node, of a circuit of nodes) out of it, on held-out prompts: does the circuit change?
 
     An edge can seem needless because another does the same. Wang et al. therefore ask that it matters for *some* set
     of other edges knocked out beside it, which `random_sets` looks for.
@@ -105,7 +108,9 @@ def minimality(
     check_counts(random_sets=random_sets)
     check_type("a Circuit", circuit, Circuit)
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    graph, edges = circuit.graph, np.argwhere(circuit.edges)
+    graph, units = circuit.graph, units_of(circuit.graph, circuit.unit)
+    own = units.of_edges(circuit.edges)
+    edges, names = np.argwhere(own), units.names_of(own)
     at_once = CIRCUITS_AT_ONCE - 1  # and the circuit they are compared with
     runs = 2 + (1 + random_sets) * (len(edges) + -(-len(edges) // at_once))
     done = 0
@@ -129,26 +134,25 @@ def minimality(
     without = np.zeros(len(edges), dtype=np.int64)  # number of the set of others knocked out there
     removed: list[BoolArray] = []
     for number in range(1 + random_sets):
-        others = circuit.edges & (rng.random(graph.valid.shape) < (rng.random() / 2 if number else 0))
+        others = own & (rng.random(own.shape) < (rng.random() / 2 if number else 0))
         removed.append(others)
         for start in range(0, len(edges), at_once):
             some = edges[start : start + at_once]
-            values = _toggle(problem, circuit.edges & ~others, some)
+            values = _toggle(problem, circuit, units, own & ~others, some)
             done += 1 + len(some)
-            for i, (d, s) in enumerate(some):
+            for i, place in enumerate(map(tuple, some)):
                 pair = (values[0], values[1 + i])
-                with_edge, without_edge = pair[::-1] if others[d, s] else pair
+                with_edge, without_edge = pair[::-1] if others[place] else pair
                 e = start + i
                 if not number or size(with_edge, without_edge) > size(present[e], absent[e]):
                     present[e], absent[e], without[e] = with_edge, without_edge, number
     importances = []
-    for e, (d, s) in enumerate(edges):
+    for e, place in enumerate(map(tuple, edges)):
         share, interval = share_of_separation(present[e], absent[e], full, empty, confidence)
         beside = removed[without[e]].copy()
-        beside[d, s] = False
-        names = tuple(graph.edge_names(beside))
+        beside[place] = False
         change = float((present[e] - absent[e]).mean())
-        importances.append(EdgeImportance(graph.edge_name(d, s), change, share, interval, names))
+        importances.append(EdgeImportance(names[e], change, share, interval, tuple(units.names_of(beside))))
     return Minimality(
         task=dataset.name,
         metric=dataset.metric.name,
@@ -159,13 +163,16 @@ def minimality(
         empty=float(empty.mean()),
         circuit=float(whole.mean()),
         edges=tuple(importances),
+        unit=circuit.unit,
     )
 
 
-def _toggle(problem: Problem, base: BoolArray, edges: IntArray) -> FloatArray:
-    """`[1 + edge, prompt]`: the metric of a circuit, and of it with each edge removed or, if it lacks it, added."""
-    stack = np.repeat(base[None], 1 + len(edges), axis=0)
-    for circuit, (d, s) in zip(stack[1:], edges, strict=True):
-        circuit[d, s] ^= True
-    (measured,) = measure_prompts(problem, [stack])
+def _toggle(problem: Problem, circuit: Circuit, units: Units, base: BoolArray, some: IntArray) -> FloatArray:
+    """`[1 + unit, prompt]`: the metric of a part of the circuit, and of it with each unit removed or, if it lacks it,
+    added.
+    """
+    stack = np.repeat(base[None], 1 + len(some), axis=0)
+    for switches, place in zip(stack[1:], map(tuple, some), strict=True):
+        switches[place] ^= True
+    (measured,) = measure_prompts(problem, [units.mask(stack) & circuit.edges])
     return measured.circuits

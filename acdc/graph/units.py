@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from acdc.errors import unknown
-from acdc.graph.components import BoolArray, FloatArray
+from acdc.graph.components import BoolArray, FloatArray, IntArray
 from acdc.graph.graph import Graph
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class Units:
     def names(self) -> tuple[str, ...]:
         """Of all units, in array order."""
         return tuple(self.graph.edge_names(self.graph.valid))
+
+    def names_of(self, switches: BoolArray) -> list[str]:
+        """Of some, `shape`, in array order."""
+        return self.graph.edge_names(switches)
 
     @property
     def valid(self) -> BoolArray:
@@ -73,6 +77,10 @@ class Units:
         """Units of which some edge is kept, `shape`."""
         return edges
 
+    def going(self, edges: BoolArray, some: BoolArray) -> IntArray:
+        """Flat indices of the edges of a circuit that go with some of its units, `shape`."""
+        return np.flatnonzero(edges & ~self.mask(self.of_edges(edges) & ~some))
+
     def values_of(self, values: FloatArray) -> FloatArray:
         """Values of the units from those that `spread` gave, `shape`; some of an edge each may be missing, as 0."""
         return values
@@ -91,6 +99,9 @@ class Nodes(Units):
     @property
     def names(self) -> tuple[str, ...]:
         return self.graph.sources
+
+    def names_of(self, switches: BoolArray) -> list[str]:
+        return [self.graph.sources[i] for i in np.flatnonzero(switches)]
 
     @cached_property
     def valid(self) -> BoolArray:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from acdc.circuit.selection import Aggregate
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray
@@ -48,13 +50,13 @@ def scores_by_prompt(problem: Problem, *, alphas: Sequence[float]) -> FloatArray
 
 
 def resampled_sizes(
-    scores: FloatArray, n: int, *, seed: int = 0, share: float | None = None, signed: bool = False
+    scores: FloatArray, n: int, *, seed: int = 0, share: float | None = None, aggregate: Aggregate = "mean-absolute"
 ) -> FloatArray:
-    """`[n, edge]` mean absolute scores on `n` samples of the prompts.
+    """`[n, edge]` sizes of the scores on `n` samples of the prompts.
 
     Args:
         scores: `[prompt, edge]`.
-        signed: the size of the mean instead, as the papers rank.
+        aggregate: what the size is, as of `Scores.sizes`.
         share: of the prompts that a sample keeps, each with this probability; None: as many prompts as there are,
             drawn with replacement (bootstrap).
     """
@@ -65,11 +67,13 @@ def resampled_sizes(
     else:
         weights = (rng.random((n, prompts)) < share).astype(np.float32)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    return np.asarray(np.abs(weights @ scores) if signed else weights @ np.abs(scores))
+    return _sizes(weights, scores, aggregate)
 
 
-def sizes_of_halves(scores: FloatArray, n: int, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
-    """`[n, edge]` mean absolute scores on each of two halves of the prompts `[prompt, edge]` with none in common."""
+def sizes_of_halves(
+    scores: FloatArray, n: int, *, seed: int = 0, aggregate: Aggregate = "mean-absolute"
+) -> tuple[FloatArray, FloatArray]:
+    """`[n, edge]` sizes of the scores on each of two halves of the prompts `[prompt, edge]` with none in common."""
     rng = np.random.default_rng(seed)
     half = len(scores) // 2
     order = np.stack([rng.permutation(len(scores)) for _ in range(n)])
@@ -77,8 +81,22 @@ def sizes_of_halves(scores: FloatArray, n: int, *, seed: int = 0) -> tuple[Float
     for chosen in (order[:, :half], order[:, half : 2 * half]):
         weights = np.zeros((n, len(scores)), dtype=np.float32)
         np.put_along_axis(weights, chosen, 1 / half, axis=1)
-        found.append(np.asarray(weights @ np.abs(scores)))
+        found.append(_sizes(weights, scores, aggregate))
     return found[0], found[1]
+
+
+def sizes_of_all(scores: FloatArray, *, aggregate: Aggregate = "mean-absolute") -> FloatArray:
+    """`[edge]` sizes of the scores `[prompt, edge]` on all prompts."""
+    return _sizes(np.full((1, len(scores)), 1 / len(scores), dtype=np.float32), scores, aggregate)[0]
+
+
+def _sizes(weights: npt.NDArray[np.float32], scores: FloatArray, aggregate: Aggregate) -> FloatArray:
+    """`[sample, edge]`: sizes on samples that take so much of each prompt, `[sample, prompt]`."""
+    if aggregate == "signed":
+        return np.asarray(np.abs(weights @ scores))
+    if aggregate == "rms":
+        return np.asarray(np.sqrt(weights @ np.square(scores)))
+    return np.asarray(weights @ np.abs(scores))
 
 
 def best(sizes: FloatArray, n: int) -> BoolArray:

@@ -105,8 +105,9 @@ class NeuronCircuit(Shown):
     def facts(self) -> dict[str, str]:
         """Sizes, and within what they were found."""
         alone = "none of them can go alone" if self.tested_alone else "not each of them was tested alone"
+        more = f"; {alone}" if self.n_neurons else ""
         return {
-            "neurons kept": f"{self.n_neurons} of {self.n_whole} in {self._nodes}; {alone}",
+            "neurons kept": f"{self.n_neurons} of {self.n_whole} in {self._nodes}{more}",
             "distance": f"{self.distance:.4g} from the full model in {self.metric}, {self.budget:.4g} allowed",
         }
 

@@ -7,6 +7,7 @@ within the budget, and then groups of them, and at last each alone, go if they c
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 400
 """Runs of the circuit that pruning makes after the ranking is cut, unless told otherwise."""
+ROUNDING = 1e-4
+"""Share of the separation by which a circuit that meets its budget may seem to miss it."""
 
 
 @memory.explained
@@ -99,7 +102,13 @@ def discover_neurons(
     same = (made.metric, made.ablation) == (dataset.metric.name, dataset.ablation)
     if faithfulness is None and same and isinstance(found := made.selection.get("budget"), float):
         budget = found
-    budget = max(budget, judge(every) * (1 + 1e-6))
+    if (whole := judge(every)) > budget + ROUNDING * judge.separation:
+        warnings.warn(
+            f"with all its neurons the circuit is {whole:.4g} from the full model, past the {budget:.4g} asked for, so "
+            "its neurons are held to that",
+            stacklevel=5,
+        )
+    budget = max(budget, whole * (1 + 1e-6))
     sizes = np.concatenate([scores.absolute[node] for node in widths])
     ranks = np.empty(len(sizes))
     ranks[np.argsort(sizes, kind="stable")] = np.arange(1, len(sizes) + 1)  # those of score 0 are ranked too

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import acdc
+from acdc.circuit.selection import Aggregate
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
@@ -41,8 +42,9 @@ def resampled(model: acdc.Model, data: Dataset) -> Iterator[Measured]:
     n = acdc.discover(model, data, "eap-ig").n_edges
     problem = Problem(model, model.graph(), data.discovery, data.metric, data.ablation)
     scores = scores_by_prompt(problem, alphas=path(STEPS, data.ablation))
-    for name, signed in (("mean absolute", False), ("mean", True)):
-        chosen = best(resampled_sizes(scores, 2 * RESAMPLES, signed=signed), n)
+    aggregates: dict[str, Aggregate] = {"mean absolute": "mean-absolute", "mean": "signed"}
+    for name, aggregate in aggregates.items():
+        chosen = best(resampled_sizes(scores, 2 * RESAMPLES, aggregate=aggregate), n)
         overlap = np.mean([jaccard(a, b) for a, b in zip(*np.split(chosen, 2), strict=True)])
         yield Measured(f"resamples, {name}", float(overlap), n, n)
 

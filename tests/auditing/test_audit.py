@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from acdc.circuit import Circuit
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
+from acdc.evaluation.connected import connected_like
+from acdc.graph import units_of
+from acdc.methods.attribution import STEPS, path
+from acdc.methods.by_prompt import resampled_sizes, scores_by_prompt
 from acdc.metrics import OUTCOMES
 from acdc.metrics.hypotheses import holm
 from acdc.tasks.prompts import Prompts
@@ -289,8 +294,8 @@ def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
     data = acdc.tasks.load("ioi", size=16).prepare(model)
     circuit = acdc.discover(model, data, **how)
     same = dataclasses.replace(data, discovery=data.held_out, held_out=data.discovery)
-    found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=1)["stability"].details
-    assert found["searches on other prompts"]["overlap with the circuit"] == [1.0]
+    found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=2)["stability"].details
+    assert found["searches on other prompts"]["overlap with the circuit"] == [1.0, 1.0]
 
 
 def test_half_of_a_random_circuits_edges_may_go_where_no_single_one_can_be_told() -> None:
@@ -351,9 +356,64 @@ def test_searches_are_told_of_a_circuit_that_no_ranking_speaks_of() -> None:
         acdc.tasks.load("induction", size=16).prepare(acdc.load("induction-2l")),
     )
     circuit = acdc.discover(model, data, "random", edges=12)
-    for searches, verdict in ((0, "not applicable"), (1, "pass")):
+    for searches, verdict in ((0, "not applicable"), (1, "not applicable"), (2, "pass")):
         audited = acdc.audit(model, data, circuit, checks=["stability"], size=16, searches=searches)["stability"]
         assert audited.verdict == verdict, audited.found
+
+
+def test_searches_that_find_other_circuits_fault_one_that_no_ranking_speaks_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = acdc.load("induction-2l")
+    task = acdc.tasks.load("induction", size=16)
+    circuit = acdc.discover(model, task, "guided", units="node")
+    same = acdc.audit(model, task, circuit, checks=["stability"], size=64, searches=3)["stability"]
+    assert same.verdict == "pass"
+    assert "what is resampled is a ranking of edges, and the circuit is of nodes; searches on 3" in same.found
+    assert same.details["searches on other prompts"]["nodes"] == [circuit.n_units] * 3
+    others = itertools.cycle([["input"], ["input", "a0.h0"], ["input", "m0"]])
+    units = units_of(circuit.graph, "node")
+
+    def discover(*_: Any, **__: Any) -> Circuit:
+        kept = np.isin(units.names, next(others))
+        return Circuit(circuit.graph, circuit.graph.prune(units.mask(kept)), unit="node")
+
+    monkeypatch.setattr(stability, "discover", discover)
+    other = acdc.audit(model, task, circuit, checks=["stability"], size=64, searches=3)["stability"]
+    assert other.verdict == "fail", other.found
+
+
+@pytest.mark.parametrize("select", ["top", "greedy"])
+def test_samples_of_a_ranking_are_cut_as_the_circuit_was(select: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often each edge is kept, by a loop over samples that cuts as `Scores.top` does."""
+    monkeypatch.setattr(stability, "RESAMPLES", 100)
+    model, task = acdc.load("interp-reverse"), acdc.tasks.load("interp-reverse", size=32)
+    data = task.prepare(model)
+    circuit = acdc.discover(model, data, "eap-ig", edges=6, select=select)
+    found = acdc.audit(model, task, circuit, checks=["stability"], size=64)["stability"].details
+    assert found["ranking and circuit overlap"] == 1.0
+    problem = Problem(model, circuit.graph, data.discovery, data.metric, data.ablation)
+    scores = scores_by_prompt(problem, alphas=path(STEPS, data.ablation))
+    kept = []
+    for sizes in resampled_sizes(scores, 100, seed=0):
+        spread = np.zeros(circuit.graph.valid.shape)
+        spread[circuit.graph.valid] = sizes
+        kept.append(acdc.Scores(circuit.graph, spread, "eap-ig", absolute=spread).top(6, select=select).edges)
+    share = np.mean(kept, axis=0)[circuit.edges].round(3)
+    assert found["how often each edge is kept"] == dict(zip(circuit.edge_names(), share.tolist(), strict=True))
+
+
+def test_a_circuit_of_nodes_is_judged_by_its_nodes() -> None:
+    """Found by the search that tests every node: no node is needless, and random circuits are of as many nodes."""
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    circuit = acdc.discover(model, task, "guided", units="node")
+    found = acdc.audit(model, task, circuit, checks=["minimality"], size=64)
+    assert found["minimality"].statistic == "nodes that do nothing"
+    assert found["minimality"].verdict == "pass", found["minimality"].found
+    assert set(found["minimality"].details["effect of each node"]) <= set(circuit.graph.sources)
+    assert len(found["minimality"].details["effect of each node"]) == circuit.n_units
+    for edges in connected_like(circuit, 20, seed=0):
+        assert units_of(circuit.graph, "node").of_edges(edges).sum() == circuit.n_units
 
 
 def test_of_other_prompts_than_a_circuits_own_it_is_not_said_that_it_was_found_on_them() -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy import stats
@@ -20,8 +21,10 @@ from acdc.certificates.record import NAME, Stability, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.circuit import Circuit
+from acdc.engine.circuits import measure_prompts
+from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.graph import Graph
+from acdc.graph import Graph, units_of
 from acdc.methods.by_prompt import best
 from acdc.tasks.programs.program_task import ProgramTask
 from command_line import Command
@@ -328,3 +331,61 @@ def test_numbers_of_a_foreign_certificate_are_checked() -> None:
     for share, confidence in ((0.5, 2.0), (0.0, 0.9), (float("nan"), 0.9)):
         with pytest.raises(ValueError, match=r"share|confidence"):
             Stability(share=share, confidence=confidence, **fields)  # type: ignore[arg-type]
+
+
+def _distance(model: acdc.Model, task: acdc.tasks.Task, edges: npt.NDArray[np.bool_]) -> float:
+    """Of a circuit from the full model on the discovery prompts, by the slow way."""
+    data = task.prepare(model)
+    problem = Problem(model, model.graph(), data.discovery, data.metric, data.ablation)
+    found = np.abs(np.diff(measure_prompts(problem, [model.graph().valid, edges])[0].circuits, axis=0))
+    return float(found.mean())
+
+
+def test_a_circuit_of_nodes_is_certified_by_its_nodes(tmp_path: Path) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    circuit = acdc.discover(model, task, "guided", units="node")
+    certificate = acdc.certify(model, task, circuit, strength="pairs")
+    units = units_of(circuit.graph, "node")
+    kept = np.flatnonzero(units.of_edges(circuit.edges))
+    alone = {
+        circuit.graph.sources[i]: _distance(
+            model, task, circuit.graph.prune(units.mask(np.isin(np.arange(units.n), kept[kept != i])))
+        )
+        for i in kept
+    }
+    least = min(alone, key=lambda name: alone[name])
+    assert certificate.budget.which == least
+    assert certificate.budget.least_without == pytest.approx(alone[least], rel=1e-4)
+    assert certificate.minimality.strength == "pairs"
+    assert certificate.minimality.tested == len(kept) * (len(kept) + 1) // 2
+    assert "no node and no two nodes can go within the budget" in certificate.claims()[1]
+    circuit.save(tmp_path / "run")
+    write(certificate, tmp_path / "run")
+    again = load(tmp_path / "run")
+    assert "no node of" in " ".join(acdc.verify(model, task, Circuit.load(tmp_path / "run"), again).checked)
+    with pytest.raises(AcdcError, match="of other units"):
+        acdc.verify(model, task, Circuit(circuit.graph, circuit.edges), again)
+    with pytest.raises(AcdcError, match="'subset' is of edges, and these are nodes: ask for pairs"):
+        acdc.certify(model, task, circuit, strength="subset")
+    more = Circuit(circuit.graph, circuit.graph.valid, unit="node")
+    spare = acdc.certify(model, task, more, budget=certificate.budget.budget)
+    assert spare.minimality.strength == "none"
+    assert set(spare.minimality.refuted) == {
+        name
+        for i, name in enumerate(circuit.graph.sources)
+        if _distance(model, task, circuit.graph.prune(units.mask(np.arange(units.n) != i))) <= spare.budget.budget
+    }
+    assert acdc.verify(model, task, more, spare).checked[-1] == "not minimal, as it says"
+
+
+def test_what_can_go_alone_is_not_said_to_go_together() -> None:
+    model, task = acdc.load("interp-reverse"), acdc.tasks.load("interp-reverse")
+    circuit = acdc.discover(model, task, "eap-ig", edges=30)
+    certificate = acdc.certify(model, task, circuit, budget=7.7e-5)
+    names = list(certificate.minimality.refuted)
+    left = circuit.edges & ~circuit.graph.edges_from_names(names[:3])
+    assert _distance(model, task, left) > certificate.budget.budget
+    assert (
+        f"it is not minimal: any of {', '.join(names[:3])} and others can go alone within"
+        in certificate.claims()[1]
+    )

@@ -16,12 +16,13 @@ import acdc
 import families
 import problems
 from acdc.circuit import Circuit
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.measure import bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.evaluation.minimality import _toggle
-from acdc.graph import BoolArray
+from acdc.graph import BoolArray, units_of
 from acdc.metrics import OUTCOMES
 from acdc.model.model import Model
 from acdc.tasks.prompts import Prompts
@@ -192,7 +193,7 @@ def test_sets_that_hold_the_edge_itself_show_it_by_adding_it(monkeypatch: pytest
     gone = few.edges.copy()
     gone[tuple(edges[::2].T)] = False  # every other edge is in the set
     problem = Problem(model(), graph, prompts(), OUTCOMES["logit-difference"])
-    values = _toggle(problem, gone, edges).mean(axis=1)
+    values = _toggle(problem, few, units_of(graph, "edge"), gone, edges).mean(axis=1)
     assert values[0] == pytest.approx(metric(gone))
     for (d, s), value in zip(edges, values[1:], strict=True):
         other = gone.copy()
@@ -313,3 +314,24 @@ def test_bad_input_is_one_line() -> None:
     graph = acdc.Graph(3, 2)
     with pytest.raises(AcdcError, match="n_layers=3 instead of 2"):
         acdc.minimality(model(), prompts(), Circuit(graph, graph.valid))
+
+
+def test_of_a_circuit_of_nodes_each_node_is_knocked_out() -> None:
+    """Against the circuits without each node, made by hand."""
+    whole = acdc.load("induction-2l")
+    task = acdc.tasks.load("induction", size=16)
+    found = acdc.discover(whole, task, "guided", units="node")
+    result = acdc.minimality(whole, task, found, random_sets=2, seed=1)
+    plain = acdc.minimality(whole, task, found, confidence=None)
+    data, units = task.prepare(whole), units_of(found.graph, "node")
+    assert data.held_out is not None
+    kept = units.of_edges(found.edges)
+    problem = Problem(whole, found.graph, data.held_out, data.metric, data.ablation)
+    circuits = [found.edges]
+    circuits += [found.edges & units.mask(kept & (np.arange(units.n) != i)) for i in np.flatnonzero(kept)]
+    values = measure_prompts(problem, circuits)[0].circuits.mean(axis=1)
+    assert (plain.unit, [node.edge for node in plain.edges]) == ("node", units.names_of(kept))
+    np.testing.assert_allclose([node.change for node in plain.edges], values[0] - values[1:], rtol=1e-4, atol=1e-5)
+    assert all(a.share >= b.share for a, b in zip(result.edges, plain.edges, strict=True))
+    assert any(node.without for node in result.edges)
+    assert {name for node in result.edges for name in node.without} <= set(units.names_of(kept))
