@@ -65,6 +65,8 @@ def test_dependence_is_seen_and_independence_is_not_rejected() -> None:
     p = [hsic(rng.standard_normal(30), rng.standard_normal(30), permutations=99, seed=i)[1] for i in range(200)]
     assert np.mean(np.array(p) <= 0.05) <= 0.1
     assert hsic(x, np.zeros(80)) == (0.0, 1.0)
+    for n in (16, 20, 32):  # every permutation is as dependent, and rounding must not tell them apart
+        assert {hsic(np.repeat([0, 1], n // 2), np.arange(n) == 0, seed=i)[1] for i in range(4)} == {1.0}
 
 
 def test_the_largest_of_many_bounds_a_quantile() -> None:
