@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def _minimal(subject: Subject) -> Result:
     dangling = dangles if subject.dataset.ablation == "resample" else np.zeros_like(switches)
     scales = [subject.on_fresh, *([subject.on_discovery] if subject.has_others else [])]
     searches = [(scale, scale.search(edges)) for scale in scales]
-    effects = _effects(searches, [_going(subject, [i]) for i in range(len(kept))])  # [unit, prompt]
+    effects = _effects(searches, [units.going(edges, one) for one in kept[:, None]])  # [unit, prompt]
     means = effects.mean(axis=1)
     average = float((means**2).sum() / max(means.sum(), 1e-12))  # of those that matter
     least = float(np.clip(OF_AVERAGE * average, 1e-6, MOST_NEEDLESS))
@@ -58,10 +57,10 @@ def _minimal(subject: Subject) -> Result:
     p_groups = np.array([1.0])
     named: list[str] = []
     if groups:
-        rows = _effects(searches, [_going(subject, group) for group in groups])
+        rows = _effects(searches, [units.going(edges, kept[group]) for group in groups])
         p_groups = np.minimum(1.0, np.array([_needless(row, least, subject.exact) for row in rows]) * len(groups))
         named = [" and ".join(names[i] for i in sorted(groups[g])) for g in np.flatnonzero(p_groups < 0.05)]
-    half, cost, p_half = _half(subject, searches[0], effects) if subject.has_others else (0, 0.0, 1.0)
+    half, cost, p_half = _half(subject, searches[0], kept, effects) if subject.has_others else (0, 0.0, 1.0)
     p = any_of([float(corrected.min()), p_half, *([float(p_groups.min())] if groups else [])])
     found = f"{len(needless)} of {len(names)} {plural} are shown to do nothing alone"
     n_prompts = effects.shape[1]
@@ -95,7 +94,7 @@ def _minimal(subject: Subject) -> Result:
             f"effect of each {unit}": {
                 name: round(float(row.mean()), 5) for name, row in zip(names, effects, strict=True)
             },
-            "without the needless": _after(subject, needless),
+            "without the needless": _after(subject, units.going(edges, kept[needless])),
         },
     )
 
@@ -104,30 +103,22 @@ def _a(unit: str) -> str:
     return f"an {unit}" if unit == "edge" else f"a {unit}"
 
 
-def _going(subject: Subject, some: Sequence[int]) -> IntArray:
-    """The edges, flat, that go with some of the circuit's edges (or nodes), given by their place among these."""
-    units = subject.units
-    kept = np.flatnonzero(units.of_edges(subject.edges))[list(some)]
-    if units.unit == "edge":
-        return kept
-    chosen = np.zeros(units.shape, dtype=bool)
-    chosen.flat[kept] = True
-    return units.going(subject.edges, chosen)
-
-
-def _half(subject: Subject, on_fresh: tuple[Scale, Groups], effects: FloatArray) -> tuple[int, float, float]:
+def _half(
+    subject: Subject, on_fresh: tuple[Scale, Groups], kept: IntArray, effects: FloatArray
+) -> tuple[int, float, float]:
     """The weaker half of the edges (or nodes): how many, what they cost together on fresh prompts, and the p-value that
     the circuit does not do without them.
 
     Args:
+        kept: flat indices of them.
         effects: `[unit, prompt]`; the last prompts are those of discovery, by which the half is chosen.
     """
     n = len(effects) // 2
     if not n:
         return 0, 0.0, 1.0
     on_discovery = effects[:, len(subject.fresh) :].mean(axis=1)
-    weaker = np.argsort(on_discovery, kind="stable")[:n]
-    row = _effects([on_fresh], [_going(subject, weaker.tolist())])[0]
+    weaker = kept[np.argsort(on_discovery, kind="stable")[:n]]
+    row = _effects([on_fresh], [subject.units.going(subject.edges, weaker)])[0]
     most = max(subject.tolerance, MOST_NEEDLESS)
     if subject.exact:
         return n, float(row.mean()), share_falls_short(int((row > 0).sum()), len(row), most)
@@ -198,10 +189,10 @@ def _parallel(places: IntArray, order: IntArray) -> list[tuple[int, int]]:
     return pairs
 
 
-def _after(subject: Subject, needless: Sequence[int]) -> dict[str, float]:
-    """The circuit without what is needless: its size, and its share from the model."""
+def _after(subject: Subject, needless: IntArray) -> dict[str, float]:
+    """The circuit without the needless edges, flat: its size, and its share from the model."""
     left = subject.edges.copy()
-    left.flat[_going(subject, needless)] = False
+    left.flat[needless] = False
     share = float(subject.on_fresh.shares([left])[0].mean())
     return {"edges": int(left.sum()), "share of the way to the empty circuit": share}
 

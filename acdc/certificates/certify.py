@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,17 +178,7 @@ def _units(circuit: Circuit) -> tuple[Units, IntArray]:
 def _alone(circuit: Circuit) -> tuple[list[str], list[IntArray]]:
     """Each edge (or node) of a circuit: its name, and which edges go with it."""
     units, kept = _units(circuit)
-    return units.names_of(units.of_edges(circuit.edges)), [_going(circuit, [one]) for one in kept.tolist()]
-
-
-def _going(circuit: Circuit, some: Sequence[int]) -> IntArray:
-    """The edges that go with some of the circuit's edges (or nodes), given flat."""
-    if circuit.unit == "edge":
-        return np.array(some)
-    units, _ = _units(circuit)
-    chosen = np.zeros(units.shape, dtype=bool)
-    chosen.flat[list(some)] = True
-    return units.going(circuit.edges, chosen)
+    return units.names_of(units.of_edges(circuit.edges)), [units.going(circuit.edges, one) for one in kept[:, None]]
 
 
 def _without(search: Groups, groups: list[Any]) -> FloatArray:
@@ -214,7 +203,7 @@ def _minimality(
             f"{len(pairs):,} pairs of {n} {units.plural} are too many to test ({MOST_PAIRS:,} at most): "
             "ask for strength local"
         )
-    both = _without(search, [_going(circuit, kept[list(pair)].tolist()) for pair in pairs])
+    both = _without(search, [units.going(circuit.edges, kept[list(pair)]) for pair in pairs])
     if (both <= budget).any():
         refuted = tuple(names[i] for i in pairs[int(both.argmin())])
         return Minimality(strength="local", tested=n + len(pairs), refuted=refuted)
@@ -405,10 +394,13 @@ def _verify_minimality(
     if m.strength == "local":
         _verify_count(m, n)
         return []
-    pairs = list(itertools.combinations(kept.tolist(), 2))
+    pairs = list(itertools.combinations(kept, 2))
     rng = np.random.default_rng(certificate.seed + SEEDED)
     some = [pairs[i] for i in rng.permutation(len(pairs))[: max(64, n)]]
-    if len(some) and (_without(search, [_going(circuit, pair) for pair in some]) <= budget - off).any():
+    if (
+        len(some)
+        and (_without(search, [units.going(circuit.edges, np.array(pair)) for pair in some]) <= budget - off).any()
+    ):
         _wrong(f"two {units.plural} can go within the budget")
     checked.append(f"{len(some)} of {len(pairs):,} pairs cannot go")
     run = n + len(pairs)
@@ -438,9 +430,9 @@ def _verify_refuted(search: Groups, circuit: Circuit, m: Minimality, within: flo
     if not m.refuted:
         return
     if circuit.unit != "edge":
-        sources = [circuit.graph.sources.index(name) for name in m.refuted if name in circuit.graph.sources]
+        units, kept = _units(circuit)
         smaller = circuit.edges.copy()
-        smaller.flat[_going(circuit, sources)] = False
+        smaller.flat[units.going(circuit.edges, kept[np.isin([units.names[i] for i in kept], m.refuted)])] = False
     else:
         edges = circuit.graph.edges_from_names(list(m.refuted))
         smaller = circuit.edges & ~edges if m.strength == "local" else edges

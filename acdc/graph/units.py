@@ -77,9 +77,9 @@ class Units:
         """Units of which some edge is kept, `shape`."""
         return edges
 
-    def going(self, edges: BoolArray, some: BoolArray) -> IntArray:
-        """Flat indices of the edges of a circuit that go with some of its units, `shape`."""
-        return np.flatnonzero(edges & ~self.mask(self.of_edges(edges) & ~some))
+    def going(self, edges: BoolArray, some: IntArray) -> IntArray:
+        """The edges of a circuit that go with some of its units, both as flat indices."""
+        return some
 
     def values_of(self, values: FloatArray) -> FloatArray:
         """Values of the units from those that `spread` gave, `shape`; some of an edge each may be missing, as 0."""
@@ -127,6 +127,11 @@ class Nodes(Units):
 
     def of_edges(self, edges: BoolArray) -> BoolArray:
         return np.asarray(edges.any(axis=-2))
+
+    def going(self, edges: BoolArray, some: IntArray) -> IntArray:
+        left = self.of_edges(edges)
+        left[some] = False
+        return np.flatnonzero(edges & ~self.mask(left))
 
     def values_of(self, values: FloatArray) -> FloatArray:
         largest = np.abs(values).argmax(axis=-2)
