@@ -52,9 +52,7 @@ def _stability(subject: Subject) -> Result:
         raise NotApplicable(f"a circuit of {n_edges} of {graph.n_edges} edges is the same by any ranking")
     again = AGAIN if subject.searches is None and subject.level == "full" else subject.searches or 0
     if circuit.unit != "edge":
-        why = (
-            f"what is resampled is a ranking of edges, and the circuit is of {units_of(graph, circuit.unit).plural}"
-        )
+        why = f"what is resampled is a ranking of edges, and the circuit is of {subject.units.plural}"
         return _by_searches(subject, again, why)
     outcome = subject.dataset.metric if subject.dataset.metric.differentiable else OUTCOMES["kl"]
     problem = subject.problem(subject.dataset.discovery, outcome=outcome)
@@ -143,7 +141,7 @@ class Cut:
 
     @classmethod
     def of(cls, circuit: Circuit) -> Cut:
-        """By the selection that a circuit notes, or by its best edges, those on no path too if it has any."""
+        """Greedily if the circuit notes that it was, else by its best edges; those on no path too if it has any."""
         rule = selection.greedy if circuit.provenance.selection.get("select") == "greedy" else selection.top
         return cls(circuit.graph, rule, prune=bool((circuit.graph.prune(circuit.edges) == circuit.edges).all()))
 
@@ -190,8 +188,8 @@ def _by_searches(subject: Subject, again: int, why: str) -> Result:
         raise NotApplicable(f"{why}; no search on other samples: {reason}") from None
     if again == 1:
         raise NotApplicable(f"{why}; {_told(subject, found)}, and one alone tells nothing: ask for more --searches")
-    circuit, units = subject.circuit, units_of(subject.graph, subject.circuit.unit)
-    chance = _chance(circuit.n_units, units.n)
+    units = subject.units
+    chance = _chance(subject.circuit.n_units, units.n)
     overlaps = np.array(found["overlap with the circuit"])
     beyond = (overlaps - chance) / max(1 - chance, 1e-9)
     return Result(
@@ -214,8 +212,7 @@ def _below(values: FloatArray, least: float) -> float:
 
 def _told(subject: Subject, found: dict[str, Any]) -> str:
     """What searches found, in words."""
-    plural = units_of(subject.graph, subject.circuit.unit).plural
-    n = found["searches"]
+    plural, n = subject.units.plural, found["searches"]
     some = "a search on another sample keeps" if n == 1 else f"searches on {n} other samples keep"
     return f"{some} {found['always']} {plural} always and {found['ever']} ever"
 
@@ -239,7 +236,7 @@ def searches(subject: Subject, n: int) -> dict[str, Any]:
         share of searches that keep each, from the most.
     """
     made, size = subject.circuit.provenance, len(subject.dataset.discovery)
-    units = units_of(subject.graph, subject.circuit.unit)
+    units = subject.units
     own = units.of_edges(subject.edges)
     if not made.method:
         raise AcdcError("the circuit does not say by which method it was found")

@@ -340,9 +340,7 @@ def verify(
     if (least is None) != (b.least_without is None):
         raise AcdcError("the certificate is wrong: it is not of these edges")
     if least is not None and b.least_without is not None:
-        claims.append(
-            (f"the distance without {'an edge' if circuit.unit == 'edge' else 'a node'}", b.least_without, least)
-        )
+        claims.append((f"the distance without one {circuit.unit}", b.least_without, least))
     for what, then_value, now_value in claims:
         if abs(then_value - now_value) > off:
             raise AcdcError(f"the certificate is wrong: {what} is {now_value:.6g}, and it says {then_value:.6g}")
@@ -429,13 +427,15 @@ def _verify_refuted(search: Groups, circuit: Circuit, m: Minimality, within: flo
     """Checks what is said to refute the next stronger minimality: two edges that can go, or a smaller circuit."""
     if not m.refuted:
         return
-    if circuit.unit != "edge":
+    if m.strength == "local":
         units, kept = _units(circuit)
+        names = np.array(units.names_of(units.of_edges(circuit.edges)))
+        if unknown_names := set(m.refuted) - set(names.tolist()):
+            _wrong(f"the circuit has no {units.unit} {sorted(unknown_names)[0]!r}")
         smaller = circuit.edges.copy()
-        smaller.flat[units.going(circuit.edges, kept[np.isin([units.names[i] for i in kept], m.refuted)])] = False
+        smaller.flat[units.going(circuit.edges, kept[np.isin(names, m.refuted)])] = False
     else:
-        edges = circuit.graph.edges_from_names(list(m.refuted))
-        smaller = circuit.edges & ~edges if m.strength == "local" else edges
+        smaller = circuit.graph.edges_from_names(list(m.refuted))
     if smaller.sum() >= circuit.n_edges or search.measures.distance(smaller) > within:
         _wrong(f"a circuit by {', '.join(m.refuted)} is not smaller and within the budget")
 

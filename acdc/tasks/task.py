@@ -301,14 +301,14 @@ def as_dataset(
         ablation=dataset.ablation if ablation is None else check_ablation(ablation),
     )
     check_metric(dataset.metric, dataset.discovery, dataset.name)
-    apart = held_apart(dataset)
+    apart = _held_apart(dataset)
     if isinstance(task, Dataset):
         for line in apart.warnings[len(dataset.warnings) :]:
             warnings.warn(line, stacklevel=3)
     return apart
 
 
-def held_apart(dataset: Dataset) -> Dataset:
+def _held_apart(dataset: Dataset) -> Dataset:
     """The dataset without held-out prompts that under its ablation are run as discovery prompts are, and a warning."""
     if dataset.held_out is None:
         return dataset

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import acdc
+from acdc.auditing import adversary
 from acdc.auditing.checks import CHECKS
 from acdc.auditing.prompts import fresh_prompts
 from acdc.auditing.record import AuditReport
@@ -22,6 +23,7 @@ from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError
 from acdc.evaluation.connected import connected_like
+from acdc.evaluation.judging import random_circuits_like
 from acdc.graph import units_of
 from acdc.metrics import OUTCOMES
 from acdc.metrics.hypotheses import holm
@@ -376,3 +378,30 @@ def test_a_metric_of_one_token_is_no_cell_of_answers_of_several() -> None:
     cells = found["matrix"].details["mean share of the way to the empty circuit"]["resample"]
     assert "log-probability-difference" in cells
     assert "logit-difference" not in cells
+
+
+def test_an_adversary_does_no_less_than_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that brings back all that was removed makes the model itself of it."""
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    circuit = acdc.discover(model, task, "eap-ig", edges=20)
+    whole = torch.as_tensor(circuit.graph.valid, dtype=torch.float32)
+    monkeypatch.setattr(
+        adversary, "_climb", lambda _, __, ___, ____, unit, *_a, **_k: (whole, torch.zeros(len(unit)))
+    )
+    found = acdc.audit(model, task, circuit, checks=["adversary"], size=64)["adversary"]
+    assert found.value == found.details["without an adversary"]
+    assert found.value > 0
+    assert found.details["each prompt with a mask of its own"] > 0
+
+
+def test_a_circuit_of_nodes_is_compared_with_random_circuits_of_nodes() -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=32)
+    circuit = acdc.discover(model, task, "nap", edges=7, units="node")
+    found = acdc.audit(model, task, circuit, level="quick", checks=["hypotheses"], size=32)["hypotheses"]
+    data = task.prepare(model)
+    prompts = fresh_prompts(task, model, data, 32).prompts
+    judge = Scale(Problem(model, circuit.graph, prompts, data.metric, data.ablation), exact=False)
+    random = random_circuits_like(circuit, found.details["random circuits"], seed=0)
+    shares = judge.shares(np.stack(random)).mean(axis=1)
+    assert found.details["the same of random circuits"]["mean"] == pytest.approx(shares.mean())
+    assert found.details["the same of random circuits"]["least"] == pytest.approx(shares.min())

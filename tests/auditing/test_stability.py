@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import acdc
 from acdc.auditing import stability
 from acdc.auditing.record import Finding
 from acdc.circuit import Circuit
+from acdc.circuit.selection import Aggregate
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import units_of
@@ -71,6 +73,7 @@ def test_a_search_that_has_no_other_prompts_says_so() -> None:
         {"method": "eap", "edges": 40, "select": "greedy", "aggregate": "signed"},
         {"method": "eap", "edges": 8, "units": "node"},
         {"method": "eap", "threshold": 0.05},
+        {"method": "eap", "faithfulness": 0.8},
         {"method": "acdc", "threshold": 0.3},
     ],
     ids=lambda how: f"{how['method']}-{list(how)[1]}-{how.get('select') or how.get('units', '')}",
@@ -81,6 +84,9 @@ def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
     data = acdc.tasks.load("ioi", size=16).prepare(model)
     circuit = acdc.discover(model, data, **how)
     same = dataclasses.replace(data, discovery=data.held_out, held_out=data.discovery)
+    asked = stability._asked(circuit)
+    sizes = {"edges", "threshold", "faithfulness"}
+    assert {name: asked[name] for name in sizes & set(asked)} == {name: how[name] for name in sizes & set(how)}
     found = acdc.audit(model, same, circuit, checks=["stability"], size=16, searches=2)["stability"].details
     assert found["searches on other prompts"]["overlap with the circuit"] == [1.0, 1.0]
 
@@ -136,21 +142,28 @@ def test_searches_that_find_other_circuits_fault_one_that_no_ranking_speaks_of(
     assert other.verdict == "fail", other.found
 
 
-@pytest.mark.parametrize("select", ["top", "greedy"])
-def test_samples_of_a_ranking_are_cut_as_the_circuit_was(select: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("select", "aggregate"),
+    [("top", "mean-absolute"), ("greedy", "mean-absolute"), ("top", "signed"), ("top", "rms")],
+)
+def test_samples_of_a_ranking_are_cut_as_the_circuit_was(
+    select: str, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How often each edge is kept, by a loop over samples that cuts as `Scores.top` does."""
     monkeypatch.setattr(stability, "RESAMPLES", 100)
     model, task = acdc.load("interp-reverse"), acdc.tasks.load("interp-reverse", size=32)
     data = task.prepare(model)
-    circuit = acdc.discover(model, data, "eap-ig", edges=6, select=select)
+    circuit = acdc.discover(model, data, "eap-ig", edges=6, select=select, aggregate=aggregate)
     found = acdc.audit(model, task, circuit, checks=["stability"], size=64)["stability"].details
     assert found["ranking and circuit overlap"] == 1.0
     problem = Problem(model, circuit.graph, data.discovery, data.metric, data.ablation)
     scores = scores_by_prompt(problem, alphas=path(STEPS, data.ablation))
     kept = []
-    for sizes in resampled_sizes(scores, 100, seed=0):
+    for sizes in resampled_sizes(scores, 100, seed=0, aggregate=aggregate):
         spread = np.zeros(circuit.graph.valid.shape)
         spread[circuit.graph.valid] = sizes
-        kept.append(acdc.Scores(circuit.graph, spread, "eap-ig", absolute=spread).top(6, select=select).edges)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some are of fewer edges
+            kept.append(acdc.Scores(circuit.graph, spread, "eap-ig", absolute=spread).top(6, select=select).edges)
     share = np.mean(kept, axis=0)[circuit.edges].round(3)
     assert found["how often each edge is kept"] == dict(zip(circuit.edge_names(), share.tolist(), strict=True))

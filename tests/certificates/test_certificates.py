@@ -367,6 +367,11 @@ def test_a_circuit_of_nodes_is_certified_by_its_nodes(tmp_path: Path) -> None:
         acdc.verify(model, task, Circuit(circuit.graph, circuit.edges), again)
     with pytest.raises(AcdcError, match="'subset' is of edges, and these are nodes: ask for pairs"):
         acdc.certify(model, task, circuit, strength="subset")
+    both = acdc.certify(model, task, circuit, strength="pairs", budget=min(alone.values()) * 0.999)
+    for refuted, words in ((("input", "a9.h9"), "has no node 'a9.h9'"), (("input",), "is not smaller and within")):
+        false = both.minimality.model_copy(update={"strength": "local", "refuted": refuted})
+        with pytest.raises(AcdcError, match=words):
+            acdc.verify(model, task, circuit, both.model_copy(update={"minimality": false}))
     more = Circuit(circuit.graph, circuit.graph.valid, unit="node")
     spare = acdc.certify(model, task, more, budget=certificate.budget.budget)
     assert spare.minimality.strength == "none"

@@ -31,5 +31,11 @@ def test_a_resample_is_a_mean_over_its_prompts() -> None:
     counts = np.random.default_rng(4).multinomial(5, np.full(5, 1 / 5), size=3)
     for got, count in zip(sizes, counts, strict=True):
         assert np.allclose(got, np.abs(np.repeat(rows, count, axis=0)).mean(0), atol=1e-6)
+    for aggregate, size in {
+        "signed": lambda x: np.abs(x.mean(0)),
+        "rms": lambda x: np.sqrt((x**2).mean(0)),
+    }.items():
+        for got, count in zip(resampled_sizes(rows, 3, seed=4, aggregate=aggregate), counts, strict=True):  # type: ignore[arg-type]
+            assert np.allclose(got, size(np.repeat(rows, count, axis=0)), atol=1e-6)
     assert best(np.array([[3.0, 0.0, 5.0, 4.0]]), 2).tolist() == [[False, False, True, True]]
     assert best(np.array([1.0, 0.0]), 2).tolist() == [True, False]

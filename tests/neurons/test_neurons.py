@@ -251,6 +251,16 @@ def test_all_dimensions_are_the_circuit_and_none_the_circuit_without_heads() -> 
         torch.testing.assert_close(none, patching.logits(without)[0])
 
 
+def test_a_circuit_that_is_past_what_is_asked_of_its_neurons_says_so() -> None:
+    model, task = acdc.load("tiny-tasks"), acdc.tasks.load("ioi", size=16)
+    circuit = acdc.Circuit.from_names(model.graph(), ["input->m0", "m0->logits"])
+    with pytest.warns(UserWarning, match=r"with all its neurons the circuit is .* past the .* asked for"):
+        found = discover_neurons(model, task, circuit, faithfulness=0.99)
+    assert found.distance <= found.budget
+    none = dataclasses.replace(found, kept={name: x & False for name, x in found.kept.items()})
+    assert "can go alone" not in none.facts()["neurons kept"]
+
+
 def test_circuits_without_an_mlp_and_numbers_that_cannot_be_are_refused() -> None:
     model, prompts = tiny("gpt2"), make_prompts()
     graph = model.graph()

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from acdc.errors import unknown
+from acdc.graph import IntArray
 from acdc.model.programs.tracr import TracrModel, TracrProgram, Value
+from acdc.tasks.repeats import reads_corrupted
 
 DISTRIBUTIONS = ("fixed", "mixed", "permuted", "varied")
 
@@ -101,3 +103,31 @@ def pairs_of_inputs(
             positions[:, first:] = rng.permuted(positions[:, first:], axis=1)
         sides += [tokens, mask, torch.from_numpy(positions)]
     return Pairs(*sides)
+
+
+def chosen_rows(
+    clean: Sequence[Tensor], corrupted: Sequence[Tensor], size: int, *, ablation: str
+) -> tuple[Tensor, int]:
+    """Pairs for discovery and then those held out, `size` of each, no pair twice.
+
+    Where nothing reads the corrupted inputs, no clean one is held out that is in discovery, or held out twice; then
+    fewer may be held out, or none.
+
+    Args:
+        clean, corrupted: all that there is of them, `[pair, …]` each.
+
+    Returns:
+        The rows that were chosen, and how many different ones there are.
+    """
+    order = _firsts([*clean, *corrupted])
+    others = np.arange(size, len(order))
+    if not reads_corrupted(ablation):
+        different = _firsts([x[torch.from_numpy(order)] for x in clean])
+        others = different[different >= size]
+    return torch.from_numpy(np.concatenate((order[:size], order[others[:size]]))), len(order)
+
+
+def _firsts(columns: Sequence[Tensor]) -> IntArray:
+    """Where each row of some tensors, taken together, is for the first time, in order."""
+    rows = torch.cat(list(columns), dim=-1).numpy()
+    return np.sort(np.unique(rows, axis=0, return_index=True)[1])

@@ -19,9 +19,10 @@ from acdc.metrics import Outcome
 from acdc.model.programs.hooked import HookedConfig
 from acdc.model.programs.interpbench import read_config, read_edges
 from acdc.store.reading import read_record
+from acdc.tasks.programs.inputs import chosen_rows
 from acdc.tasks.programs.truth import TrueCircuit
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, held_apart, resolve_metric
+from acdc.tasks.task import Ablation, Dataset, ShownTask, check_ablation, check_metric, resolve_metric
 from acdc.tasks.tokenise import ModelLike
 
 INPUTS = "inputs.json"
@@ -130,29 +131,25 @@ class InterpBenchTask(ShownTask):
             )
         if truth is None:
             warnings.append(f"{self.name}: the true circuit is that of resample ablation, not of {self.ablation}")
-        dataset = Dataset(
+        return Dataset(
             name=self.name,
             discovery=prompts[: self.size].to(model.device),
-            held_out=prompts[self.size :].to(model.device),
+            held_out=prompts[self.size :].to(model.device) if len(prompts) > self.size else None,
             metric=outcome,
             ablation=self.ablation,
             seed=self.seed,
             warnings=tuple(warnings),
             truth=truth,
         )
-        return held_apart(dataset)
 
     def _prompts(self, inputs: Inputs) -> Prompts:
-        """Discovery and held-out prompts, no pair twice, read at every token but the first and the padding."""
+        """Discovery and held-out prompts (`chosen_rows`), read at every token but the first and the padding."""
         rng = np.random.default_rng((self.seed, 2))
         n = 20 * self.size
         (clean, length), (corrupted, _) = inputs.draw(n, rng), inputs.draw(n, rng)
-        _, index = np.unique(torch.cat((clean, corrupted), 1).numpy(), axis=0, return_index=True)
-        chosen = torch.from_numpy(np.sort(index)[: 2 * self.size])
-        if len(chosen) < 2 * self.size:
-            raise TaskError(
-                f"{self.name}: only {len(chosen)} different pairs of inputs: ask for {len(chosen) // 2}"
-            )
+        chosen, different = chosen_rows([clean], [corrupted], self.size, ablation=self.ablation)
+        if different < 2 * self.size:
+            raise TaskError(f"{self.name}: only {different} different pairs of inputs: ask for {different // 2}")
         start = int(inputs.first is not None)
         positions = torch.arange(start, inputs.n_positions).expand(len(chosen), -1)
         return Prompts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,12 @@ import torch
 from torch import Tensor
 
 from acdc.errors import AcdcError, TaskError, unknown
-from acdc.graph import IntArray
 from acdc.model.programs.tracr import BUILTIN, TracrModel, TracrProgram, builtin_names, read_program
 from acdc.tasks.programs.derive import read_positions
-from acdc.tasks.programs.inputs import Pairs, concatenate, random_pairs
+from acdc.tasks.programs.inputs import Pairs, chosen_rows, concatenate, random_pairs
 from acdc.tasks.programs.program_task import Drawn, ProgramTask
 from acdc.tasks.programs.truth import TrueCircuit, TrueCircuits, witness_pairs
 from acdc.tasks.prompts import Prompts
-from acdc.tasks.repeats import reads_corrupted
 from acdc.tasks.tokenise import ModelLike
 
 FAITHFULNESS = 0.999
@@ -129,26 +126,15 @@ def draw_prompts(
     pairs = concatenate(batches)
     if answered:
         pairs = pairs[_read(model, pairs, answered=True)[0].any(-1)]
-    order = _firsts(list(vars(pairs).values()))
-    if len(order) < 2 * size:
+    columns = list(vars(pairs).values())
+    chosen, different = chosen_rows(columns[:3], columns[3:], size, ablation=ablation)
+    if different < 2 * size:
         raise TaskError(
-            f"{model.program.name}: expected {size} prompts and {size} held out, but there are only {len(order)} "
-            f"different pairs of {distribution!r} inputs: ask for {len(order) // 2} at most"
+            f"{model.program.name}: expected {size} prompts and {size} held out, but there are only {different} "
+            f"different pairs of {distribution!r} inputs: ask for {different // 2} at most"
         )
-    others = np.arange(size, len(order))
-    if not reads_corrupted(ablation):
-        distinct = pairs[torch.from_numpy(order)]
-        clean = _firsts([distinct.clean, distinct.clean_mask, distinct.clean_positions])
-        others = clean[clean >= size]
-    chosen = np.concatenate((order[:size], order[others[:size]]))
-    prompts = to_prompts(model, pairs[torch.from_numpy(chosen)], answered=answered)
-    return prompts[:size], prompts[size:] if len(others) else None
-
-
-def _firsts(columns: Sequence[Tensor]) -> IntArray:
-    """Where each row of some tensors `[row, …]`, taken together, is for the first time, in order."""
-    rows = torch.cat(list(columns), dim=-1).numpy()
-    return np.sort(np.unique(rows, axis=0, return_index=True)[1])
+    prompts = to_prompts(model, pairs[chosen], answered=answered)
+    return prompts[:size], prompts[size:] if len(prompts) > size else None
 
 
 def to_prompts(model: TracrModel, pairs: Pairs, *, answered: bool = False) -> Prompts:

@@ -69,6 +69,12 @@ def test_held_out_pairs_are_others(tmp_path: Path) -> None:
     ]
     assert [len(side) for side in sides] == [64, 64]
     assert sides[0].isdisjoint(sides[1])
+    zero = acdc.tasks.load(tmp_path, size=16, ablation="zero").prepare(acdc.load(tmp_path))
+    assert zero.held_out is not None
+    assert len(zero.held_out) == 16
+    rows = [set(map(tuple, prompts.clean.tolist())) for prompts in (zero.discovery, zero.held_out)]
+    assert rows[0].isdisjoint(rows[1])  # the corrupted inputs, which nothing reads, do not make another prompt
+    assert len(rows[1]) == 16
 
 
 def test_a_model_whose_output_is_a_number_is_judged_by_its_distance(tmp_path: Path) -> None:
