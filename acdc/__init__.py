@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from acdc.acting.opening import load
     from acdc.auditing.audit import audit
     from acdc.auditing.record import AuditReport
-    from acdc.certificates.certify import certify, verify
+    from acdc.certificates.certify import certify
     from acdc.certificates.record import Certificate
+    from acdc.certificates.verify import verify
     from acdc.circuit import Circuit, Provenance, Scores
     from acdc.discovery import discover, score
     from acdc.engine.ranks import alone
@@ -67,7 +68,7 @@ _WHERE = {
     "audit": "acdc.auditing.audit",
     "builtin_models": "acdc.model.load",
     "certify": "acdc.certificates.certify",
-    "verify": "acdc.certificates.certify",
+    "verify": "acdc.certificates.verify",
     "compile": "acdc.tasks.programs.compile",
     "completeness": "acdc.evaluation.completeness",
     "curve": "acdc.evaluation.curve",

@@ -234,3 +234,8 @@ def files(folder: Path) -> tuple[str, str]:
         path = placed(folder, name)
         found.append(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
     return found[0], found[1]
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run, given by itself or by its `circuit.json`."""
+    return run.parent if run.is_file() else run

@@ -45,10 +45,10 @@ def certify(
     Example: acdc certify runs/reverse --strength pairs --enumerate
     """
     with terminal.quiet_libraries():
-        from acdc.certificates import certify as certificates
         from acdc.certificates import record
+        from acdc.certificates.certify import certify as measure
 
-        folder = certificates.files_of(run)
+        folder = record.folder_of(run)
         if (folder / record.NAME).exists() and not force:
             raise AcdcError(f"{folder / record.NAME} exists: replace it with --force")
         circuit, subject, recipe = as_found(
@@ -56,7 +56,7 @@ def certify(
         )
         say_unused(run)
         with terminal.progress_bar() as progress:
-            certificate = certificates.certify(
+            certificate = measure(
                 subject, recipe, circuit, strength=strength, enumerate=enumerate,  # type: ignore[arg-type]
                 stable=stable, method=method, budget=budget, memory=memory, progress=progress,
             )  # fmt: skip
@@ -81,15 +81,15 @@ def verify(
     """
     started = time.perf_counter()
     with terminal.quiet_libraries():
-        from acdc.certificates import certify as certificates
         from acdc.certificates import record
+        from acdc.certificates.verify import verify as measure_again
 
-        certificate = record.load(certificates.files_of(run))
+        certificate = record.load(record.folder_of(run))
         circuit, subject, recipe = as_found(
             run, memory=memory, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
         with terminal.progress_bar() as progress:
-            found = certificates.verify(subject, recipe, circuit, certificate, memory=memory, progress=progress)
+            found = measure_again(subject, recipe, circuit, certificate, memory=memory, progress=progress)
         seconds = time.perf_counter() - started
     if json:
         terminal.print_json({"holds": True, "checked": found.checked, "told": found.told, "seconds": seconds})

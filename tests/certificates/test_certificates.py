@@ -15,11 +15,11 @@ from scipy import stats
 import acdc
 from acdc.benchmarks.measuring.planted import Case
 from acdc.certificates import enumeration
-from acdc.certificates.certify import RECHECKED
 from acdc.certificates.enumeration import enumerate_pairs
 from acdc.certificates.record import NAME, Stability, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
+from acdc.certificates.verify import RECHECKED
 from acdc.circuit import Circuit
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem

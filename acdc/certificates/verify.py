@@ -1,0 +1,231 @@
+"""`verify` measures the claims of a certificate again, without searching."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from acdc.certificates.certify import ROUNDING
+from acdc.certificates.enumeration import enumerate_pairs
+from acdc.certificates.parts import Parts, dataset_of, problem_of
+from acdc.certificates.record import Certificate, Minimality
+from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
+from acdc.certificates.smoothing import stability
+from acdc.certificates.subsets import connected_circuits_up_to
+from acdc.circuit import Circuit
+from acdc.engine import memory
+from acdc.engine.belonging import prompts_digest, weights_digest
+from acdc.engine.problem import Progress, no_progress
+from acdc.errors import AcdcError, check_type
+from acdc.graph import names_digest
+from acdc.model.model import Model
+from acdc.tasks.programs.program_task import ProgramTask
+from acdc.tasks.prompts import Prompts
+
+if TYPE_CHECKING:
+    from acdc.tasks.task import Dataset, Metric, Task
+
+RECHECKED = 4096
+"""Pairs of inputs that `verify` runs again."""
+SEEDED = 101
+"""Added to the seed of pairs that are drawn to be run again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What verifying found.
+
+    Attributes:
+        checked: what was measured again and holds, a sentence each.
+        told: what was not run again, and is the certificate's word.
+    """
+
+    checked: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+@memory.explained
+@torch.inference_mode(False)
+def verify(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    circuit: Circuit,
+    certificate: Certificate,
+    *,
+    metric: Metric | None = None,
+    ablation: str | None = None,
+    memory: str | None = None,
+    progress: Progress = no_progress,
+) -> Verification:
+    """Measure a certificate's claims again, without any search.
+
+    The distance, and that without each edge, are run again; of pairs and smaller circuits the ones that can be told
+    apart cheaply; enumerations on thousands of the pairs; stability from one pass.
+
+    Args:
+        metric, ablation: as they were given to `certify`.
+
+    Raises:
+        AcdcError: the certificate is of other weights, prompts, settings or another circuit, or a claim does not hold.
+    """
+    check_type("a Certificate", certificate, Certificate)
+    dataset = dataset_of(circuit, task, model, metric, ablation)
+    about = {
+        "edges": (certificate.edges_sha256, names_digest(circuit.edge_names())),
+        "precision": (certificate.dtype, str(model.dtype).removeprefix("torch.")),
+        "weights": (certificate.weights_sha256, weights_digest(model)),
+        "prompts": (certificate.prompts_sha256, prompts_digest(dataset.discovery)),
+        "metric": (certificate.metric, dataset.metric.name),
+        "ablation": (certificate.ablation, dataset.ablation),
+        "units": (certificate.unit, circuit.unit),
+        "numbers of edges and prompts": (
+            f"{certificate.n_edges} and {certificate.n_prompts}", f"{circuit.n_edges} and {len(dataset.discovery)}"
+        ),
+        "model": (certificate.model, _either(certificate.model, circuit.provenance.model, model.name)),
+        "task": (certificate.task, _either(certificate.task, circuit.provenance.task, dataset.name)),
+    }  # fmt: skip
+    for what, (then, now) in about.items():
+        if then != now:
+            short = what not in ("edges", "weights", "prompts")
+            hint = f"load the model in that (--dtype {then})" if what == "precision" else "certify again"
+            raise AcdcError(
+                f"the certificate is of other {what}" + (f" ({then!r}, not {now!r})" if short else "") + f": {hint}"
+            )
+    problem = problem_of(model, dataset, circuit, memory, progress)
+    parts, b = Parts(problem, circuit), certificate.budget
+    off = ROUNDING * max(parts.separation, abs(b.separation))
+    least = float(parts.alone.min()) if len(parts) else None
+    claims = [("the separation", b.separation, parts.separation), ("the distance", b.distance, parts.distance)]
+    if (least is None) != (b.least_without is None):
+        raise AcdcError("the certificate is wrong: it is not of these edges")
+    if least is not None and b.least_without is not None:
+        claims.append((f"the distance without one {circuit.unit}", b.least_without, least))
+    for what, then_value, now_value in claims:
+        if abs(then_value - now_value) > off:
+            raise AcdcError(f"the certificate is wrong: {what} is {now_value:.6g}, and it says {then_value:.6g}")
+    if parts.distance > b.budget + off:
+        _wrong(f"the circuit is {parts.distance:.6g} from the model, past {b.budget:.6g}")
+    names = parts.names
+    if least is not None and (b.which not in names or parts.alone[names.index(b.which)] > least + off):
+        _wrong(f"the circuit is nearest without {names[int(parts.alone.argmin())]}, not without {b.which!r}")
+    checked = [f"within {b.budget:.4g} of the model ({parts.distance:.4g})"]
+    told = _verify_minimality(parts, certificate, off, checked)
+    if certificate.enumeration is not None:
+        _verify_enumeration(model, task, dataset, circuit, certificate, checked, told)
+    if (s := certificate.stability) is not None:
+        again = stability(
+            problem, s.edges, method=s.method, radius=s.radius, samples=s.samples, share=s.share,
+            confidence=s.confidence, seed=certificate.seed,
+        )  # fmt: skip
+        differ = {name for name in again.kept.keys() | s.kept.keys() if again.kept.get(name) != s.kept.get(name)}
+        few = max(1, 0.02 * len(s.kept))  # on another machine a vote may fall otherwise
+        if s.edges != circuit.n_edges or len(differ) > few:
+            raise AcdcError(f"the certificate is wrong: {len(differ)} edges are not as stable as it says")
+        if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
+            _wrong(f"{again.out} edges stay out and {again.abstained} are undecided, not {s.out} and {s.abstained}")
+        checked.append(f"{len(s.kept)} edges stay by vote if any {s.radius} prompts change")
+    return Verification(tuple(checked), tuple(told))
+
+
+def _verify_minimality(parts: Parts, certificate: Certificate, off: float, checked: list[str]) -> list[str]:
+    """Checks what is claimed; returns what is not run again."""
+    m, budget, n, units = certificate.minimality, certificate.budget.budget, len(parts), parts.units
+    if m.strength == "none":
+        needless = {
+            name for name, distance in zip(parts.names, parts.alone, strict=True) if distance <= budget + off
+        }
+        if not needless:
+            _wrong(f"every {units.unit} is needed")
+        if not m.refuted or set(m.refuted) - needless:
+            _wrong(f"not all of these {units.plural} can go alone: {', '.join(m.refuted)}")
+        _verify_count(m, n)
+        checked.append("not minimal, as it says")
+        return []
+    if may_go := int((parts.alone <= budget - off).sum()):
+        _wrong(f"{may_go} {units.plural} can go within the budget")
+    checked.append(f"no {units.unit} of {n} can go")
+    _verify_refuted(parts, m, budget + off)
+    if m.strength == "local":
+        _verify_count(m, n)
+        return []
+    pairs = parts.pairs
+    rng = np.random.default_rng(certificate.seed + SEEDED)
+    some = [pairs[i] for i in rng.permutation(len(pairs))[: max(64, n)]]
+    if (parts.without(some) <= budget - off).any():
+        _wrong(f"two {units.plural} can go within the budget")
+    checked.append(f"{len(some)} of {len(pairs):,} pairs cannot go")
+    run = n + len(pairs)
+    if m.strength == "pairs":
+        _verify_count(m, run)
+        return [] if len(some) == len(pairs) else ["that no other pair can go either"]
+    circuit = parts.circuit
+    allowed = circuit.edges if m.strength == "subset" else circuit.graph.valid
+    smaller, tested = smaller_circuit(parts.problem, allowed, n - 1, budget - off, strength=m.strength)
+    if smaller is not None:
+        _wrong(f"a circuit of {int(smaller.sum())} edges is within the budget")
+    checked.append(f"no smaller circuit: {tested:,} run")
+    if m.strength == "cardinal":
+        run += sum(1 for _ in connected_circuits_up_to(circuit.graph, circuit.edges, n - 1, limit=MOST_CIRCUITS))
+    _verify_count(m, run + tested)
+    return []
+
+
+def _verify_count(m: Minimality, run: int) -> None:
+    """Checks how many circuits it says were run; more are for a stronger minimality that was refuted."""
+    more = bool(m.refuted) and m.strength != "none"
+    if m.tested < run or (m.tested > run and not more):
+        _wrong(f"it says that {m.tested:,} circuits were run for strength {m.strength}, which takes {run:,}")
+
+
+def _verify_refuted(parts: Parts, m: Minimality, within: float) -> None:
+    """Checks what is said to refute the next stronger minimality: two parts that can go, or a smaller circuit."""
+    if not m.refuted:
+        return
+    if m.strength == "local":
+        if unknown_names := set(m.refuted) - set(parts.names):
+            _wrong(f"the circuit has no {parts.units.unit} {sorted(unknown_names)[0]!r}")
+        smaller = parts.edges_without(m.refuted)
+    else:
+        smaller = parts.circuit.graph.edges_from_names(list(m.refuted))
+    if smaller.sum() >= parts.circuit.n_edges or parts.search.measures.distance(smaller) > within:
+        _wrong(f"a circuit by {', '.join(m.refuted)} is not smaller and within the budget")
+
+
+def _verify_enumeration(
+    model: Model, task: Any, dataset: Dataset, circuit: Circuit, certificate: Certificate, checked: list[str],
+    told: list[str],
+) -> None:  # fmt: skip
+    e = certificate.enumeration
+    assert e is not None
+    if not isinstance(task, ProgramTask):
+        raise AcdcError("the certificate holds an enumeration, and this task's inputs are not a program's")
+    whole = e.pairs <= RECHECKED
+    under = dataclasses.replace(task, ablation=dataset.ablation)
+    again = enumerate_pairs(
+        model, under, circuit.graph, circuit.edges, most=e.pairs if whole else RECHECKED,
+        seed=certificate.seed + (0 if whole else SEEDED),
+    )  # fmt: skip
+    whole = whole or (e.proof and again.proof)
+    if whole and (again.inputs, again.what) != (e.inputs, e.what):
+        _wrong(f"it is of {again.inputs} inputs, {again.what}, not of {e.inputs}, {e.what}")
+    if whole and max(abs(again.mean - e.mean), abs(again.worst - e.worst)) > 1e-9:
+        _wrong(f"{again.mean:.3g} of the outputs change, not {e.mean:.3g}")
+    if whole and (again.pairs, again.changed, again.proof) != (e.pairs, e.changed, e.proof):
+        _wrong(f"{again.changed} of {again.pairs} pairs change an output, not {e.changed} of {e.pairs}")
+    if again.changed and not e.changed:
+        _wrong(f"{again.changed} of {again.pairs} pairs change an output, and it says that none does")
+    checked.append(f"{again.changed} of {again.pairs:,} pairs of inputs run again change an output")
+    if not whole:
+        told.append(f"the other {e.pairs - again.pairs:,} pairs: certify again to run them all")
+
+
+def _either(given: str, *names: str) -> str:
+    """The name given, if it is one of several; else the first."""
+    return given if given in names else names[0]
+
+
+def _wrong(what: str) -> None:
+    raise AcdcError(f"the certificate is wrong: {what}")
