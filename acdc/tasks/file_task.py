@@ -12,6 +12,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import networkx as nx
+
 from acdc.errors import TaskError
 from acdc.metrics import Outcome
 from acdc.shown import are, counted
@@ -212,10 +214,23 @@ def _fitting(lines: Sequence[Line], rows: Sequence[Checked]) -> list[_Row]:
 def _split(
     lines: tuple[Line, ...], share: float, seed: int, name: str
 ) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
-    """Discovery and held-out lines, each in the file's order; equal clean prompts stay on one side."""
-    groups: dict[Any, list[int]] = {}
+    """Discovery and held-out lines, each in the file's order.
+
+    Equal clean prompts stay on one side, and so do the two of a pair that is there both ways round, which are the same
+    two runs; unless that leaves one side empty.
+    """
+    pairs = {(line.pair.clean, line.pair.corrupted) for line in lines}
+    alike: nx.Graph[Any] = nx.Graph()
+    alike.add_nodes_from(line.pair.clean for line in lines)
+    apart = alike.number_of_nodes()
+    alike.add_edges_from((clean, other) for clean, other in pairs if (other, clean) in pairs)
+    together = list(nx.connected_components(alike))
+    if len(together) == 1 < apart:
+        together = [{clean} for clean in alike]
+    group_of = {clean: n for n, group in enumerate(together) for clean in group}
+    groups: dict[int, list[int]] = {}
     for i, line in enumerate(lines):
-        groups.setdefault(line.pair.clean, []).append(i)
+        groups.setdefault(group_of[line.pair.clean], []).append(i)
     shuffled = list(groups.values())
     random.Random(f"split/{seed}").shuffle(shuffled)
     wanted, held = max(1, round(share * len(lines))), set[int]()

@@ -177,6 +177,20 @@ def test_a_split_is_disjoint_complete_and_reproducible(tmp_path: Path) -> None:
         acdc.tasks.load(_file(tmp_path, _token_line(1), _token_line(1, answer_tokens=8)), split=0.5)
 
 
+def test_a_split_keeps_both_ways_round_of_a_pair_on_one_side(tmp_path: Path) -> None:
+    ends = [([i, 2, 3], [i, 4, 3]) for i in range(10, 30)]
+    lines = [_token_line(0, clean_tokens=a, corrupted_tokens=b) for one in ends for a, b in (one, one[::-1])]
+    data = acdc.tasks.load(_file(tmp_path, *lines), split=0.4).prepare(MODEL)
+    assert data.held_out is not None
+    assert (len(data.discovery), len(data.held_out)) == (24, 16)
+    assert not set(data.discovery.clean[:, 0].tolist()) & set(data.held_out.clean[:, 0].tolist())
+    three = [(a, b) for a in ([1, 2], [3, 2], [5, 2]) for b in ([1, 2], [3, 2], [5, 2]) if a != b]
+    lines = [_token_line(0, clean_tokens=a, corrupted_tokens=b) for a, b in three]
+    chained = acdc.tasks.load(_file(tmp_path, *lines), split=0.4).prepare(MODEL)
+    assert chained.held_out is not None  # all of them hang together: equal clean prompts alone stay on one side
+    assert (len(chained.discovery), len(chained.held_out)) == (4, 2)
+
+
 def test_a_file_of_held_out_prompts(tmp_path: Path) -> None:
     path = _file(tmp_path, _token_line(1), _token_line(2))
     other = _file(tmp_path, _token_line(2), _token_line(3), name="other.jsonl")
@@ -230,18 +244,18 @@ def test_prompts_of_the_same_tokens_count_once_and_stay_on_one_side(tmp_path: Pa
     bos = model.tokenizer("", add_special_tokens=True)["input_ids"]
     if not bos:
         pytest.skip("nothing is put before prompts")
-    pairs = [("store", "drink"), ("drink", "store"), ("table", "store"), ("store", "table"), ("drink", "table")]
+    pairs = [("store", "drink"), ("drink", "table"), ("table", "store")]
     lines = [{"clean": f"the {a}", "corrupted": f"the {b}", "answers": " was"} for a, b in pairs]
     again = [line | {side: "<s>" + line[side] for side in ("clean", "corrupted")} for line in lines]
     path = _file(tmp_path, *lines, *again)
-    data = acdc.tasks.load(path, split=0.4, seed=1).prepare(model)
+    data = acdc.tasks.load(path, split=0.5, seed=1).prepare(model)
     assert data.held_out is not None
     sides = [{tuple(row) for row in part.clean.tolist()} for part in (data.discovery, data.held_out)]
     assert not sides[0] & sides[1]
     assert "being discovery prompts to this tokenizer" in " ".join(data.warnings)
     whole = acdc.tasks.load(path).prepare(model)
     assert len(whole.discovery) == len(lines)
-    assert "5 of 10 prompts are left out" in " ".join(whole.warnings)
+    assert "3 of 6 prompts are left out" in " ".join(whole.warnings)
 
 
 def test_the_order_of_answers_makes_no_new_pair(tmp_path: Path) -> None:
