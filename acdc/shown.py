@@ -91,8 +91,8 @@ def are(n: int) -> str:
 
 
 def rounded(value: float) -> str:
-    """Three decimals, and no minus sign before a zero."""
-    return f"{round(value, 3) + 0.0:.3f}"
+    """Three decimals, and no minus sign before a zero; "undefined" for NaN."""
+    return "undefined" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def in_brackets(interval: tuple[float, float]) -> str:

@@ -151,34 +151,33 @@ def found_on(made: Provenance, data: Dataset, model: Model) -> Prompts | None:
 
 
 def unseen(data: Dataset, known: Prompts | None) -> tuple[Dataset, bool]:
-    """Prompts to judge a circuit on without those it was found on, which a note counts.
+    """Without those prompts to judge a circuit on that it was found on, which a note counts.
+
+    Discovery prompts stay beside held-out ones, whatever they were to the circuit: they only judge where there are no
+    others, and constants of optimal ablation are of all of them.
 
     Returns:
-        The dataset, and whether all its discovery prompts are among them. Where no prompt to judge it on is new,
-        none is left out, and they count as those of discovery.
+        The dataset, and whether all its discovery prompts are among those. Where no prompt to judge it on is new, none
+        is left out, and they count as those of discovery.
     """
     from acdc.tasks.repeats import new_ones
 
     if known is None:
         return data, False
-    parts = {"discovery": data.discovery} | ({} if data.held_out is None else {"held_out": data.held_out})
-    new = {name: new_ones(prompts, known, data.ablation) for name, prompts in parts.items()}
-    found_here = new["discovery"] is None
-    judged = list(parts)[-1]
-    n, left = len(parts[judged]), new[judged]
-    some = "held-out prompts" if judged == "held_out" else "prompts"
+    found_here = new_ones(data.discovery, known, data.ablation) is None
+    judged = data.discovery if data.held_out is None else data.held_out
+    n, left = len(judged), new_ones(judged, known, data.ablation)
+    some = "prompts" if data.held_out is None else "held-out prompts"
     where = "among those that the circuit was found on"
-    if data.held_out is not None and left is None:
+    if left is None and data.held_out is not None:
         terminal.say("note", f"under {data.ablation} ablation all {n} {some} are {where}", "bold")
         return dataclasses.replace(data, discovery=data.held_out, held_out=None, tokens=None), True
-    if left is not None and len(left) < n:
-        terminal.say("note", f"{n - len(left)} of {n} {some} are {where}: left out", "bold")
-    changed: dict[str, Any] = {
-        name: prompts for name, prompts in new.items() if prompts is not None and len(prompts) < len(parts[name])
-    }
-    if "discovery" in changed:
-        changed["tokens"] = None
-    return dataclasses.replace(data, **changed), found_here
+    if left is None or len(left) == n:
+        return data, found_here
+    terminal.say("note", f"{n - len(left)} of {n} {some} are {where}: left out", "bold")
+    if data.held_out is None:
+        return dataclasses.replace(data, discovery=left, tokens=None), False
+    return dataclasses.replace(data, held_out=left), found_here
 
 
 def judged_on(evaluation: Evaluation, found_here: bool | None) -> Evaluation:

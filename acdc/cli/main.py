@@ -457,11 +457,14 @@ def main() -> None:
     except BaseException as error:  # extensions written in Rust raise what is no Exception
         if os.environ.get(TRACEBACK):
             raise
-        failure = explain(error)
-        processes.fail(error)
-        terminal.say("error", failure.text, "bold red")
-        processes.wait_for_words()
-        status = failure.status
+        if terminal.interrupted():
+            status = 130
+        else:
+            failure = explain(error)
+            processes.fail(error)
+            terminal.say("error", failure.text, "bold red")
+            processes.wait_for_words()
+            status = failure.status
     if status == 130:
         status = terminal.interrupted_status()
         terminal.say("interrupted", "nothing was written", "bold")

@@ -243,36 +243,44 @@ def check_new_file(
     return replaced
 
 
-_stopped_by = signal.SIGINT
+_stopped_by: signal.Signals | None = None
 
 
 @contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
     """A signal to end, or the end of the terminal, interrupts as ctrl-C does, and once: what follows is clearing up."""
     global _stopped_by
-    _stopped_by = signal.SIGINT
+    _stopped_by = None
 
     def stop(number: int, _: object) -> None:
         global _stopped_by
         _stopped_by = signal.Signals(number)
-        signal.signal(number, signal.SIG_IGN)
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     every = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     main = threading.current_thread() is threading.main_thread()
-    caught = [number for number in every if main and signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *every) if main}
+    own = (signal.SIG_DFL, signal.default_int_handler)
+    caught = {number: handler for number, handler in before.items() if handler in own}  # not under nohup
     for number in caught:
         signal.signal(number, stop)
     try:
         yield
     finally:
-        for number in caught:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+
+
+def interrupted() -> bool:
+    """Whether a signal came: what fails after it, as an import that it fell into, fails for that."""
+    return _stopped_by is not None
 
 
 def interrupted_status() -> int:
     """The exit status of a command that was interrupted: 130 by ctrl-C, 143 by SIGTERM."""
-    return 128 + _stopped_by
+    return 128 + (_stopped_by or signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.stats
+import torch
 
 from acdc.circuit import Circuit
 from acdc.engine.belonging import prompts_digest
@@ -21,7 +22,12 @@ from acdc.tasks.repeats import among
 if TYPE_CHECKING:
     from acdc.model.model import Model
     from acdc.tasks import Task
+    from acdc.tasks.prompts import Prompts
     from acdc.tasks.task import Dataset
+
+
+FEWEST_RANKED = 3
+"""Edges of which a rank correlation says something."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +38,9 @@ class Pair:
         first, second: their names.
         jaccard: edges in both over edges in either; 1 if both are empty.
         shared: edges in both; only_first, only_second: names of the others.
-        rank_correlation: Spearman's of the two rankings of all edges, or nodes where both are of nodes; None without
-            scores, or where they do not vary.
+        rank_correlation: Spearman's of the two rankings of all edges, or nodes where both are of nodes, each by the
+            aggregate that its circuit was chosen by; of a circuit's own edges alone where no other has a score. None
+            without scores, of fewer than three, or where they do not vary.
     """
 
     first: str
@@ -103,53 +110,64 @@ def compare(circuits: Sequence[Circuit], names: Sequence[str], *, opened: Opener
     faithfulness = None
     prompts: list[str] = []
     if opened is not None:
-        columns, datasets = [], []
-        for place, own in enumerate(circuits):
-            model, task = opened(own)
-            data = task.prepare(model)
-            datasets.append(data)
+        ready = [(model, task.prepare(model)) for model, task in map(opened, circuits)]
+        found_on = _found_on([data for _, data in ready], circuits)
+        columns = []
+        for place, (model, whole) in enumerate(ready):
+            data, note = _unseen(whole, found_on, place, names)
+            notes.extend(note)
             judged = []
             for other, circuit in enumerate(circuits):
                 with warnings.catch_warnings():
                     if other != place:  # that it was found on other prompts is what is asked about
                         warnings.simplefilter("ignore", UserWarning)
+                    elif data is not whole:
+                        warnings.filterwarnings("ignore", message="the held-out prompts of .* differ")
                     judged.append(evaluate(model, data, circuit, random_circuits=0, confidence=None))
-            prompts.append(judged[place].prompts if own.provenance.prompts_sha256 else "given")
+            prompts.append(judged[place].prompts if circuits[place].provenance.prompts_sha256 else "given")
             columns.append([float(x.faithfulness) for x in judged])
         faithfulness = tuple(zip(*columns, strict=True))
-        notes.extend(_seen(datasets, circuits, names))
+        if any(data.ablation == "optimal" for _, data in ready):
+            notes.append("under optimal ablation each circuit has constants of its own, and its own empty circuit")
     counts = tuple(circuit.n_edges for circuit in circuits)
     return Comparison(tuple(names), counts, tuple(pairs), faithfulness, tuple(notes), tuple(prompts))
 
 
-def _seen(datasets: Sequence[Dataset], circuits: Sequence[Circuit], names: Sequence[str]) -> list[str]:
-    """What to say of prompts of one's task that another circuit was found on: it is not judged on new ones there.
-
-    Of a circuit that does not say on which prompts it was found, or not on those that are at hand, nothing is known.
-    """
-    notes = []
-    found_on = [
+def _found_on(datasets: Sequence[Dataset], circuits: Sequence[Circuit]) -> list[Prompts | None]:
+    """The prompts that each circuit was found on; None where it does not say, or they are not at hand."""
+    return [
         data.discovery if circuit.provenance.prompts_sha256 == prompts_digest(data.discovery) else None
         for data, circuit in zip(datasets, circuits, strict=True)
     ]
-    for place, data in enumerate(datasets):
-        prompts = data.discovery if data.held_out is None else data.held_out
-        seen = [0 if other is None else sum(among(prompts, other, data.ablation)) for other in found_on]
-        some = ", ".join(f"{names[i]} on {n}" for i, n in enumerate(seen) if n and i != place)
-        if some:
-            notes.append(
-                f"of the {len(prompts)} prompts of {names[place]}'s task circuits were found on some: {some}"
-            )
-    return notes
+
+
+def _unseen(
+    data: Dataset, found_on: Sequence[Prompts | None], place: int, names: Sequence[str]
+) -> tuple[Dataset, list[str]]:
+    """One's task without the held-out prompts that another circuit was found on, and what to say of such prompts.
+
+    Where no held-out prompt is left, or there are none, all stay.
+    """
+    judged = data.discovery if data.held_out is None else data.held_out
+    seen = {
+        i: np.array(among(judged, other, data.ablation))
+        for i, other in enumerate(found_on)
+        if other is not None and i != place
+    }
+    some = ", ".join(f"{names[i]} on {here.sum()}" for i, here in seen.items() if here.any())
+    if not some:
+        return data, []
+    new = np.flatnonzero(~np.logical_or.reduce(list(seen.values())))
+    left_out = data.held_out is not None and len(new) > 0
+    note = f"of the {len(judged)} prompts of {names[place]}'s task circuits were found on some: {some}"
+    if not left_out:
+        return data, [note]
+    kept = judged[torch.from_numpy(new).to(judged.clean.device)]
+    return dataclasses.replace(data, held_out=kept), [f"{note}; all are judged on the other {len(new)}"]
 
 
 def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:
-    graph, rho = a.graph, None
-    if a.scores is not None and b.scores is not None:
-        units = units_of(graph, a.scores.unit if a.scores.unit == b.scores.unit else "edge")
-        x, y = (units.values_of(c.scores.sizes())[units.valid] for c in (a, b) if c.scores is not None)
-        if np.ptp(x) > 0 and np.ptp(y) > 0:
-            rho = float(scipy.stats.spearmanr(x, y).statistic)
+    graph = a.graph
     return Pair(
         first,
         second,
@@ -157,5 +175,21 @@ def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:
         int((a.edges & b.edges).sum()),
         tuple(graph.edge_names(a.edges & ~b.edges)),
         tuple(graph.edge_names(b.edges & ~a.edges)),
-        rho,
+        _rank_correlation(a, b),
     )
+
+
+def _rank_correlation(a: Circuit, b: Circuit) -> float | None:
+    if a.scores is None or b.scores is None:
+        return None
+    units = units_of(a.graph, a.scores.unit if a.scores.unit == b.scores.unit else "edge")
+    x, y = (units.values_of(circuit.sizes())[units.valid] for circuit in (a, b))
+    ranked = np.ones(len(x), dtype=bool)
+    for circuit, sizes in ((a, x), (b, y)):
+        own = units.of_edges(circuit.edges)[units.valid]
+        if not sizes[~own].any():  # a file that holds scores of its own edges alone
+            ranked &= own
+    x, y = x[ranked], y[ranked]
+    if len(x) < FEWEST_RANKED or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(scipy.stats.spearmanr(x, y).statistic)

@@ -20,7 +20,7 @@ import torch
 from acdc.circuit import Circuit
 from acdc.engine import memory, ranks
 from acdc.engine.belonging import changes, weights_digest
-from acdc.engine.circuits import measure_circuits, measure_prompts
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_type, check_whole
 from acdc.evaluation.judging import (
@@ -140,7 +140,7 @@ class Evaluation(Shown):
         """
         e = self
         found_here = found_here and "prompts" not in e.changed
-        where = "those it was found on" if found_here else "other prompts"
+        where = "those it was found on" if found_here else "the task's discovery prompts"
         facts = {
             "edges kept": f"{e.n_edges} of {e.n_edges_total}",
             "faithfulness": f"{rounded(e.faithfulness)}{in_brackets(e.faithfulness_interval)} on {e.n_prompts} "
@@ -258,8 +258,10 @@ def evaluate(
     on_discovery = faithfulness(value, full=full, empty=empty)
     if dataset.held_out is not None:
         found_on = dataclasses.replace(problem, prompts=dataset.discovery)
-        d_full, (d_empty, d_value) = measure_circuits(found_on, [nothing, circuit.edges])
-        on_discovery = faithfulness(d_value, full=d_full, empty=d_empty)
+        (there,) = measure_prompts(found_on, [nothing, circuit.edges], [dataset.metric])
+        warn_if_useless(dataset, there.full, there.circuits[0], where="discovery")
+        d_empty, d_value = there.circuits.mean(axis=1).tolist()
+        on_discovery = faithfulness(d_value, full=float(there.full.mean()), empty=d_empty)
     bounded = normalised_faithfulness(
         measured.circuits[1], full=measured.full, corrupted=measured.corrupted
     )  # [prompt]

@@ -79,11 +79,12 @@ def intervals(confidence: float | None) -> Callable[..., tuple[float, float]]:
     return lambda function, *arrays, **options: function(*arrays, confidence=confidence, **options)
 
 
-def warn_if_useless(dataset: Dataset, full: FloatArray, empty: FloatArray) -> None:
+def warn_if_useless(dataset: Dataset, full: FloatArray, empty: FloatArray, *, where: str = "clean") -> None:
     """Warn unless the model is told to do the task better on clean prompts than with everything ablated.
 
     Args:
         full, empty: `[prompt]` metric of the full model and without any edge.
+        where: on which prompts, in a word.
     """
     better, on_average = full - empty, float(full.mean() - empty.mean())
     upwards = dataset.metric.higher_is_better
@@ -95,7 +96,7 @@ def warn_if_useless(dataset: Dataset, full: FloatArray, empty: FloatArray) -> No
         return
     untold = ", a difference that is not told from 0" * bool(how)
     warnings.warn(
-        f"{dataset.name}: the model does not do the task{how}: {dataset.metric.name} is {full.mean():.4g} on clean "
+        f"{dataset.name}: the model does not do the task{how}: {dataset.metric.name} is {full.mean():.4g} on {where} "
         f"prompts and {empty.mean():.4g} with every edge ablated{untold}, so a circuit for it means little",
         stacklevel=6,
     )

@@ -131,6 +131,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("docs/methods"))
     parser.add_argument("--page", type=Path, default=Path("docs/methods.md"))
     given = parser.parse_args()
+    if not given.page.is_file():
+        parser.error(
+            f"there is no page {given.page} to write the table into: run it where docs/ is, or give --page"
+        )
     file = given.out / "results.csv"
     files = [file] if file.exists() else []
     files += [folder / "results.csv" for folder in given.folders]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import acdc
+from acdc.cli.again import unseen
 from acdc.model.load import BUILTIN
 from command_line import Command, write_prompts
 
@@ -43,6 +45,18 @@ def test_prompts_are_those_it_was_found_on_if_they_are_the_same_whatever_file_th
             file == "all.jsonl"
         )
         assert f"on {n} " in result.out
+
+
+def test_discovery_prompts_stay_beside_held_out_ones_whatever_they_were_to_the_circuit() -> None:
+    data = acdc.tasks.load("induction", size=16).prepare(acdc.load("induction-2l"))
+    assert data.held_out is not None
+    known = data.discovery[:8]  # half of them: constants of optimal ablation are of all sixteen
+    assert unseen(data, known) == (data, False)
+    judged, found_here = unseen(dataclasses.replace(data, discovery=known, held_out=data.discovery), known)
+    assert found_here
+    assert judged.discovery is known
+    assert judged.held_out is not None
+    assert judged.held_out.clean.tolist() == data.discovery[8:].clean.tolist()
 
 
 def test_prompts_that_cannot_be_compared_are_said_to_be_unknown(command: Command, lines: list[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -14,10 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import acdc
 from acdc.cli import main as cli
 from acdc.cli import terminal
 from acdc.cli.failures import explain
 from acdc.errors import AcdcError
+from command_line import Command
 
 OBEYED = [
     "\x1b[31m",
@@ -142,3 +146,23 @@ def test_an_output_that_cannot_be_written_is_one_line(redirection: str) -> None:
         assert done.stderr.startswith(("error: standard output is closed", "error: input or output: No space"))
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 1
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_what_fails_after_a_signal_fails_for_that(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, status: int
+) -> None:
+    before = signal.getsignal(getattr(signal, name))
+
+    def swallow(*_: object, **__: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):  # as an import does that an interruption falls into
+            signal.raise_signal(getattr(signal, name))
+        raise RecursionError
+
+    monkeypatch.setattr(acdc, "discover", swallow)
+    result = command("discover", "tracr-reverse")
+    assert result.status == status
+    assert result.err.splitlines()[-1] == "interrupted: nothing was written"
+    assert signal.getsignal(getattr(signal, name)) is before
+    monkeypatch.setattr(acdc, "discover", lambda *_, **__: [].pop())
+    assert command("discover", "tracr-reverse").status == 70  # no signal this time

@@ -46,6 +46,35 @@ def test_edges_are_sets_and_rankings_are_ranks() -> None:
     assert found.edges == (3, 3, 1)
 
 
+def test_each_ranks_by_the_aggregate_it_was_chosen_by() -> None:
+    rng = np.random.default_rng(3)
+    values, absolute = (np.where(GRAPH.valid, rng.normal(size=GRAPH.valid.shape), 0.0) for _ in range(2))
+    scores = Scores(GRAPH, values, absolute=np.abs(absolute), rms=np.abs(absolute))
+    made = circuit("input->logits").provenance
+    some = [
+        Circuit(GRAPH, scores.top(4, aggregate=by).edges, scores, made.having(selection={"aggregate": by}))
+        for by in ("mean-absolute", "signed")
+    ]
+    sizes = [np.abs(x)[GRAPH.valid] for x in (absolute, values)]
+    expected = float(scipy.stats.spearmanr(*sizes).statistic)
+    assert compare(some, ["a", "b"]).pairs[0].rank_correlation == pytest.approx(expected)
+    assert compare([some[0], dataclasses.replace(some[0])], ["a", "b"]).pairs[0].rank_correlation == pytest.approx(
+        1
+    )
+
+
+def test_what_a_file_does_not_rank_is_not_compared() -> None:
+    whole = circuit("input->logits", "input->m0", "m0->logits", "input->a0.h0<v>", "a0.h0->logits", seed=0)
+    assert whole.scores is not None
+    held = Scores(GRAPH, np.where(whole.edges, whole.scores.values, 0.0))
+    assert compare([whole, Circuit(GRAPH, whole.edges, held)], ["a", "b"]).pairs[
+        0
+    ].rank_correlation == pytest.approx(1)
+    two = GRAPH.edges_from_names(["input->m0", "m0->logits"])
+    few = Circuit(GRAPH, two, Scores(GRAPH, np.where(two, whole.scores.values, 0.0)))
+    assert compare([whole, few], ["a", "b"]).pairs[0].rank_correlation is None
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     a = circuit("input->logits")
     other = Graph(n_layers=2, n_heads=2)
@@ -83,6 +112,7 @@ def test_the_command_judges_each_on_the_others_task(tmp_path: Path, command: Com
     assert "held-out" not in text
 
 
+@pytest.mark.filterwarnings("ignore:the (held-out )?prompts of tracr-hist differ")
 def test_prompts_that_another_circuit_was_found_on_are_said() -> None:
     model = acdc.load("tracr-hist")
     data = acdc.tasks.load("tracr-hist").prepare(model)
@@ -99,7 +129,13 @@ def test_prompts_that_another_circuit_was_found_on_are_said() -> None:
             return self.prepared
 
     said = compare(found, ["one", "two"], opened=lambda _: (model, Given(next(given))))  # type: ignore[return-value,arg-type]
-    assert said.notes == ("of the 12 prompts of one's task circuits were found on some: two on 6",)
+    assert said.notes == (
+        "of the 12 prompts of one's task circuits were found on some: two on 6; all are judged on the other 6",
+    )
+    left = dataclasses.replace(some, held_out=data.discovery[16:20])
+    assert said.faithfulness is not None
+    for row, one in zip(said.faithfulness, found, strict=True):
+        assert row[0] == pytest.approx(acdc.evaluate(model, left, one, random_circuits=0).faithfulness)
     assert said.prompts == ("held-out", "held-out")
     foreign = [dataclasses.replace(each, provenance=each.provenance.having(prompts_sha256="")) for each in found]
     given = iter((some, other))

@@ -358,6 +358,13 @@ def test_a_model_that_does_not_do_the_task_is_a_warning_with_both_numbers() -> N
     assert f"{result.empty:.4g}" in message
 
 
+def test_discovery_prompts_that_the_model_cannot_do_are_a_warning_too() -> None:
+    wrong = dataclasses.replace(prompts(), answers=prompts().wrong, wrong=prompts().answers)
+    data = dataclasses.replace(dataset(), discovery=wrong)
+    with pytest.warns(UserWarning, match="does not do the task: .* on discovery prompts and"):
+        acdc.evaluate(model(), data, circuit(), random_circuits=0)
+
+
 def test_a_difference_that_chance_could_make_is_a_warning() -> None:
     full, empty = np.tile([1.0, -0.9], 10), np.zeros(20)
     with pytest.warns(UserWarning, match="as far as 20 prompts can tell: .* is 0.05 on .* that is not told from 0"):
