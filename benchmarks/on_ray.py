@@ -129,8 +129,7 @@ def _located(case: Case) -> Case:
     def place(name: str) -> str:
         return str(Path(name).absolute()) if Path(name).exists() else name
 
-    truth = None if case.truth is None else place(case.truth)
-    return dataclasses.replace(case, model=place(case.model), task=place(case.task), truth=truth)
+    return case.placed(place)
 
 
 def _no_room(machines: Sequence[Mapping[str, float]], threads: int, memory: str | None) -> str:

@@ -204,7 +204,7 @@ class Subject:
     @classmethod
     def prepare(cls, case: Case, seed: int) -> Subject:
         check_digest(case)
-        model = acdc.load(case.model)
+        model = acdc.load(case.model, **case.loading)
         recipe = acdc.tasks.load(case.task, ablation=case.ablation, seed=seed, **case.task_options)
         data = recipe.prepare(model)
         graph = model.graph(qkv=case.qkv, inputs=case.inputs)

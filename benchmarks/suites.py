@@ -10,7 +10,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +22,10 @@ from acdc.tasks.programs import interp
 
 OWN = "own"
 """The suite of a model and a task of one's own."""
-_WHERE = ("name", "model", "task", "truth", "digest")
+_WHERE = ("name", "model", "task", "task_options", "loading", "truth", "digest")
 """Fields of a case that its digest does not take as they are."""
+HELD_OUT, TOKENIZER = "held_out", "tokenizer"
+"""Options of a task, and of loading, that may be files."""
 TRAINED = ("ioi", "greater-than", "gendered-pronoun", "sva", "docstring", "induction", "fact-recall")
 """What the `tiny-tasks` models are trained to do."""
 
@@ -35,6 +37,7 @@ class Case:
     Attributes:
         name: unique in its suite.
         task, task_options: as for `acdc.tasks.load`.
+        loading: how the model is loaded, as for `acdc.load`.
         ablation: what removed edges carry; None: the task's own.
         qkv, inputs: options of the graph, see `Graph`.
         gradient_metric: the metric that methods are given, instead of the task's, that see only its gradient at the
@@ -53,6 +56,29 @@ class Case:
     gradient_metric: str | None = None
     truth: str | None = None
     digest: str | None = None
+    loading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is of, each a name or files: model, task, true circuit, and what else these are made of."""
+        truth = None if self.truth is None else str(_true_file(self.truth))
+        others = truth, self.task_options.get(HELD_OUT), self.loading.get(TOKENIZER)
+        return (self.model, self.task, *(str(name) for name in others if name is not None))
+
+    def placed(self, place: Callable[[str], str]) -> Case:
+        """The case with each of these names changed."""
+
+        def changed(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+            return {key: place(str(value)) if key == name else value for key, value in options.items()}
+
+        return dataclasses.replace(
+            self,
+            model=place(self.model),
+            task=place(self.task),
+            truth=None if self.truth is None else place(self.truth),
+            task_options=changed(self.task_options, HELD_OUT),
+            loading=changed(self.loading, TOKENIZER),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +184,7 @@ def own_suite(
     ablation: str | None = None,
     metric: str | None = None,
     task_options: Mapping[str, Any] | None = None,
+    loading: Mapping[str, Any] | None = None,
 ) -> Suite:
     """A suite of one case: a model and a task of one's own, in the same table as the others.
 
@@ -165,7 +192,7 @@ def own_suite(
     digest of the files it is of, so that rows of another file under the same name are not taken for its own.
 
     Args:
-        model, task, task_options: as for `acdc.load` and `acdc.tasks.load`, names or files.
+        model, loading, task, task_options: as for `acdc.load` and `acdc.tasks.load`, names or files.
         truth: the folder or file of a circuit that counts as the true one.
         ablation: instead of the task's.
         metric: what methods are given that see only its gradient at the clean prompt; None: the task's.
@@ -173,7 +200,7 @@ def own_suite(
     Raises:
         AcdcError: there is no such truth.
     """
-    options: dict[str, Any] = {"task_options": dict(task_options or {})}
+    options: dict[str, Any] = {"task_options": dict(task_options or {}), "loading": dict(loading or {})}
     if truth is not None:
         graph = true_circuit(truth).graph
         options |= {"qkv": graph.qkv, "inputs": graph.inputs}
@@ -191,9 +218,11 @@ def _of_files(name: str, case: Case) -> Case:
 def digest_of(case: Case) -> str:
     """Of a case's options and of the contents of its files, wherever they are; of what is no file, of its name."""
     options = [getattr(case, field.name) for field in dataclasses.fields(case) if field.name not in _WHERE]
+    for given in (case.task_options, case.loading):
+        if settings := {key: value for key, value in given.items() if key not in (HELD_OUT, TOKENIZER)}:
+            options.append(settings)
     found = hashlib.sha256(repr(options).encode())
-    truth = () if case.truth is None else (str(_true_file(case.truth)),)
-    for name in dict.fromkeys((case.model, case.task, *truth)):
+    for name in dict.fromkeys(case.names):
         files = _files(name)
         found.update(name.encode() if not files else b"")
         for path in files:
@@ -210,7 +239,7 @@ def check_digest(case: Case) -> None:
     """
     if case.digest is not None and digest_of(case) != case.digest:
         raise AcdcError(
-            f"the files of {case.name} ({', '.join(dict.fromkeys((case.model, case.task)))}) are not those that the "
+            f"the files of {case.name} ({', '.join(dict.fromkeys(case.names))}) are not those that the "
             "benchmark was started with: one was changed, or is another or missing on this machine; start it again"
         )
 

@@ -8,12 +8,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from acdc.cli import terminal
-from acdc.cli.options import Memory, TaskFormatName, given
+from acdc.cli.groups import ModelOptions, PromptOptions
+from acdc.cli.options import AblationName, Memory, MetricName, given
 from acdc.errors import AcdcError
 from acdc.shown import counted
 
@@ -38,7 +39,6 @@ def benchmark(
         str | None, typer.Option(metavar="MODEL", help="A model of your own, instead of a suite, with --task.")
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="TASK", help="A task of it: a name, or a file.")] = None,
-    task_format: TaskFormatName = None,
     truth: Annotated[
         str | None, typer.Option(metavar="RUN", help="Folder or circuit.json of its true circuit, if it is known.")
     ] = None,
@@ -58,7 +58,12 @@ def benchmark(
     ] = "0",
     retry: Annotated[bool, typer.Option("--retry", help="Run rows again that ended in an error.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a process, the same for every method.")] = 1,
+    *,
+    prompts: PromptOptions,
+    metric: MetricName = None,
+    ablation: AblationName = None,
     memory: Memory = None,
+    weights: ModelOptions,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder of the table and the report; otherwise runs/benchmark-SUITE."),
@@ -99,9 +104,14 @@ def benchmark(
 
     Example: acdc benchmark tracr --methods guided,acdc,eap-ig --workers 4 -o runs/tracr
     """
-    own = {"--model": model, "--task": task, "--truth": truth, "--task-format": task_format}
+    settings = prompts.settings | given(metric=metric)
+    if prompts.held_out is not None:
+        settings["held_out"] = str(prompts.held_out)  # rows are computed in other processes, too
+    loading = {name: value for name, value in weights.loading.items() if value != getattr(ModelOptions, name)}
+    own: dict[str, Any] = {"--model": model, "--task": task, "--truth": truth, "--ablation": ablation}
+    own |= {f"--{name.replace('_', '-')}": True for name in (*settings, *loading)}
     if any(own.values()) and (suite or suite_option or cases or not (model and task)):
-        flags = " and ".join(flag for flag, value in own.items() if value)
+        flags = ", ".join(flag for flag, value in own.items() if value)
         raise AcdcError(f"a model of your own takes --model and --task, and no suite or cases; got {flags}")
     name = "own" if model else suite or suite_option or "tracr"
     if suite_option not in (None, name):
@@ -121,7 +131,7 @@ def benchmark(
 
         torch.set_num_threads(threads)
         if model and task:
-            chosen = own_suite(model, task, truth=truth, task_options=given(format=task_format))
+            chosen = own_suite(model, task, truth=truth, ablation=ablation, task_options=settings, loading=loading)
         else:
             chosen = get_suite(name, cases=_split(cases))
         check_folder(folder)

@@ -209,6 +209,9 @@ BUDGETED = {
     "smollm2-guided": Budgeted(
         "SmolLM2-135M, 16 prompts: guided's largest steps", "smollm2-135m-q4", 16, None, "1GB"
     ),
+    "smollm2-guided-64": Budgeted(
+        "SmolLM2-135M, 64 prompts: guided's largest steps", "smollm2-135m-q4", 64, None, "2GB"
+    ),
 }
 
 

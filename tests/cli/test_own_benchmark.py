@@ -52,6 +52,37 @@ def test_ones_own_task_and_truth_are_a_case(tmp_path: Path, command: Command) ->
     assert len(Table(out).rows("own")) == 6
 
 
+def test_prompts_metric_ablation_and_loading_are_ones_own(tmp_path: Path, command: Command) -> None:
+    write_prompts(tmp_path / "pairs.jsonl", right=40, wrong=0)
+    rows = (tmp_path / "pairs.jsonl").read_text().splitlines()
+    (tmp_path / "some.jsonl").write_text("\n".join(rows[:24]))
+    (tmp_path / "others.jsonl").write_text("\n".join(rows[24:]))
+    own = ["--model", "induction-2l", "--task", str(tmp_path / "some.jsonl"), "--methods", "random"]
+    own += ["-o", str(tmp_path / "out"), "--json"]
+    given = ["--size", 20, "--held-out", str(tmp_path / "others.jsonl"), "--metric", "kl", "--ablation", "zero"]
+    found = command("benchmark", *own, *given, "--dtype", "float64", "--workers", 2)
+    assert found.status == 0, found.err
+    (row,) = json.loads(found.out)["rows"]
+    assert (row["metric"], row["ablation"], row["error"]) == ("kl", "zero", None)
+    task = acdc.tasks.load(
+        tmp_path / "some.jsonl", size=20, held_out=tmp_path / "others.jsonl", metric="kl", ablation="zero"
+    )
+    model = acdc.load("induction-2l", dtype="float64")
+    saved = Circuit.load(next((tmp_path / "out").rglob("random-0")))
+    judged = acdc.evaluate(model, task, saved)
+    assert row["faithfulness"] == pytest.approx(judged.faithfulness, rel=1e-12)
+    assert row["discovery_faithfulness"] == pytest.approx(judged.discovery_faithfulness, rel=1e-12)
+    assert saved.provenance.dtype == "float64"
+    (tmp_path / "others.jsonl").write_text(
+        "\n".join(rows[28:])
+    )  # other prompts are another case, wherever they are
+    assert len(json.loads(command("benchmark", *own, *given, "--dtype", "float64").out)["rows"]) == 1
+    assert len(Table(tmp_path / "out").rows("own")) == 2
+    refused = command("benchmark", "smoke", "--size", 8, "--device", "cuda")
+    assert refused.status == 2
+    assert "takes --model and --task, and no suite or cases; got --size, --device" in refused.err
+
+
 def test_what_every_row_would_say_is_said_once(tmp_path: Path, command: Command) -> None:
     graph = acdc.load("tracr-hist").graph()
     Circuit(graph, graph.valid).save(tmp_path / "truth")
