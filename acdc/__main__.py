@@ -1,5 +1,17 @@
-"""`python -m acdc`: the command line without the installed script."""
+"""The way into the command line, for the installed script and for `python -m acdc`."""
 
-from acdc.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the `acdc` command; an interruption while it is still being imported is one line too."""
+    try:
+        from acdc.cli.main import main as command
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -89,7 +89,7 @@ def enumerate_pairs(
         AcdcError: as `check_enumerable`.
     """
     program, record = check_enumerable(model, task, task.ablation)
-    inputs = _Inputs(program, *(task.distribution in (kind, "varied") for kind in ("mixed", "permuted")))
+    inputs = _inputs(program, task)
     rng = np.random.default_rng(seed)
     pairs, what, proof = _pairs(model, inputs, task.ablation, graph, edges, most=most, rng=rng)
     total = changed = 0
@@ -114,6 +114,17 @@ def enumerate_pairs(
         what=what, proof=proof, pairs=total, inputs=len(clean), changed=changed, mean=share / max(total, 1),
         worst=worst, refutations=tuple(refutations),
     )  # fmt: skip
+
+
+def count_pairs(model: Model, task: ProgramTask) -> tuple[int, int]:
+    """How many inputs a program has, and how many pairs of them there are under the task's ablation.
+
+    Raises:
+        AcdcError: as `check_enumerable`.
+    """
+    program, _ = check_enumerable(model, task, task.ablation)
+    inputs = _inputs(program, task)
+    return inputs.n, inputs.n if task.ablation == "zero" else inputs.n**2 * inputs.n_orders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +182,10 @@ class _Inputs:
             once.clean[clean], once.clean_mask[clean], once.clean_positions[clean],
             once.clean[corrupted], once.clean_mask[corrupted], torch.tensor([order for _, (_, order) in pairs]),
         )  # fmt: skip
+
+
+def _inputs(program: TracrModel, task: ProgramTask) -> _Inputs:
+    return _Inputs(program, *(task.distribution in (kind, "varied") for kind in ("mixed", "permuted")))
 
 
 def _pairs(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from acdc.certificates.certify import ROUNDING
-from acdc.certificates.enumeration import enumerate_pairs
+from acdc.certificates.enumeration import count_pairs, enumerate_pairs
 from acdc.certificates.parts import Parts, dataset_of, problem_of
 from acdc.certificates.record import Certificate, Minimality
 from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
@@ -122,6 +122,9 @@ def verify(
         )  # fmt: skip
         differ = {name for name in again.kept.keys() | s.kept.keys() if again.kept.get(name) != s.kept.get(name)}
         few = max(1, 0.02 * len(s.kept))  # on another machine a vote may fall otherwise
+        far = any(abs(again.kept[name] - s.kept[name]) > 1 for name in again.kept.keys() & s.kept.keys())
+        if far or len(s.kept) + s.out + s.abstained != circuit.graph.n_edges:
+            _wrong("its edges are not as many, or as stable, as it says")
         if s.edges != circuit.n_edges or len(differ) > few:
             raise AcdcError(f"the certificate is wrong: {len(differ)} edges are not as stable as it says")
         if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
@@ -202,13 +205,23 @@ def _verify_enumeration(
     assert e is not None
     if not isinstance(task, ProgramTask):
         raise AcdcError("the certificate holds an enumeration, and this task's inputs are not a program's")
-    whole = e.pairs <= RECHECKED
+    differ = e.changed > 0
+    if (
+        {differ, e.mean > 0, e.worst > 0, bool(e.refutations)} != {differ}
+        or e.mean > e.worst
+        or e.changed > e.pairs
+    ):
+        _wrong("what it says of the outputs that change contradicts itself")
     under = dataclasses.replace(task, ablation=dataset.ablation)
+    inputs, pairs = count_pairs(model, under)
+    if (e.inputs, e.pairs) != (inputs, pairs) if e.proof else e.inputs > inputs:
+        _wrong(f"there are {pairs:,} pairs of {inputs:,} inputs, and it says {e.pairs:,} of {e.inputs:,}")
+    whole = e.pairs <= RECHECKED
     again = enumerate_pairs(
         model, under, circuit.graph, circuit.edges, most=e.pairs if whole else RECHECKED,
         seed=certificate.seed + (0 if whole else SEEDED),
     )  # fmt: skip
-    whole = whole or (e.proof and again.proof)
+    whole = whole or again.proof
     if whole and (again.inputs, again.what) != (e.inputs, e.what):
         _wrong(f"it is of {again.inputs} inputs, {again.what}, not of {e.inputs}, {e.what}")
     if whole and max(abs(again.mean - e.mean), abs(again.worst - e.worst)) > 1e-9:

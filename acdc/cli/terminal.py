@@ -254,7 +254,7 @@ def signals_interrupt() -> Iterator[None]:
 
     def stop(number: int, _: object) -> None:
         global _stopped_by
-        _stopped_by = signal.Signals(number)
+        _stopped_by = _stopped_by or signal.Signals(number)
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt

@@ -39,8 +39,8 @@ class Pair:
         jaccard: edges in both over edges in either; 1 if both are empty.
         shared: edges in both; only_first, only_second: names of the others.
         rank_correlation: Spearman's of the two rankings of all edges, or nodes where both are of nodes, each by the
-            aggregate that its circuit was chosen by; of a circuit's own edges alone where no other has a score. None
-            without scores, of fewer than three, or where they do not vary.
+            aggregate that its circuit was chosen by; of a circuit's own edges alone where its scores are of no other,
+            as those of a file. None without scores, of fewer than three, or where they do not vary.
     """
 
     first: str
@@ -186,8 +186,9 @@ def _rank_correlation(a: Circuit, b: Circuit) -> float | None:
     x, y = (units.values_of(circuit.sizes())[units.valid] for circuit in (a, b))
     ranked = np.ones(len(x), dtype=bool)
     for circuit, sizes in ((a, x), (b, y)):
-        own = units.of_edges(circuit.edges)[units.valid]
-        if not sizes[~own].any():  # a file that holds scores of its own edges alone
+        own, scores = units.of_edges(circuit.edges)[units.valid], circuit.scores
+        bare = scores is not None and scores.absolute is None and scores.order is None
+        if bare and not sizes[~own].any():  # of a file, which has scores of its own edges alone
             ranked &= own
     x, y = x[ranked], y[ranked]
     if len(x) < FEWEST_RANKED or np.ptp(x) == 0 or np.ptp(y) == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,7 +163,8 @@ def load_file(
     lines, remarks = _distinct(lines, path.name)
     other, more_remarks = _distinct(other, path.name if held_out is None else held_out.name)
     if split is not None:
-        lines, other = _split(lines, split, seed, path.name)
+        lines, other, of_split = _split(lines, split, seed, path.name)
+        remarks = (*remarks, *of_split)
     if size is not None and size < len(lines):
         chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
         lines = tuple(lines[i] for i in chosen)
@@ -213,34 +215,39 @@ def _fitting(lines: Sequence[Line], rows: Sequence[Checked]) -> list[_Row]:
 
 def _split(
     lines: tuple[Line, ...], share: float, seed: int, name: str
-) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
-    """Discovery and held-out lines, each in the file's order.
+) -> tuple[tuple[Line, ...], tuple[Line, ...], tuple[str, ...]]:
+    """Discovery and held-out lines, each in the file's order, and what to warn of.
 
     Equal clean prompts stay on one side, and so do the two of a pair that is there both ways round, which are the same
-    two runs; unless that leaves one side empty.
+    two runs; unless so many hang together that the sides would not have their share.
     """
+    wanted = max(1, round(share * len(lines)))
     pairs = {(line.pair.clean, line.pair.corrupted) for line in lines}
     alike: nx.Graph[Any] = nx.Graph()
     alike.add_nodes_from(line.pair.clean for line in lines)
-    apart = alike.number_of_nodes()
     alike.add_edges_from((clean, other) for clean, other in pairs if (other, clean) in pairs)
     together = list(nx.connected_components(alike))
-    if len(together) == 1 < apart:
+    size = Counter(line.pair.clean for line in lines)
+    most = max(2, min(wanted, len(lines) - wanted) // 2)
+    remarks: tuple[str, ...] = ()
+    if any(len(group) > 1 and sum(size[clean] for clean in group) > most for group in together):
         together = [{clean} for clean in alike]
+        why = "too many hang together to be kept on one side"
+        remarks = (f"{name}: pairs that are there both ways round may be discovery and held-out prompts: {why}",)
     group_of = {clean: n for n, group in enumerate(together) for clean in group}
     groups: dict[int, list[int]] = {}
     for i, line in enumerate(lines):
         groups.setdefault(group_of[line.pair.clean], []).append(i)
     shuffled = list(groups.values())
     random.Random(f"split/{seed}").shuffle(shuffled)
-    wanted, held = max(1, round(share * len(lines))), set[int]()
+    held = set[int]()
     for group in shuffled[:-1]:
         if len(held) < wanted:
             held.update(group)
     if not held:
         raise TaskError(f"{name}: split={share} of {len(shuffled)} different clean prompt leaves one side empty")
     parts = [tuple(line for i, line in enumerate(lines) if (i in held) == side) for side in (False, True)]
-    return parts[0], parts[1]
+    return parts[0], parts[1], remarks
 
 
 def _default_metric(lines: tuple[Line, ...]) -> str:

@@ -226,6 +226,29 @@ def test_a_proof_with_few_donors_is_made_again_whole() -> None:
     again = acdc.verify(model, task, circuit, certificate)
     assert any(said.startswith("0 of 59,049 pairs") for said in again.checked)
     assert not any("other" in said and "pairs" in said for said in again.told)
+    for lie, words in (
+        ({"pairs": 10**12}, "there are 59,049 pairs of 243 inputs, and it says 1,000,000,000,000"),
+        ({"inputs": 10**6}, "there are 59,049 pairs of 243 inputs"),
+        ({"proof": False}, "0 of 59049 pairs change an output"),
+        ({"mean": 0.5}, "contradicts itself"),
+        ({"changed": 7, "mean": 0.1, "worst": 1.0}, "contradicts itself"),
+    ):
+        false = certificate.enumeration.model_copy(update=lie)
+        with pytest.raises(AcdcError, match=words):
+            acdc.verify(model, task, circuit, certificate.model_copy(update={"enumeration": false}))
+
+
+def test_votes_that_are_not_of_all_edges_or_far_off_do_not_hold(run: Path) -> None:
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
+    circuit, certificate = Circuit.load(run), load(run)
+    votes = certificate.stability
+    assert votes is not None
+    assert votes.kept
+    first = next(iter(votes.kept))
+    for lie in ({"out": votes.out + 1}, {"kept": votes.kept | {first: votes.kept[first] + 5}}):
+        false = certificate.model_copy(update={"stability": votes.model_copy(update=lie)})
+        with pytest.raises(AcdcError, match="not as many, or as stable, as it says"):
+            acdc.verify(model, task, circuit, false)
 
 
 def test_a_vote_is_a_count_over_subsamples() -> None:
