@@ -206,7 +206,7 @@ def own_suite(
         options |= {"qkv": graph.qkv, "inputs": graph.inputs}
     name = "-".join(re.findall(r"[\w.]+", f"{Path(model).name}-{Path(task).stem}"))
     case = Case("", model, task, ablation=ablation, gradient_metric=metric, truth=truth, **options)
-    return Suite(OWN, f"{model} on {task}", (_of_files(name, case),))
+    return Suite(OWN, f"{model} on {task}", (_of_files(name, case.placed(str)),))  # other processes take texts
 
 
 def _of_files(name: str, case: Case) -> Case:

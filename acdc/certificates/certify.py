@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from acdc.certificates.enumeration import check_enumerable, enumerate_pairs
-from acdc.certificates.parts import Parts, dataset_of, problem_of
+from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
 from acdc.certificates.record import STRENGTHS, Budget, Certificate, Minimality, Strength
 from acdc.certificates.smaller import smaller_circuit
 from acdc.certificates.smoothing import check_stability, stability
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
 MOST_PAIRS = 20_000
-ROUNDING = 1e-4
-"""Share of the separation by which a distance may differ on another machine."""
 
 
 @memory.explained
@@ -98,14 +96,8 @@ def certify(
     found = None
     if enumerate:
         assert isinstance(task, ProgramTask)
-        found = enumerate_pairs(
-            model,
-            dataclasses.replace(task, ablation=dataset.ablation),
-            circuit.graph,
-            circuit.edges,
-            seed=seed,
-            progress=progress,
-        )
+        under = dataclasses.replace(task, ablation=dataset.ablation)
+        found = enumerate_pairs(model, under, circuit.graph, circuit.edges, seed=seed, progress=progress)
     votes = None
     if stable is not None:
         votes = stability(problem, circuit.n_edges, method=method, radius=stable, seed=seed)

@@ -22,6 +22,9 @@ from acdc.tasks.prompts import Prompts
 if TYPE_CHECKING:
     from acdc.tasks.task import Dataset, Metric, Task
 
+ROUNDING = 1e-4
+"""Share of the separation by which a distance may differ on another machine."""
+
 
 class Parts:
     """What a circuit is made of (edges, or nodes with the edges that go with them), and how far it is without some.

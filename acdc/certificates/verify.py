@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 
-from acdc.certificates.certify import ROUNDING
 from acdc.certificates.enumeration import count_pairs, enumerate_pairs
-from acdc.certificates.parts import Parts, dataset_of, problem_of
+from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
 from acdc.certificates.record import Certificate, Minimality
 from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
 from acdc.certificates.smoothing import stability
@@ -18,7 +17,7 @@ from acdc.certificates.subsets import connected_circuits_up_to
 from acdc.circuit import Circuit
 from acdc.engine import memory
 from acdc.engine.belonging import prompts_digest, weights_digest
-from acdc.engine.problem import Progress, no_progress
+from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_type
 from acdc.graph import names_digest
 from acdc.model.model import Model
@@ -100,12 +99,12 @@ def verify(
     least = float(parts.alone.min()) if len(parts) else None
     claims = [("the separation", b.separation, parts.separation), ("the distance", b.distance, parts.distance)]
     if (least is None) != (b.least_without is None):
-        raise AcdcError("the certificate is wrong: it is not of these edges")
+        _wrong("it is not of these edges")
     if least is not None and b.least_without is not None:
         claims.append((f"the distance without one {circuit.unit}", b.least_without, least))
     for what, then_value, now_value in claims:
         if abs(then_value - now_value) > off:
-            raise AcdcError(f"the certificate is wrong: {what} is {now_value:.6g}, and it says {then_value:.6g}")
+            _wrong(f"{what} is {now_value:.6g}, and it says {then_value:.6g}")
     if parts.distance > b.budget + off:
         _wrong(f"the circuit is {parts.distance:.6g} from the model, past {b.budget:.6g}")
     names = parts.names
@@ -115,21 +114,8 @@ def verify(
     told = _verify_minimality(parts, certificate, off, checked)
     if certificate.enumeration is not None:
         _verify_enumeration(model, task, dataset, circuit, certificate, checked, told)
-    if (s := certificate.stability) is not None:
-        again = stability(
-            problem, s.edges, method=s.method, radius=s.radius, samples=s.samples, share=s.share,
-            confidence=s.confidence, seed=certificate.seed,
-        )  # fmt: skip
-        differ = {name for name in again.kept.keys() | s.kept.keys() if again.kept.get(name) != s.kept.get(name)}
-        few = max(1, 0.02 * len(s.kept))  # on another machine a vote may fall otherwise
-        far = any(abs(again.kept[name] - s.kept[name]) > 1 for name in again.kept.keys() & s.kept.keys())
-        if far or len(s.kept) + s.out + s.abstained != circuit.graph.n_edges:
-            _wrong("its edges are not as many, or as stable, as it says")
-        if s.edges != circuit.n_edges or len(differ) > few:
-            raise AcdcError(f"the certificate is wrong: {len(differ)} edges are not as stable as it says")
-        if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
-            _wrong(f"{again.out} edges stay out and {again.abstained} are undecided, not {s.out} and {s.abstained}")
-        checked.append(f"{len(s.kept)} edges stay by vote if any {s.radius} prompts change")
+    if certificate.stability is not None:
+        _verify_stability(problem, circuit, certificate, checked)
     return Verification(tuple(checked), tuple(told))
 
 
@@ -235,10 +221,29 @@ def _verify_enumeration(
         told.append(f"the other {e.pairs - again.pairs:,} pairs: certify again to run them all")
 
 
+def _verify_stability(problem: Problem, circuit: Circuit, certificate: Certificate, checked: list[str]) -> None:
+    s = certificate.stability
+    assert s is not None
+    again = stability(
+        problem, s.edges, method=s.method, radius=s.radius, samples=s.samples, share=s.share,
+        confidence=s.confidence, seed=certificate.seed,
+    )  # fmt: skip
+    differ = {name for name in again.kept.keys() | s.kept.keys() if again.kept.get(name) != s.kept.get(name)}
+    few = max(1, 0.02 * len(s.kept))  # on another machine a vote may fall otherwise
+    far = any(abs(again.kept[name] - s.kept[name]) > 1 for name in again.kept.keys() & s.kept.keys())
+    if far or len(s.kept) + s.out + s.abstained != circuit.graph.n_edges:
+        _wrong("its edges are not as many, or as stable, as it says")
+    if s.edges != circuit.n_edges or len(differ) > few:
+        _wrong(f"{len(differ)} edges are not as stable as it says")
+    if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
+        _wrong(f"{again.out} edges stay out and {again.abstained} are undecided, not {s.out} and {s.abstained}")
+    checked.append(f"{len(s.kept)} edges stay by vote if any {s.radius} prompts change")
+
+
 def _either(given: str, *names: str) -> str:
     """The name given, if it is one of several; else the first."""
     return given if given in names else names[0]
 
 
-def _wrong(what: str) -> None:
+def _wrong(what: str) -> NoReturn:
     raise AcdcError(f"the certificate is wrong: {what}")

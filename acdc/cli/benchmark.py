@@ -105,8 +105,6 @@ def benchmark(
     Example: acdc benchmark tracr --methods guided,acdc,eap-ig --workers 4 -o runs/tracr
     """
     settings = prompts.settings | given(metric=metric)
-    if prompts.held_out is not None:
-        settings["held_out"] = str(prompts.held_out)  # rows are computed in other processes, too
     loading = {name: value for name, value in weights.loading.items() if value != getattr(ModelOptions, name)}
     own: dict[str, Any] = {"--model": model, "--task": task, "--truth": truth, "--ablation": ablation}
     own |= {f"--{name.replace('_', '-')}": True for name in (*settings, *loading)}

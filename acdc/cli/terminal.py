@@ -248,7 +248,7 @@ _stopped_by: signal.Signals | None = None
 
 @contextlib.contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """A signal to end, or the end of the terminal, interrupts as ctrl-C does, and once: what follows is clearing up."""
+    """A signal to end, or the end of the terminal, interrupts as ctrl-C does, but once: what follows is clearing up."""
     global _stopped_by
     _stopped_by = None
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.stats
-import torch
 
 from acdc.circuit import Circuit
 from acdc.engine.belonging import prompts_digest
@@ -17,7 +16,7 @@ from acdc.errors import AcdcError
 from acdc.evaluation.evaluate import evaluate
 from acdc.graph import units_of
 from acdc.metrics import jaccard
-from acdc.tasks.repeats import among
+from acdc.tasks.repeats import among, new_ones
 
 if TYPE_CHECKING:
     from acdc.model.model import Model
@@ -149,21 +148,18 @@ def _unseen(
     Where no held-out prompt is left, or there are none, all stay.
     """
     judged = data.discovery if data.held_out is None else data.held_out
-    seen = {
-        i: np.array(among(judged, other, data.ablation))
-        for i, other in enumerate(found_on)
-        if other is not None and i != place
-    }
-    some = ", ".join(f"{names[i]} on {here.sum()}" for i, here in seen.items() if here.any())
-    if not some:
+    others = {i: known for i, known in enumerate(found_on) if known is not None and i != place}
+    seen = {i: n for i, known in others.items() if (n := sum(among(judged, known, data.ablation)))}
+    if not seen:
         return data, []
-    new = np.flatnonzero(~np.logical_or.reduce(list(seen.values())))
-    left_out = data.held_out is not None and len(new) > 0
+    some = ", ".join(f"{names[i]} on {n}" for i, n in seen.items())
     note = f"of the {len(judged)} prompts of {names[place]}'s task circuits were found on some: {some}"
-    if not left_out:
+    left = data.held_out
+    for i in seen:
+        left = None if left is None else new_ones(left, others[i], data.ablation)
+    if left is None:
         return data, [note]
-    kept = judged[torch.from_numpy(new).to(judged.clean.device)]
-    return dataclasses.replace(data, held_out=kept), [f"{note}; all are judged on the other {len(new)}"]
+    return dataclasses.replace(data, held_out=left), [f"{note}; all are judged on the other {len(left)}"]
 
 
 def _pair(a: Circuit, b: Circuit, first: str, second: str) -> Pair:
@@ -185,11 +181,10 @@ def _rank_correlation(a: Circuit, b: Circuit) -> float | None:
     units = units_of(a.graph, a.scores.unit if a.scores.unit == b.scores.unit else "edge")
     x, y = (units.values_of(circuit.sizes())[units.valid] for circuit in (a, b))
     ranked = np.ones(len(x), dtype=bool)
-    for circuit, sizes in ((a, x), (b, y)):
-        own, scores = units.of_edges(circuit.edges)[units.valid], circuit.scores
-        bare = scores is not None and scores.absolute is None and scores.order is None
-        if bare and not sizes[~own].any():  # of a file, which has scores of its own edges alone
-            ranked &= own
+    for edges, scores, sizes in ((a.edges, a.scores, x), (b.edges, b.scores, y)):
+        own = units.of_edges(edges)[units.valid]
+        if scores.absolute is None and scores.order is None and not sizes[~own].any():
+            ranked &= own  # of a file, which has scores of its own edges alone
     x, y = x[ranked], y[ranked]
     if len(x) < FEWEST_RANKED or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None

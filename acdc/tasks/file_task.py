@@ -223,21 +223,19 @@ def _split(
     """
     wanted = max(1, round(share * len(lines)))
     pairs = {(line.pair.clean, line.pair.corrupted) for line in lines}
-    alike: nx.Graph[Any] = nx.Graph()
-    alike.add_nodes_from(line.pair.clean for line in lines)
-    alike.add_edges_from((clean, other) for clean, other in pairs if (other, clean) in pairs)
+    alike: nx.Graph[Any] = nx.Graph((one, other) for one, other in pairs if one != other and (other, one) in pairs)
     together = list(nx.connected_components(alike))
     size = Counter(line.pair.clean for line in lines)
     most = max(2, min(wanted, len(lines) - wanted) // 2)
     remarks: tuple[str, ...] = ()
-    if any(len(group) > 1 and sum(size[clean] for clean in group) > most for group in together):
-        together = [{clean} for clean in alike]
+    if any(sum(size[clean] for clean in group) > most for group in together):
+        together = []
         why = "too many hang together to be kept on one side"
         remarks = (f"{name}: pairs that are there both ways round may be discovery and held-out prompts: {why}",)
     group_of = {clean: n for n, group in enumerate(together) for clean in group}
-    groups: dict[int, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, line in enumerate(lines):
-        groups.setdefault(group_of[line.pair.clean], []).append(i)
+        groups.setdefault(group_of.get(line.pair.clean, line.pair.clean), []).append(i)
     shuffled = list(groups.values())
     random.Random(f"split/{seed}").shuffle(shuffled)
     held = set[int]()

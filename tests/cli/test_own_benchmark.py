@@ -73,9 +73,8 @@ def test_prompts_metric_ablation_and_loading_are_ones_own(tmp_path: Path, comman
     assert row["faithfulness"] == pytest.approx(judged.faithfulness, rel=1e-12)
     assert row["discovery_faithfulness"] == pytest.approx(judged.discovery_faithfulness, rel=1e-12)
     assert saved.provenance.dtype == "float64"
-    (tmp_path / "others.jsonl").write_text(
-        "\n".join(rows[28:])
-    )  # other prompts are another case, wherever they are
+    fewer = "\n".join(rows[28:])  # other prompts are another case, under whatever name
+    (tmp_path / "others.jsonl").write_text(fewer)
     assert len(json.loads(command("benchmark", *own, *given, "--dtype", "float64").out)["rows"]) == 1
     assert len(Table(tmp_path / "out").rows("own")) == 2
     refused = command("benchmark", "smoke", "--size", 8, "--device", "cuda")

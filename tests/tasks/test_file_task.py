@@ -247,18 +247,18 @@ def test_prompts_of_the_same_tokens_count_once_and_stay_on_one_side(tmp_path: Pa
     bos = model.tokenizer("", add_special_tokens=True)["input_ids"]
     if not bos:
         pytest.skip("nothing is put before prompts")
-    pairs = [("store", "drink"), ("drink", "table"), ("table", "store")]
+    pairs = [("store", "drink"), ("drink", "store"), ("table", "store"), ("store", "table"), ("drink", "table")]
     lines = [{"clean": f"the {a}", "corrupted": f"the {b}", "answers": " was"} for a, b in pairs]
     again = [line | {side: "<s>" + line[side] for side in ("clean", "corrupted")} for line in lines]
     path = _file(tmp_path, *lines, *again)
-    data = acdc.tasks.load(path, split=0.5, seed=1).prepare(model)
+    data = acdc.tasks.load(path, split=0.4, seed=1).prepare(model)
     assert data.held_out is not None
     sides = [{tuple(row) for row in part.clean.tolist()} for part in (data.discovery, data.held_out)]
     assert not sides[0] & sides[1]
     assert "being discovery prompts to this tokenizer" in " ".join(data.warnings)
     whole = acdc.tasks.load(path).prepare(model)
     assert len(whole.discovery) == len(lines)
-    assert "3 of 6 prompts are left out" in " ".join(whole.warnings)
+    assert "5 of 10 prompts are left out" in " ".join(whole.warnings)
 
 
 def test_the_order_of_answers_makes_no_new_pair(tmp_path: Path) -> None:
