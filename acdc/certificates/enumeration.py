@@ -43,6 +43,7 @@ MOST_DONORS = 1_000_000
 """Donors that are compared, at most."""
 AT_ONCE = 2048
 SHOWN = 20
+Ids = tuple[int, ...]
 Input = tuple[Value, ...]
 Donor = tuple[Input, tuple[int, ...]]
 """An input and its position ids."""
@@ -95,7 +96,7 @@ def enumerate_pairs(
     total = changed = 0
     share, worst = 0.0, 0.0
     clean: set[Input] = set()
-    refutations: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    refutations: list[tuple[Ids, Ids]] = []
     while some := list(itertools.islice(pairs, AT_ONCE)):
         tensors = inputs.tensors([(x, donor) for x, donor, _ in some])
         moved = _moved(model, graph, edges, task.ablation, tensors, program, record)
@@ -125,6 +126,34 @@ def count_pairs(model: Model, task: ProgramTask) -> tuple[int, int]:
     program, _ = check_enumerable(model, task, task.ablation)
     inputs = _inputs(program, task)
     return inputs.n, inputs.n if task.ablation == "zero" else inputs.n**2 * inputs.n_orders
+
+
+def changes(
+    model: Model, task: ProgramTask, graph: Graph, edges: BoolArray, pairs: Sequence[tuple[Ids, Ids]]
+) -> bool | None:
+    """Whether each of these pairs, clean and corrupted as token ids, changes an output.
+
+    None where corrupted positions come in every order: token ids do not say which.
+
+    Raises:
+        AcdcError: as `check_enumerable`, or a pair is not of inputs of the program.
+    """
+    program, record = check_enumerable(model, task, task.ablation)
+    inputs = _inputs(program, task)
+    if inputs.permuted:
+        return None
+    tensors = inputs.tensors([(_read(program, a), (_read(program, b), inputs.positions)) for a, b in pairs])
+    return bool((_moved(model, graph, edges, task.ablation, tensors, program, record) > 0).all())
+
+
+def _read(program: TracrModel, ids: Ids) -> Input:
+    """The input that these token ids encode."""
+    vocabulary = program.program.vocabulary
+    values = tuple(vocabulary[i] for i in ids if i in range(len(vocabulary)))
+    start = program.program.bos is not None
+    if len(values) < len(ids) or program.encode([values[start:]])[0].tolist() != [list(ids)]:
+        raise AcdcError(f"{list(ids)} are not the token ids of an input of {program.program.name}")
+    return values[start:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +235,12 @@ def _pairs(
             return ((x, donor, count) for x in inputs.every for donor, count in donors), text, True
     if n > most:
         drawn = most // 10
-        sides = [random_inputs(inputs.program.program, drawn, rng=rng, mixed=inputs.mixed) for _ in range(2)]
+        if n <= MOST_PAIRS:  # of these each is as likely as another, as where all are run
+            sides: list[Sequence[Sequence[Value]]] = [
+                [inputs.every[i] for i in rng.integers(n, size=drawn)] for _ in range(2)
+            ]
+        else:
+            sides = [random_inputs(inputs.program.program, drawn, rng=rng, mixed=inputs.mixed) for _ in range(2)]
         pairs = ((tuple(x), (tuple(y), inputs.drawn_order(rng)), 1) for x, y in zip(*sides, strict=True))
         return pairs, f"{drawn:,} pairs drawn from {n:.2g} inputs", False
     each = max(1, min(20, most // n))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 
-from acdc.certificates.enumeration import count_pairs, enumerate_pairs
+from acdc.certificates.enumeration import changes, count_pairs, enumerate_pairs
 from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
-from acdc.certificates.record import Certificate, Minimality
+from acdc.certificates.record import Certificate, Enumeration, Minimality
 from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
 from acdc.certificates.smoothing import stability
 from acdc.certificates.subsets import connected_circuits_up_to
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 RECHECKED = 4096
 """Pairs of inputs that `verify` runs again."""
+BY_CHANCE = 1e-9
+"""Chance at which pairs drawn anew may differ from the claimed share more than is allowed (Hoeffding's bound)."""
+NOT_THESE = "not all of the pairs that it names change an output"
 SEEDED = 101
 """Added to the seed of pairs that are drawn to be run again."""
 
@@ -207,18 +211,40 @@ def _verify_enumeration(
         model, under, circuit.graph, circuit.edges, most=e.pairs if whole else RECHECKED,
         seed=certificate.seed + (0 if whole else SEEDED),
     )  # fmt: skip
-    whole = whole or again.proof
-    if whole and (again.inputs, again.what) != (e.inputs, e.what):
+    if whole or again.proof:
+        _verify_same(e, again)
+    else:
+        _verify_alike(e, again)
+        named = changes(model, under, circuit.graph, circuit.edges, e.refutations) if e.changed else True
+        if named is False:
+            _wrong(NOT_THESE)
+        if named is None:
+            told.append("the pairs that it names: certify again to run them")
+        told.append(f"the other {e.pairs - again.pairs:,} pairs: certify again to run them all")
+    checked.append(f"{again.changed} of {again.pairs:,} pairs of inputs run again change an output")
+
+
+def _verify_same(e: Enumeration, again: Enumeration) -> None:
+    """Checks a claim on pairs that were all run again."""
+    if (again.inputs, again.what) != (e.inputs, e.what):
         _wrong(f"it is of {again.inputs} inputs, {again.what}, not of {e.inputs}, {e.what}")
-    if whole and max(abs(again.mean - e.mean), abs(again.worst - e.worst)) > 1e-9:
+    if max(abs(again.mean - e.mean), abs(again.worst - e.worst)) > 1e-9:
         _wrong(f"{again.mean:.3g} of the outputs change, not {e.mean:.3g}")
-    if whole and (again.pairs, again.changed, again.proof) != (e.pairs, e.changed, e.proof):
+    if (again.pairs, again.changed, again.proof) != (e.pairs, e.changed, e.proof):
         _wrong(f"{again.changed} of {again.pairs} pairs change an output, not {e.changed} of {e.pairs}")
+    if again.refutations != e.refutations:
+        _wrong(NOT_THESE)
+
+
+def _verify_alike(e: Enumeration, again: Enumeration) -> None:
+    """Checks a claim on more pairs than are run again, as far as chance does not account for the difference."""
     if again.changed and not e.changed:
         _wrong(f"{again.changed} of {again.pairs} pairs change an output, and it says that none does")
-    checked.append(f"{again.changed} of {again.pairs:,} pairs of inputs run again change an output")
-    if not whole:
-        told.append(f"the other {e.pairs - again.pairs:,} pairs: certify again to run them all")
+    by_chance = math.sqrt(math.log(2 / BY_CHANCE) * (1 / again.inputs + 1 / max(e.inputs, 1)) / 2)
+    shares = ("pairs", e.changed / e.pairs, again.changed / again.pairs), ("outputs", e.mean, again.mean)
+    for what, then, now in shares:
+        if abs(then - now) > by_chance:
+            _wrong(f"{now:.3g} of the {what} change in {again.pairs:,} pairs drawn anew, and it says {then:.3g}")
 
 
 def _verify_stability(problem: Problem, circuit: Circuit, certificate: Certificate, checked: list[str]) -> None:

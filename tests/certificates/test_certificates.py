@@ -238,6 +238,34 @@ def test_a_proof_with_few_donors_is_made_again_whole() -> None:
             acdc.verify(model, task, circuit, certificate.model_copy(update={"enumeration": false}))
 
 
+def test_what_a_drawn_enumeration_claims_is_held_to_pairs_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse", distribution="fixed", size=16)
+    assert isinstance(task, ProgramTask)
+    known = task.truth()
+    assert known is not None
+    graph = model.graph(inputs="split")
+    broken = known.mask(graph)
+    broken.flat[np.flatnonzero(broken)[0]] = False
+    circuit = Circuit(graph, broken)
+    monkeypatch.setattr("acdc.certificates.verify.RECHECKED", 300)  # of 59,049 pairs
+    certificate = acdc.certify(model, task, circuit, budget=1e9, enumerate=True)
+    found = certificate.enumeration
+    assert found is not None
+    assert found.refutations
+    assert any("other" in line for line in acdc.verify(model, task, circuit, certificate).told)
+    clean, corrupted = found.refutations[0]
+    for lie, words in (
+        ({"changed": 1}, "of the pairs change in"),
+        ({"mean": 0.1}, "of the outputs change in"),
+        ({"refutations": ((clean, clean),)}, "not all of the pairs that it names change an output"),
+        ({"refutations": ((clean, (*corrupted, 99)),)}, "are not the token ids of an input of tracr-reverse"),
+        ({"refutations": ((clean, (corrupted[1], *corrupted[1:])),)}, "are not the token ids"),
+    ):
+        false = certificate.model_copy(update={"enumeration": found.model_copy(update=lie)})
+        with pytest.raises(AcdcError, match=words):
+            acdc.verify(model, task, circuit, false)
+
+
 def test_votes_that_are_not_of_all_edges_or_far_off_do_not_hold(run: Path) -> None:
     model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
     circuit, certificate = Circuit.load(run), load(run)
