@@ -69,13 +69,13 @@ def silenced(
             f"a checkpoint is made and compared in float32 or float64, and {model.name} is in "
             f"{str(model.dtype).removeprefix('torch.')}: load it with dtype='float32', and cast the checkpoint"
         )
+    kept, graph = nodes_of(circuit), circuit.graph
     dataset = as_dataset(task, model, ablation=ablation or circuit.provenance.ablation or None)
     if dataset.ablation not in ("zero", "mean", "optimal"):
         raise AcdcError(
             f"removed edges carry {dataset.ablation!r}, which differs from prompt to prompt or place to place, and a "
             f"checkpoint holds zero, mean or optimal constants (--ablation mean); {_INSTEAD}"
         )
-    kept, graph = nodes_of(circuit), circuit.graph
     if not kept[: graph.n_inputs].all():
         raise AcdcError(f"the circuit leaves an input out, which no checkpoint can hold; {_INSTEAD}")
     if model.program is not None or any(layer.mixer is not None for layer in model.decomposition.layers):

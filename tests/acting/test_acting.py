@@ -173,8 +173,9 @@ def test_a_layer_of_a_parallel_model_may_lose_all_heads(tmp_path: Path) -> None:
 
 def test_circuits_that_no_checkpoint_holds_are_refused(tmp_path: Path) -> None:
     model, prompts = tiny("gpt2"), make_prompts()
-    with pytest.raises(AcdcError, match="single edges: find one with --units node"):
-        save_checkpoint(model, prompts, some_edges(model), tmp_path / "m", ablation="zero")
+    for ablation in ("zero", "resample"):  # another ablation would not help
+        with pytest.raises(AcdcError, match="single edges: find one with --units node"):
+            save_checkpoint(model, prompts, some_edges(model), tmp_path / "m", ablation=ablation)
     with pytest.raises(AcdcError, match="differs from prompt to prompt"):
         save_checkpoint(model, prompts, whole_nodes(model, ("m0",)), tmp_path / "m")
     assert not list(tmp_path.iterdir())
