@@ -6,16 +6,17 @@ edges at which MIB judges, that says which edges are in the circuit of at most s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from acdc.circuit import Circuit, Scores
+from acdc.circuit import Circuit, Scores, selection
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.formats import mib
-from acdc.graph import Graph
+from acdc.graph import BoolArray, Graph, units_of
 from acdc.store.reading import read
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -51,12 +52,20 @@ def write_circuits(circuit: Circuit) -> dict[str, str]:
     for share in SHARES:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # fewer edges than the share are allowed
-            try:
-                cut = scores.top(max(1, int(share * circuit.graph.n_edges)))
-            except EmptyCircuitError:
-                cut = dataclasses.replace(circuit, edges=np.zeros_like(circuit.edges))
-        found[f"{share:g}.json"] = mib.write(cut)
+            edges = _cut(scores, int(share * circuit.graph.n_edges))
+        found[f"{share:g}.json"] = mib.write(dataclasses.replace(circuit, edges=edges))
     return found
+
+
+def _cut(scores: Scores, n: int) -> BoolArray:
+    """At most `n` edges: the best, or of scored nodes those between the best."""
+    if scores.unit != "edge":
+        units = units_of(scores.graph, scores.unit)
+        return selection.top_pruned_units(units, units.values_of(scores.sizes()), n)
+    with contextlib.suppress(EmptyCircuitError):
+        if n:
+            return scores.top(n).edges
+    return np.zeros_like(scores.graph.valid)
 
 
 def read_folder(folder: Path, graph: Graph | None = None) -> Circuit:

@@ -10,9 +10,17 @@ from collections.abc import Callable
 
 import numpy as np
 
+from acdc.errors import AcdcError, check_whole
 from acdc.graph import BoolArray, FloatArray
 
 Judge = Callable[[BoolArray], bool]
+
+
+def check_runs(runs: int, *, one_by_one: bool) -> None:
+    """Raise an `AcdcError` for a number of runs that cannot be, or none to test units in one by one."""
+    check_whole("a number of runs", runs, least=0)
+    if one_by_one and not runs:
+        raise AcdcError("one_by_one tests each unit in a run, and runs is 0, which cuts the ranking: choose one")
 
 
 def fewest(enough: Judge, sizes: FloatArray) -> BoolArray:

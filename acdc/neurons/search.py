@@ -18,10 +18,10 @@ from acdc.engine import memory
 from acdc.engine.circuits import measure_prompts
 from acdc.engine.neurons import Inside, NeuronReferences
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, check_type, check_whole
+from acdc.errors import AcdcError, check_type
 from acdc.evaluation.judging import check_counts, judging_problem
 from acdc.graph import BoolArray
-from acdc.methods.halving import fewest, pruned
+from acdc.methods.halving import check_runs, fewest, pruned
 from acdc.metrics import CONFIDENCE
 from acdc.model.model import Model
 from acdc.neurons.circuit import NeuronCircuit
@@ -79,7 +79,7 @@ def discover_neurons(
         UnsupportedModelError: the hidden layer of some MLP cannot be found; says which, and why.
     """
     check_type("a Circuit", circuit, Circuit)
-    check_whole("a number of runs", runs, least=0)
+    check_runs(runs, one_by_one=one_by_one)
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)

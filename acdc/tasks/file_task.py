@@ -161,7 +161,10 @@ def load_file(
         found, more = found + _without_answers(lines, outcome), more + _without_answers(other, outcome)
         check_lines({str(path): found} | ({} if held_out is None else {str(held_out): more}))
     lines, remarks = _distinct(lines, path.name)
-    other, more_remarks = _distinct(other, path.name if held_out is None else held_out.name)
+    other_name = path.name if held_out is None else held_out.name
+    if held_out is not None and other_name == path.name and held_out != path:
+        other_name = str(held_out)  # two files of one name
+    other, more_remarks = _distinct(other, other_name)
     if split is not None:
         lines, other, of_split = _split(lines, split, seed, path.name)
         remarks = (*remarks, *of_split)
@@ -172,7 +175,6 @@ def load_file(
         fewer = f"{counted(len(lines), 'prompt')} {are(len(lines))} used instead of {size}: the file has no more"
         remarks = (*remarks, f"{path.name}: {fewer}")
     outcome = resolve_metric(metric if metric is not None else default)
-    other_name = held_out.name if held_out else path.name
     found, more = _without_answers(lines, outcome), _without_answers(other, outcome)
     rest = [tuple(x for x in part if _answered(x, outcome)) for part in (lines, other)]
     if lenient and rest[0] and (rest[1] or not other):

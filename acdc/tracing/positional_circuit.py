@@ -20,19 +20,20 @@ from jaxtyping import Bool
 from acdc.circuit import Circuit
 from acdc.circuit.provenance import library_versions
 from acdc.engine import memory
+from acdc.engine.belonging import changes
 from acdc.engine.circuits import Measured, measure_prompts
 from acdc.engine.problem import Problem, Progress, no_progress
-from acdc.errors import AcdcError, EmptyCircuitError, check_type, check_whole
+from acdc.errors import AcdcError, EmptyCircuitError, check_type
 from acdc.evaluation.judging import intervals, judging_problem, over_the_vocabulary
 from acdc.formats.circuit_tracer import write_places
 from acdc.graph import BoolArray, Graph
 from acdc.inspection.runs import input_texts
-from acdc.methods.halving import fewest, pruned
+from acdc.methods.halving import check_runs, fewest, pruned
 from acdc.metrics import CONFIDENCE, NO_INTERVAL, faithfulness, faithfulness_interval, mean_interval
 from acdc.metrics.statistics import Interval
 from acdc.model.model import Model
 from acdc.neurons.evaluation import distances
-from acdc.shown import Shown, counted, in_brackets, rounded
+from acdc.shown import Shown, are, counted, in_brackets, rounded
 from acdc.store.reading import read_text, strict_json
 from acdc.store.writing import write_atomically
 from acdc.tasks import as_dataset
@@ -246,17 +247,21 @@ def discover_positions(
 
     Raises:
         EmptyCircuitError: no unit has a score, or the task has nothing to be faithful to.
-        AcdcError: both `units` and `faithfulness` are given, or one that cannot be.
+        AcdcError: both `units` and `faithfulness` are given, or one that cannot be; no runs to test units one by one.
     """
     if units is not None and faithfulness is not None:
         raise AcdcError("expected units or faithfulness, got both")
-    check_whole("a number of runs", runs, least=0)
+    check_runs(runs, one_by_one=one_by_one)
+    if units is not None and one_by_one:
+        raise AcdcError("so many units are the best of the ranking, of which none is tested: leave one_by_one out")
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     if inside is not None:
         check_type("a Circuit", inside, Circuit)
         graph = inside.graph
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    if inside is not None and (changed := changes(inside.provenance, model, dataset).get("weights")):
+        warnings.warn(changed, stacklevel=2)
     if by == "position" and dataset.held_out is not None:  # before the work
         parts = (dataset.discovery, dataset.held_out)
         own, theirs = (_labels(placing(model, part, by).labels, by) for part in parts)
@@ -276,6 +281,9 @@ def discover_positions(
     )
     if units is not None:
         kept = scores.top(units)
+        if (fewer := int(kept.sum())) < units:
+            text = f"{counted(fewer, 'unit')} {are(fewer)} kept instead of {units}: no more have a score"
+            warnings.warn(text, stacklevel=2)
     else:
         judge = _Judge(problem, placing(model, dataset.discovery, by, spans).numbers)
         enough = (

@@ -14,7 +14,7 @@ from acdc.circuit import Circuit, Provenance, Scores
 from acdc.errors import AcdcError
 from acdc.formats import export, export_folder, import_circuit
 from acdc.formats.mib_submission import SHARES
-from acdc.graph import Graph
+from acdc.graph import Graph, units_of
 
 GRAPH = Graph(4, 4, inputs="token")
 MADE = Provenance(task="arc", model="meta-llama/Llama-3.1-8B", d_model=8)
@@ -57,6 +57,22 @@ def test_nine_circuits_are_of_at_most_their_shares(tmp_path: Path) -> None:
     assert set(back.edge_names()) == largest
     assert back.scores is not None
     assert back.scores.values[back.edges].min() >= 1
+
+
+def test_circuits_of_nodes_are_of_at_most_their_shares_of_the_edges() -> None:
+    nodes = units_of(GRAPH, "node")
+    scored = np.random.default_rng(0).normal(size=nodes.shape)
+    scored[: GRAPH.n_inputs] = 9.0  # without an input nothing connects
+    values = np.where(GRAPH.valid, scored[None, :], 0.0)
+    scores = Scores(GRAPH, values, "nap", MADE, unit="node")
+    _, files = export_folder(scores.top(5), "mib-circuits")
+    before = 0
+    for share in SHARES:
+        edges = json.loads(files[f"{share:g}.json"])["edges"].values()
+        kept = sum(edge["in_graph"] for edge in edges)
+        assert before <= kept <= share * GRAPH.n_edges
+        before = kept
+    assert before > 0.2 * GRAPH.n_edges
 
 
 @pytest.mark.parametrize(("task", "model"), [("ioi", "gpt2"), ("my_task", "some_model"), ("mine.jsonl", "gpt2")])

@@ -19,6 +19,9 @@ def test_a_run_says_which_neurons_stay(command: Command) -> None:
     again = command("neurons", "run")
     assert again.status == 2
     assert "exists" in again.err
+    none = command("neurons", "run", "--force", "--one-by-one", "--runs", "0")
+    assert none.status == 2
+    assert "runs is 0, which cuts the ranking: choose one" in none.err
     again = command("neurons", "run", "--force", "--one-by-one")
     assert again.status == 0, again.err
     assert "of 12" in again.out

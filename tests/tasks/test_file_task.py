@@ -213,6 +213,13 @@ def test_a_file_of_held_out_prompts(tmp_path: Path) -> None:
         acdc.tasks.load(path, held_out=counterpart, ablation="zero").prepare(MODEL)
     with pytest.raises(TaskError, match="choose one"):
         acdc.tasks.load(path, held_out=other, split=0.5)
+    (tmp_path / "other").mkdir()
+    lacking = _file(tmp_path, _token_line(4, wrong_tokens=[]), _token_line(5), name="lacking.jsonl")
+    alike = _file(tmp_path / "other", _token_line(6), _token_line(7, wrong_tokens=[]), name="lacking.jsonl")
+    with pytest.raises(TaskError) as error:  # two files of one name
+        acdc.tasks.load(lacking, held_out=alike, metric="logit-difference")
+    assert "lacking.jsonl: line 1 has no wrong answers" in str(error.value)
+    assert f"{alike}: line 2 has no wrong answers" in str(error.value)
     bad = _file(tmp_path, _token_line(2), _token_line(1000), name="bad.jsonl")
     with pytest.raises(TaskError, match=r"bad.jsonl: line 2: token id 1000 is outside"):
         acdc.tasks.load(path, held_out=bad).prepare(MODEL)

@@ -128,8 +128,19 @@ def test_positions_are_pruned_inside_a_circuit_within_its_own_distance() -> None
     best = discover_positions(model, task, inside=circuit, units=5)
     assert best.n_units == 5
     assert not (best.edges & ~circuit.edges).any()
+    with pytest.warns(UserWarning, match="are kept instead of 1000000: no more have a score"):
+        discover_positions(model, task, inside=circuit, units=10**6)
+    other = circuit.provenance.having(weights_sha256="0" * 64)
+    with pytest.warns(
+        UserWarning, match="the weights of induction-2l differ from those the circuit was found with"
+    ):
+        discover_positions(model, task, inside=dataclasses.replace(circuit, provenance=other), units=5)
     with pytest.raises(AcdcError, match="expected a Circuit"):
         discover_positions(model, task, inside="runs/x")  # type: ignore[arg-type]
+    with pytest.raises(AcdcError, match="runs is 0, which cuts the ranking: choose one"):
+        discover_positions(model, task, inside=circuit, runs=0, one_by_one=True)
+    with pytest.raises(AcdcError, match="leave one_by_one out"):
+        discover_positions(model, task, inside=circuit, units=5, one_by_one=True)
 
 
 def test_the_key_of_an_induction_head_reads_the_token_before_where_the_answer_stands() -> None:
