@@ -233,11 +233,39 @@ class Pruning:
                 self.share /= 2
 
     def to_budget(self) -> None:
-        """Smaller shares go until the budget is spent."""
-        if self.phase == SHRINK:
+        """Smaller shares go until the budget is spent; and again from the ranking's circuit, where that is smaller."""
+        while self.phase == SHRINK:
             self.shrink(self.budget)
-            self.phase = CERTIFY
+            ranked = self._fewer_ranked()
+            if ranked is None:
+                self.phase = CERTIFY
+            else:
+                self._go_on_from(ranked)
             self.note()
+
+    def _fewer_ranked(self) -> BoolArray | None:
+        """Fewer of the best edges by their scores that are within the budget; None if they are not.
+
+        Whole components that went first are gone for good, and where all matter a little that is dear.
+        """
+        best, (low, high) = None, (0, int(self.kept.sum()))
+        count = high - 1
+        while low < count < high:
+            ranked = self._connected(selection.top(self.graph, self.weakness, count, prune=False))
+            if self.measures.distance(ranked) <= self.budget:
+                best, high = ranked, count
+            else:
+                low = count
+            count = (low + high) // 2 if best is not None else high
+        return best
+
+    def _go_on_from(self, kept: BoolArray) -> None:
+        """Prune another circuit instead."""
+        self._leave(self.kept & ~kept)
+        self.gone[kept] = 0
+        self.search, self._anew, self._runs = Groups(self.measures, kept=kept), True, 0
+        self.fresh[:], self.share = False, LAST_SHARE
+        self._note_distance(kept, self.search.distance)
 
     def shrink(self, limit: float, *, floor: int = 0) -> None:
         """Shares of all edges go by the quadratic model while the distance stays in the limit."""

@@ -207,6 +207,35 @@ def test_it_begins_with_the_nearer_of_components_and_ranking(nearer: bool) -> No
     assert pruning.distances[int(larger.sum())] == pytest.approx(problems.distance(patching, measure, larger))
 
 
+def test_it_goes_on_from_fewer_of_the_best_edges_where_they_are_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem, patching, measure = make("gpt2-scaled-by-layer")
+    graph = problem.graph
+    sizes = np.where(graph.valid, np.random.default_rng(0).random(graph.valid.shape), 0.0)
+
+    def best(n: int) -> BoolArray:
+        return graph.prune(selection.top(graph, sizes, n, prune=False))
+
+    def distance(n: int) -> float:
+        return problems.distance(patching, measure, best(n))
+
+    budget = distance(graph.n_edges // 3) * (1 + 1e-6)
+    pruning = Pruning(
+        problem, Measures(problem.outcome, problem.searched()), budget, Estimates(sizes, sizes, sizes)
+    )
+    pruning.start([(graph.valid, 0.0)])
+    pruning.phase = SHRINK
+    monkeypatch.setattr(Pruning, "shrink", lambda self, limit: None)  # as if nothing more could go
+    pruning.to_budget()
+    n = int(pruning.kept.sum())
+    assert pruning.phase == CERTIFY
+    assert 0 < n < graph.n_edges
+    assert pruning.search.distance <= budget < distance(n - 1)
+    assert any((pruning.kept == best(count)).all() for count in range(n, graph.n_edges))
+    assert (pruning.kept == selection.top_pruned(graph, pruning.order(), n)).all()
+
+
 def test_edges_that_dangle_do_not_make_components_a_larger_circuit() -> None:
     """A ranking of as many edges as whole components have among them, most of which dangle, would be nearer."""
     problem, patching, measure = make("gpt2-scaled-by-layer")
