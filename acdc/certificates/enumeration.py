@@ -128,7 +128,7 @@ def count_pairs(model: Model, task: ProgramTask) -> tuple[int, int]:
     return inputs.n, inputs.n if task.ablation == "zero" else inputs.n**2 * inputs.n_orders
 
 
-def changes(
+def change_outputs(
     model: Model, task: ProgramTask, graph: Graph, edges: BoolArray, pairs: Sequence[tuple[Ids, Ids]]
 ) -> bool | None:
     """Whether each of these pairs, clean and corrupted as token ids, changes an output.

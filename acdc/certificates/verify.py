@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
-from acdc.certificates.enumeration import changes, count_pairs, enumerate_pairs
+from acdc.certificates.enumeration import change_outputs, count_pairs, enumerate_pairs
 from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
 from acdc.certificates.record import Certificate, Enumeration, Minimality
 from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
@@ -215,7 +215,7 @@ def _verify_enumeration(
         _verify_same(e, again)
     else:
         _verify_alike(e, again)
-        named = changes(model, under, circuit.graph, circuit.edges, e.refutations) if e.changed else True
+        named = change_outputs(model, under, circuit.graph, circuit.edges, e.refutations) if e.changed else True
         if named is False:
             _wrong(NOT_THESE)
         if named is None:

@@ -7,6 +7,7 @@ tested alone. A group's loss is counted with what dangles without it.
 
 from __future__ import annotations
 
+import bisect
 from itertools import pairwise
 
 import numpy as np
@@ -92,9 +93,9 @@ class Pruning:
             circuits: the whole model, then ever fewer edges; each with its distance.
         """
         kept, distance = circuits[-1]
-        ranked = self._connected(self._best(self._connected(kept)))
+        ranked = self._connected(self._best(int(self._connected(kept).sum())))
         if len(circuits) > 1 and self.measures.distance(ranked) < AS_NEAR * distance:
-            circuits = [circuits[0], (self._best(kept), np.inf)]
+            circuits = [circuits[0], (self._best(int(kept.sum())), np.inf)]
         circuits = [(self._connected(circuit), distance) for circuit, distance in circuits]
         self.search = Groups(self.measures, kept=circuits[-1][0])
         if self.search.distance > self.budget:  # rounding, or nothing may go
@@ -111,9 +112,9 @@ class Pruning:
         """The edges of a circuit that matter in it."""
         return self.graph.prune(kept) if self.prunable else kept
 
-    def _best(self, like: BoolArray) -> BoolArray:
-        """As many edges as a circuit has, the best by their scores."""
-        return selection.top(self.graph, self.weakness, int(like.sum()), prune=False)
+    def _best(self, count: int) -> BoolArray:
+        """So many edges, the best by their scores."""
+        return selection.top(self.graph, self.weakness, count, prune=False)
 
     def _note_before(self) -> None:
         """Note distances of the front's circuits that are larger than the one the search goes on from."""
@@ -248,16 +249,17 @@ class Pruning:
 
         Whole components that went first are gone for good, and where all matter a little that is dear.
         """
-        best, (low, high) = None, (0, int(self.kept.sum()))
-        count = high - 1
-        while low < count < high:
-            ranked = self._connected(selection.top(self.graph, self.weakness, count, prune=False))
-            if self.measures.distance(ranked) <= self.budget:
-                best, high = ranked, count
-            else:
-                low = count
-            count = (low + high) // 2 if best is not None else high
-        return best
+
+        def ranked(count: int) -> BoolArray:
+            return self._connected(self._best(count))
+
+        def within(count: int) -> bool:
+            return self.measures.distance(ranked(count)) <= self.budget
+
+        most = int(self.kept.sum()) - 1
+        if most < 1 or not within(most):
+            return None
+        return ranked(1 + bisect.bisect_left(range(1, most), True, key=within))
 
     def _go_on_from(self, kept: BoolArray) -> None:
         """Prune another circuit instead."""

@@ -291,17 +291,25 @@ class Notes:
         self.noted.append({name: np.atleast_1d(np.array(array)) for name, array in arrays.items()})
 
 
-def test_from_every_note_the_search_ends_the_same() -> None:
-    problem, _, _ = make("llama")
+@pytest.mark.parametrize(("family", "faithfulness", "ranked"), [("llama", 0.9, False), ("gemma2", 0.95, True)])
+def test_from_every_note_the_search_ends_the_same(
+    family: str, faithfulness: float, ranked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, _, _ = make(family)
     notes: Any = Notes()
-    whole = guided(dataclasses.replace(problem, resume=notes), faithfulness=0.9)
+    went_on: list[BoolArray] = []
+    go_on_from = Pruning._go_on_from
+    with monkeypatch.context() as watched:
+        watched.setattr(Pruning, "_go_on_from", lambda self, kept: (went_on.append(kept), go_on_from(self, kept)))
+        whole = guided(dataclasses.replace(problem, resume=notes), faithfulness=faithfulness)
+    assert bool(went_on) == ranked
     phases = [int(note["numbers"][0]) for note in notes.noted]
     assert set(phases) == {SHARES, SHRINK, CERTIFY, CERTIFIED}
     some = [i for i, phase in enumerate(phases) if phase == SHRINK or phase != phases[i - 1]]
     some.append(phases.index(CERTIFIED) - 1)  # where most edges are certified
     for note in [notes.noted[i] for i in some]:
         again: Any = Notes(note)
-        found = guided(dataclasses.replace(problem, resume=again), faithfulness=0.9)
+        found = guided(dataclasses.replace(problem, resume=again), faithfulness=faithfulness)
         np.testing.assert_array_equal(found.kept, whole.kept)
         np.testing.assert_array_equal(found.order, whole.order)
         np.testing.assert_array_equal(found.removal, whole.removal)
