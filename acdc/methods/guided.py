@@ -9,7 +9,7 @@ edge is needed: removing any one of them breaks the budget.
 3. Of what is left, the edges go together that cost least by a quadratic model of the distance around the circuit as it
    is (`Quadratic`): a share of them at once, while that is cheap when it is tested (`Pruning.shares`).
 4. Smaller shares go by the model until the budget is spent (`Pruning.shrink`). Where fewer of the best edges by their
-   scores are within the budget, the search goes on from those.
+   scores are within the budget, the search goes on from those; before this step, too, where they are far fewer.
 5. Certify: every edge is tested in the circuit as it is, then what may go together, a component's outputs or inputs of
    one destination. Then try one edge in and two out, and certify again.
 

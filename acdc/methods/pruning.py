@@ -26,6 +26,8 @@ LARGEST_SHARE, SMALLEST_SHARE = 0.2, 1 / 80
 """Of the edges left, how many are tried as one group at first, and at last."""
 LAST_SHARE = 0.1
 """The same where a share may take all that is left of the budget."""
+RANKED_SHARE = 0.1
+"""So many of the edges left will do before that, the best by their scores, where they are within the budget."""
 AT_ONCE = 0.06
 """Of the edges left, how many of those that were measured may go at once."""
 JOINT = 1.25
@@ -44,7 +46,7 @@ ALPHAS = (0.02, 0.3)
 RUNS_BETWEEN_NOTES, RUNS_OF_A_MODEL = 32, 8
 """Batches of tests after which activations are made anew, which costs little then; and so many is a quadratic model."""
 
-SHARES, SHRINK, CERTIFY, CERTIFIED = range(4)
+SHARES, RANKING, SHRINK, CERTIFY, CERTIFIED = range(5)
 
 
 class Pruning:
@@ -219,7 +221,7 @@ class Pruning:
         while self.phase == SHARES:
             n = int(self.kept.sum())
             if self.share < SMALLEST_SHARE or n <= floor:
-                self.phase, self.share = SHRINK, LAST_SHARE
+                self.phase, self.share = RANKING, LAST_SHARE
                 self.note()
                 return
             self.say("shares of all edges")
@@ -234,21 +236,23 @@ class Pruning:
                 self.share /= 2
 
     def to_budget(self) -> None:
-        """Smaller shares go until the budget is spent; and again from the ranking's circuit, where that is smaller."""
+        """Smaller shares go until the budget is spent, or the search goes on from the ranking where that is smaller.
+
+        Whole components that went first are gone for good, and where all matter a little that is dear. So the ranking
+        is asked after the smaller shares, and before them if it leaves them little to do (`RANKED_SHARE`).
+        """
+        if self.phase == RANKING:
+            self.phase = SHRINK
+            self._go_on_from_ranking(int(RANKED_SHARE * self.kept.sum()))
+            self.note()
         while self.phase == SHRINK:
             self.shrink(self.budget)
-            ranked = self._fewer_ranked()
-            if ranked is None:
+            if not self._go_on_from_ranking(int(self.kept.sum()) - 1):
                 self.phase = CERTIFY
-            else:
-                self._go_on_from(ranked)
             self.note()
 
-    def _fewer_ranked(self) -> BoolArray | None:
-        """Fewer of the best edges by their scores that are within the budget; None if they are not.
-
-        Whole components that went first are gone for good, and where all matter a little that is dear.
-        """
+    def _go_on_from_ranking(self, most: int) -> bool:
+        """Prune the fewest of the best edges by their scores that are within the budget, if at most so many are."""
 
         def ranked(count: int) -> BoolArray:
             return self._connected(self._best(count))
@@ -256,18 +260,15 @@ class Pruning:
         def within(count: int) -> bool:
             return self.measures.distance(ranked(count)) <= self.budget
 
-        most = int(self.kept.sum()) - 1
         if most < 1 or not within(most):
-            return None
-        return ranked(1 + bisect.bisect_left(range(1, most), True, key=within))
-
-    def _go_on_from(self, kept: BoolArray) -> None:
-        """Prune another circuit instead."""
+            return False
+        kept = ranked(1 + bisect.bisect_left(range(1, most), True, key=within))
         self._leave(self.kept & ~kept)
         self.gone[kept] = 0
         self.search, self._anew, self._runs = Groups(self.measures, kept=kept), True, 0
         self.fresh[:], self.share = False, LAST_SHARE
         self._note_distance(kept, self.search.distance)
+        return True
 
     def shrink(self, limit: float, *, floor: int = 0) -> None:
         """Shares of all edges go by the quadratic model while the distance stays in the limit."""

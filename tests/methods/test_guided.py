@@ -20,10 +20,11 @@ from acdc.engine.problem import Problem
 from acdc.errors import AcdcError, EmptyCircuitError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods import guided as module
+from acdc.methods import pruning as pruning_module
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import attribute
 from acdc.methods.guided import circuit_scores, guided
-from acdc.methods.pruning import AS_NEAR, CERTIFIED, CERTIFY, ONE_BY_ONE, SHARES, SHRINK, Pruning
+from acdc.methods.pruning import AS_NEAR, CERTIFIED, CERTIFY, ONE_BY_ONE, RANKING, SHARES, SHRINK, Pruning
 from acdc.metrics import OUTCOMES
 
 SLACK = 1e-9  # of rounding, as a share of the budget
@@ -207,9 +208,11 @@ def test_it_begins_with_the_nearer_of_components_and_ranking(nearer: bool) -> No
     assert pruning.distances[int(larger.sum())] == pytest.approx(problems.distance(patching, measure, larger))
 
 
+@pytest.mark.parametrize("early", [True, False])
 def test_it_goes_on_from_fewer_of_the_best_edges_where_they_are_within_the_budget(
-    monkeypatch: pytest.MonkeyPatch,
+    early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before smaller shares only if they are few beside the edges left, after them in any case."""
     problem, patching, measure = make("gpt2-scaled-by-layer")
     graph = problem.graph
     sizes = np.where(graph.valid, np.random.default_rng(0).random(graph.valid.shape), 0.0)
@@ -225,10 +228,15 @@ def test_it_goes_on_from_fewer_of_the_best_edges_where_they_are_within_the_budge
         problem, Measures(problem.outcome, problem.searched()), budget, Estimates(sizes, sizes, sizes)
     )
     pruning.start([(graph.valid, 0.0)])
-    pruning.phase = SHRINK
-    monkeypatch.setattr(Pruning, "shrink", lambda self, limit: None)  # as if nothing more could go
+    pruning.phase = RANKING
+    left: list[int] = []
+    monkeypatch.setattr(pruning_module, "RANKED_SHARE", 1 / 3 if early else 0.1)
+    # As if nothing more could go.
+    monkeypatch.setattr(Pruning, "shrink", lambda self, limit: left.append(int(self.kept.sum())))
     pruning.to_budget()
     n = int(pruning.kept.sum())
+    assert (left[0] < graph.n_edges) == early
+    assert left[-1] == n
     assert pruning.phase == CERTIFY
     assert 0 < n < graph.n_edges
     assert pruning.search.distance <= budget < distance(n - 1)
@@ -291,20 +299,30 @@ class Notes:
         self.noted.append({name: np.atleast_1d(np.array(array)) for name, array in arrays.items()})
 
 
-@pytest.mark.parametrize(("family", "faithfulness", "ranked"), [("llama", 0.9, False), ("gemma2", 0.95, True)])
+@pytest.mark.parametrize(
+    ("family", "faithfulness", "share", "ranked"),
+    [
+        ("llama", 0.9, 0.1, [False, False]),
+        ("gemma2", 0.95, 0.1, [False, True, False]),
+        ("gemma2", 0.95, 0.99, [True, False]),  # before smaller shares
+    ],
+)
 def test_from_every_note_the_search_ends_the_same(
-    family: str, faithfulness: float, ranked: bool, monkeypatch: pytest.MonkeyPatch
+    family: str, faithfulness: float, share: float, ranked: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem, _, _ = make(family)
     notes: Any = Notes()
-    went_on: list[BoolArray] = []
-    go_on_from = Pruning._go_on_from
+    asked: list[bool] = []
+    ask = Pruning._go_on_from_ranking
+    monkeypatch.setattr(pruning_module, "RANKED_SHARE", share)
     with monkeypatch.context() as watched:
-        watched.setattr(Pruning, "_go_on_from", lambda self, kept: (went_on.append(kept), go_on_from(self, kept)))
+        watched.setattr(
+            Pruning, "_go_on_from_ranking", lambda self, most: asked.append(ask(self, most)) or asked[-1]
+        )
         whole = guided(dataclasses.replace(problem, resume=notes), faithfulness=faithfulness)
-    assert bool(went_on) == ranked
+    assert asked == ranked
     phases = [int(note["numbers"][0]) for note in notes.noted]
-    assert set(phases) == {SHARES, SHRINK, CERTIFY, CERTIFIED}
+    assert set(phases) - {RANKING} == {SHARES, SHRINK, CERTIFY, CERTIFIED}
     some = [i for i, phase in enumerate(phases) if phase == SHRINK or phase != phases[i - 1]]
     some.append(phases.index(CERTIFIED) - 1)  # where most edges are certified
     for note in [notes.noted[i] for i in some]:
