@@ -32,6 +32,7 @@ from acdc.tasks.task import (
     token_texts,
 )
 from acdc.tasks.tokenise import (
+    SAME_ANSWER,
     Checked,
     Encoder,
     ModelLike,
@@ -75,8 +76,12 @@ class FileTask(ShownTask):
     """Whether the user chose the metric; otherwise it is what fits the answers."""
     lenient: bool = False
     """Whether lines that the tokenizer does not suit are left out, with a warning; otherwise they are an error."""
+    size: int | None = None
+    """How many discovery prompts are drawn of those that the tokenizer suits; None: all, or they are drawn already."""
     left_out: tuple[str, ...] = ()
     """What is wrong with lines that were left out when the file was read."""
+    held_out_left_out: tuple[str, ...] = ()
+    """The same of the file of held-out prompts."""
     remarks: tuple[str, ...] = ()
     """What else there was to warn of when the file was read."""
 
@@ -86,7 +91,8 @@ class FileTask(ShownTask):
 
     @property
     def description(self) -> str:
-        return f"{counted(len(self.lines), 'prompt pair')} of {self.name}"
+        n = len(self.lines) if self.size is None else min(self.size, len(self.lines))
+        return f"{counted(n, 'prompt pair')} of {self.name}"
 
     def prepare(self, model: ModelLike) -> Dataset:
         texts = not self.chosen or takes_texts(self.outcome)
@@ -103,14 +109,18 @@ class FileTask(ShownTask):
             and any(not row.problems for row in rows)
             and (not other or any(not x.problems for x in other))
         ):
-            warnings += _left_out(self.name, [*self.left_out, *found.get(self.name, [])])
-            if self.held_out and self.held_out_name != self.name:
-                warnings += _left_out(self.held_out_name, found[self.held_out_name])
+            theirs = [
+                *self.held_out_left_out,
+                *(found[self.held_out_name] if self.held_out_name != self.name else ()),
+            ]
+            warnings += _left_out(self.name, [*self.left_out, *found[self.name]])
+            warnings += _left_out(self.held_out_name, theirs)
         else:
             check_lines(found)
         kept, more = _distinct(_fitting(self.lines, rows), self.name)
+        kept, of_size = _drawn(kept, self.size, self.seed, self.name)
         judged, held_out_more = _distinct(_fitting(self.held_out, other), self.held_out_name)
-        warnings += (*more, *held_out_more)
+        warnings += (*more, *of_size, *held_out_more)
         judged, remarks = _apart(judged, kept, self)
         warnings += remarks
         texts = any(line.pair.has_texts for line in (*kept, *judged))
@@ -154,9 +164,9 @@ def load_file(
         raise TaskError(f"expected split between 0 and 1, the fraction of prompts to hold out, got {split}")
     lines, found, known = read_lines(path, format)
     other, more, _ = read_lines(held_out, known.name) if held_out is not None else ((), [], known)
-    lenient, left_out = known.read is not None and bool(lines), [*found, *more]
+    lenient, left_out, held_out_left_out = known.read is not None and bool(lines), found, more
     default = known.metric or _default_metric(lines)
-    if left_out and not lenient:
+    if (left_out or held_out_left_out) and not lenient:
         outcome = resolve_metric(metric if metric is not None else default)
         found, more = found + _without_answers(lines, outcome), more + _without_answers(other, outcome)
         check_lines({str(path): found} | ({} if held_out is None else {str(held_out): more}))
@@ -168,17 +178,14 @@ def load_file(
     if split is not None:
         lines, other, of_split = _split(lines, split, seed, path.name)
         remarks = (*remarks, *of_split)
-    if size is not None and size < len(lines):
-        chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
-        lines = tuple(lines[i] for i in chosen)
-    elif size is not None and size > len(lines):
-        fewer = f"{counted(len(lines), 'prompt')} {are(len(lines))} used instead of {size}: the file has no more"
-        remarks = (*remarks, f"{path.name}: {fewer}")
+    if not lenient:
+        lines, of_size = _drawn(lines, size, seed, path.name)
+        remarks = (*remarks, *of_size)
     outcome = resolve_metric(metric if metric is not None else default)
     found, more = _without_answers(lines, outcome), _without_answers(other, outcome)
     rest = [tuple(x for x in part if _answered(x, outcome)) for part in (lines, other)]
     if lenient and rest[0] and (rest[1] or not other):
-        left_out += found + more
+        left_out, held_out_left_out = left_out + found, held_out_left_out + more
         lines, other = rest
     else:
         check_lines({path.name: found, other_name: more} if held_out else {path.name: found + more})
@@ -194,7 +201,9 @@ def load_file(
         parted=split is not None,
         chosen=metric is not None,
         lenient=lenient,
+        size=size if lenient else None,
         left_out=tuple(left_out) if lenient else (),
+        held_out_left_out=tuple(held_out_left_out) if lenient else (),
         remarks=(*remarks, *more_remarks),
     )
 
@@ -208,6 +217,17 @@ def _distinct(lines: Sequence[L], name: str) -> tuple[tuple[L, ...], tuple[str, 
 
     kept, remarks = first_of_each(lines, asked, name)
     return tuple(kept), remarks
+
+
+def _drawn(lines: tuple[L, ...], size: int | None, seed: int, name: str) -> tuple[tuple[L, ...], tuple[str, ...]]:
+    """So many lines, in the file's order, and what to warn of where there are fewer."""
+    if size is None or size == len(lines):
+        return lines, ()
+    if size > len(lines):
+        fewer = f"{counted(len(lines), 'prompt')} {are(len(lines))} used instead of {size}: the file has no more"
+        return lines, (f"{name}: {fewer}",)
+    chosen = sorted(random.Random(f"size/{seed}").sample(range(len(lines)), size))
+    return tuple(lines[i] for i in chosen), ()
 
 
 def _fitting(lines: Sequence[Line], rows: Sequence[Checked]) -> list[_Row]:
@@ -277,7 +297,12 @@ def _checked(lines: tuple[Line, ...], model: ModelLike, *, texts: bool) -> list[
     encoded: Iterator[Checked] = iter(())
     if written:
         encoder = Encoder(model)
-        encoded = iter(tokenise(with_corrupted(written, encoder), encoder, texts=texts, advice=advice))
+        whole, same = with_corrupted(written, encoder)
+        found = tokenise(whole, encoder, texts=texts, advice=advice)
+        encoded = (
+            dataclasses.replace(row, remarks=(*row.remarks, SAME_ANSWER)) if i in same else row
+            for i, row in enumerate(found)
+        )
     rows = []
     for line in lines:
         row = Checked(line.pair) if isinstance(line.pair, TokenPair) else next(encoded)

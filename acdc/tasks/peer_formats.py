@@ -11,6 +11,7 @@ import dataclasses
 import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class TaskFormat:
         left_out: what a record holds that is not used.
         metric: instead of the one that files get by their answers.
         beside: where corrupted prompts are that are in a file of their own, by the path of the clean ones; a record
-            then has the one of the same line as `COUNTERPART`. A `ValueError` says that there is none.
+            then has the one in the same row as `COUNTERPART`. A `ValueError` says that there is none.
     """
 
     name: str
@@ -101,9 +102,9 @@ def _chosen(record: Record, where: str = "") -> str:
 
 
 def _mib_choice(record: Record) -> dict[str, Any]:
-    other = record["symbol_counterfactual"]
     pair = {"clean": _text(record, "prompt"), "corrupted": _text(record, "symbol_counterfactual.prompt")}
-    return pair | _different(_chosen(record), _chosen(other, "symbol_counterfactual's "))
+    other = _chosen(record["symbol_counterfactual"], "symbol_counterfactual's ")
+    return pair | _different(_chosen(record), other)
 
 
 def _mib_arithmetic(record: Record) -> dict[str, Any]:
@@ -120,7 +121,9 @@ def _later_years(record: Record, year: str) -> dict[str, Any]:
 
 
 def _mib_greater_than(record: Record) -> dict[str, Any]:
-    return _later_years(record, _text(record, "year")[-2:])
+    """Prompts end in a whole year, of which MIB reads what the model says before its last two digits."""
+    prompts = {side: re.sub("(?<=[0-9]{2})[0-9]{2}$", "", _text(record, side)) for side in ("clean", "corrupted")}
+    return _later_years(prompts, _text(record, "year")[-2:])
 
 
 def _eap_greater_than(record: Record) -> dict[str, Any]:
@@ -203,17 +206,10 @@ def _blimp(record: Record) -> dict[str, Any]:
 
 # ---- PEAP -------------------------------------------------------------------------------------------------------
 
-_NO_SPANS = (
-    "prompt_id",
-    "example_id",
-    "id",
-    "pair_id",
-    "correct_proffesion_idx",
-    "is_model_correct",
-    "label",
-    "length",
+_NO_SPANS = re.compile(
+    r"prompt|(prompt_|example_|pair_)?id|correct_proffesion_idx|is_model_correct|label|length|split|top_answer|\w+_(token|prob)"
 )
-"""Numbers in the files of position-aware EAP (https://github.com/technion-cs-nlp/PEAP) that are no positions."""
+"""Other columns in the files of position-aware EAP (https://github.com/technion-cs-nlp/PEAP)."""
 
 
 def _counterfactuals(path: Path) -> Path:
@@ -231,31 +227,51 @@ def _counterfactuals(path: Path) -> Path:
 
 def _peap_pair(record: Record) -> dict[Any, Any]:
     if not isinstance(other := record.get(COUNTERPART), Mapping):
-        raise ValueError("the file of counterfactual prompts has no such line")
+        raise ValueError("the file of counterfactual prompts has no such row")
+    if (here := record.get("prompt_id")) != (there := other.get("prompt_id", here)):
+        raise ValueError(f"'prompt_id' is {here!r:.40}, and {there!r:.40} in the file of counterfactual prompts")
     clean, corrupted = _text(record, "prompt"), _text(other, "prompt")
     return {"clean": clean, "corrupted": corrupted, REGIONS: tuple(_peap_spans(record))}
 
 
 def _peap_spans(record: Record) -> Iterator[Span]:
-    """A column a span: the token it starts at, counted with the BOS; each goes up to the next, the last to `length`."""
-    starts = {
-        int(cell): name
-        for name, cell in record.items()
-        if isinstance(name, str)
-        and name not in _NO_SPANS
-        and isinstance(cell, str)
-        and re.fullmatch("[0-9]{1,9}", cell)
-    }
-    if not re.fullmatch("[0-9]{1,9}", length := _text(record, "length")):
-        raise ValueError(f"expected 'length' as a number of tokens, got {length!r:.40}")
-    ends = [*sorted(starts)[1:], int(length)]
-    for start, end in zip(sorted(starts), ends, strict=True):
-        if not 1 <= start < end:
-            raise ValueError(f"expected {starts[start]!r} to start at a token from 1 to before {end}, got {start}")
+    """A column a span: the token it starts at, counted with the BOS; each goes up to the next, the last to `length`.
+
+    Of columns of which one starts where the next does, all but the last are empty.
+    """
+    if (length := _whole(_text(record, "length"))) is None:
+        raise ValueError(f"expected 'length' as a number of tokens, got {record['length']!r:.40}")
+    starts = [*_peap_starts(record), ("length", length)]
+    for (name, start), (following, end) in pairwise(starts):
+        if not 1 <= start <= end:
+            raise ValueError(
+                f"expected {name!r:.60} to start at a token from 1 to {end}, where {following!r:.60} is, got {start}; "
+                "a column of numbers that are no spans has to be left out"
+            )
+        if start == end:
+            continue
         positions = tuple(range(start - 1, end - 1))
         # counted from the end too: the numbers are right for a tokenizer that makes as many tokens of the prompt
-        last = tuple(range(start - end, 0)) if end == int(length) else None
-        yield Span(starts[start], positions, last, asked=True)
+        last = tuple(range(start - end, 0)) if following == "length" else None
+        yield Span(name, positions, last, asked=True)
+
+
+def _peap_starts(record: Record) -> Iterator[tuple[str, int]]:
+    for name, cell in record.items():
+        if not isinstance(name, str) or _NO_SPANS.fullmatch(name):
+            continue
+        if (start := _whole(cell)) is not None:
+            yield name, start
+        elif re.fullmatch(r"\s*|nan|[-+]?[0-9.]+(e[-+]?[0-9]+)?", str(cell), re.IGNORECASE):
+            raise ValueError(
+                f"expected {name!r:.60} as the number of the token that the span starts at, got {cell!r:.40}"
+            )
+
+
+def _whole(cell: Any) -> int | None:
+    """The whole number in a cell, which may be written as tables with a gap in the column have it: 10.0."""
+    found = re.fullmatch(r"([0-9]{1,9})(\.0)?", cell) if isinstance(cell, str) else None
+    return int(found[1]) if found else None
 
 
 def _peap(record: Record) -> dict[Any, Any]:

@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def read_lines(path: Path, format: str | None = None) -> tuple[tuple[Line, ...],
     """The pairs in a file, what is wrong with the others, and the format they are in.
 
     Args:
-        format: a name of `acdc.tasks.peer_formats.FORMATS`; None: what the first record's fields say.
+        format: a name of `acdc.tasks.peer_formats.FORMATS`; None: that of the first record that is in one.
 
     Raises:
         TaskError: the file cannot be read, is of no format that is read, or has no pairs.
@@ -62,31 +62,42 @@ def read_lines(path: Path, format: str | None = None) -> tuple[tuple[Line, ...],
     lines: list[Line] = []
     found: list[str] = []
     known: TaskFormat | None = None if format is None else task_format(format, None)
-    beside: dict[str, Any] | None = None
-    for label, record in _records(text, path, known):
+    beside: list[Any] | None = None
+    records = list(_records(text, path, known))
+    known = known or _format_of(record for _, record in records)
+    for number, (label, record) in enumerate(records):
         try:
             if isinstance(record, ValueError):
                 raise record
-            known = known or task_format(None, record)
             if known.read is not None and not isinstance(record, dict):
                 raise ValueError(f"expected a JSON object, got {type(record).__name__}")
             if known.beside is not None:
                 beside = _beside(path, known) if beside is None else beside
-                record = record | {COUNTERPART: beside.get(label)}
+                record = record | {COUNTERPART: beside[number] if number < len(beside) else None}
             lines.append(Line(label, pair_of(record if known.read is None else known.read(record))))
         except ValueError as error:
             found.append(f"{label}: {error}")
     if not lines and not found:
         raise TaskError(f"{path} has no prompts: expected {FORMATS}, with clean and corrupted")
-    return tuple(lines), found, known or task_format("acdc", None)
+    return tuple(lines), found, known
 
 
-def _beside(path: Path, known: TaskFormat) -> dict[str, Any]:
-    """The records of the file of corrupted prompts by where they stand."""
+def _format_of(records: Iterable[Any]) -> TaskFormat:
+    """The format of the first record that is in one: of another tool, or whole in ours."""
+    ours = task_format("acdc", None)
+    for record in records:
+        known = task_format(None, record)
+        if known is not ours or (isinstance(record, dict) and not any(field_problems(record))):
+            return known
+    return ours
+
+
+def _beside(path: Path, known: TaskFormat) -> list[Any]:
+    """The records of the file of corrupted prompts, in its order."""
     assert known.beside is not None
     try:
         other = known.beside(path)
-        return dict(_records(read_text(other), other, known))
+        return [record for _, record in _records(read_text(other), other, known)]
     except (AcdcError, ValueError) as error:
         raise TaskError(str(error)) from None
 
@@ -246,7 +257,7 @@ def _record(header: list[str], row: list[str]) -> dict[str, Any] | ValueError:
     record: dict[str, Any] = {}
     for name, cell in zip(header, row, strict=True):
         field = ALIASES.get(name, name)
-        if name in _ROW_NUMBERS or (not cell and "answer" in field) or (not cell and field == "wrong_tokens"):
+        if name in _ROW_NUMBERS or (not cell and ("answer" in field or name == "wrong_tokens")):
             continue
         record[name] = cell
         listed = cell.strip().startswith("[") and cell.strip().endswith("]")

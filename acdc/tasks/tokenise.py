@@ -21,6 +21,7 @@ from acdc.errors import TaskError
 from acdc.tasks.chat import Chat, check_template, render
 from acdc.tasks.spans import Located, Span, Text, cuts, located
 
+SAME_ANSWER = "the corrupted prompt asks for the same word: no other row with as many tokens asks for another"
 UNKNOWN = "the tokenizer does not know part of the prompts"
 OWN_START = "the prompts bring the BOS of the tokenizer themselves, so it is not put before them a second time"
 STARTS_TWICE = "the prompts start with BOS twice"
@@ -247,25 +248,38 @@ def tokenise(
     return rows
 
 
-def with_corrupted(pairs: Sequence[TextPair], encoder: Encoder) -> list[TextPair]:
+def with_corrupted(pairs: Sequence[TextPair], encoder: Encoder) -> tuple[list[TextPair], set[int]]:
     """The pairs, with the next other pair's clean prompt of as many tokens where there is no corrupted one.
 
-    It stays None where no pair has one.
+    If there is one that asks for another word it is that. It stays None where no pair has one.
+
+    Returns:
+        The pairs, and which of them were given a prompt that asks for the same word.
     """
+    found, alike = list(pairs), set[int]()
     if all(pair.corrupted is not None for pair in pairs):
-        return list(pairs)
+        return found, alike
     ids = encoder.encode([pair.clean if isinstance(pair.clean, str) else "" for pair in pairs])
+    asked = [
+        pair.answers[0].split()[:1] if pair.answers and isinstance(pair.answers[0], str) else [] for pair in pairs
+    ]
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(ids):
         by_length.setdefault(len(row), []).append(i)
-    found = list(pairs)
     for same in by_length.values():
+        several = any(asked[i] != asked[same[0]] for i in same)
         for place, i in enumerate(same):
-            if pairs[i].corrupted is None:
-                others = (j for j in (*same[place + 1 :], *same[:place]) if ids[j] != ids[i])
-                if (j := next(others, None)) is not None:
-                    found[i] = dataclasses.replace(pairs[i], corrupted=pairs[j].clean)
-    return found
+            if pairs[i].corrupted is not None:
+                continue
+            others = [*same[place + 1 :], *same[:place]]
+            another = (j for j in others if several and asked[j] != asked[i])
+            j = next(another, None)
+            if j is None:
+                j = next((j for j in others if ids[j] != ids[i]), None)
+                alike |= set() if j is None else {i}
+            if j is not None:
+                found[i] = dataclasses.replace(pairs[i], corrupted=pairs[j].clean)
+    return found, alike
 
 
 def _prompt(

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[Any, TextPair]] = {
         TextPair("1+2=", "4+4=", ("3",), ("8",)),
     ),
     "mib-greater-than": (
-        {"clean": "from 1797 to 17", "corrupted": "from 1701 to 17", "year": 1797},
+        {"clean": "from 1797 to 1797", "corrupted": "from 1701 to 1797", "year": 1797},
         TextPair("from 1797 to 17", "from 1701 to 17", ("98", "99"), tuple(f"{y:02}" for y in range(98))),
     ),
     "causalgym": (
@@ -94,7 +94,7 @@ def test_years_of_eap_have_to_be_asked_for(tmp_path: Path) -> None:
         load_file(path)
     assert load_file(path, format="eap-greater-than").lines[0].pair == CASES["mib-greater-than"][1]
     mib = tmp_path / "mib.csv"
-    mib.write_text("clean,corrupted,year\nfrom 1797 to 17,from 1701 to 17,1797\n", "utf-8")
+    mib.write_text("clean,corrupted,year\nfrom 1797 to 1797,from 1701 to 1797,1797\n", "utf-8")
     assert load_file(mib).lines[0].pair == CASES["mib-greater-than"][1]
 
 
@@ -127,7 +127,7 @@ def test_peap_pairs_two_files_and_names_positions(tmp_path: Path, gpt2_like: Sta
     (warning,) = (text for text in data.warnings if "left out" in text)
     assert "line 4: span 'to' lies outside of the prompt" in warning  # the file was made for other tokens
     assert "line 5: span 'to' is at tokens 12 of clean and 13 of corrupted" in warning
-    assert "line 6: the file of counterfactual prompts has no such line" in warning
+    assert "line 6: the file of counterfactual prompts has no such row" in warning
     words = gpt2_like.tokenizer.convert_ids_to_tokens(data.discovery.clean[0])
     shown = {name: [words[i] for i in mask[0].nonzero().flatten()] for name, mask in data.discovery.spans.items()}
     assert shown == {
@@ -140,6 +140,59 @@ def test_peap_pairs_two_files_and_names_positions(tmp_path: Path, gpt2_like: Sta
         load_file(path)
 
 
+PEAP_HEADER = "prompt,prompt_id,When,IO,and,S1,length,wrong_token,correct_token,split\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "spans"),
+    [
+        (PEAP_HEADER, "Mary and John said,3,1,2.0,3,4,5, John, Mary,eval", {"When": 0, "IO": 1, "and": 2, "S1": 3}),
+        (PEAP_HEADER, "Mary and John said,3,1,2,2,4,4, John, Mary,eval", {"When": 0, "and": 1}),  # two are empty
+        (PEAP_HEADER, "Mary and John said,3,1,,3,4,5, John, Mary,eval", "expected 'IO' as the number of the token"),
+        (
+            PEAP_HEADER,
+            "Mary and John said,3,1,2.5,3,4,5, John, Mary,eval",
+            "expected 'IO' as the number of the token",
+        ),
+        (PEAP_HEADER, "Mary and John said,4,1,2,3,4,5, John, Mary,eval", "'prompt_id' is '4', and '3' in the file"),
+        (
+            "index," + PEAP_HEADER,
+            "7,Mary and John said,3,1,2,3,4,5, John, Mary,eval",
+            "expected 'index' to start at",
+        ),
+        (
+            "right," + PEAP_HEADER,
+            "0,Mary and John said,3,1,2,3,4,5, John, Mary,eval",
+            "expected 'right' to start at",
+        ),
+    ],
+)
+def test_columns_of_peap(header: str, row: str, spans: dict[str, int] | str, tmp_path: Path) -> None:
+    """Spans start in the order of their columns; what cannot be the start of one is not passed over."""
+    good = ("0," if header[0] in "ir" else "") + "Mary and John said,3,1,2,3,4,5, John, Mary,eval"
+    good = good.replace("0,", "1,", 1) if header[0] in "ir" else good
+    (tmp_path / "a_clean.csv").write_text(header + f"{good}\n{row}\n".replace("said", "gave", 1), "utf-8")
+    (tmp_path / "a_counter_abc.csv").write_text(
+        "prompt,prompt_id\nMary and Mary said,3\nMary and Mary did,3\n", "utf-8"
+    )
+    task = load_file(tmp_path / "a_clean.csv")
+    if isinstance(spans, str):
+        (left_out,) = task.left_out
+        assert spans in left_out
+    else:
+        assert {span.name: span.where[0] for span in task.lines[1].pair.spans} == spans  # type: ignore[union-attr]
+
+
+def test_peap_pairs_rows_and_not_lines(tmp_path: Path) -> None:
+    header, *rows = PEAP_CLEAN.splitlines()
+    broken = rows[0].replace("the store,", "the\nstore,")
+    (tmp_path / "a_clean.csv").write_text("\n".join([header, "", broken, *rows[2:]]), "utf-8")
+    counter = [f'{n},"{B} {n}",3,15' for n in range(4)]
+    (tmp_path / "a_counter.csv").write_text("\n".join([",prompt,prompt_id,length", *counter]), "utf-8")
+    task = load_file(tmp_path / "a_clean.csv")
+    assert [line.pair.corrupted for line in task.lines] == [f"{B} {n}" for n in range(4)]
+
+
 def test_years_of_peap(tmp_path: Path) -> None:
     path = tmp_path / "greater_than_data_clean.csv"
     path.write_text("prompt,The,NOUN,length,label,split\nThe war,1,2,3,97,eval\nThe old,0,2,3,97,eval\n", "utf-8")
@@ -148,7 +201,9 @@ def test_years_of_peap(tmp_path: Path) -> None:
     (line,) = task.lines
     assert (line.pair.clean, line.pair.corrupted, line.pair.answers) == ("The war", "The day", ("98", "99"))
     assert task.metric == "probability-difference"
-    assert "line 3: expected 'The' to start at a token from 1 to before 2, got 0" in task.left_out
+    assert task.left_out[0].startswith(
+        "line 3: expected 'The' to start at a token from 1 to 2, where 'NOUN' is, got 0; "
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,6 +211,7 @@ def test_years_of_peap(tmp_path: Path) -> None:
     [
         ("mib-ioi", {"s2_io_flip_counterfactual": {}}, "'s2_io_flip_counterfactual.prompt' is missing"),
         ("mib-choice", {"answerKey": 7}, "'answerKey' as an index"),
+        ("mib-choice", {"symbol_counterfactual": None}, "'symbol_counterfactual.prompt' is missing"),
         ("mib-choice", {"symbol_counterfactual": MCQA}, "the answer of the counterfactual is 'B' too"),
         ("mib-greater-than", {"year": "1799"}, "before 99"),
         ("causalgym", {"base": "The man"}, "'base' as a list of texts"),
@@ -176,6 +232,29 @@ def test_rows_that_cannot_be_taken_are_listed_and_the_rest_is_used(
     assert reason in left_out
     with pytest.raises(TaskError, match=r"theirs\.jsonl: 2 problems"):
         load_file(write(tmp_path, row | change, row | change), format=name)
+
+
+def test_a_first_row_that_does_not_fit_does_not_hide_the_format(tmp_path: Path) -> None:
+    row, pair = CASES["mib-ioi"]
+    task = load_file(write(tmp_path, {"prompt": A}, row))
+    assert [line.pair for line in task.lines] == [pair]
+    assert task.left_out[0].startswith("line 1: ")
+
+
+def test_rows_of_the_held_out_file_are_named_as_that_files(tmp_path: Path, gpt2_like: StandIn) -> None:
+    row, _ = CASES["mib-ioi"]
+    swapped = row | {"prompt": B, "s2_io_flip_counterfactual": {"prompt": A}}
+    held_out = write(tmp_path, swapped, {"prompt": "x"}, name="held.jsonl")
+    data = load_file(write(tmp_path, row), held_out=held_out).prepare(gpt2_like)
+    (warning,) = (text for text in data.warnings if "left out" in text)
+    assert warning.startswith("held.jsonl: 1 row is left out: line 2: ")
+
+
+def test_an_answer_of_eap_that_is_missing_is_not_taken_for_a_year(tmp_path: Path) -> None:
+    path = tmp_path / "eap.csv"
+    path.write_text("clean,corrupted,correct_idx,incorrect_idx\na b,a c,5,6\na b,a c,5,\n", "utf-8")
+    with pytest.raises(TaskError, match="'incorrect_idx': expected a token id"):
+        load_file(path)
 
 
 def test_a_record_with_answers_of_its_own_is_not_taken_for_another_tools(tmp_path: Path) -> None:
@@ -205,6 +284,18 @@ def test_what_the_tokenizer_spoils_is_left_out_with_a_warning(tmp_path: Path, gp
     assert "line 3: " in warning
 
 
+def test_a_size_is_of_rows_that_fit(tmp_path: Path, gpt2_like: StandIn) -> None:
+    row, _ = CASES["mib-ioi"]
+    longer = row | {"s2_io_flip_counterfactual": {"prompt": "When Mary went to the store"}}
+    other = row | {"prompt": B, "s2_io_flip_counterfactual": {"prompt": A}}
+    path = write(tmp_path, *[longer] * 8, row, other)
+    for seed in range(4):
+        assert len(load_file(path, size=2, seed=seed).prepare(gpt2_like).discovery) == 2
+        assert len(load_file(path, size=1, seed=seed).prepare(gpt2_like).discovery) == 1
+    data = load_file(path, size=3).prepare(gpt2_like)
+    assert "2 prompts are used instead of 3" in " ".join(data.warnings)
+
+
 def test_blimp_takes_the_corrupted_prompt_from_another_row(tmp_path: Path, gpt2_like: StandIn) -> None:
     rows = [
         {"sentence_good": f"the {noun} was here", "sentence_bad": f"the {noun} were here"}
@@ -214,6 +305,26 @@ def test_blimp_takes_the_corrupted_prompt_from_another_row(tmp_path: Path, gpt2_
     assert len(data.discovery) == 2  # nothing is as long as the third
     assert data.discovery.corrupted[:, :2].tolist() == data.discovery.clean[[1, 0], :2].tolist()
     assert "no other row with as many tokens" in " ".join(data.warnings)
+
+
+def test_blimp_takes_a_prompt_that_asks_for_another_word_if_there_is_one(
+    tmp_path: Path, gpt2_like: StandIn
+) -> None:
+    forms = [("the store", "was"), ("the drink", "was"), ("the gave", "were")]
+    forms += [("the store store the", "was"), ("the store drink the", "was")]
+    rows = [
+        {
+            "sentence_good": f"{prompt} {form} here",
+            "sentence_bad": f"{prompt} {'were' if form == 'was' else 'was'} here",
+        }
+        for prompt, form in forms
+    ]
+    data = acdc.tasks.load(write(tmp_path, *rows)).prepare(gpt2_like)
+    clean, corrupted = data.discovery.clean, data.discovery.corrupted
+    assert (corrupted[:3, :2] == clean[[2, 2, 0], :2]).all()
+    assert (corrupted[3:, :4] == clean[[4, 3], :4]).all()
+    (remark,) = (text for text in data.warnings if "asks for the same word" in text)
+    assert "(line 4, line 5)" in remark
 
 
 def test_the_command_line_lists_the_formats_and_refuses_others(tmp_path: Path) -> None:
