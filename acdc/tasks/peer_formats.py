@@ -207,7 +207,8 @@ def _blimp(record: Record) -> dict[str, Any]:
 # ---- PEAP -------------------------------------------------------------------------------------------------------
 
 _NO_SPANS = re.compile(
-    r"prompt|(prompt_|example_|pair_)?id|correct_proffesion_idx|is_model_correct|label|length|split|top_answer|\w+_(token|prob)"
+    r"prompt|(prompt_|example_|pair_)?id|correct_proffesion_idx|is_model_correct|label|length|split|Unnamed: .*"
+    r"|(correct|wrong|S1|S2|IO)_token|top_answer|(top_answer|correct|wrong)_prob"
 )
 """Other columns in the files of position-aware EAP (https://github.com/technion-cs-nlp/PEAP)."""
 

@@ -271,9 +271,8 @@ def with_corrupted(pairs: Sequence[TextPair], encoder: Encoder) -> tuple[list[Te
         for place, i in enumerate(same):
             if pairs[i].corrupted is not None:
                 continue
-            others = [*same[place + 1 :], *same[:place]]
-            another = (j for j in others if several and asked[j] != asked[i])
-            j = next(another, None)
+            others = (*same[place + 1 :], *same[:place])
+            j = next((j for j in others if several and asked[j] != asked[i] and ids[j] != ids[i]), None)
             if j is None:
                 j = next((j for j in others if ids[j] != ids[i]), None)
                 alike |= set() if j is None else {i}

@@ -310,7 +310,7 @@ def test_blimp_takes_the_corrupted_prompt_from_another_row(tmp_path: Path, gpt2_
 def test_blimp_takes_a_prompt_that_asks_for_another_word_if_there_is_one(
     tmp_path: Path, gpt2_like: StandIn
 ) -> None:
-    forms = [("the store", "was"), ("the drink", "was"), ("the gave", "were")]
+    forms = [("the store", "was"), ("the store", "were"), ("the drink", "was"), ("the gave", "were")]
     forms += [("the store store the", "was"), ("the store drink the", "was")]
     rows = [
         {
@@ -321,10 +321,10 @@ def test_blimp_takes_a_prompt_that_asks_for_another_word_if_there_is_one(
     ]
     data = acdc.tasks.load(write(tmp_path, *rows)).prepare(gpt2_like)
     clean, corrupted = data.discovery.clean, data.discovery.corrupted
-    assert (corrupted[:3, :2] == clean[[2, 2, 0], :2]).all()
-    assert (corrupted[3:, :4] == clean[[4, 3], :4]).all()
+    assert (corrupted[:4, :2] == clean[[3, 2, 3, 0], :2]).all()
+    assert (corrupted[4:, :4] == clean[[5, 4], :4]).all()
     (remark,) = (text for text in data.warnings if "asks for the same word" in text)
-    assert "(line 4, line 5)" in remark
+    assert "(line 5, line 6)" in remark
 
 
 def test_the_command_line_lists_the_formats_and_refuses_others(tmp_path: Path) -> None:
