@@ -76,7 +76,7 @@ class FileTask(ShownTask):
     """Whether the user chose the metric; otherwise it is what fits the answers."""
     lenient: bool = False
     """Whether lines that the tokenizer does not suit are left out, with a warning; otherwise they are an error."""
-    size: int | None = None
+    wanted: int | None = None
     """How many discovery prompts are drawn of those that the tokenizer suits; None: all, or they are drawn already."""
     left_out: tuple[str, ...] = ()
     """What is wrong with lines that were left out when the file was read."""
@@ -91,7 +91,7 @@ class FileTask(ShownTask):
 
     @property
     def description(self) -> str:
-        n = len(self.lines) if self.size is None else min(self.size, len(self.lines))
+        n = len(self.lines) if self.wanted is None else min(self.wanted, len(self.lines))
         return f"{counted(n, 'prompt pair')} of {self.name}"
 
     def prepare(self, model: ModelLike) -> Dataset:
@@ -118,7 +118,7 @@ class FileTask(ShownTask):
         else:
             check_lines(found)
         kept, more = _distinct(_fitting(self.lines, rows), self.name)
-        kept, of_size = _drawn(kept, self.size, self.seed, self.name)
+        kept, of_size = _drawn(kept, self.wanted, self.seed, self.name)
         judged, held_out_more = _distinct(_fitting(self.held_out, other), self.held_out_name)
         warnings += (*more, *of_size, *held_out_more)
         judged, remarks = _apart(judged, kept, self)
@@ -201,7 +201,7 @@ def load_file(
         parted=split is not None,
         chosen=metric is not None,
         lenient=lenient,
-        size=size if lenient else None,
+        wanted=size if lenient else None,
         left_out=tuple(left_out) if lenient else (),
         held_out_left_out=tuple(held_out_left_out) if lenient else (),
         remarks=(*remarks, *more_remarks),
