@@ -96,6 +96,8 @@ def test_years_of_eap_have_to_be_asked_for(tmp_path: Path) -> None:
     mib = tmp_path / "mib.csv"
     mib.write_text("clean,corrupted,year\nfrom 1797 to 1797,from 1701 to 1797,1797\n", "utf-8")
     assert load_file(mib).lines[0].pair == CASES["mib-greater-than"][1]
+    mib.write_text("clean,corrupted,year\nfrom 1797 to 17,from 1701 to 17,1797\n", "utf-8")  # already cut
+    assert load_file(mib).lines[0].pair == CASES["mib-greater-than"][1]
 
 
 PEAP_CLEAN = f""",prompt,prompt_id,prefix,IO,and,S1,S1+1,S2,action2,to,length,wrong_token,correct_token,label,split
@@ -169,9 +171,8 @@ PEAP_HEADER = "prompt,prompt_id,When,IO,and,S1,length,wrong_token,correct_token,
 )
 def test_columns_of_peap(header: str, row: str, spans: dict[str, int] | str, tmp_path: Path) -> None:
     """Spans start in the order of their columns; what cannot be the start of one is not passed over."""
-    good = ("0," if header[0] in "ir" else "") + "Mary and John said,3,1,2,3,4,5, John, Mary,eval"
-    good = good.replace("0,", "1,", 1) if header[0] in "ir" else good
-    (tmp_path / "a_clean.csv").write_text(header + f"{good}\n{row}\n".replace("said", "gave", 1), "utf-8")
+    good = ("" if header == PEAP_HEADER else "1,") + "Mary and John gave,3,1,2,3,4,5, John, Mary,eval"
+    (tmp_path / "a_clean.csv").write_text(f"{header}{good}\n{row}\n", "utf-8")
     (tmp_path / "a_counter_abc.csv").write_text(
         "prompt,prompt_id\nMary and Mary said,3\nMary and Mary did,3\n", "utf-8"
     )
@@ -211,7 +212,6 @@ def test_years_of_peap(tmp_path: Path) -> None:
     [
         ("mib-ioi", {"s2_io_flip_counterfactual": {}}, "'s2_io_flip_counterfactual.prompt' is missing"),
         ("mib-choice", {"answerKey": 7}, "'answerKey' as an index"),
-        ("mib-choice", {"symbol_counterfactual": None}, "'symbol_counterfactual.prompt' is missing"),
         ("mib-choice", {"symbol_counterfactual": MCQA}, "the answer of the counterfactual is 'B' too"),
         ("mib-greater-than", {"year": "1799"}, "before 99"),
         ("causalgym", {"base": "The man"}, "'base' as a list of texts"),
@@ -232,6 +232,15 @@ def test_rows_that_cannot_be_taken_are_listed_and_the_rest_is_used(
     assert reason in left_out
     with pytest.raises(TaskError, match=r"theirs\.jsonl: 2 problems"):
         load_file(write(tmp_path, row | change, row | change), format=name)
+
+
+@pytest.mark.parametrize("name", ["mib-choice", "mib-arithmetic"])
+def test_a_row_without_its_counterfactual_is_left_out(name: str, tmp_path: Path) -> None:
+    row, pair = CASES[name]
+    counterfactual = next(key for key in row if key.endswith("_counterfactual"))
+    task = load_file(write(tmp_path, row, {key: row[key] for key in row if key != counterfactual}))
+    assert [line.pair for line in task.lines] == [pair]
+    assert task.left_out == (f"line 2: '{counterfactual}.prompt' is missing",)
 
 
 def test_a_first_row_that_does_not_fit_does_not_hide_the_format(tmp_path: Path) -> None:
