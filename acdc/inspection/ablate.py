@@ -206,6 +206,12 @@ def _steps(graph: Graph, path: Sequence[str]) -> list[tuple[int, list[int]]]:
         raise AcdcError(f"expected a path from a node to the logits, like ['a0.h1', 'logits'], got {list(path)}")
     if misplaced := [name for name in path[1:] if "@" in name]:
         raise AcdcError(f"only the first part of a path may be at a place, got {misplaced[0]!r}")
+    first, port = split_destination(parts[0])
+    if port and first in graph.source_index:
+        raise AcdcError(
+            f"a path begins with what a node writes, and {parts[0]!r} is what one reads: begin with {first!r}, or with "
+            "a node before it"
+        )
     found = []
     for name, following in pairwise(parts):
         node, _ = split_destination(name)

@@ -39,6 +39,8 @@ from acdc.store.writing import (
 READY = ".acdc-ready"
 LAST = "circuit.json"
 """Moved into place last: other programs take a folder for a run when it is there."""
+OURS = {LAST, "trace.json"}
+"""One of these is in every folder that may be replaced."""
 _LARGEST_RECORD = 100_000  # bytes
 _OCCUPIED = (errno.EEXIST, errno.ENOTEMPTY)
 
@@ -322,8 +324,8 @@ def _make_ready(claim: Claim) -> None:
     there = {name for name in os.listdir(place) if not name.startswith(own)}
     if there and not claim.force:
         raise _TakenError(f"{folder} exists: choose another folder with -o/--out, or replace it with --force")
-    if there and LAST not in there:
-        raise AcdcError(f"{folder} holds something other than a circuit, which --force will not replace")
+    if there and not there & OURS:
+        raise AcdcError(f"{folder} holds neither a circuit nor a trace, and nothing else is replaced with --force")
 
 
 # ---- the file of a claim ----------------------------------------------------------------------------------------

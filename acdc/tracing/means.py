@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from acdc.engine.plain_run import full_context, plain_run
 from acdc.engine.problem import Problem
-from acdc.engine.references import References, token_places
+from acdc.engine.references import References, means_over
 from acdc.errors import AcdcError
 from acdc.tasks.prompts import Prompts
 from acdc.tracing import sites
@@ -20,46 +18,47 @@ Means = Callable[[int, Site, Prompts], Tensor]
 """`(layer, site, prompts)` to what the site's values are replaced by, `[component, 1, B, T, X]`."""
 
 
-@torch.no_grad()
-def means_of(problem: Problem, chosen: Sequence[Site], ablation: str) -> Means | None:
+def means_of(problem: Problem, chosen: Sequence[Site], ablation: str, *, batch_size: int) -> Means | None:
     """What values are replaced by under an ablation; None for resampling, where it is the other prompt's.
 
-    A mean is over the real tokens of all clean prompts; by position, over the i-th tokens of the prompts that have one.
+    A mean is over the own tokens of all clean prompts; by position, over the i-th tokens of the prompts that have one
+    (`acdc.engine.references.means_over`).
+
+    Args:
+        batch_size: prompts whose values at all sites are there at once.
 
     Raises:
-        AcdcError: a mean of patterns of unequal lengths.
+        AcdcError: a mean of patterns of unequal lengths, or of answers of several tokens.
     """
     if ablation == "resample":
         return None
+    model, prompts = problem.model, problem.prompts
     if ablation == "zero":
-        return lambda layer, site, prompts: problem.model.decomposition.unembedding.new_zeros(())
-    mask = problem.prompts.mask
-    for site in chosen:
-        if site.name == "pattern" and (ablation == "mean" or not bool((mask == mask[:1]).all())):
-            raise AcdcError(
-                "a mean attention pattern needs prompts of one length, position by position: use mean-position, or zero"
-            )
-    per_position = ablation == "mean-position"
-    sums: dict[tuple[int, str], Tensor] = {}
-    count: Tensor | float = 0.0
-    for _, some in problem.batches().slices():
-        prompts = some.to(problem.model.device)
-        _, run = plain_run(problem.model, prompts)
-        context = full_context(problem.model, prompts)
-        dtype = torch.promote_types(problem.model.dtype, torch.float32)
-        taken = prompts.mask[..., None].to(dtype)  # [B, T, place]: which token is of which place
-        if per_position:  # a place may be taken once in every branch
-            taken = taken * F.one_hot(token_places(prompts), prompts.mask.shape[1])
-        for index, layer in enumerate(problem.model.decomposition.layers):
-            for site in chosen:
-                if sites.components(layer, site):
-                    x = sites.values(problem.model, context, run, index, site).to(dtype)
-                    total = torch.einsum("hcbtx,btp->hcpx", x, taken)[..., None, :, :]
-                    sums[index, site.name] = sums.get((index, site.name), 0.0) + total
-        count = count + taken.sum((0, 1))[:, None]
-    assert isinstance(count, Tensor)
-    number = count.clamp(min=1)
-    dtype = problem.model.dtype
-    return lambda layer, site, prompts: (
-        References(((sums[layer, site.name] / number).to(dtype),), ()).of(prompts).inputs[0]
-    )
+        return lambda layer, site, prompts: model.decomposition.unembedding.new_zeros(())
+    if any(site.name == "pattern" for site in chosen):
+        _refuse_patterns(prompts, ablation)
+    layers = model.decomposition.layers
+    keys = [(i, site) for i, layer in enumerate(layers) for site in chosen if sites.components(layer, site)]
+
+    def values(some: Prompts) -> list[Tensor]:
+        _, run = plain_run(model, some)
+        context = full_context(model, some)
+        return [sites.values(model, context, run, index, site) for index, site in keys]
+
+    found = means_over(
+        values, prompts, per_position=ablation == "mean-position", batch_size=batch_size, device=model.device,
+        dtype=model.dtype,
+    )  # fmt: skip
+    means = {(index, site.name): mean for (index, site), mean in zip(keys, found, strict=True)}
+    return lambda layer, site, prompts: References((means[layer, site.name],), ()).of(prompts).inputs[0]
+
+
+def _refuse_patterns(prompts: Prompts, ablation: str) -> None:
+    """Refuse a mean of attention patterns whose queries or keys are not the same tokens in every prompt."""
+    why = "a mean attention pattern needs prompts of one length"
+    if ablation == "mean":
+        raise AcdcError(f"{why}, position by position: use mean-position, or zero")
+    if prompts.branched:
+        raise AcdcError(f"{why} and answers of one token, and some here have several: use zero, or resample")
+    if not bool((prompts.mask == prompts.mask[:1]).all()):
+        raise AcdcError(f"{why}, and these have several: use zero, or resample")

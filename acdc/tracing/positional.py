@@ -27,9 +27,10 @@ from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, TaskError, check_whole, unknown
 from acdc.graph import BoolArray, FloatArray, Graph
 from acdc.inspection.runs import input_texts
+from acdc.methods import get_method
 from acdc.methods.attribution import STEPS, Gradients, path, refuse_bad_gradient
 from acdc.methods.exact import exact_scores
-from acdc.methods.method import helpfulness
+from acdc.methods.method import helpfulness, refuse_metric
 from acdc.model.backward import Flow, Rule
 from acdc.model.model import Model
 from acdc.model.trace import Trace
@@ -172,11 +173,13 @@ def score_positions(
         others: as for `acdc.score`.
 
     Raises:
-        AcdcError: an unknown method or place, or prompts without what is asked for.
+        AcdcError: an unknown method or place, prompts without what is asked for, or a metric without the gradient that
+            the method takes.
     """
     if method not in get_args(Method):
         raise unknown("method for edges at positions", str(method), get_args(Method))
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    refuse_metric(get_method(method), dataset.metric, [get_method(name) for name in get_args(Method)])
     alphas = {"eap": [1.0], "eap-ig": path(steps, dataset.ablation), "exact": []}[method]
     limit = None if memory is None else bytes_of(memory)
     problem = Problem(

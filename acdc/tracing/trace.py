@@ -17,7 +17,7 @@ from torch import Tensor
 
 from acdc.engine import memory
 from acdc.engine.measure import Measure, bind, refuse_non_finite
-from acdc.engine.memory import available, tokens_at_once
+from acdc.engine.memory import Work, available, tokens_at_once
 from acdc.engine.patching import Direction, Patching
 from acdc.engine.plain_run import full_context
 from acdc.engine.problem import Problem, Progress, no_progress
@@ -104,6 +104,11 @@ def trace(
         raise AcdcError(
             f"denoising restores clean values in the corrupted run, and takes no {dataset.ablation} values"
         )
+    if method == "first-order" and direction == "noise" and dataset.metric.is_distance:
+        raise AcdcError(
+            f"the gradient of {dataset.metric.name!r} is zero in the clean run, where first order takes it: use method "
+            "'exact', direction 'denoise', or a performance metric such as logit-difference"
+        )
     problem = judging_problem(
         model, dataset, model.graph(), batch_size=batch_size, memory=memory, progress=progress
     )
@@ -112,8 +117,8 @@ def trace(
             f"{dataset.name}: the corrupted prompts are the clean ones again: ask for zero or mean values"
         )
     places = places_of(problem.prompts, by, tokens=input_texts(problem.prompts, model), spans=spans)
-    means = means_of(problem, chosen, dataset.ablation)
     grids = [_grid(model, site) for site in chosen]
+    means = means_of(problem, chosen, dataset.ablation, batch_size=_at_once(problem, grids, "circuits"))
     effects = [np.full((*grid.shape, len(places), len(problem.prompts)), np.nan) for grid in grids]
     ends: list[FloatArray] = []
     for first, patching, context, own in _batches(
@@ -176,14 +181,19 @@ def _batches(
 ) -> Iterator[tuple[int, Patching, Context, list[Tensor]]]:
     """Batch by batch: how many prompts were before, the runs, their context, and the places' masks."""
     device = problem.model.device
-    batches = problem.batches("gradients" if gradients else "circuits")
-    if problem.batch_size is None:
-        batches = dataclasses.replace(batches, size=min(batches.size, _fitting(problem, grids)))
+    work: Work = "gradients" if gradients else "circuits"
+    batches = dataclasses.replace(problem.batches(work), size=_at_once(problem, grids, work))
     for first, prompts in batches.slices():
         problem.progress(first, len(problem.prompts), "tracing")
         patching = Patching(problem.model, problem.graph, prompts, direction=direction)
         masks = [place.mask[first : first + len(prompts)].to(device) for place in places]
         yield first, patching, full_context(problem.model, patching.prompts), masks
+
+
+def _at_once(problem: Problem, grids: list[_Grid], work: Work) -> int:
+    """How many prompts a batch has: as many as were asked for, or as many as fit."""
+    size = problem.batches(work).size
+    return size if problem.batch_size is not None else min(size, _fitting(problem, grids))
 
 
 def _fitting(problem: Problem, grids: list[_Grid]) -> int:

@@ -63,3 +63,17 @@ def test_what_cannot_be_traced_is_one_line(command: Command, arguments: tuple[st
 
 def test_help_has_an_example(command: Command) -> None:
     assert "Example: acdc trace" in command("trace", "--help").out
+
+
+def test_a_trace_may_be_replaced_and_what_is_no_result_may_not(command: Command) -> None:
+    options = ("trace", "induction-2l", "--size", 4, "--sites", "residual", "--by", "all", "-o", "here")
+    assert command(*options).status == 0
+    assert "or replace it with --force" in command(*options).err
+    before = Path("here/trace.csv").read_text()
+    assert command(*options, "--force", "--ablation", "zero").status == 0
+    assert Path("here/trace.csv").read_text() != before
+    Path("own").mkdir()
+    Path("own/notes.txt").write_text("mine")
+    refused = command(*options[:-1], "own", "--force")
+    assert refused.status == 2
+    assert "own holds neither a circuit nor a trace" in refused.err

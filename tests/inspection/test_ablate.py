@@ -190,6 +190,8 @@ def test_unknown_parts_are_refused(parts: Any, message: str) -> None:
         (["a0", "logits"], "writes nothing by itself"),
         (["a0.h1", "m1@2", "logits"], "only the first part"),
         (["a0.h7", "logits"], "unknown part"),
+        (["a1.h0<k>", "logits"], "'a1.h0<k>' is what one reads: begin with 'a1.h0'"),
+        (["a0.h1<q>@end", "m1", "logits"], "'a0.h1<q>' is what one reads"),
         ("a0.h1", "a path as a list"),
     ],
 )

@@ -82,6 +82,13 @@ def test_an_exact_score_is_the_metric_without_the_unit(family: str, ablation: An
             assert found.absolute[place, d, s] == pytest.approx(float(change.abs().mean()), abs=1e-9)
 
 
+def test_a_metric_without_the_gradient_that_a_method_takes_is_refused() -> None:
+    model, prompts = tiny("gpt2"), make_prompts()
+    with pytest.raises(AcdcError, match=r"gradient of 'kl' is zero at the clean prompt.* use eap-ig or exact"):
+        score_positions(model, prompts, "eap", by="position", metric="kl")
+    assert score_positions(model, prompts, "eap-ig", by="position", metric="kl").absolute.max() > 1e-6
+
+
 def test_one_by_one_is_a_plain_loop_from_the_weakest_up() -> None:
     model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=4)
     found = discover_positions(model, task, by="position", faithfulness=0.7, runs=10**6, one_by_one=True)

@@ -108,6 +108,29 @@ def test_zeros_and_means_are_those_of_a_hook_loop(ablation: str) -> None:
         assert found[site].share is None
 
 
+def several_tokens(padding: str = "right") -> acdc.Prompts:
+    """Prompts of unequal length, with right and wrong answers of up to three tokens."""
+    return acdc.Prompts.from_continuations(
+        [[5, 3, 9, 2], [7, 8, 2, 3, 1, 6], [4, 1, 6]],
+        [[5, 4, 9, 2], [7, 8, 1, 3, 1, 6], [4, 2, 6]],
+        [[[1, 2, 3]], [[1, 2]], [[3, 9, 8]]],
+        [[[5]], [[6, 4, 2]], [[2, 7]]],
+        padding=padding,
+    )
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("ablation", ["mean", "mean-position"])
+def test_tokens_of_answers_are_in_no_mean(ablation: str, padding: str) -> None:
+    """Removing what an MLP writes everywhere is replacing it at all positions: by one and the same mean."""
+    model, prompts = tiny("gpt2"), several_tokens(padding)
+    metric = "log-probability-difference"
+    found = trace(model, prompts, sites=["mlp"], by="all", ablation=ablation, metric=metric, batch_size=2)["mlp"]
+    for layer, effects in enumerate(found.effects):
+        removed = acdc.ablate(model, prompts, [f"m{layer}"], ablation=ablation, metric=metric)
+        assert effects.mean() == pytest.approx(removed.effect, abs=1e-9)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gpt-neox-parallel", "llama", "gemma2"])
 def test_first_order_is_the_derivative_of_a_small_replacement(family: str) -> None:
     module, model = pair(family)
@@ -237,12 +260,36 @@ def test_records_have_a_row_for_each_cell() -> None:
         ({"direction": "up"}, "unknown direction 'up'"),
         ({"method": "fast"}, "unknown method of tracing 'fast'"),
         ({"direction": "denoise", "ablation": "zero"}, "takes no zero values"),
-        ({"sites": ["pattern"], "ablation": "mean"}, "mean attention pattern"),
+        ({"sites": ["pattern"], "ablation": "mean"}, r"mean attention pattern .* use mean-position, or zero"),
+        ({"method": "first-order", "metric": "kl"}, "gradient of 'kl' is zero in the clean run"),
     ],
 )
 def test_what_cannot_be_traced_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(AcdcError, match=message):
         trace(tiny("gpt2"), make_prompts(), **options)
+
+
+def test_a_mean_pattern_is_of_prompts_and_answers_of_one_length() -> None:
+    for prompts, message in (
+        (make_prompts(padding="right"), "one length, and these have several: use zero, or resample"),
+        (several_tokens(), "answers of one token, and some here have several: use zero, or resample"),
+    ):
+        with pytest.raises(AcdcError, match=message):
+            trace(tiny("gpt2"), prompts, sites=["pattern"], ablation="mean-position", metric="log-probability")
+
+
+def test_a_distance_has_a_gradient_in_the_corrupted_run() -> None:
+    model, prompts, step = tiny("gpt2"), make_prompts(), 1e-5
+    found = trace(model, prompts, sites=["mlp"], by="all", metric="kl", direction="denoise", method="first-order")
+    at, full = point(model.module, "mlp", 1, 0), run(model.module, prompts)[0][:, 0].log_softmax(-1)
+    clean, corrupted = (run(model.module, x, at)[1] for x in (prompts, prompts.swapped()))
+
+    def kl(share: float) -> Any:
+        new = corrupted + share * (clean - corrupted)
+        ours = run(model.module, prompts.swapped(), at, new, prompts.mask)[0][:, 0].log_softmax(-1)
+        return (full.exp() * (full - ours)).sum(-1).numpy()
+
+    np.testing.assert_allclose(found["mlp"].effects[1], (kl(step) - kl(-step)) / (2 * step), rtol=1e-5, atol=1e-8)
 
 
 def test_bad_prompts_are_refused_by_name() -> None:
