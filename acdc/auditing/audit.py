@@ -192,11 +192,12 @@ def _report(subject: Subject, key: str, found: Mapping[str, Finding], *, complet
 
 def _key(subject: Subject) -> str:
     """A digest of all that the findings depend on, but for the conditions of each."""
-    dataset = subject.dataset
+    dataset, made = subject.dataset, subject.circuit.provenance
     values = [
         VERSION, weights_digest(subject.model), prompts_digest(dataset.discovery), repr(subject.graph),
         hashlib.sha256(subject.edges.tobytes()).hexdigest(), _metric(dataset.metric), dataset.ablation, subject.claim,
-        subject.seed, None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
+        subject.circuit.unit, made.method, made.options, made.selection, subject.seed,
+        None if subject.shifted is None else prompts_digest(subject.shifted.discovery),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
 

@@ -11,7 +11,7 @@ import torch
 
 from acdc.certificates.enumeration import check_enumerable, enumerate_pairs
 from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
-from acdc.certificates.record import STRENGTHS, Budget, Certificate, Minimality, Strength
+from acdc.certificates.record import NO_EDGE, STRENGTHS, Budget, Certificate, Minimality, Strength
 from acdc.certificates.smaller import smaller_circuit
 from acdc.certificates.smoothing import check_stability, stability
 from acdc.circuit import Circuit
@@ -130,8 +130,8 @@ def _budget(circuit: Circuit, dataset: Dataset, apart: float) -> float:
 
 def _minimality(parts: Parts, budget: float, strength: Strength) -> Minimality:
     """The strongest minimality up to the one asked for that holds."""
-    circuit, names, n = parts.circuit, parts.names, len(parts)
-    needless = tuple(names[i] for i in np.flatnonzero(parts.alone <= budget))
+    circuit, names, n, within = parts.circuit, parts.names, len(parts), parts.within(budget)
+    needless = tuple(names[i] for i in np.flatnonzero(parts.alone <= within))
     if needless:
         return Minimality(strength="none", tested=n, refuted=needless[:20])
     found = Minimality(strength="local", tested=n)
@@ -144,16 +144,16 @@ def _minimality(parts: Parts, budget: float, strength: Strength) -> Minimality:
             "ask for strength local"
         )
     both = parts.without(pairs)
-    if (both <= budget).any():
+    if (both <= within).any():
         refuted = tuple(names[i] for i in pairs[int(both.argmin())])
         return Minimality(strength="local", tested=n + len(pairs), refuted=refuted)
     found = Minimality(strength="pairs", tested=n + len(pairs))
     for name, allowed in (("subset", circuit.edges), ("cardinal", circuit.graph.valid)):
         if STRENGTHS.index(strength) < STRENGTHS.index(name):
             break
-        smaller, tested = smaller_circuit(parts.problem, allowed, n - 1, budget, strength=name)
+        smaller, tested = smaller_circuit(parts.problem, allowed, n - 1, within, strength=name)
         if smaller is not None:
-            refuted = tuple(circuit.graph.edge_names(smaller))[:30]
+            refuted = tuple(circuit.graph.edge_names(smaller)) or (NO_EDGE,)
             return Minimality(strength=found.strength, tested=found.tested + tested, refuted=refuted)
         found = Minimality(strength=name, tested=found.tested + tested)  # type: ignore[arg-type]
     return found

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-4
 """Share of the separation by which a distance may differ on another machine."""
+AS_NEAR = 1e-6
+"""The same by which two distances of one run may differ that are equal."""
 
 
 class Parts:
@@ -51,6 +53,10 @@ class Parts:
     def alone(self) -> FloatArray:
         """`[part]` distance without each part alone."""
         return self.without([[i] for i in range(len(self))])
+
+    def within(self, budget: float) -> float:
+        """The largest distance within a budget: at least that of a circuit as near as this one, which is within it."""
+        return max(budget, self.distance + AS_NEAR * self.separation)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:

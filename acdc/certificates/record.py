@@ -44,6 +44,10 @@ class Budget(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
     which: str
 
 
+NO_EDGE = "(no edge)"
+"""Name of the circuit that has none."""
+
+
 class Minimality(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How strong it is that no less would do, within the budget, on these prompts.
 
@@ -54,7 +58,8 @@ class Minimality(pydantic.BaseModel, frozen=True, extra="forbid", allow_inf_nan=
 
     Attributes:
         tested: circuits that were run for it.
-        refuted: what can go, each alone or for "local" both together, or a smaller circuit within the budget.
+        refuted: what can go, each alone or for "local" both together, or a smaller circuit within the budget, which is
+            `NO_EDGE` where it has none.
     """
 
     strength: Strength

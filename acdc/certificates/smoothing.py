@@ -21,7 +21,7 @@ from scipy import stats
 from acdc.certificates.record import Stability
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
-from acdc.graph import FloatArray
+from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.attribution import STEPS, path
 from acdc.methods.by_prompt import best, resampled_sizes, scores_by_prompt
 from acdc.methods.method import refuse_metric
@@ -74,19 +74,33 @@ def stability(
         AcdcError: as `check_stability`.
     """
     check_stability(problem, method=method, radius=radius, share=share)
-    scores = scores_by_prompt(problem, alphas=[1.0] if method == "eap" else path(STEPS, problem.ablation))
-    votes = vote(scores, n_edges, samples=samples, share=share, seed=seed)
-    low, high = bounds(votes, samples, confidence)
-    radii = np.array([largest_radius(p, share) for p in low])
-    stays = radii >= radius
-    moves = 1 - (1 - share) ** radius
-    out = high + moves < 0.5
+    votes = votes_of(problem, n_edges, method=method, samples=samples, share=share, seed=seed)
+    found = radii(votes, samples, share, confidence)
+    stays, out = found >= radius, out_by_vote(votes, samples, share, confidence, radius)
     names = problem.graph.edge_names(problem.graph.valid)
     return Stability(
         method=method, edges=n_edges, samples=samples, share=share, confidence=confidence, radius=radius,
-        kept={names[i]: int(radii[i]) for i in np.flatnonzero(stays)},
+        kept={names[i]: int(found[i]) for i in np.flatnonzero(stays)},
         out=int(out.sum()), abstained=int((~stays & ~out).sum()),
     )  # fmt: skip
+
+
+def votes_of(problem: Problem, n_edges: int, *, method: str, samples: int, share: float, seed: int) -> FloatArray:
+    """`[edge]`: on how many subsamples of a problem's prompts each edge is among the best, from one pass."""
+    alphas = [1.0] if method == "eap" else path(STEPS, problem.ablation)
+    return vote(scores_by_prompt(problem, alphas=alphas), n_edges, samples=samples, share=share, seed=seed)
+
+
+def radii(votes: FloatArray, samples: int, share: float, confidence: float) -> IntArray:
+    """`[edge]`: most prompts that may change while an edge stays; -1 where it may not stay even if none does."""
+    low, _ = bounds(votes, samples, confidence)
+    return np.array([largest_radius(p, share) for p in low])
+
+
+def out_by_vote(votes: FloatArray, samples: int, share: float, confidence: float, radius: int) -> BoolArray:
+    """`[edge]`: whether an edge stays out if so many prompts change."""
+    _, high = bounds(votes, samples, confidence)
+    return np.asarray(high + 1 - (1 - share) ** radius < 0.5)
 
 
 def vote(scores: FloatArray, n_edges: int, *, samples: int, share: float, seed: int) -> FloatArray:

@@ -11,9 +11,9 @@ import torch
 
 from acdc.certificates.enumeration import change_outputs, count_pairs, enumerate_pairs
 from acdc.certificates.parts import ROUNDING, Parts, dataset_of, problem_of
-from acdc.certificates.record import Certificate, Enumeration, Minimality
+from acdc.certificates.record import NO_EDGE, Certificate, Enumeration, Minimality
 from acdc.certificates.smaller import MOST_CIRCUITS, smaller_circuit
-from acdc.certificates.smoothing import stability
+from acdc.certificates.smoothing import check_stability, out_by_vote, radii, votes_of
 from acdc.certificates.subsets import connected_circuits_up_to
 from acdc.circuit import Circuit
 from acdc.engine import memory
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RECHECKED = 4096
 """Pairs of inputs that `verify` runs again."""
+OTHER_VOTES = 0.01
+"""Share of the subsamples that may vote otherwise on an edge on another machine."""
 BY_CHANCE = 1e-9
 """Chance at which pairs drawn anew may differ from the claimed share more than is allowed (Hoeffding's bound)."""
 NOT_THESE = "not all of the pairs that it names change an output"
@@ -126,6 +128,7 @@ def verify(
 def _verify_minimality(parts: Parts, certificate: Certificate, off: float, checked: list[str]) -> list[str]:
     """Checks what is claimed; returns what is not run again."""
     m, budget, n, units = certificate.minimality, certificate.budget.budget, len(parts), parts.units
+    within = parts.within(budget - off)
     if m.strength == "none":
         needless = {
             name for name, distance in zip(parts.names, parts.alone, strict=True) if distance <= budget + off
@@ -137,7 +140,7 @@ def _verify_minimality(parts: Parts, certificate: Certificate, off: float, check
         _verify_count(m, n)
         checked.append("not minimal, as it says")
         return []
-    if may_go := int((parts.alone <= budget - off).sum()):
+    if may_go := int((parts.alone <= within).sum()):
         _wrong(f"{may_go} {units.plural} can go within the budget")
     checked.append(f"no {units.unit} of {n} can go")
     _verify_refuted(parts, m, budget + off)
@@ -147,7 +150,7 @@ def _verify_minimality(parts: Parts, certificate: Certificate, off: float, check
     pairs = parts.pairs
     rng = np.random.default_rng(certificate.seed + SEEDED)
     some = [pairs[i] for i in rng.permutation(len(pairs))[: max(64, n)]]
-    if (parts.without(some) <= budget - off).any():
+    if (parts.without(some) <= within).any():
         _wrong(f"two {units.plural} can go within the budget")
     checked.append(f"{len(some)} of {len(pairs):,} pairs cannot go")
     run = n + len(pairs)
@@ -156,7 +159,7 @@ def _verify_minimality(parts: Parts, certificate: Certificate, off: float, check
         return [] if len(some) == len(pairs) else ["that no other pair can go either"]
     circuit = parts.circuit
     allowed = circuit.edges if m.strength == "subset" else circuit.graph.valid
-    smaller, tested = smaller_circuit(parts.problem, allowed, n - 1, budget - off, strength=m.strength)
+    smaller, tested = smaller_circuit(parts.problem, allowed, n - 1, within, strength=m.strength)
     if smaller is not None:
         _wrong(f"a circuit of {int(smaller.sum())} edges is within the budget")
     checked.append(f"no smaller circuit: {tested:,} run")
@@ -182,7 +185,8 @@ def _verify_refuted(parts: Parts, m: Minimality, within: float) -> None:
             _wrong(f"the circuit has no {parts.units.unit} {sorted(unknown_names)[0]!r}")
         smaller = parts.edges_without(m.refuted)
     else:
-        smaller = parts.circuit.graph.edges_from_names(list(m.refuted))
+        names = [] if m.refuted == (NO_EDGE,) else list(m.refuted)
+        smaller = parts.circuit.graph.edges_from_names(names)
     if smaller.sum() >= parts.circuit.n_edges or parts.search.measures.distance(smaller) > within:
         _wrong(f"a circuit by {', '.join(m.refuted)} is not smaller and within the budget")
 
@@ -250,19 +254,26 @@ def _verify_alike(e: Enumeration, again: Enumeration) -> None:
 def _verify_stability(problem: Problem, circuit: Circuit, certificate: Certificate, checked: list[str]) -> None:
     s = certificate.stability
     assert s is not None
-    again = stability(
-        problem, s.edges, method=s.method, radius=s.radius, samples=s.samples, share=s.share,
-        confidence=s.confidence, seed=certificate.seed,
-    )  # fmt: skip
-    differ = {name for name in again.kept.keys() | s.kept.keys() if again.kept.get(name) != s.kept.get(name)}
-    few = max(1, 0.02 * len(s.kept))  # on another machine a vote may fall otherwise
-    far = any(abs(again.kept[name] - s.kept[name]) > 1 for name in again.kept.keys() & s.kept.keys())
-    if far or len(s.kept) + s.out + s.abstained != circuit.graph.n_edges:
-        _wrong("its edges are not as many, or as stable, as it says")
-    if s.edges != circuit.n_edges or len(differ) > few:
-        _wrong(f"{len(differ)} edges are not as stable as it says")
-    if max(abs(again.out - s.out), abs(again.abstained - s.abstained)) > few:
-        _wrong(f"{again.out} edges stay out and {again.abstained} are undecided, not {s.out} and {s.abstained}")
+    graph = circuit.graph
+    if s.edges != circuit.n_edges or len(s.kept) + s.out + s.abstained != graph.n_edges:
+        _wrong("its edges are not as many as it says")
+    check_stability(problem, method=s.method, radius=s.radius, share=s.share)
+    votes = votes_of(problem, s.edges, method=s.method, samples=s.samples, share=s.share, seed=certificate.seed)
+    few = math.ceil(OTHER_VOTES * s.samples)
+    fewer, more = (np.clip(votes + change, 0, s.samples) for change in (-few, few))
+    least, most = (radii(x, s.samples, s.share, s.confidence) for x in (fewer, more))
+    names = graph.edge_names(graph.valid)
+    if unknown_names := s.kept.keys() - set(names):
+        _wrong(f"the graph has no edge {sorted(unknown_names)[0]!r}")
+    for name, low, high in zip(names, least, most, strict=True):
+        claimed = s.kept.get(name)
+        if claimed is None and low >= s.radius:
+            _wrong(f"{name} stays if any {s.radius} prompts change, and it says that it may not")
+        if claimed is not None and not (low <= claimed <= high and claimed >= s.radius):
+            _wrong(f"{name} does not stay if any {claimed} prompts change")
+    stays_out = [int(out_by_vote(x, s.samples, s.share, s.confidence, s.radius).sum()) for x in (more, fewer)]
+    if not stays_out[0] <= s.out <= stays_out[1]:
+        _wrong(f"{stays_out[0]} edges stay out, and it says {s.out}")
     checked.append(f"{len(s.kept)} edges stay by vote if any {s.radius} prompts change")
 
 

@@ -347,9 +347,14 @@ def evaluate(
         cli_curve.check_place(out, curve=curve, force=force)
     with terminal.quiet_libraries():
         import acdc
+        from acdc.evaluation.missed import check_left_out
 
         team, device = processes.join(device)
         circuit = acdc.Circuit.load(run)
+        if curve and circuit.scores is None:
+            raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
+        if missed:
+            check_left_out(circuit)
         cli_neurons.say_unused(run)
         made = placed(run, circuit.provenance)
         own = task in (None, made.task, circuit.provenance.task)
@@ -382,8 +387,7 @@ def evaluate(
                 evaluation = judged_on(evaluation, None)
             more: dict[str, Any] = {}
             if curve:
-                if circuit.scores is None:
-                    raise AcdcError(f"{run} has no scores to make circuits of other sizes from; leave out --curve")
+                assert circuit.scores is not None
                 more["curve"] = acdc.curve(
                     subject, data, circuit.scores, batch_size=batch_size, memory=memory, seed=data.seed,
                     aggregate="order" if circuit.scores.order is not None else "signed", progress=progress,

@@ -20,7 +20,7 @@ from acdc.engine.circuits import measure_circuits
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import AcdcError, check_number, check_type, check_whole
 from acdc.evaluation.judging import judging_problem
-from acdc.graph import BoolArray, FloatArray
+from acdc.graph import BoolArray, FloatArray, units_of
 from acdc.model.model import Model
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
@@ -102,7 +102,7 @@ def missed(
     Raises:
         AcdcError: nothing is outside the circuit, or too few samples for each unit to be in two and out of two.
     """
-    check_type("a Circuit", circuit, Circuit)
+    check_left_out(circuit)
     if samples is not None:
         check_whole("a number of samples", samples, least=4)
     check_number("a share", share)
@@ -119,8 +119,6 @@ def missed(
     )  # fmt: skip
     units = problem.units
     rest = np.flatnonzero(units.valid & ~units.of_edges(circuit.edges))
-    if not len(rest):
-        raise AcdcError(f"the circuit keeps all {units.n} {units.plural}: nothing was left out")
     chosen = _sets(len(rest), samples, share, np.random.default_rng(seed), units.plural)
     kept = np.repeat(units.valid[None], len(chosen), axis=0)
     for some, removed in zip(kept, chosen, strict=True):
@@ -144,6 +142,14 @@ def _measured(problem: Problem, circuits: list[BoolArray]) -> tuple[float, float
     """The metric of the full model, of the first circuit, and of the others."""
     full, (first, *others) = measure_circuits(problem, circuits)
     return full, first, np.asarray(others)
+
+
+def check_left_out(circuit: Circuit) -> None:
+    """Raise an `AcdcError` for what is no circuit, or keeps everything."""
+    check_type("a Circuit", circuit, Circuit)
+    units = units_of(circuit.graph, circuit.unit)
+    if (units.of_edges(circuit.edges) | ~units.valid).all():
+        raise AcdcError(f"the circuit keeps all {units.n} {units.plural}: nothing was left out")
 
 
 def _sets(n: int, samples: int | None, share: float, rng: np.random.Generator, plural: str) -> BoolArray:

@@ -337,6 +337,18 @@ def test_notes_of_another_function_of_the_same_name_are_not_taken(tmp_path: Path
         acdc.audit(model, task, circuit, metric=two, **asked)
 
 
+def test_notes_on_the_same_edges_found_otherwise_are_not_taken(tmp_path: Path) -> None:
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    nodes = acdc.discover(model, task, "eap", edges=40, units="node")
+    asked: dict[str, Any] = {"checks": ["hypotheses"], "size": 16, "notes": tmp_path / "notes.json"}
+    acdc.audit(model, task, nodes, **asked)
+    edges = Circuit(nodes.graph, nodes.edges, provenance=nodes.provenance)
+    other = nodes.provenance.having(method="eap-ig")
+    for circuit in (edges, Circuit(nodes.graph, nodes.edges, provenance=other, unit="node")):
+        with pytest.raises(AcdcError, match="the findings of another audit"):
+            acdc.audit(model, task, circuit, **asked)
+
+
 @pytest.mark.parametrize(("claim", "judged"), [(0.7, True), (0.6, False)])
 def test_what_so_low_a_claim_allows_is_not_passed(claim: float, judged: bool) -> None:
     """Nothing could refute it: such a check does not apply, and none passes without a test."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import shutil
 from pathlib import Path
@@ -16,7 +17,8 @@ import acdc
 from acdc.benchmarks.measuring.planted import Case
 from acdc.certificates import enumeration
 from acdc.certificates.enumeration import enumerate_pairs
-from acdc.certificates.record import NAME, Stability, load, write
+from acdc.certificates.parts import Parts, problem_of
+from acdc.certificates.record import NAME, NO_EDGE, Stability, load, write
 from acdc.certificates.smoothing import bounds, largest_radius, vote
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.certificates.verify import RECHECKED
@@ -28,6 +30,8 @@ from acdc.graph import Graph, units_of
 from acdc.methods.by_prompt import best
 from acdc.tasks.programs.program_task import ProgramTask
 from command_line import Command
+
+certify, verify = (importlib.import_module(f"acdc.certificates.{name}") for name in ("certify", "verify"))
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,48 @@ def test_a_circuit_that_is_not_minimal_says_so() -> None:
     less = edges & False
     with pytest.raises(AcdcError, match="past the budget"):
         acdc.certify(case.model, case.task, Circuit(case.graph, less))
+
+
+@pytest.mark.parametrize("strength", ["local", "pairs"])
+def test_an_edge_that_does_nothing_is_not_needed_whatever_the_budget(strength: str) -> None:
+    """A budget just below the distance lets rounding pass for need: a circuit as near without an edge is within it."""
+    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
+    found = acdc.discover(model, task, faithfulness=0.9)
+    spare = next(  # that no kept edge reads
+        name
+        for name in found.graph.edge_names(found.graph.valid & ~found.edges)
+        if not (found.graph.prune(found.edges | found.graph.edges_from_names([name])) & ~found.edges).any()
+    )
+    circuit = Circuit(found.graph, found.edges | found.graph.edges_from_names([spare]))
+    true = acdc.certify(model, task, circuit, budget=_distance(model, task, circuit.edges))
+    assert true.minimality.refuted == (spare,)
+    n = circuit.n_edges
+    tested = n if strength == "local" else n * (n + 1) // 2
+    for budget in (true.budget.budget, true.budget.distance - 1e-7):
+        false = true.model_copy(
+            update={
+                "budget": true.budget.model_copy(update={"budget": budget}),
+                "minimality": true.minimality.model_copy(
+                    update={"strength": strength, "tested": tested, "refuted": ()}
+                ),
+            }
+        )
+        with pytest.raises(AcdcError, match="1 edges can go within the budget"):
+            acdc.verify(model, task, circuit, false)
+
+
+def test_what_refutes_may_be_the_circuit_without_edges(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
+    circuit = Circuit.load(run)
+    nothing = np.zeros_like(circuit.edges)
+    monkeypatch.setattr(certify, "smaller_circuit", lambda *_, **__: (nothing, 5))
+    made = acdc.certify(model, task, circuit, strength="subset").minimality
+    assert (made.strength, made.refuted) == ("pairs", (NO_EDGE,))
+    parts = Parts(problem_of(model, task.prepare(model), circuit, None, lambda *_: None), circuit)
+    distance = parts.search.measures.distance(nothing)
+    verify._verify_refuted(parts, made, distance)
+    with pytest.raises(AcdcError, match=r"by \(no edge\) is not smaller and within the budget"):
+        verify._verify_refuted(parts, made, distance / 2)
 
 
 def test_every_connected_circuit_comes_once() -> None:
@@ -273,9 +319,18 @@ def test_votes_that_are_not_of_all_edges_or_far_off_do_not_hold(run: Path) -> No
     assert votes is not None
     assert votes.kept
     first = next(iter(votes.kept))
-    for lie in ({"out": votes.out + 1}, {"kept": votes.kept | {first: votes.kept[first] + 5}}):
+    other = next(name for name in circuit.graph.edge_names(circuit.graph.valid) if name not in votes.kept)
+    for lie, words in (
+        ({"out": votes.out + 1}, "its edges are not as many as it says"),
+        ({"kept": votes.kept | {first: votes.kept[first] + 5}}, f"{first} does not stay if any"),
+        ({"kept": votes.kept | {other: 3000}, "out": votes.out - 1}, f"{other} does not stay if any 3000 prompts"),
+        ({"kept": votes.kept | {other: 1}, "out": votes.out - 1}, f"{other} does not stay if any 1 prompts"),
+        ({"kept": {}, "abstained": votes.abstained + len(votes.kept)}, f"{first} stays if any 1 prompts change"),
+        ({"out": votes.out - 1, "abstained": votes.abstained + 1}, "edges stay out, and it says"),
+        ({"kept": votes.kept | {"m0->m99": 1}, "out": votes.out - 1}, "has no edge 'm0->m99'"),
+    ):
         false = certificate.model_copy(update={"stability": votes.model_copy(update=lie)})
-        with pytest.raises(AcdcError, match="not as many, or as stable, as it says"):
+        with pytest.raises(AcdcError, match=words):
             acdc.verify(model, task, circuit, false)
 
 

@@ -28,3 +28,21 @@ def test_a_curve_is_written_as_its_file_ends(command: Command) -> None:
     assert command(*quick, "--curve", "-o", "curve.svg").status == 2  # it is there
     assert "give --curve too" in command(*quick, "-o", "other.csv").err
     assert "ends in .csv" in command(*quick, "--curve", "-o", "other.txt").err
+
+
+def test_what_cannot_be_measured_is_refused_before_the_rest_is(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = acdc.load("tracr-reverse")
+    graph = model.graph()
+    made = acdc.score(model, acdc.tasks.load("tracr-reverse", size=4), "eap-ig").top(12).provenance
+    acdc.Circuit(graph, graph.valid, provenance=made.having(task_options={"size": 4})).save("whole")
+
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError("measured before it was refused")
+
+    monkeypatch.setattr(acdc, "evaluate", measured)
+    for option, words in (("--missed", "nothing was left out"), ("--curve", "leave out --curve")):
+        refused = command("evaluate", "whole", option)
+        assert refused.status == 2
+        assert words in refused.err
