@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy import stats
 
 import acdc
 from acdc.benchmarks.measuring.planted import Case
@@ -19,7 +18,6 @@ from acdc.certificates import enumeration
 from acdc.certificates.enumeration import enumerate_pairs
 from acdc.certificates.parts import Parts, problem_of
 from acdc.certificates.record import NAME, NO_EDGE, Stability, load, write
-from acdc.certificates.smoothing import bounds, largest_radius, vote
 from acdc.certificates.subsets import TooMany, connected_circuits_up_to
 from acdc.certificates.verify import RECHECKED
 from acdc.circuit import Circuit
@@ -27,7 +25,6 @@ from acdc.engine.circuits import measure_prompts
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import Graph, units_of
-from acdc.methods.by_prompt import best
 from acdc.tasks.programs.program_task import ProgramTask
 from command_line import Command
 
@@ -312,72 +309,6 @@ def test_what_a_drawn_enumeration_claims_is_held_to_pairs_drawn_anew(monkeypatch
             acdc.verify(model, task, circuit, false)
 
 
-def test_votes_that_are_not_of_all_edges_or_far_off_do_not_hold(run: Path) -> None:
-    model, task = acdc.load("tracr-hist"), acdc.tasks.load("tracr-hist", distribution="fixed", size=16)
-    circuit, certificate = Circuit.load(run), load(run)
-    votes = certificate.stability
-    assert votes is not None
-    assert votes.kept
-    first = next(iter(votes.kept))
-    other = next(name for name in circuit.graph.edge_names(circuit.graph.valid) if name not in votes.kept)
-    for lie, words in (
-        ({"out": votes.out + 1}, "its edges are not as many as it says"),
-        ({"kept": votes.kept | {first: votes.kept[first] + 5}}, f"{first} does not stay if any"),
-        ({"kept": votes.kept | {other: 3000}, "out": votes.out - 1}, f"{other} does not stay if any 3000 prompts"),
-        ({"kept": votes.kept | {other: 1}, "out": votes.out - 1}, f"{other} does not stay if any 1 prompts"),
-        ({"kept": {}, "abstained": votes.abstained + len(votes.kept)}, f"{first} stays if any 1 prompts change"),
-        ({"out": votes.out - 1, "abstained": votes.abstained + 1}, "edges stay out, and it says"),
-        ({"kept": votes.kept | {"m0->m99": 1}, "out": votes.out - 1}, "has no edge 'm0->m99'"),
-    ):
-        false = certificate.model_copy(update={"stability": votes.model_copy(update=lie)})
-        with pytest.raises(AcdcError, match=words):
-            acdc.verify(model, task, circuit, false)
-
-
-def test_a_vote_is_a_count_over_subsamples() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.standard_normal((12, 9)).astype(np.float32)
-    votes = vote(scores, 3, samples=50, share=0.5, seed=3)
-    again = np.random.default_rng(3)
-    chosen = again.random((50, 12)) < 0.5
-    expected = sum(best(np.abs(scores[row]).sum(0), 3).astype(int) for row in chosen)
-    assert votes.tolist() == expected.tolist()
-
-
-def test_certified_edges_survive_every_change_of_so_many_prompts() -> None:
-    """Slow and exact: the probability of each edge over all subsamples, before and after any one prompt changes."""
-    rng = np.random.default_rng(1)
-    n, share = 6, 0.2
-    scores = np.abs(rng.standard_normal((n, 5))) + np.array([2.0, 1, 0, 0, 0])
-    subsets = np.array(list(itertools.product([0, 1], repeat=n)), dtype=bool)
-    weight = share ** subsets.sum(1) * (1 - share) ** (~subsets).sum(1)
-
-    def probability(rows: np.ndarray) -> np.ndarray:
-        kept = np.array([best(rows[some].sum(0), 2) if some.any() else np.zeros(5, bool) for some in subsets])
-        return np.asarray(weight @ kept)
-
-    before = probability(scores)
-    certified = [i for i in range(5) if largest_radius(float(before[i]), share) >= 1]
-    for prompt in range(n):
-        for value in (0.0, 100.0):
-            changed = scores.copy()
-            changed[prompt] = value * (np.arange(5) == 4)
-            after = probability(changed)
-            assert (after >= before - share - 1e-12).all()
-            assert all(after[i] > 0.5 for i in certified)
-
-
-def test_bounds_are_clopper_and_pearson() -> None:
-    low, high = bounds(np.array([0.0, 3.0, 10.0]), 10, 0.95)
-    tail = 0.05 / 6
-    assert low[0] == 0
-    assert high[2] == 1
-    assert stats.binom.sf(2, 10, low[1]) == pytest.approx(tail)
-    assert stats.binom.cdf(3, 10, high[1]) == pytest.approx(tail)
-    assert largest_radius(0.5, 0.2) == -1
-    assert largest_radius(1.0, 0.2) == 3  # 0.8^3 = 0.512 > ½
-
-
 def test_a_budget_is_of_the_metric_that_the_circuit_was_found_by() -> None:
     model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=16)
     circuit = acdc.discover(model, task, metric="kl", faithfulness=0.8)
@@ -423,13 +354,6 @@ def test_what_takes_all_prompts_together_cannot_be_enumerated() -> None:
     task = acdc.tasks.load("tracr-first", ablation="mean-position", distribution="fixed")
     with pytest.raises(AcdcError, match="enumerated under resample and zero ablation, not mean-position"):
         acdc.certify(case.model, task, Circuit(case.graph, case.truth), enumerate=True, budget=100.0)
-
-
-def test_stability_takes_no_gradient_that_vanishes() -> None:
-    model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=8, metric="kl")
-    circuit = acdc.Circuit(model.graph(), model.graph().valid)
-    with pytest.raises(AcdcError, match="gradient of 'kl' is zero at the clean prompt"):
-        acdc.certify(model, task, circuit, stable=1, method="eap", budget=100.0)
 
 
 def test_numbers_of_a_foreign_certificate_are_checked() -> None:
