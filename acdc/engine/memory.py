@@ -43,7 +43,7 @@ OF_GRADIENTS = 1.1
 OVERHEAD = 4e6
 """Bytes of Python's own, which count where somebody has said how many there may be."""
 
-DIRECTIONS = 5
+DIRECTIONS = 3
 """In which a quadratic model knows how a metric that is a distance curves; of others it needs one."""
 
 TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 65536}

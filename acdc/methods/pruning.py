@@ -22,8 +22,10 @@ from acdc.methods.attribution import weight_gradient
 from acdc.methods.groups import Group, Groups
 from acdc.methods.quadratic import Quadratic
 
+HALF, LITTLE = 0.5, 0.05
+"""Of the edges left, how many are tried as one group at first, and what they may cost, as a share of their part."""
 LARGEST_SHARE, SMALLEST_SHARE = 0.2, 1 / 80
-"""Of the edges left, how many are tried as one group at first, and at last."""
+"""How many are tried after that, where they may cost their part, and how many at last."""
 LAST_SHARE = 0.1
 """The same where a share may take all that is left of the budget."""
 RANKED_SHARE = 0.1
@@ -74,7 +76,7 @@ class Pruning:
         self.fresh = np.zeros(shape, dtype=bool)
         self.gone = np.zeros(shape, dtype=np.int64)
         self.distances = np.full(self.graph.n_edges + 1, np.inf)
-        self.phase, self.share = SHARES, LARGEST_SHARE
+        self.phase, self.share = SHARES, HALF
         self.circuit, self.without = np.zeros(shape, dtype=bool), np.zeros(shape)  # once it is certified
         # Under other ablations a component that nothing feeds may write, and where heads share a norm one that
         # nothing reads matters to the others.
@@ -215,7 +217,8 @@ class Pruning:
     def shares(self, floor: int) -> None:
         """Shares of all edges go at once while that is cheap, or until few enough are left.
 
-        Cheap is what costs no more of the budget that is left than the edges' share of all.
+        Cheap is what costs no more of the budget that is left than the edges' share of all; of half of them, far less,
+        since the model is of small changes.
         """
         model: Quadratic | None = None
         while self.phase == SHARES:
@@ -228,12 +231,13 @@ class Pruning:
             model = model or self._model()
             group = np.sort(model.goes(min(int(self.share * n), n - floor)))
             distance = self.search.distance_without(group) if len(group) > 1 else np.inf
-            if distance - self.search.distance <= (self.budget - self.search.distance) * len(group) / n:
+            part = (self.budget - self.search.distance) * len(group) / n
+            if distance - self.search.distance <= (LITTLE * part if self.share > LARGEST_SHARE else part):
                 self._take(group)
                 model = None
                 self.note()
             else:
-                self.share /= 2
+                self.share = min(self.share / 2, LARGEST_SHARE)
 
     def to_budget(self) -> None:
         """Smaller shares go until the budget is spent, or the search goes on from the ranking where that is smaller.
