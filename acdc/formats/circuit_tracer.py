@@ -252,7 +252,10 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     if unknown := [node for node, name in component.items() if not name]:
         raise AcdcError(f"the {_WHAT}: node {unknown[0]!r:.60} is no component of the model")
     if len({node.rpartition("_")[2] for node in nodes}) > 1:
-        warnings.warn(f"the {_WHAT} has several positions: its edges are kept at all of them", stacklevel=3)
+        warnings.warn(
+            f"the {_WHAT} has several positions: its edges are kept at all of them, each with its largest weight",
+            stacklevel=3,
+        )
     ports: dict[str, dict[str, int]] = {}
     for d, port in enumerate(graph.destination_ports):
         for name in _components(graph, d):
@@ -271,7 +274,8 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
                 f"the {_WHAT}: a link leads to {target!r:.60}, the {component[target]}, which reads nothing"
             )
         for port, score in _by_port(nodes[target], source, weight, list(own)).items():
-            found[f"{component[source]}->{graph.destinations[own[port]]}"] = score
+            name = f"{component[source]}->{graph.destinations[own[port]]}"
+            found[name] = max(found.get(name, 0.0), score, key=abs)
     bare = not said.scored and all(score == 1 for score in found.values())
     scores = {} if bare else found
     return circuit_from_edges(said, dict.fromkeys(found, True), scores, _WHAT)

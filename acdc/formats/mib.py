@@ -19,10 +19,14 @@ from acdc.circuit.folder import graph_from_options
 from acdc.errors import AcdcError
 from acdc.formats.edges import circuit_from_edges, number
 from acdc.formats.header import Header, from_header, header
-from acdc.graph import Graph, names_an_mlp
+from acdc.graph import FloatArray, Graph, names_an_mlp
 from acdc.store.reading import parse_json
 
 _WHAT = "EAP/MIB graph JSON"
+_NEURONS = "single neurons that the file leaves out are not held: their nodes are whole"
+_NODES_ALONE = (
+    "the file has scores of nodes and none of edges: they are not read, so edges cannot be chosen by them"
+)
 
 
 def write(circuit: Circuit) -> str:
@@ -74,12 +78,15 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     circuit = circuit_from_edges(said, kept, scores if said.scored or any(scores.values()) else {}, _WHAT)
     parts = [node.get("neurons") for node in value["nodes"].values() if isinstance(node, dict)]
     if any(isinstance(part, list) and not all(part) for part in parts):
-        warnings.warn("single neurons that the file leaves out are not held: their nodes are whole", stacklevel=3)
+        warnings.warn(_NEURONS, stacklevel=3)
     return _with_node_scores(circuit, value["nodes"])
 
 
 def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
-    """A circuit from the EAP code base's `.pt` file, arrays `(sources, destinations)`; runs no code from it."""
+    """A circuit from the EAP code base's `.pt` file, arrays `(sources, destinations)`; runs no code from it.
+
+    A file whose scores are all 0 has no scores: of nodes or neurons they are not read, with a warning.
+    """
     import torch
 
     what = "the EAP .pt file"
@@ -92,22 +99,47 @@ def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
         raise AcdcError(f"{what} needs the entries {', '.join(keys)}")
     found = _agreed(_graph(value["cfg"], mlp=True), graph)
     for key, names in (("src_nodes", found.sources), ("dst_nodes", found.destinations)):
-        if key in value and list(value[key]) != list(names):
+        if key in value and (not isinstance(value[key], list | tuple) or list(value[key]) != list(names)):
             raise AcdcError(f"{what}: {key} are not those of {found.n_layers} layers with {found.n_heads} heads")
-    arrays = []
-    for key in ("edges_scores", "edges_in_graph"):
-        tensor = value[key]
-        shape = [found.n_sources, found.n_destinations]
-        if not isinstance(tensor, torch.Tensor) or list(tensor.shape) != shape:
-            given = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise AcdcError(f"{what}: expected {key} of shape {shape} (sources, destinations), got {given}")
-        arrays.append(tensor.detach().double().numpy().T)
-    provenance = Provenance(versions={})
-    nodes = value.get("nodes_scores")
-    if not isinstance(nodes, torch.Tensor) or not bool(torch.isfinite(nodes).all()):
-        nodes = None  # unscored nodes are NaN there
-    scores = Scores(found, arrays[0], "", provenance, None if nodes is None else nodes.double().numpy())
-    return Circuit(found, (arrays[1] != 0) & found.valid, scores, provenance)
+    shape = (found.n_sources, found.n_destinations)
+    values, kept = (_array(value, key, shape, what).T for key in ("edges_scores", "edges_in_graph"))
+    provenance, scores = Provenance(versions={}), None
+    nodes = None
+    if value.get("nodes_scores") is not None:
+        nodes = _array(value, "nodes_scores", shape[:1], what)
+    if values.any():
+        if nodes is not None and not np.isfinite(nodes).all():
+            nodes = None  # unscored nodes are NaN there
+        scores = Scores(found, values, "", provenance, nodes)
+    elif nodes is not None and np.nan_to_num(nodes).any():
+        warnings.warn(_NODES_ALONE, stacklevel=3)
+    circuit = Circuit(found, (kept != 0) & found.valid, scores, provenance)
+    if value.get("neurons_in_graph") is not None:
+        neurons = _array(value, "neurons_in_graph", (found.n_sources, -1), what)
+        if not neurons[circuit.edges.any(axis=0)].all():
+            warnings.warn(_NEURONS, stacklevel=3)
+    return circuit
+
+
+def _array(value: dict[str, Any], key: str, shape: tuple[int, ...], what: str) -> FloatArray:
+    """One array of a `.pt` file; a size of -1 may be any."""
+    import torch
+
+    tensor = value[key]
+    if not isinstance(tensor, torch.Tensor):
+        given = type(tensor).__name__
+    elif tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
+        given = (
+            f"a tensor of {str(tensor.layout).removeprefix('torch.')} {str(tensor.dtype).removeprefix('torch.')}"
+        )
+    elif tensor.dim() == len(shape) and all(n in (m, -1) for m, n in zip(tensor.shape, shape, strict=True)):
+        array: FloatArray = tensor.detach().double().numpy()
+        return array
+    else:
+        given = str(list(tensor.shape))
+    sizes = ", ".join("any" if n == -1 else str(n) for n in shape)
+    axes = " (sources, destinations)" if key.startswith("edges") else ""
+    raise AcdcError(f"{what}: expected real numbers as {key} of shape [{sizes}]{axes}, got {given}")
 
 
 def _graph(config: dict[str, Any], *, mlp: bool) -> Graph:
@@ -128,9 +160,13 @@ def _with_node_scores(circuit: Circuit, nodes: dict[str, Any]) -> Circuit:
     """The circuit with node scores, if every source has one."""
     given = [nodes.get(name) for name in circuit.graph.sources]
     values = [node.get("score") if isinstance(node, dict) else None for node in given]
-    if circuit.scores is None or not all(isinstance(v, int | float) for v in values):
+    if not all(isinstance(v, int | float) for v in values):
         return circuit
     numbers = np.array([number(v, name) for v, name in zip(values, circuit.graph.sources, strict=True)])
+    if circuit.scores is None:
+        if np.nan_to_num(numbers).any():
+            warnings.warn(_NODES_ALONE, stacklevel=4)
+        return circuit
     if not np.isfinite(numbers).all():  # unscored
         return circuit
     scores = dataclasses.replace(circuit.scores, nodes=numbers)

@@ -112,6 +112,8 @@ def circuit_from_network(
         name = f"{source}->{destination}"
         if attributes.get("internal") in (True, "true", "True"):
             continue
+        if name in kept:
+            raise AcdcError(f"the {what}: {name!r:.60} is listed twice")
         kept[name] = True
         if attributes.get("score") is not None:
             scores[name] = number(attributes["score"], name)

@@ -237,6 +237,58 @@ def test_pt_files(tmp_path: Path) -> None:
     assert circuit.scores.values[d, s] == s * 15 + d
 
 
+def neurons(*gone: tuple[int, int]) -> torch.Tensor:
+    kept = torch.ones(7, 8, dtype=torch.bool)
+    for source, neuron in gone:
+        kept[source, neuron] = False
+    return kept
+
+
+def test_neurons_that_a_pt_file_leaves_out_are_said() -> None:
+    with pytest.warns(UserWarning, match="their nodes are whole"):
+        import_circuit(pt_file(neurons_in_graph=neurons((2, 3))), "eap-pt")
+    whole = import_circuit(pt_file(neurons_in_graph=neurons()), "eap-pt")
+    no_edge = torch.from_numpy(Graph(2, 2).valid.T.copy())
+    no_edge[2] = False
+    gone = import_circuit(pt_file(neurons_in_graph=neurons((2, 3)), edges_in_graph=no_edge), "eap-pt")
+    assert whole.n_edges - gone.n_edges == int(Graph(2, 2).valid[:, 2].sum())
+
+
+def test_scores_of_nodes_alone_rank_no_edges() -> None:
+    nodes = torch.arange(7.0)
+    nodes[0] = torch.nan  # unscored
+    with pytest.warns(UserWarning, match="of nodes and none of edges"):
+        circuit = import_circuit(pt_file(edges_scores=torch.zeros(7, 15), nodes_scores=nodes), "eap-pt")
+    assert circuit.scores is None
+    scored = import_circuit(pt_file(nodes_scores=torch.arange(7.0).requires_grad_()), "eap-pt").scores
+    assert scored is not None
+    assert scored.nodes is not None
+    assert scored.nodes.tolist() == list(range(7))
+    value = json.loads(export(dataclasses.replace(example(), scores=None), "mib"))
+    for i, node in enumerate(value["nodes"].values()):
+        node["score"] = float(i)
+    value.pop("acdc")
+    with pytest.warns(UserWarning, match="of nodes and none of edges"):
+        assert import_circuit(json.dumps(value), "mib", Graph(2, 2)).scores is None
+
+
+def test_an_edge_that_is_listed_twice() -> None:
+    value = json.loads(export(example(), "circuit-tracer"))
+    link = max(value["links"], key=lambda link: abs(link["weight"]))
+    expected = import_circuit(json.dumps(value), "circuit-tracer")
+    value["links"].append(link | {"weight": link["weight"] / 50})
+    again = import_circuit(json.dumps(value), "circuit-tracer")
+    assert expected.scores is not None
+    assert again.scores is not None
+    np.testing.assert_array_equal(again.scores.values, expected.scores.values)
+    value = json.loads(export(example(), "node-link"))
+    edges = next(part for key, part in value.items() if key in ("links", "edges"))
+    edge = next(edge for edge in edges if not edge.get("internal"))
+    edges.append(edge | {"score": -1.0})
+    with pytest.raises(AcdcError, match="is listed twice"):
+        import_circuit(json.dumps(value), "node-link")
+
+
 class Malicious:
     def __reduce__(self) -> tuple:
         return (print, ("code ran",))
@@ -249,6 +301,9 @@ class Malicious:
         (pt_file(extra=Malicious()), "damaged, or holds more than tensors"),
         (pt_file(edges_scores=torch.zeros(15, 7)), r"edges_scores of shape \[7, 15\] \(sources, destinations\)"),
         (pt_file(edges_in_graph=3), "got int"),
+        (pt_file(edges_in_graph=torch.ones(7, 15).to_sparse()), "got a tensor of sparse_coo float32"),
+        (pt_file(edges_scores=torch.ones(7, 15, dtype=torch.complex64)), "got a tensor of strided complex64"),
+        (pt_file(src_nodes=5), "src_nodes are not those of 2 layers"),
         (pt_file(cfg={"n_layers": 3, "n_heads": 2}), "src_nodes are not those of 3 layers"),
         (pt_file(cfg={"n_layers": None}), "graph options are wrong"),
         (pt_file(edges_scores=torch.full((7, 15), torch.nan)), "NaN"),
