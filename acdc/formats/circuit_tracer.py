@@ -260,7 +260,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     for d, port in enumerate(graph.destination_ports):
         for name in _components(graph, d):
             ports.setdefault(name, {})[port] = d
-    found: dict[str, float] = {}
+    weights: dict[str, list[float]] = {}
     for link in value["links"]:
         source, target = (str(link.get(end)) for end in ("source", "target"))
         if source not in nodes or target not in nodes:
@@ -274,8 +274,8 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
                 f"the {_WHAT}: a link leads to {target!r:.60}, the {component[target]}, which reads nothing"
             )
         for port, score in _by_port(nodes[target], source, weight, list(own)).items():
-            name = f"{component[source]}->{graph.destinations[own[port]]}"
-            found[name] = max(found.get(name, 0.0), score, key=abs)
+            weights.setdefault(f"{component[source]}->{graph.destinations[own[port]]}", []).append(score)
+    found = {edge: some[np.argmax(np.abs(some))] for edge, some in weights.items()}  # NaN, if there is any: refused
     bare = not said.scored and all(score == 1 for score in found.values())
     scores = {} if bare else found
     return circuit_from_edges(said, dict.fromkeys(found, True), scores, _WHAT)

@@ -79,7 +79,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
     parts = [node.get("neurons") for node in value["nodes"].values() if isinstance(node, dict)]
     if any(isinstance(part, list) and not all(part) for part in parts):
         warnings.warn(_NEURONS, stacklevel=3)
-    return _with_node_scores(circuit, value["nodes"])
+    return _with_node_scores(circuit, _node_scores(circuit.graph, value["nodes"]))
 
 
 def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
@@ -103,22 +103,15 @@ def read_pt(content: bytes, graph: Graph | None = None) -> Circuit:
             raise AcdcError(f"{what}: {key} are not those of {found.n_layers} layers with {found.n_heads} heads")
     shape = (found.n_sources, found.n_destinations)
     values, kept = (_array(value, key, shape, what).T for key in ("edges_scores", "edges_in_graph"))
-    provenance, scores = Provenance(versions={}), None
-    nodes = None
-    if value.get("nodes_scores") is not None:
-        nodes = _array(value, "nodes_scores", shape[:1], what)
-    if values.any():
-        if nodes is not None and not np.isfinite(nodes).all():
-            nodes = None  # unscored nodes are NaN there
-        scores = Scores(found, values, "", provenance, nodes)
-    elif nodes is not None and np.nan_to_num(nodes).any():
-        warnings.warn(_NODES_ALONE, stacklevel=3)
+    provenance = Provenance(versions={})
+    scores = Scores(found, values, "", provenance) if values.any() else None
     circuit = Circuit(found, (kept != 0) & found.valid, scores, provenance)
     if value.get("neurons_in_graph") is not None:
         neurons = _array(value, "neurons_in_graph", (found.n_sources, -1), what)
         if not neurons[circuit.edges.any(axis=0)].all():
             warnings.warn(_NEURONS, stacklevel=3)
-    return circuit
+    nodes = None if value.get("nodes_scores") is None else _array(value, "nodes_scores", shape[:1], what)
+    return _with_node_scores(circuit, nodes)
 
 
 def _array(value: dict[str, Any], key: str, shape: tuple[int, ...], what: str) -> FloatArray:
@@ -156,18 +149,23 @@ def _agreed(found: Graph, graph: Graph | None) -> Graph:
     return graph
 
 
-def _with_node_scores(circuit: Circuit, nodes: dict[str, Any]) -> Circuit:
-    """The circuit with node scores, if every source has one."""
-    given = [nodes.get(name) for name in circuit.graph.sources]
+def _node_scores(graph: Graph, nodes: dict[str, Any]) -> FloatArray | None:
+    """Scores of the sources in a JSON file, if every source has one."""
+    given = [nodes.get(name) for name in graph.sources]
     values = [node.get("score") if isinstance(node, dict) else None for node in given]
     if not all(isinstance(v, int | float) for v in values):
+        return None
+    return np.array([number(v, name) for v, name in zip(values, graph.sources, strict=True)])
+
+
+def _with_node_scores(circuit: Circuit, nodes: FloatArray | None) -> Circuit:
+    """The circuit with scores of all sources, `[n_sources]`; unscored ones are NaN there, and then none are taken."""
+    if nodes is None:
         return circuit
-    numbers = np.array([number(v, name) for v, name in zip(values, circuit.graph.sources, strict=True)])
     if circuit.scores is None:
-        if np.nan_to_num(numbers).any():
+        if np.nan_to_num(nodes).any():
             warnings.warn(_NODES_ALONE, stacklevel=4)
         return circuit
-    if not np.isfinite(numbers).all():  # unscored
+    if not np.isfinite(nodes).all():
         return circuit
-    scores = dataclasses.replace(circuit.scores, nodes=numbers)
-    return dataclasses.replace(circuit, scores=scores)
+    return dataclasses.replace(circuit, scores=dataclasses.replace(circuit.scores, nodes=nodes))

@@ -281,6 +281,9 @@ def test_an_edge_that_is_listed_twice() -> None:
     assert expected.scores is not None
     assert again.scores is not None
     np.testing.assert_array_equal(again.scores.values, expected.scores.values)
+    value["links"] = [link | {"weight": "nan"} for link in value["links"]] + value["links"]
+    with pytest.raises(AcdcError, match="NaN"):
+        import_circuit(json.dumps(value), "circuit-tracer")
     value = json.loads(export(example(), "node-link"))
     edges = next(part for key, part in value.items() if key in ("links", "edges"))
     edge = next(edge for edge in edges if not edge.get("internal"))

@@ -401,3 +401,25 @@ def test_float32_keeps_the_budget_too() -> None:
     assert problems.distance(patching, measure, kept) <= 0.3 * Measures.of(patching, measure).separation() * (
         1 + 1e-4
     )
+
+
+def test_half_of_the_edges_go_at_once_only_where_that_takes_little_of_their_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = acdc.load("tiny-tasks")
+    data = acdc.tasks.load("gendered-pronoun", size=32, metric="kl").prepare(model)
+    steps: list[tuple[float, float]] = []  # of the edges left, and of their part of the budget left
+    take = Pruning._take
+
+    def noted(self: Pruning, group: IntArray) -> None:
+        share, before = len(group) / self.kept.sum(), self.search.distance
+        take(self, group)
+        if self.phase == SHARES:
+            steps.append((share, (self.search.distance - before) / ((self.budget - before) * share)))
+
+    monkeypatch.setattr(Pruning, "_take", noted)
+    acdc.discover(model, data, "guided", faithfulness=0.8)
+    assert any(share > 0.4 for share, _ in steps)
+    assert any(cost > pruning_module.LITTLE for _, cost in steps)
+    for share, cost in steps:
+        assert cost <= (1 if share <= pruning_module.LARGEST_SHARE else pruning_module.LITTLE)

@@ -95,7 +95,7 @@ def test_the_model_is_right_to_first_and_second_order(metric: str, monkeypatch: 
 def test_where_there_are_many_rows_the_sharpest_curvature_is_kept() -> None:
     patching, measure = problems.make("gpt2-scaled-by-layer", metric="kl")
     logits = patching.clean_logits().clone()
-    logits[..., : quadratic.DIRECTIONS] += 12  # so many likely tokens
+    logits[..., : quadratic.DIRECTIONS + 1] += 12  # likely tokens, which curve in one direction less
     found = directions(measure, logits, 1.0)[1:]
     assert len(found) == quadratic.DIRECTIONS < logits.shape[-1]
     p = logits.softmax(-1)
