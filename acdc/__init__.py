@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from acdc.certificates.record import Certificate
     from acdc.certificates.verify import verify
     from acdc.circuit import Circuit, Provenance, Scores
-    from acdc.discovery import discover, score
+    from acdc.discovery import cut, discover, score
     from acdc.engine.ranks import alone
     from acdc.evaluation.completeness import Completeness, completeness
     from acdc.evaluation.curve import Curve, curve
@@ -72,6 +72,7 @@ _WHERE = {
     "compile": "acdc.tasks.programs.compile",
     "completeness": "acdc.evaluation.completeness",
     "curve": "acdc.evaluation.curve",
+    "cut": "acdc.discovery",
     "discover": "acdc.discovery",
     "evaluate": "acdc.evaluation.evaluate",
     "load": "acdc.acting.opening",
@@ -114,6 +115,7 @@ __all__ = [
     "compile",
     "completeness",
     "curve",
+    "cut",
     "discover",
     "evaluate",
     "load",

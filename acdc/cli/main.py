@@ -30,15 +30,18 @@ from acdc.cli.benchmark import benchmark
 from acdc.cli.certificates import certify, verify
 from acdc.cli.commands import Command, Group
 from acdc.cli.compare import compare
+from acdc.cli.cut import cut
 from acdc.cli.draw import draw
 from acdc.cli.exchange import export, import_circuit
 from acdc.cli.failures import TRACEBACK, explain
+from acdc.cli.folder import write_run
 from acdc.cli.groups import ModelOptions, PromptOptions, expanded
 from acdc.cli.lists import methods, metrics, models, tasks
 from acdc.cli.options import (
     OUTPUT,
     PROMPTS,
     AblationName,
+    AggregateName,
     BatchSize,
     Device,
     Dtype,
@@ -49,6 +52,7 @@ from acdc.cli.options import (
     ModelName,
     RandomCircuits,
     Run,
+    SelectRule,
     TaskName,
     Trust,
     as_used,
@@ -114,18 +118,8 @@ def discover(
             metavar="NAME=VALUE", help="An option of the method (`acdc methods NAME` lists them); may be repeated."
         ),
     ] = None,
-    select: Annotated[
-        str,
-        typer.Option(
-            help="How a ranking is cut: top, greedy; to --edges also ilp, pnr or bootstrap, like pnr=0.7."
-        ),
-    ] = "top",
-    aggregate: Annotated[
-        str | None,
-        typer.Option(
-            help="What a ranking makes of scores on single prompts: mean-absolute (default), rms or signed."
-        ),
-    ] = None,
+    select: SelectRule = "top",
+    aggregate: AggregateName = None,
     front: Annotated[
         bool, typer.Option("--front", help="Search on to no edge at all: the whole front of size against distance.")
     ] = False,
@@ -178,7 +172,6 @@ def discover(
     started = time.perf_counter()
     with terminal.quiet_libraries(), contextlib.ExitStack() as held:
         import acdc
-        from acdc import viz
         from acdc.certificates import record
         from acdc.circuit.selection import AGGREGATES
         from acdc.engine.neurons import inner_of
@@ -204,7 +197,7 @@ def discover(
         team, device = processes.join(weights.device)
         claim = held.enter_context(processes.claimed(team, out, default=default, command=command, force=force))
         held.enter_context(terminal.going_on(claim.progress))
-        before = spent_before(claim.progress).seconds
+        since = started - spent_before(claim.progress).seconds  # all that the user has waited for
         settings = prompts.settings
         recipe = load_task(name, settings, metric=metric, ablation=ablation, seed=seed, memory=memory)
         subject = load_model(model, **weights.loading | {"device": device})
@@ -264,13 +257,9 @@ def discover(
                 at_places[0].save(place / cli_positions.NAME)
             if front:
                 write_atomically(place / "front.csv", report.front_csv(circuit))
-            truth = None if data.truth is None else data.truth.mask(circuit.graph)
-            kept = None if inner is None else inner[0].kept
-            picture = viz.draw(circuit, place / "circuit.svg", truth=truth, neurons=kept)
-            seconds = before + time.perf_counter() - started  # all that the user has waited for
-            measured = terminal.plain(dataclasses.asdict(evaluation) | {"seconds": seconds})
-            circuit = dataclasses.replace(circuit, provenance=made.having(measured=measured))
-            circuit.write(place)
+            circuit, picture, measured = write_run(
+                place, circuit, evaluation, data, since=since, neurons=None if inner is None else inner[0].kept
+            )
             if certificate is not None:  # which is of the circuit's file
                 record.write(certificate, place)
         folder = claim.folder
@@ -298,7 +287,7 @@ def discover(
         cli_positions.show(*at_places, cli_positions.truth_beside(subject, data, at_places[0]))
     if front:
         report.show_front(circuit)
-    report.show_evaluation(evaluation, {"seconds": f"{seconds:.3g}"} | files)
+    report.show_evaluation(evaluation, {"seconds": f"{measured['seconds']:.3g}"} | files)
 
 
 def evaluate(
@@ -426,7 +415,7 @@ def evaluate(
 
 
 COMMANDS = {
-    "Find and judge": (discover, evaluate, compare, benchmark),
+    "Find and judge": (discover, cut, evaluate, compare, benchmark),
     "Trust": (audit, certify, verify),
     "Look inside": (
         draw, cli_view.view, trace, positions, cli_neurons.neurons, questions.roles, questions.ablate,

@@ -111,6 +111,14 @@ Tokenizer = Annotated[
         help="Hugging Face name or folder of another tokenizer than the model's own.", rich_help_panel=MODEL
     ),
 ]
+SelectRule = Annotated[
+    str,
+    typer.Option(help="How a ranking is cut: top, greedy; to --edges also ilp, pnr or bootstrap, like pnr=0.7."),
+]
+AggregateName = Annotated[
+    str | None,
+    typer.Option(help="What a ranking makes of scores on single prompts: mean-absolute (default), rms or signed."),
+]
 RolesFile = Annotated[
     Path | None,
     typer.Option(

@@ -140,7 +140,7 @@ class Evaluation(Shown):
         """
         e = self
         found_here = found_here and "prompts" not in e.changed
-        where = "those it was found on" if found_here else "the task's discovery prompts"
+        where = "prompts it was found on" if found_here else "the task's discovery prompts"
         facts = {
             "edges kept": f"{e.n_edges} of {e.n_edges_total}",
             "faithfulness": f"{rounded(e.faithfulness)}{in_brackets(e.faithfulness_interval)} on {e.n_prompts} "
@@ -149,7 +149,7 @@ class Evaluation(Shown):
         if e.prompts == "held-out":
             facts["faithfulness"] += f" ({rounded(e.discovery_faithfulness)} on {where})"
         elif found_here:
-            facts["faithfulness"] += ", those it was found on: --split or --held-out gives others"
+            facts["faithfulness"] += ", which it was found on: --split or --held-out gives others"
         least, greatest = e.faithfulness_range
         if not in_brackets(e.faithfulness_interval) and not math.isnan(least):
             facts["prompt by prompt"] = (

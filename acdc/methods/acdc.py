@@ -10,6 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
+from acdc.circuit import Circuit
 from acdc.engine.measure import Measures
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
@@ -29,17 +30,26 @@ SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
 
 
 def _acdc(problem: Problem, target: Target) -> Found:
+    return _swept(problem, target, None)
+
+
+def _acdc_inside(problem: Problem, target: Target, circuit: Circuit) -> Found:
+    """A sweep in what an earlier one left."""
+    return _swept(problem, target, circuit.edges)
+
+
+def _swept(problem: Problem, target: Target, start: BoolArray | None) -> Found:
     measures = Measures(problem.outcome, problem.searched())
     tau = target.threshold
     if tau is None:
         tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
     if problem.unit != "edge":
-        units = UnitSearch.resumed(problem, measures) or _all_units(problem, measures, problem.resume)
+        units = UnitSearch.resumed(problem, measures) or _all_units(problem, measures, problem.resume, start)
         units.prune(_cheaper_than(tau), f"ACDC, τ = {tau:.3g}", once=True)
         return units.found(units.kept.astype(np.float64), {"threshold": tau})
     resume = problem.resume
     saved = resume.load({"kept": (problem.graph.valid.shape, np.bool_), "stage": ((1,), np.int64)})
-    search = Search(measures, kept=saved.get("kept"))
+    search = Search(measures, kept=saved.get("kept", start))
     search.sweep(
         _cheaper_than(tau),
         after=int(number(saved, "stage")) if saved else None,
@@ -56,10 +66,13 @@ def _acdc(problem: Problem, target: Target) -> Found:
     return Found(kept, kept.astype(np.float64), {"threshold": tau}, alone.removal())
 
 
-def _all_units(problem: Problem, measures: Measures, resume: ResumeFile) -> UnitSearch:
+def _all_units(
+    problem: Problem, measures: Measures, resume: ResumeFile, start: BoolArray | None = None
+) -> UnitSearch:
     """A search over coarse units, from the logits backwards."""
     from_the_logits = np.arange(float(problem.units.n))[::-1]
-    return UnitSearch(problem, measures, from_the_logits, resume=resume)
+    kept = None if start is None else problem.units.of_edges(start)
+    return UnitSearch(problem, measures, from_the_logits, kept=kept, resume=resume)
 
 
 def _cheaper_than(tau: float) -> Accept:
@@ -122,6 +135,7 @@ ACDC = Method(
     paper="Conmy et al. 2023, arXiv 2304.14997",
     score=_acdc_ranking,
     search=_acdc,
+    narrow=_acdc_inside,
     targets={
         "threshold": "τ: edges whose removal costs less go; by default a thousandth of full model − empty circuit"
     },

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
-from acdc.circuit import selection
+from acdc.circuit import Circuit, selection
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
@@ -78,6 +78,7 @@ def guided(
     edges: int | None = None,
     front: bool = False,
     steps: int = STEPS,
+    inside: Circuit | None = None,
 ) -> Pruned:
     """Prune to a certified circuit, or to a number of edges.
 
@@ -89,9 +90,10 @@ def guided(
             if no connected part of the circuit has exactly so many.
         front: go on below the circuit that was asked for until nothing is left, for the whole front.
         steps: gradients per attribution (EAP-IG).
+        inside: a circuit within the budget, with scores, from which the search goes on; None: all edges.
 
     Raises:
-        AcdcError: a budget, faithfulness, number of edges or of steps that cannot be.
+        AcdcError: a budget, faithfulness, number of edges or of steps that cannot be, or a circuit beyond the budget.
         EmptyCircuitError: the edges only connect in circuits of more than `edges`.
     """
     if budget is not None and not budget >= 0:
@@ -107,7 +109,11 @@ def guided(
         budget = FRONT_SHARE * apart
     elif budget is None:
         budget = (1 - faithfulness) * apart
-    pruning = Pruning.resumed(problem, measures, budget)
+    within = None if inside is None else inside.edges
+    pruning = Pruning.resumed(problem, measures, budget, within)
+    if pruning is None and inside is not None:
+        pruning = Pruning(problem, measures, budget, _scores_of(inside, problem), within)
+        pruning.start_inside()
     if pruning is None:
         problem.progress(0, None, "scoring every edge")
         total, components = attribution(
@@ -133,6 +139,13 @@ def guided(
     return _pruned(pruning, kept, budget, removal, alphas)
 
 
+def _scores_of(circuit: Circuit, problem: Problem) -> Estimates:
+    """What a circuit's scores say of every edge, as `attribution` has it; single prompts are not in them."""
+    assert circuit.scores is not None
+    change = helpfulness(problem, circuit.scores.values)
+    return Estimates(change, np.abs(change), np.abs(change))
+
+
 def _pruned(
     pruning: Pruning, kept: BoolArray, budget: float, removal: FloatArray | None, alphas: Sequence[float]
 ) -> Pruned:
@@ -154,10 +167,13 @@ def circuit_scores(measures: Measures, kept: BoolArray, alphas: Sequence[float])
     return 0.0 - total / len(alphas)
 
 
-def _guided_units(problem: Problem, target: Target, steps: int) -> Found:
+def _guided_units(problem: Problem, target: Target, steps: int, inside: Circuit | None = None) -> Found:
     """The same over coarse units: the weakest go first, until none can."""
     units, measures = problem.units, Measures(problem.outcome, problem.searched())
     search = UnitSearch.resumed(problem, measures)
+    if search is None and inside is not None:
+        change = units.values_of(_scores_of(inside, problem).values)
+        search = UnitSearch(problem, measures, change, kept=units.of_edges(inside.edges), resume=problem.resume)
     if search is None:
         total, _ = attribution(problem.outcome, measures.batches, units, alphas=path(steps, problem.ablation))
         change, kept = total[0] / len(problem.prompts), None
@@ -186,11 +202,36 @@ def _guided(
         if front:
             raise AcdcError(f"a front is of edges, and these are {problem.units.plural}")
         return _guided_units(problem, target, steps)
-    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
-    found = guided(problem, budget=target.threshold, edges=target.edges, front=front, steps=steps, **share)
-    how = {"budget": found.budget, **share} if target.edges is None else {"edges": target.edges}
+    found = guided(problem, edges=target.edges, front=front, steps=steps, **_budget_of(target))
     scores = helpfulness(problem, found.scores.values)
-    return Found(found.kept, scores, how, found.removal, order=found.order, front=found.front)
+    return Found(found.kept, scores, _how(target, found), found.removal, order=found.order, front=found.front)
+
+
+def _guided_inside(problem: Problem, target: Target, circuit: Circuit, *, steps: Steps = STEPS) -> Found:
+    """The search goes on from a circuit to a larger budget; its front above the circuit stays."""
+    if problem.unit != "edge":
+        return _guided_units(problem, target, steps, circuit)
+    found = guided(problem, steps=steps, inside=circuit, **_budget_of(target))
+    order, front, before = found.order, found.front, circuit.scores
+    if before is not None and before.order is not None and before.front is not None:
+        order = np.where(circuit.edges, 1 + before.order.max() + order, before.order)
+        front = np.concatenate([before.front[before.front[:, 0] > circuit.n_edges], front])
+    scores = helpfulness(problem, found.scores.values)
+    return Found(found.kept, scores, _how(target, found), found.removal, order=order, front=front)
+
+
+def _budget_of(target: Target) -> dict[str, Any]:
+    """The budget as `guided` takes it."""
+    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
+    return {"budget": target.threshold, **share}
+
+
+def _how(target: Target, found: Pruned) -> dict[str, float]:
+    """How much was kept, for the record."""
+    if target.edges is not None:
+        return {"edges": target.edges}
+    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
+    return {"budget": found.budget, **share}
 
 
 GUIDED = Method(
@@ -199,6 +240,7 @@ GUIDED = Method(
     cost="one or two runs a component, gradients in each smaller circuit, then some partial runs a surviving edge",
     paper="this project",
     search=_guided,
+    narrow=_guided_inside,
     targets={
         "edges": "this many, whatever the distance from the full model; no edge is certified then",
         "threshold": "the budget: the largest distance from the full model",

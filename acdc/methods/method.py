@@ -85,6 +85,8 @@ ScoreFunction = Callable[..., Estimates]
 """`(problem, *, options) -> Estimates`."""
 SearchFunction = Callable[..., Found]
 """`(problem, target, *, options) -> Found`."""
+NarrowFunction = Callable[..., Found]
+"""`(problem, target, circuit, *, options) -> Found`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class Method:
         paper: where it comes from.
         score: a ranking of all edges; None if it gives none. Its keyword-only arguments are options, with defaults.
         search: a search that decides itself what to keep; None for rankings. Options as for `score`.
+        narrow: the same search, going on from a circuit that it found (`acdc.cut`); None: it cannot. Its options are
+            among the search's.
         targets: which amounts the search takes, and what each means to it, in words. Any other is reached by cutting
             the ranking, if there is one. A search that takes `faithfulness` gets the task's if nothing is said.
         gradient: where it takes gradients of the metric: nowhere, at the clean prompt alone (where that of a distance
@@ -118,6 +122,7 @@ class Method:
     paper: str = ""
     score: ScoreFunction | None = None
     search: SearchFunction | None = None
+    narrow: NarrowFunction | None = None
     targets: Mapping[Amount, str] = dataclasses.field(default_factory=dict)
     gradient: Literal["nowhere", "clean", "path"] = "nowhere"
     counterfactual: bool = False

@@ -16,6 +16,7 @@ from acdc.circuit import selection
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.problem import Problem
 from acdc.engine.stages import stages_of
+from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.aggregates import Estimates
 from acdc.methods.attribution import weight_gradient
@@ -40,8 +41,8 @@ AS_NEAR = 1.25
 """A ranking's circuit may be so many times as far as one of components, which was chosen by its distance."""
 ONE_BY_ONE = 32
 """So few edges go one by one, whichever costs least when it is tested: the model is of small changes."""
-ADDITIONS, REMOVALS = 8, 8
-"""Edges that are tried as additions, and how many of the cheapest are measured with each of them."""
+ADDITIONS, TRIED, REMOVALS = 8, 3, 8
+"""Edges that are measured as additions, with how many of the best removals are tried, and of how many edges."""
 ALPHAS = (0.02, 0.3)
 """Where the gradients that choose additions are taken: edges outside the circuit carry this share."""
 
@@ -55,6 +56,7 @@ class Pruning:
     """The state of a search.
 
     Attributes:
+        inside: edges that may be kept.
         scores: of every edge from attribution.
         search: the circuit as it is, with its activations.
         rise: `[n_destinations, n_sources]` rise of the distance without each edge: when it was last tested, or as the
@@ -64,8 +66,16 @@ class Pruning:
         distances: `[n_edges + 1]` least distance of a circuit on the way with so many edges; infinite without one.
     """
 
-    def __init__(self, problem: Problem, measures: Measures, budget: float, scores: Estimates) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        measures: Measures,
+        budget: float,
+        scores: Estimates,
+        inside: BoolArray | None = None,
+    ) -> None:
         self.problem, self.measures, self.graph = problem, measures, problem.graph
+        self.inside: BoolArray = problem.graph.valid if inside is None else inside
         self.budget, self.scores = budget, scores
         assert scores.absolute is not None
         assert scores.rms is not None
@@ -112,13 +122,29 @@ class Pruning:
         self._note_before()
         self.note()
 
+    def start_inside(self) -> None:
+        """Go on from the circuit that the search is inside of.
+
+        Raises:
+            AcdcError: it is farther from the full model than the budget.
+        """
+        self.search = Groups(self.measures, kept=self._connected(self.inside))
+        if self.search.distance > self.budget:
+            raise AcdcError(
+                f"the circuit is {self.search.distance:.4g} from the full model, which is more than the budget of "
+                f"{self.budget:.4g}: to find a larger circuit, search again"
+            )
+        self._note_distance(self.kept, self.search.distance)
+        self.phase, self.share = RANKING, LAST_SHARE
+        self.note()
+
     def _connected(self, kept: BoolArray) -> BoolArray:
         """The edges of a circuit that matter in it."""
         return self.graph.prune(kept) if self.prunable else kept
 
     def _best(self, count: int) -> BoolArray:
         """So many edges, the best by their scores."""
-        return selection.top(self.graph, self.weakness, count, prune=False)
+        return selection.top(self.graph, np.where(self.inside, self.weakness, 0.0), count, prune=False)
 
     def _note_before(self) -> None:
         """Note distances of the front's circuits that are larger than the one the search goes on from."""
@@ -129,7 +155,9 @@ class Pruning:
             n *= 2
 
     @classmethod
-    def resumed(cls, problem: Problem, measures: Measures, budget: float) -> Pruning | None:
+    def resumed(
+        cls, problem: Problem, measures: Measures, budget: float, inside: BoolArray | None = None
+    ) -> Pruning | None:
         """The search that was noted last; None if none was."""
         shape, n_edges = problem.graph.valid.shape, problem.graph.n_edges
         saved = problem.resume.load(
@@ -142,7 +170,7 @@ class Pruning:
         )
         if not saved:
             return None
-        self = cls(problem, measures, budget, Estimates(saved["values"], saved["absolute"], saved["rms"]))
+        self = cls(problem, measures, budget, Estimates(saved["values"], saved["absolute"], saved["rms"]), inside)
         for name in ("rise", "fresh", "gone", "distances", "circuit", "without"):
             setattr(self, name, saved[name].copy())
         phase, self.share, runs = saved["numbers"].tolist()
@@ -376,7 +404,7 @@ class Pruning:
         distances = self.measures.distances(additions)
         saved = self.search, self.rise.copy(), self.fresh, self.gone.copy(), self.distances.copy()
         anew = self._anew
-        for i in np.argsort(distances, kind="stable")[:ADDITIONS]:
+        for i in np.argsort(distances, kind="stable")[:TRIED]:
             if distances[i] >= distance:
                 break
             self.search, self._anew = Groups(self.measures, kept=additions[i]), True
@@ -403,7 +431,7 @@ class Pruning:
 
     def _additions(self, kept: BoolArray) -> list[BoolArray]:
         """The circuit with one more edge, for those that gradients say lower the distance most."""
-        outside = ~kept & self.graph.valid
+        outside = ~kept & self.inside
         found: dict[int, BoolArray] = {}
         for alpha in ALPHAS:
             shares = np.where(kept, 1.0, np.where(outside, alpha, 0.0))

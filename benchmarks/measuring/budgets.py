@@ -4,7 +4,8 @@
 
 ACDC is told a threshold and not how far from the full model its circuit may be. So it is run at several thresholds,
 found by bisection, and the smallest of its circuits within the budget counts. Both are given the same prompts; the
-distance is also measured on held-out ones.
+distance is also measured on held-out ones. Guided pruning searches once, for the smallest budget; the circuits of the
+others are cut from that (`acdc.cut`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ import acdc
 from acdc.benchmarks.cost import device_name
 from acdc.benchmarks.figures import to_svg
 from acdc.benchmarks.suites import Case, get_suite
+from acdc.circuit import Circuit
 from acdc.engine.measure import Measure, Measures, bind
 from acdc.engine.patching import Patching
 from acdc.engine.problem import Problem
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray
-from acdc.methods.guided import guided
 from acdc.methods.search import Search
 from acdc.store.writing import write_atomically
 from acdc.viz.plots import COLORS
@@ -52,7 +53,8 @@ class Row:
         acdc_edges: of the smallest circuit within the budget; guided_edges: of the certified one.
         acdc_held_out, guided_held_out: distance on held-out prompts, as a share of the same separation there.
         threshold: ACDC's, as a share of the budget.
-        acdc_seconds: processor time of that one search; tries_seconds: of all of them.
+        acdc_seconds: processor time of that one search; tries_seconds: of all of them; guided_seconds: of the search
+            for the smallest budget, and of a cut for any other.
     """
 
     model: str
@@ -109,11 +111,15 @@ def compare(case: Case, metric: str | None, budgets: Sequence[float]) -> Iterato
     def held_out(kept: BoolArray) -> float:
         return float(judged.distance(judge.logits(kept, rows=judged.rows)).mean()) / apart_held_out
 
-    for share in budgets:
+    circuit: Circuit | None = None
+    for share in sorted(budgets):
         theirs, tau, seconds, all_seconds = best_within(patching, measure, share * apart)
         start = time.process_time()
-        ours = guided(problem, budget=share * apart).kept
-        guided_seconds = time.process_time() - start
+        if circuit is None:
+            circuit = acdc.discover(model, data, graph=graph, threshold=share * apart)
+        else:
+            circuit = acdc.cut(model, data, circuit, threshold=share * apart)
+        guided_seconds, ours = time.process_time() - start, circuit.edges
         yield Row(
             case.model, case.task, data.metric.name, share, int(theirs.sum()), int(ours.sum()), held_out(theirs),
             held_out(ours), tau / (share * apart), seconds, all_seconds, guided_seconds,
@@ -171,7 +177,8 @@ def markdown(rows: Sequence[Row], command: str) -> str:
 
 How many edges does a circuit need that stays within a distance from the full model? Guided pruning is given that
 distance as its budget. ACDC is given a threshold: it is run at {TRIES} of them, found by bisection, and its smallest
-circuit within the budget counts. Both see the same prompts. A budget is a share of what separates the full model from
+circuit within the budget counts. Guided pruning searches once, for the smallest budget, and its circuit is cut for the
+others (`acdc.cut`). Both see the same prompts. A budget is a share of what separates the full model from
 the empty circuit, and so is the distance on held-out prompts. Seconds are processor time, on {device_name()}.
 
 Made by `{command}`.

@@ -22,7 +22,7 @@ ROOT = Path(acdc.__file__).resolve().parents[1]
 """Of the repository, and of a source distribution, in which acdc/benchmarks is no link but a copy."""
 _MADE = "<!-- Made by acdc.benchmarks.measuring.reference; not to be edited. -->\n\n"
 API = {
-    "The two verbs": ("acdc.discovery.discover", "acdc.discovery.score"),
+    "The verbs": ("acdc.discovery.discover", "acdc.discovery.cut", "acdc.discovery.score"),
     "Judging": (
         "acdc.evaluation.evaluate.evaluate",
         "acdc.evaluation.curve.curve",

@@ -34,8 +34,8 @@ def test_prompts_are_those_it_was_found_on_if_they_are_the_same_whatever_file_th
     Path("some.jsonl").write_text("\n".join(lines[12:4:-1]))
     Path("new.jsonl").write_text("\n".join(lines[20:]))
     for file, said, n in (
-        ("same.json", "20 discovery prompts, those it was found on", 20),
-        ("some.jsonl", "8 discovery prompts, those it was found on", 8),
+        ("same.json", "20 discovery prompts, which it was found on", 20),
+        ("some.jsonl", "8 discovery prompts, which it was found on", 8),
         ("new.jsonl", "20 other prompts", 20),
         ("all.jsonl", "20 other prompts", 20),
     ):
@@ -103,7 +103,7 @@ def test_the_size_that_is_recorded_is_what_there_was(command: Command, lines: li
     result = command("discover", "induction-2l", "--task", "p.jsonl", "--size", 500, *FOUND, "-o", "big")
     assert "20 prompts are used instead of 500" in result.err
     assert acdc.Circuit.load("big").provenance.task_options["size"] == 20
-    assert "those it was found on" in command("evaluate", "big", "--random-circuits", 0).out
+    assert "which it was found on" in command("evaluate", "big", "--random-circuits", 0).out
 
 
 def test_relative_paths_of_a_run_are_found_from_the_folders_above_it(

@@ -304,7 +304,7 @@ def test_evaluate_measures_what_discover_measured(command: Command, run_folder: 
 
 
 def test_evaluate_says_whether_the_circuit_was_found_on_the_prompts(command: Command, run_folder: Path) -> None:
-    assert "on those it was found on" in command("evaluate", run_folder, "--metric", "l2").out
+    assert "on prompts it was found on" in command("evaluate", run_folder, "--metric", "l2").out
     assert "found on" not in command("evaluate", run_folder, "--seed", 7).out
 
 

@@ -1,10 +1,10 @@
-"""The two verbs: `score` ranks edges, `discover` gives a circuit."""
+"""Scores, circuits, and circuits of another size, by a method that is asked for by its name."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -13,10 +13,13 @@ import torch
 
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.checks import warn_of_size
+from acdc.circuit.provenance import library_versions
 from acdc.circuit.rules import Rule
+from acdc.discovery.posing import problem_of, provenance_of, resumable
+from acdc.discovery.rankings import from_ranking, not_empty, nothing_matters
 from acdc.engine import memory, ranks
-from acdc.engine.belonging import belonging, weights_digest
-from acdc.engine.circuits import measure_circuits, measure_prompts
+from acdc.engine.belonging import changes
+from acdc.engine.circuits import measure_prompts
 from acdc.engine.neurons import NO_CONSTANTS
 from acdc.engine.problem import Problem, Progress, no_progress
 from acdc.errors import (
@@ -24,13 +27,12 @@ from acdc.errors import (
     EmptyCircuitError,
     TaskError,
     check_number,
-    check_path,
     check_type,
     refuse_renamed,
     unknown,
 )
 from acdc.evaluation.judging import warn_if_useless
-from acdc.graph import BoolArray, FloatArray, Graph, Unit
+from acdc.graph import Graph, Unit
 from acdc.graph.units import UNITS
 from acdc.methods import (
     DEFAULT_RANKING,
@@ -44,11 +46,10 @@ from acdc.methods import (
 )
 from acdc.methods.method import refuse_metric
 from acdc.methods.signs import signs_are
-from acdc.metrics import faithfulness as faithfulness_of
 from acdc.model.model import Model
 from acdc.neurons.scores import NeuronScores, score_neurons
-from acdc.store.amounts import bytes_of
-from acdc.store.resume import ResumeFile, digest
+from acdc.signatures import options_of
+from acdc.store.resume import ResumeFile
 from acdc.tasks import as_dataset
 from acdc.tasks.prompts import Prompts
 
@@ -128,12 +129,12 @@ def score(
         )
     options = record.options_from(options, "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, units, batch_size, memory, seed, progress)
+    problem = problem_of(model, dataset, graph, units, batch_size, memory, seed, progress)
     _check_needs(record, dataset)
-    problem = _resumable(problem, resume, ("score", method, options))
+    problem = resumable(problem, resume, ("score", method, options))
     found = _given(record, record.score, Estimates, problem, options)
     problem.resume.remove()
-    return _scores(problem, found, method, _provenance(problem, dataset, method, options))
+    return _scores(problem, found, method, provenance_of(problem, dataset, method, options))
 
 
 @ranks.shared
@@ -208,9 +209,9 @@ def discover(
         )
     options = record.options_from(options, "search" if searches else "score")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
-    problem = _problem(model, dataset, graph, units, batch_size, memory, seed, progress)
+    problem = problem_of(model, dataset, graph, units, batch_size, memory, seed, progress)
     _check_needs(record, dataset)
-    problem = _resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
+    problem = resumable(problem, resume, ("discover", method, options, target.given, dataset.faithfulness))
     if searches:
         problem.check_memory("search")
     (measured,) = measure_prompts(problem, [np.zeros_like(problem.graph.valid)])
@@ -219,7 +220,7 @@ def discover(
     rounding = 16 * float(torch.finfo(model.dtype).eps) * max(1.0, abs(full)) if full == empty else 0.0
     if not target.given and (not searches or "faithfulness" in record.targets):
         target = Target(faithfulness=dataset.faithfulness)
-    provenance = _provenance(problem, dataset, method, options)
+    provenance = provenance_of(problem, dataset, method, options)
     if searches:
         assert record.search is not None
         if select != "top":
@@ -230,34 +231,122 @@ def discover(
         problem.resume.remove()
         if target.edges is not None:
             if np.abs(found.scores).max() <= rounding:
-                raise EmptyCircuitError(f"{method} finds no edge that matters: {_nothing(dataset, full, empty)}")
+                raise EmptyCircuitError(
+                    f"{method} finds no edge that matters: {nothing_matters(dataset, full, empty)}"
+                )
             if problem.unit == "edge":
                 warn_of_size(problem.graph, found.edges, target.edges)
         scores = _scores(problem, Estimates(found.scores), method, provenance, found)
         made = provenance.having(selection={**found.selection, "aggregate": scores.aggregate})
         kept = problem.units.mask(found.edges)
-        return _not_empty(Circuit(problem.graph, kept, scores, made, problem.unit), dataset, full, empty)
+        return not_empty(Circuit(problem.graph, kept, scores, made, problem.unit), dataset, full, empty)
     assert record.score is not None
     ranked = _given(record, record.score, Estimates, problem, options)
     scores = _scores(problem, ranked, method, provenance)
     problem.resume.remove()
     if scores.sizes(aggregate).max() <= rounding:
-        raise EmptyCircuitError(f"{method} scores every edge 0: {_nothing(dataset, full, empty)}")
-    if target.threshold is not None:
-        if rule.name != "top":
+        raise EmptyCircuitError(f"{method} scores every edge 0: {nothing_matters(dataset, full, empty)}")
+    return from_ranking(problem, dataset, scores, target, select, aggregate, (full, empty))
+
+
+@ranks.shared
+@memory.explained
+@torch.inference_mode(False)
+def cut(
+    model: Model,
+    task: Task | Dataset | Prompts,
+    circuit: Circuit,
+    *,
+    edges: int | None = None,
+    threshold: float | None = None,
+    faithfulness: float | None = None,
+    select: str = "top",
+    aggregate: selection.Aggregate | None = None,
+    batch_size: int | None = None,
+    memory: str | None = None,
+    progress: Progress | None = None,
+    resume: str | Path | ResumeFile | None = None,
+) -> Circuit:
+    """Another size of circuit, from what was measured for one: nothing is scored or searched from the beginning.
+
+    A ranking is cut anew. Of a search, a number of edges gives its own circuit of that size, on its front; for a larger
+    budget (`threshold`, or a lower `faithfulness`) it goes on from the circuit, of which the new one is a part, and
+    certifies it as before. So circuits at several budgets cost little more than the first:
+
+        circuits = [acdc.discover(model, task, faithfulness=0.99)]
+        for faithfulness in (0.95, 0.9, 0.8):
+            circuits.append(acdc.cut(model, task, circuits[-1], faithfulness=faithfulness))
+
+    Args:
+        task: that the circuit was found for, with the same prompts, metric and ablation.
+        edges, threshold, faithfulness, select, aggregate: as for `discover`; one of the first three.
+        others: as for `score`.
+
+    Raises:
+        EmptyCircuitError: nothing is left.
+        AcdcError: no amount is given, or more than one; the circuit has no scores, was found on other prompts, in other
+            weights, by another metric or under another ablation, or by a search that cannot do this.
+    """
+    check_type("a circuit", circuit, Circuit)
+    for what, amount in (("a threshold", threshold), ("a faithfulness", faithfulness)):
+        if amount is not None:
+            check_number(what, amount)
+    target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
+    if not target.given:
+        raise AcdcError("say how much to keep: edges, threshold or faithfulness")
+    made, scores = circuit.provenance, circuit.scores
+    if scores is None:
+        raise AcdcError("the circuit has no scores to cut another size from: find one with discover")
+    record = _going_on(made, scores, target)
+    dataset = as_dataset(task, model)
+    for name, now in (("metric", dataset.metric.name), ("ablation", dataset.ablation)):
+        if (before := getattr(made, name)) and before != now:
             raise AcdcError(
-                f"select={select!r} cuts a ranking to a size, and a threshold needs none: leave one out"
+                f"the circuit was found with {name} {before!r}, and the task has {now!r}: give the same"
             )
-        return _not_empty(scores.threshold(target.threshold, aggregate=aggregate), dataset, full, empty)
-    if target.edges is not None:
-        return scores.top(target.edges, select=select, aggregate=aggregate, prompts=len(problem.prompts))
-    faithfulness = target.faithfulness
-    assert faithfulness is not None
-    held_out = problem if dataset.held_out is None else dataclasses.replace(problem, prompts=dataset.held_out)
-    n = _fewest_faithful(held_out, dataset, scores.sizes(aggregate), faithfulness, select)
-    circuit = scores.top(n, select=select, aggregate=aggregate)
-    how = {**circuit.provenance.selection, "faithfulness": faithfulness}
-    return dataclasses.replace(circuit, provenance=circuit.provenance.having(selection=how))
+    for what, line in changes(made, model, dataset).items():
+        if what != "held-out prompts":
+            raise AcdcError(f"{line}, so its scores are not of them: find a circuit with discover")
+    problem = problem_of(
+        model, dataset, circuit.graph, circuit.unit, batch_size, memory, made.seed, progress, scores.constants
+    )
+    (measured,) = measure_prompts(problem, [np.zeros_like(problem.graph.valid)])
+    warn_if_useless(dataset, measured.full, measured.circuits[0])
+    separation = float(measured.full.mean()), float(measured.circuits[0].mean())
+    if record is None:
+        found = from_ranking(problem, dataset, scores, target, select, aggregate, separation)
+        return dataclasses.replace(found, provenance=found.provenance.having(measured={}, command=()))
+    if select != "top" or aggregate is not None:
+        raise AcdcError(f"select and aggregate cut a ranking, and {record.name} goes on searching; leave them out")
+    assert record.narrow is not None
+    begun = ("cut", made.method, made.options, target.given, circuit.edges, scores.values)
+    problem = resumable(problem, resume, begun)
+    problem.check_memory("search")
+    options = {name: made.options[name] for name in options_of(record.narrow) if name in made.options}
+    part = _given(record, record.narrow, Found, problem, target, circuit, options)
+    problem.resume.remove()
+    made = made.having(measured={}, command=(), versions=library_versions())
+    scores = _scores(problem, Estimates(part.scores), made.method, made, part)
+    how = {**part.selection, "aggregate": scores.aggregate, "inside": circuit.n_edges}
+    kept = problem.units.mask(part.edges)
+    return not_empty(
+        Circuit(problem.graph, kept, scores, made.having(selection=how), problem.unit), dataset, *separation
+    )
+
+
+def _going_on(made: Provenance, scores: Scores, target: Target) -> Method | None:
+    """The method whose search goes on from its circuit to a target; None where scores are cut as a ranking."""
+    record = METHODS.get(made.method)
+    if record is None or record.search is None or ("select" in made.selection and scores.order is None):
+        return None
+    if target.edges is not None and scores.order is not None:
+        return None
+    takes = [] if record.narrow is None else [amount for amount in record.targets if amount != "edges"]
+    (amount,) = target.given
+    if amount not in takes:
+        instead = f"with {' or '.join(takes)} it could; " if takes else ""
+        raise AcdcError(f"{record.name} cannot go on from a circuit to {amount}: {instead}use discover")
+    return record
 
 
 def _no_unit(units: object) -> AcdcError:
@@ -272,31 +361,6 @@ def _no_unit(units: object) -> AcdcError:
             "acdc.tracing.discover_positions, inside a circuit if one is given"
         )
     return unknown("unit", str(units), (*UNITS, "neuron", "position"))
-
-
-def _not_empty(circuit: Circuit, dataset: Dataset, full: float, empty: float) -> Circuit:
-    """The circuit, or an error with the way out if nothing is left of it."""
-    if circuit.n_edges:
-        return circuit
-    how = circuit.provenance.selection
-    kept = f"the circuit is empty: {circuit.provenance.method} keeps no edge"
-    if full == empty:
-        raise EmptyCircuitError(f"{kept}: {_nothing(dataset, full, empty)}")
-    amounts = ("faithfulness", "budget", "threshold")
-    given = next((f" at {name} {how[name]:.4g}" for name in amounts if name in how), "")
-    raise EmptyCircuitError(
-        f"{kept}{given}; {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge. "
-        "Ask for more: a lower threshold, a higher faithfulness, or a number of edges"
-    )
-
-
-def _nothing(dataset: Dataset, full: float, empty: float) -> str:
-    """Why nothing can be found."""
-    return (
-        f"{dataset.name}: {dataset.metric.name} is {full:.4g} for the full model and {empty:.4g} without any edge, so "
-        f"faithfulness is undefined and no edge matters on these prompts under {dataset.ablation} ablation; take "
-        "corrupted prompts or an ablation that change the output, or another metric"
-    )
 
 
 def _scores(
@@ -325,45 +389,6 @@ def _scores(
     if removal is not None:
         removal = np.where(units.mask(searched.edges), units.spread(removal), np.nan)
     return dataclasses.replace(scores, removal=removal, order=searched.order, front=searched.front)
-
-
-def _fewest_faithful(problem: Problem, dataset: Dataset, sizes: FloatArray, target: float, select: str) -> int:
-    """Edges of the smallest circuit of best edges that is at least as faithful as the target, by bisection.
-
-    Args:
-        sizes: `[n_destinations, n_sources]`, by which edges are ranked.
-
-    Raises:
-        EmptyCircuitError: faithfulness is undefined, because the full model and the empty circuit do not differ.
-    """
-    graph = problem.graph
-    rule = selection.top if select == "top" else selection.greedy
-    units = problem.units
-    if problem.unit != "edge" and select != "top":
-        raise AcdcError(f"a ranking of {units.plural} is cut by select='top'")
-    order = np.argsort(-units.values_of(sizes), axis=None, kind="stable")
-    batches = problem.batches()
-
-    def circuit(n: int) -> BoolArray:
-        if problem.unit != "edge":
-            return graph.prune(units.mask(np.isin(np.arange(units.n), order[:n])))
-        return graph.prune(rule(graph, sizes, n, prune=False))
-
-    def reaches(n: int) -> bool:
-        edges = circuit(n)
-        full, (empty, value) = measure_circuits(problem, [np.zeros_like(edges), edges], batches=batches)
-        if full == empty:
-            raise EmptyCircuitError(f"no circuit can be chosen by faithfulness: {_nothing(dataset, full, empty)}")
-        return faithfulness_of(value, full=full, empty=empty) >= target
-
-    low, high = 0, 8
-    while high < units.n and not reaches(high):
-        low, high = high, 2 * high
-    high = min(high, units.n)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
-    return int(units.of_edges(circuit(high)).sum())
 
 
 def _given(record: Method, function: Callable[..., T], kind: type[T], *arguments: Any) -> T:
@@ -404,72 +429,3 @@ def _check_needs(record: Method, dataset: Dataset) -> None:
         raise TaskError(
             f"{dataset.name}: method {record.name!r} needs corrupted prompts, and these are the clean ones again"
         )
-
-
-def _problem(
-    model: Model,
-    dataset: Dataset,
-    graph: Graph | None,
-    units: Unit,
-    batch_size: int | None,
-    memory: str | None,
-    seed: int | None,
-    progress: Progress | None,
-) -> Problem:
-    return Problem(
-        model,
-        model.graph() if graph is None else graph,
-        dataset.discovery,
-        dataset.metric,
-        dataset.ablation,
-        batch_size,
-        dataset.seed if seed is None else seed,
-        progress or no_progress,
-        unit=units,
-        memory_limit=None if memory is None else bytes_of(memory),
-    )
-
-
-def _resumable(problem: Problem, file: str | Path | ResumeFile | None, what: Iterable[object]) -> Problem:
-    """The problem with a resume file that belongs to it, to `what` is done with it, and to nothing else.
-
-    Raises:
-        AcdcError: processes that are to work together have different problems.
-    """
-    if file is not None and not isinstance(file, ResumeFile):
-        check_path(file)
-    together = ranks.current()
-    if file is None and together.count == 1:
-        return problem
-    values: list[object] = [
-        *what,
-        problem.graph,
-        problem.outcome.name,
-        problem.ablation,
-        problem.batch_size,
-        problem.unit,
-    ]
-    values += [problem.seed, *vars(problem.prompts).values(), weights_digest(problem.model)]
-    together.agree(values)
-    if file is None:
-        return problem
-    resume = file if isinstance(file, ResumeFile) else ResumeFile(Path(file))
-    if together.count > 1:
-        resume = ranks.SharedResume(resume.path, stays=resume.stays)
-    return dataclasses.replace(problem, resume=dataclasses.replace(resume, key=digest(values)))
-
-
-def _provenance(problem: Problem, dataset: Dataset, method: str, options: dict[str, Any]) -> Provenance:
-    return Provenance(
-        model=problem.model.name,
-        revision=problem.model.revision,
-        tokenizer=problem.model.tokenizer_name,
-        config_hash=problem.model.config_hash(),
-        d_model=problem.model.d_model,
-        task=dataset.name,
-        method=method,
-        options=options,
-        ablation=problem.ablation,
-        metric=problem.outcome.name,
-        seed=problem.seed,
-    ).having(**belonging(problem.model, dataset))
