@@ -289,7 +289,7 @@ def _asked(circuit: Circuit) -> dict[str, Any]:
     limit = made.get("threshold", made.get("budget"))
     ways = {"faithfulness": made.get("faithfulness"), "edges": size, "threshold": limit}
     asked = dict([(name, value) for name, value in ways.items() if value is not None][:1])
-    if "select" in made:  # a ranking's
+    if "select" in made and made.get("aggregate") != "order":  # a ranking's, and no search's by its front
         asked |= {"aggregate": made.get("aggregate")}
         asked |= {"select": made["select"]} if made["select"] != "threshold" else {}
     return asked

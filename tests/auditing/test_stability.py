@@ -91,6 +91,16 @@ def test_a_search_is_made_again_as_it_was_asked(how: dict[str, Any]) -> None:
     assert found["searches on other prompts"]["overlap with the circuit"] == [1.0, 1.0]
 
 
+def test_a_circuit_on_the_front_of_a_search_is_searched_for_by_its_size() -> None:
+    model = acdc.load("induction-2l")
+    data = acdc.tasks.load("induction", size=32).prepare(model)
+    circuit = acdc.discover(model, data, faithfulness=0.95)
+    few = acdc.cut(model, data, circuit, edges=6)
+    assert stability._asked(few) == {"edges": 6}
+    found = acdc.audit(model, data, few, checks=["stability"], size=16, searches=1)["stability"].details
+    assert found["searches on other prompts"]["edges"] == [6]
+
+
 @pytest.mark.parametrize("kept", [5, 14, 55, 100])
 def test_a_ranking_of_noise_is_not_stable(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = acdc.load("induction-2l"), acdc.tasks.load("induction", size=64)
