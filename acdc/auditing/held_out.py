@@ -79,7 +79,7 @@ def _held_out(subject: Subject) -> Result:
 def _text(subject: Subject, prompt: int) -> str:
     """The prompt's clean tokens, as text where there is a tokenizer."""
     prompts = subject.fresh
-    ids = prompts.clean[prompt][prompts.mask[prompt]].tolist()
+    ids = prompts.clean[prompt][prompts.own[prompt]].tolist()
     tokenizer = subject.model.tokenizer
     program = subject.model.program
     if program is not None:

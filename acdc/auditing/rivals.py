@@ -47,7 +47,7 @@ def _rivals(subject: Subject) -> Result:
     least = int((search.kept & subject.edges).sum())
     rest = np.flatnonzero(search.kept & ~subject.edges)
     _remove(search, rest, budget, subject)
-    rival = graph.prune(search.kept) if subject.dataset.ablation == "resample" else search.kept
+    rival = graph.prune(search.kept) if problem.dangling_is_free else search.kept
     rival_share = subject.on_fresh.shares([rival])[0]
     faithful = mean_exceeds(rival_share, subject.tolerance) > 0.05
     shared = int((rival & subject.edges).sum())

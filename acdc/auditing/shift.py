@@ -88,7 +88,7 @@ def _variants(subject: Subject) -> Iterator[tuple[str, Prompts]]:
                     break
     if subject.shifted is not None:
         yield f"{subject.shifted.name} (given)", subject.shifted.discovery
-    lengths = subject.fresh.mask.sum(1)
+    lengths = subject.fresh.own.sum(1)
     middle = float(lengths.float().median())
     for name, chosen in (("shorter prompts", lengths < middle), ("longer prompts", lengths > middle)):
         index = torch.as_tensor(np.flatnonzero(chosen.cpu().numpy()))

@@ -24,6 +24,7 @@ from acdc.cli.options import (
     given,
     options,
 )
+from acdc.errors import AcdcError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,10 @@ class PromptOptions:
             size=self.size, held_out=self.held_out, split=self.split, only_correct=self.only_correct or None,
             format=self.task_format,
         )  # fmt: skip
-        return shared | options(self.task_option)
+        own = options(self.task_option)
+        if twice := sorted(shared.keys() & own.keys()):
+            raise AcdcError(f"{twice[0]} is given twice, as an option and as --task-option: leave one out")
+        return shared | own
 
 
 @dataclasses.dataclass(frozen=True)

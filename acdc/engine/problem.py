@@ -15,6 +15,7 @@ from acdc.engine.batches import Batches
 from acdc.engine.branches import refuse_branches
 from acdc.engine.patching import Patching
 from acdc.engine.references import References, mean_references
+from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError, check_type, check_whole
 from acdc.graph import Graph, Unit, Units, units_of
 from acdc.metrics import Outcome
@@ -100,6 +101,17 @@ class Problem:
     def units(self) -> Units:
         """What a method switches as one."""
         return units_of(self.graph, self.unit)
+
+    @cached_property
+    def dangling_is_free(self) -> bool:
+        """Whether edges on no path from the input to the logits change nothing when they go.
+
+        A component that nothing feeds writes its reference only under resample ablation, and only if it attends to the
+        places that it attended to in the corrupted run; and where heads share a norm, one that nothing reads matters to
+        the others.
+        """
+        coupled = any(stage.coupled for stage in stages_of(self.model, self.graph))
+        return self.ablation == "resample" and self.prompts.same_places and not coupled
 
     @cached_property
     def _references(self) -> References | None:

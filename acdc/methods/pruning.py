@@ -15,7 +15,6 @@ import numpy as np
 from acdc.circuit import selection
 from acdc.engine.measure import Measure, Measures
 from acdc.engine.problem import Problem
-from acdc.engine.stages import stages_of
 from acdc.errors import AcdcError
 from acdc.graph import BoolArray, FloatArray, IntArray
 from acdc.methods.aggregates import Estimates
@@ -88,10 +87,7 @@ class Pruning:
         self.distances = np.full(self.graph.n_edges + 1, np.inf)
         self.phase, self.share = SHARES, HALF
         self.circuit, self.without = np.zeros(shape, dtype=bool), np.zeros(shape)  # once it is certified
-        # Under other ablations a component that nothing feeds may write, and where heads share a norm one that
-        # nothing reads matters to the others.
-        coupled = any(stage.coupled for stage in stages_of(problem.model, problem.graph))
-        self.prunable = problem.ablation == "resample" and not coupled
+        self.prunable = problem.dangling_is_free
         self.search: Groups
         self._anew = True  # whether activations were made from the kept edges, and not carried on
         self._runs = 0  # since then, beside those of the search itself

@@ -198,6 +198,13 @@ class Prompts:
         return self.mask if self.branch is None else self.mask & (self.branch == 0)
 
     @property
+    def same_places(self) -> bool:
+        """Whether the corrupted prompts have their tokens at the places where the clean ones have theirs."""
+        masks = self.corrupted_mask is None or torch.equal(self.corrupted_mask, self.mask)
+        theirs, ours = self.corrupted_position_ids, self.position_ids
+        return masks and (theirs is None or (ours is not None and torch.equal(theirs, ours)))
+
+    @property
     def lengths(self) -> tuple[int, int]:
         """Tokens of the shortest and of the longest prompt, without answers."""
         counts = self.own.sum(1)

@@ -417,3 +417,12 @@ def test_a_circuit_of_nodes_is_compared_with_random_circuits_of_nodes() -> None:
     shares = judge.shares(np.stack(random)).mean(axis=1)
     assert found.details["the same of random circuits"]["mean"] == pytest.approx(shares.mean())
     assert found.details["the same of random circuits"]["least"] == pytest.approx(shares.min())
+
+
+def test_edges_on_no_path_do_something_where_corrupted_prompts_have_other_lengths() -> None:
+    model, task = acdc.load("tracr-reverse"), acdc.tasks.load("tracr-reverse")
+    circuit = acdc.discover(model, task, faithfulness=0.5)
+    dangling = circuit - circuit.prune()
+    assert dangling.n_edges
+    judged = acdc.audit(model, task, circuit, checks=["minimality"], level="quick")["minimality"]
+    assert not {*dangling.edge_names()} & {*judged.details["needless"]}

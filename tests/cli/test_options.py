@@ -12,6 +12,7 @@ from typer.main import get_command
 import acdc
 from acdc import viz
 from acdc.cli import lists, main
+from command_line import Command
 
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     *((main.discover, api) for api in (acdc.discover, acdc.load, acdc.tasks.load, acdc.Graph, acdc.evaluate)),
@@ -48,3 +49,8 @@ def test_every_command_that_takes_a_file_of_prompts_can_be_told_its_format() -> 
         "import",
     } <= takes
     assert not {name for name in takes if "task_format" not in options[name]}
+
+
+def test_a_setting_of_the_prompts_is_given_once(command: Command) -> None:
+    twice = command("discover", "induction-2l", "--size", 8, "--task-option", "size=16")
+    assert (twice.status, "size is given twice" in twice.err) == (2, True)

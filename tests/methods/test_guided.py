@@ -244,6 +244,20 @@ def test_it_goes_on_from_fewer_of_the_best_edges_where_they_are_within_the_budge
     assert (pruning.kept == selection.top_pruned(graph, pruning.order(), n)).all()
 
 
+def test_edges_that_dangle_stay_where_corrupted_prompts_have_other_lengths() -> None:
+    """A head that nothing feeds attends to the clean prompt's places, so it writes what no corrupted run wrote."""
+    model = acdc.load("tracr-reverse")
+    data = acdc.tasks.load("tracr-reverse").prepare(model)
+    assert not data.discovery.same_places
+    circuit = acdc.discover(model, data, faithfulness=0.5)
+    patching = Patching(model, circuit.graph, data.discovery)
+    measure = bind(data.metric, patching)
+    budget = circuit.provenance.selection["budget"]
+    assert isinstance(budget, float)
+    assert_certified(circuit.edges, budget, patching, measure)
+    assert (circuit.edges & ~circuit.graph.prune(circuit.edges)).any()
+
+
 def test_edges_that_dangle_do_not_make_components_a_larger_circuit() -> None:
     """A ranking of as many edges as whole components have among them, most of which dangle, would be nearer."""
     problem, patching, measure = make("gpt2-scaled-by-layer")
