@@ -106,7 +106,8 @@ def ratio_interval(
     rest = a - ratio * b
     scale = max(float(np.abs(a).max()), abs(ratio) * float(np.abs(b).max()), float(np.finfo(np.float64).tiny))
     if float(np.abs(rest).max()) <= SAME * scale:
-        return ratio, ratio
+        tell = int(np.count_nonzero(b))  # the others have 0 of 0
+        return (ratio, ratio) if tell == n or tell >= FEWEST else NO_INTERVAL
     if n < FEWEST or _depends_on_few(rest):
         return NO_INTERVAL
     squared = float(stats.t.ppf((1 + confidence) / 2, n - 1)) ** 2 / n

@@ -261,6 +261,7 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         for name in _components(graph, d):
             ports.setdefault(name, {})[port] = d
     weights: dict[str, list[float]] = {}
+    seen = set[tuple[str, str]]()
     for link in value["links"]:
         source, target = (str(link.get(end)) for end in ("source", "target"))
         if source not in nodes or target not in nodes:
@@ -269,6 +270,9 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
             )
         own = ports.get(component[target], {})
         weight = number(link.get("weight"), f"{source}->{target}")
+        if (source, target) in seen:
+            raise AcdcError(f"the {_WHAT}: the link from {source!r:.60} to {target!r:.60} is listed twice")
+        seen.add((source, target))
         if not own:
             raise AcdcError(
                 f"the {_WHAT}: a link leads to {target!r:.60}, the {component[target]}, which reads nothing"
@@ -295,9 +299,14 @@ def _by_port(node: Mapping[str, Any], source: str, weight: float, ports: Sequenc
     read["v"] = _contributors(node, VALUES).get(source)
     known = {port: score for port, score in read.items() if score is not None}
     rest = weight - sum(known.values())
-    if VALUES not in node and (not known or abs(rest) > 1e-9 * max(abs(weight), *map(abs, known.values()))):
-        known["v"] = rest
-    return known
+    if known and abs(rest) <= 1e-6 * max(abs(weight), *map(abs, known.values())):
+        return known
+    if VALUES in node:
+        raise AcdcError(
+            f"the {_WHAT}: the link from {source!r:.60} to {node.get('node_id')!r:.60} has weight {weight:g}, and the "
+            f"lists of what queries, keys and values read have {sum(known.values()):g} of it"
+        )
+    return known | {"v": rest}
 
 
 def _contributors(value: Any, name: str) -> dict[str, float]:

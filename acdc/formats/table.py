@@ -72,6 +72,11 @@ def read(content: bytes, graph: Graph | None = None) -> Circuit:
         found = Header(_graph(set(kept)) if graph is None else graph)
     else:
         found = from_header(parse_json(head, f"the header of the {_WHAT}"), graph, f"the {_WHAT}")
+        if len(kept) < found.graph.n_edges:
+            raise AcdcError(
+                f"the {_WHAT} lists {len(kept):,} of {found.graph.n_edges:,} edges, and with a header it lists all: it "
+                "was cut short"
+            )
     return circuit_from_edges(found, kept, scores, _WHAT)
 
 

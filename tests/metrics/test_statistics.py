@@ -113,6 +113,14 @@ def test_at_its_ends_a_ratio_is_just_possible() -> None:
         assert stats.ttest_1samp(a - r * b, 0).pvalue == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(("tell", "known"), [(2, False), (7, False), (8, True), (24, True)])
+def test_prompts_that_say_nothing_make_no_ratio_sure(tell: int, known: bool) -> None:
+    """Where model and empty circuit differ on two prompts of 24, those two decide."""
+    apart = (np.arange(24) < tell).astype(float)
+    low, high = ratio_interval(0.65 * apart, apart)
+    assert (low, high) == pytest.approx((0.65, 0.65)) if known else math.isnan(low) and math.isnan(high)
+
+
 def test_units_and_direction_do_not_matter() -> None:
     plain = faithfulness_interval(CIRCUIT, FULL, EMPTY)
     for factor, shift in ((7, -3), (-2, 5)):
