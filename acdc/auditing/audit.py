@@ -100,9 +100,17 @@ def audit(
         check_whole("a number of prompts", size, least=FEWEST)
     if searches is not None:
         check_whole("a number of searches", searches, least=0)
+        if searches and "stability" not in {check.name for check in chosen}:
+            raise AcdcError(
+                "searches are of the check stability, which is not asked for: leave them out, or ask for it"
+            )
     if faithfulness is not None and not 0 < faithfulness <= 1:
         raise AcdcError(f"expected a faithfulness above 0 and at most 1, got {faithfulness}")
     dataset = as_dataset(task, model, metric=metric, ablation=ablation)
+    if dataset.exact and faithfulness is not None:
+        raise AcdcError(
+            f"{dataset.name} has exact outputs, and a circuit is held to every one of them: leave faithfulness out"
+        )
     searched_for = circuit.provenance.selection.get("faithfulness")
     own = float(searched_for) if isinstance(searched_for, int | float) else dataset.faithfulness
     subject = Subject(

@@ -126,6 +126,8 @@ def test_notes_of_other_work_or_damaged_are_not_believed(command: Command, tmp_p
         (("--limit", "soon"), "expected a time"),
         (("--faithfulness", "1.5"), "expected a faithfulness"),
         (("--size", "4"), "at least 16"),
+        (("--faithfulness", "0.5"), "has exact outputs, and a circuit is held to every one of them"),
+        (("--searches", "3", "--quick"), "searches are of the check stability"),
         (("--task", "ioi"), "tokenizer"),
     ],
 )
