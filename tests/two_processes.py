@@ -91,6 +91,9 @@ def everything() -> dict[str, Any]:
         assert circuit.scores is not None
         if circuit.scores.removal is not None:
             found[f"{name}, removal"] = circuit.scores.removal
+        if name in ("guided", "guided nodes"):
+            part = acdc.cut(model, prompts, circuit, faithfulness=0.4, batch_size=BATCH)
+            found[f"{name}, cut"] = part.edges
     judged = acdc.evaluate(model, prompts, circuit, random_circuits=2, batch_size=BATCH)
     found["judged"] = np.array([judged.faithfulness, judged.kl, judged.exact_match, *judged.random_faithfulness])
     found["interval"] = np.array([*judged.faithfulness_interval, *judged.faithfulness_range])

@@ -104,6 +104,7 @@ def cut(
             )  # fmt: skip
             if team.rank:
                 return
+            held.enter_context(acdc.alone())
         made = circuit.provenance.having(command=("acdc", *sys.argv[1:]))
         circuit = dataclasses.replace(circuit, provenance=made)
         with claim.whole() as place:

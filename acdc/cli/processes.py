@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from acdc.engine.ranks import Ranks
     from acdc.store.folders import Claim
 
-SHARED = ("discover", "evaluate")
+SHARED = ("discover", "cut", "evaluate")
 """Commands that processes can do together."""
 
 
@@ -48,7 +48,8 @@ def together(arguments: Sequence[str]) -> Iterator[None]:
     command = next(iter(arguments), "--help")
     if not command.startswith("-") and command not in SHARED and launched():
         raise AcdcError(
-            f"acdc {command} is the work of one process: start it without torchrun, which is for {' and '.join(SHARED)}"
+            f"acdc {command} is the work of one process: start it without torchrun, which is for "
+            f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
         )
     yield
     if (team := _joined()) is not None:
