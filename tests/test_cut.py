@@ -182,6 +182,8 @@ def test_a_ranking_is_cut_as_if_from_the_beginning(
 
 def test_what_cannot_be_cut_is_refused_with_the_way_out(model: Model, data: Dataset, searched: Circuit) -> None:
     swept = acdc.discover(model, data, "acdc", threshold=0.01)
+    nodes = acdc.discover(model, data, units="node", faithfulness=0.5)
+    ranked = acdc.discover(model, data, "eap", edges=30)
     bare = dataclasses.replace(searched, scores=None)
     other = acdc.load("induction-2l", dtype="float64")
     next(other.module.parameters()).data[0, 0] += 1
@@ -191,6 +193,12 @@ def test_what_cannot_be_cut_is_refused_with_the_way_out(model: Model, data: Data
         (lambda: acdc.cut(model, data, bare, edges=3), "no scores to cut"),
         (lambda: acdc.cut(model, data, searched, faithfulness=0.999), "more than the budget"),
         (lambda: acdc.cut(model, data, searched, faithfulness=0.5, select="greedy"), "leave them out"),
+        (lambda: acdc.cut(model, data, nodes, faithfulness=0.95), "more than the budget"),
+        (lambda: acdc.cut(model, data, swept, threshold=0.001), "edges that 0.001 would keep are gone"),
+        (
+            lambda: acdc.cut(model, data, ranked, faithfulness=0.5, select="ilp"),
+            "to a number of edges: give edges too",
+        ),
         (lambda: acdc.cut(model, data, swept, edges=5), "acdc cannot go on from a circuit to edges"),
         (lambda: acdc.cut(model, data, swept, faithfulness=0.5), "with threshold it could"),
         (lambda: acdc.cut(model, prepared(model, metric="kl"), searched, edges=5), "found with metric"),

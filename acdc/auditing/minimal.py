@@ -42,7 +42,7 @@ def _minimal(subject: Subject) -> Result:
     kept, names = np.flatnonzero(switches), units.names_of(switches)
     unit, plural = units.unit, units.plural
     dangles = switches & ~units.of_edges(subject.graph.prune(edges))
-    dangling = dangles if subject.problem().dangling_is_free else np.zeros_like(switches)
+    dangling = dangles if subject.on_fresh.problem.dangling_is_free else np.zeros_like(switches)
     scales = [subject.on_fresh, *([subject.on_discovery] if subject.has_others else [])]
     searches = [(scale, scale.search(edges)) for scale in scales]
     effects = _effects(searches, [units.going(edges, one) for one in kept[:, None]])  # [unit, prompt]

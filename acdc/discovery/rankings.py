@@ -17,6 +17,16 @@ from acdc.metrics import faithfulness as faithfulness_of
 from acdc.tasks.task import Dataset
 
 
+def check_rule(select: str, target: Target) -> None:
+    """Refuse a rule that cuts a ranking to a number of edges where none is given.
+
+    Raises:
+        AcdcError: with what to do instead.
+    """
+    if Rule.of(select).name not in ("top", "greedy") and target.edges is None:
+        raise AcdcError(f"select={select!r} cuts a ranking to a number of edges: give edges too")
+
+
 def from_ranking(
     problem: Problem,
     dataset: Dataset,

@@ -14,9 +14,8 @@ import torch
 from acdc.circuit import Circuit, Provenance, Scores, selection
 from acdc.circuit.checks import warn_of_size
 from acdc.circuit.provenance import library_versions
-from acdc.circuit.rules import Rule
 from acdc.discovery.posing import problem_of, provenance_of, resumable
-from acdc.discovery.rankings import from_ranking, not_empty, nothing_matters
+from acdc.discovery.rankings import check_rule, from_ranking, not_empty, nothing_matters
 from acdc.engine import memory, ranks
 from acdc.engine.belonging import changes
 from acdc.engine.circuits import measure_prompts
@@ -193,9 +192,7 @@ def discover(
         if amount is not None:
             check_number(what, amount)
     target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
-    rule = Rule.of(select)
-    if rule.name not in ("top", "greedy") and edges is None:
-        raise AcdcError(f"select={select!r} cuts a ranking to a number of edges: give edges too")
+    check_rule(select, target)
     if aggregate is not None and aggregate not in selection.AGGREGATES:
         raise unknown("aggregate", str(aggregate), selection.AGGREGATES)
     refuse_renamed(options, RENAMED)
@@ -294,6 +291,7 @@ def cut(
     target = Target(edges=edges, threshold=threshold, faithfulness=faithfulness)
     if not target.given:
         raise AcdcError("say how much to keep: edges, threshold or faithfulness")
+    check_rule(select, target)
     made, scores = circuit.provenance, circuit.scores
     if scores is None:
         raise AcdcError("the circuit has no scores to cut another size from: find one with discover")

@@ -29,20 +29,19 @@ SHARES = tuple(float(share) for share in np.logspace(-4, 0, 17))
 """The sweep of τ for a ranking, as shares of the same separation: from almost every edge to almost none."""
 
 
-def _acdc(problem: Problem, target: Target) -> Found:
-    return _swept(problem, target, None)
-
-
-def _acdc_inside(problem: Problem, target: Target, circuit: Circuit) -> Found:
-    """A sweep in what an earlier one left."""
-    return _swept(problem, target, circuit.edges)
-
-
-def _swept(problem: Problem, target: Target, start: BoolArray | None) -> Found:
+def _acdc(problem: Problem, target: Target, circuit: Circuit | None = None) -> Found:
+    """A sweep over all edges, or in what an earlier one with a smaller τ left."""
+    start = None if circuit is None else circuit.edges
     measures = Measures(problem.outcome, problem.searched())
     tau = target.threshold
     if tau is None:
         tau = max(DEFAULT_SHARE * measures.separation(), LEAST_TAU)
+    before = None if circuit is None else circuit.provenance.selection.get("threshold")
+    if isinstance(before, int | float) and tau < before:
+        raise AcdcError(
+            f"the circuit was found with a threshold of {before:.4g}, and edges that {tau:.4g} would keep are gone: "
+            "search again"
+        )
     if problem.unit != "edge":
         units = UnitSearch.resumed(problem, measures) or _all_units(problem, measures, problem.resume, start)
         units.prune(_cheaper_than(tau), f"ACDC, τ = {tau:.3g}", once=True)
@@ -135,7 +134,7 @@ ACDC = Method(
     paper="Conmy et al. 2023, arXiv 2304.14997",
     score=_acdc_ranking,
     search=_acdc,
-    narrow=_acdc_inside,
+    narrow=_acdc,
     targets={
         "threshold": "τ: edges whose removal costs less go; by default a thousandth of full model − empty circuit"
     },

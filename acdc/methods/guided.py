@@ -34,7 +34,7 @@ from acdc.methods.attribution import STEPS, attribution, path, refuse_bad_gradie
 from acdc.methods.components import weak_components_removed
 from acdc.methods.method import Found, Method, Target, helpfulness
 from acdc.methods.options import Steps
-from acdc.methods.pruning import Pruning
+from acdc.methods.pruning import Pruning, refuse_beyond
 from acdc.methods.unit_search import UnitSearch
 from acdc.tasks.task import FAITHFULNESS
 
@@ -187,6 +187,8 @@ def _guided_units(problem: Problem, target: Target, steps: int, inside: Circuit 
     if budget is None:
         assert target.faithfulness is not None
         budget = (1 - target.faithfulness) * measures.separation()
+    if inside is not None:
+        refuse_beyond(budget, search.search.distance)
     search.prune(lambda new, _: new <= budget, f"{units.plural} within the budget")
     return search.found(scores, {"budget": budget, **target.given})
 
@@ -202,36 +204,30 @@ def _guided(
         if front:
             raise AcdcError(f"a front is of edges, and these are {problem.units.plural}")
         return _guided_units(problem, target, steps)
-    found = guided(problem, edges=target.edges, front=front, steps=steps, **_budget_of(target))
+    share = _share(target)
+    found = guided(problem, budget=target.threshold, edges=target.edges, front=front, steps=steps, **share)
+    how = {"budget": found.budget, **share} if target.edges is None else {"edges": target.edges}
     scores = helpfulness(problem, found.scores.values)
-    return Found(found.kept, scores, _how(target, found), found.removal, order=found.order, front=found.front)
+    return Found(found.kept, scores, how, found.removal, order=found.order, front=found.front)
 
 
 def _guided_inside(problem: Problem, target: Target, circuit: Circuit, *, steps: Steps = STEPS) -> Found:
     """The search goes on from a circuit to a larger budget; its front above the circuit stays."""
     if problem.unit != "edge":
         return _guided_units(problem, target, steps, circuit)
-    found = guided(problem, steps=steps, inside=circuit, **_budget_of(target))
+    share = _share(target)
+    found = guided(problem, budget=target.threshold, steps=steps, inside=circuit, **share)
     order, front, before = found.order, found.front, circuit.scores
     if before is not None and before.order is not None and before.front is not None:
         order = np.where(circuit.edges, 1 + before.order.max() + order, before.order)
         front = np.concatenate([before.front[before.front[:, 0] > circuit.n_edges], front])
     scores = helpfulness(problem, found.scores.values)
-    return Found(found.kept, scores, _how(target, found), found.removal, order=order, front=front)
+    return Found(found.kept, scores, {"budget": found.budget, **share}, found.removal, order=order, front=front)
 
 
-def _budget_of(target: Target) -> dict[str, Any]:
-    """The budget as `guided` takes it."""
-    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
-    return {"budget": target.threshold, **share}
-
-
-def _how(target: Target, found: Pruned) -> dict[str, float]:
-    """How much was kept, for the record."""
-    if target.edges is not None:
-        return {"edges": target.edges}
-    share = {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
-    return {"budget": found.budget, **share}
+def _share(target: Target) -> dict[str, Any]:
+    """The faithfulness, if it is what is given."""
+    return {} if target.faithfulness is None else {"faithfulness": target.faithfulness}
 
 
 GUIDED = Method(

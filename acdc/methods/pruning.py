@@ -51,6 +51,19 @@ RUNS_BETWEEN_NOTES, RUNS_OF_A_MODEL = 32, 8
 SHARES, RANKING, SHRINK, CERTIFY, CERTIFIED = range(5)
 
 
+def refuse_beyond(budget: float, distance: float) -> None:
+    """Refuse to go on from a circuit that is farther from the full model than the budget.
+
+    Raises:
+        AcdcError: with both numbers.
+    """
+    if distance > budget:
+        raise AcdcError(
+            f"the circuit is {distance:.4g} from the full model, which is more than the budget of {budget:.4g}: to "
+            "find a larger circuit, search again"
+        )
+
+
 class Pruning:
     """The state of a search.
 
@@ -125,11 +138,7 @@ class Pruning:
             AcdcError: it is farther from the full model than the budget.
         """
         self.search = Groups(self.measures, kept=self._connected(self.inside))
-        if self.search.distance > self.budget:
-            raise AcdcError(
-                f"the circuit is {self.search.distance:.4g} from the full model, which is more than the budget of "
-                f"{self.budget:.4g}: to find a larger circuit, search again"
-            )
+        refuse_beyond(self.budget, self.search.distance)
         self._note_distance(self.kept, self.search.distance)
         self.phase, self.share = RANKING, LAST_SHARE
         self.note()
